@@ -1,0 +1,112 @@
+//! What melior 0.27 lacks of the MLIR C API. The only `unsafe` code of this crate.
+
+use melior::{
+    Context, StringRef,
+    dialect::DialectHandle,
+    ir::{Location, Module, Value, ValueLike},
+};
+
+/// The handle of the `tosa` dialect.
+pub fn tosa_handle() -> DialectHandle {
+    // SAFETY: the C function returns a static handle.
+    unsafe { DialectHandle::from_raw(mlir_sys::mlirGetDialectHandle__tosa__()) }
+}
+
+/// The handle of the `ml_program` dialect.
+pub fn ml_program_handle() -> DialectHandle {
+    // SAFETY: the C function returns a static handle.
+    unsafe { DialectHandle::from_raw(mlir_sys::mlirGetDialectHandle__ml_program__()) }
+}
+
+/// The handle of the `irdl` dialect.
+pub fn irdl_handle() -> DialectHandle {
+    // SAFETY: the C function returns a static handle.
+    unsafe { DialectHandle::from_raw(mlir_sys::mlirGetDialectHandle__irdl__()) }
+}
+
+/// Parses MLIR text or bytecode. Diagnostics go to the context's handlers; `name` is the file name they show.
+///
+/// Returns `None` when the source does not parse or verify. Bytecode from an untrusted source must be checked before: MLIR's
+/// bytecode reader may abort on hostile input.
+pub fn parse_module<'c>(context: &'c Context, source: &[u8], name: &str) -> Option<Module<'c>> {
+    // The C API takes a pointer and a length, but MLIR's lexer wants a terminating zero after the buffer.
+    let mut terminated = Vec::with_capacity(source.len() + 1);
+    terminated.extend_from_slice(source);
+    terminated.push(0);
+    // SAFETY: both strings outlive the call, the source is followed by a zero byte, and the returned module (null on
+    // failure) owns itself, so that `from_option_raw` may take it over.
+    unsafe {
+        let operation = mlir_sys::mlirOperationCreateParse(
+            context.to_raw(),
+            mlir_sys::MlirStringRef {
+                data: terminated.as_ptr().cast(),
+                length: source.len(),
+            },
+            StringRef::new(name).to_raw(),
+        );
+        if operation.ptr.is_null() {
+            return None;
+        }
+        let module = mlir_sys::mlirModuleFromOperation(operation);
+        if module.ptr.is_null() {
+            mlir_sys::mlirOperationDestroy(operation);
+            return None;
+        }
+        Module::from_option_raw(module)
+    }
+}
+
+/// Replaces every use of `of` by `with`.
+pub fn replace_all_uses<'c>(of: Value<'c, '_>, with: Value<'c, '_>) {
+    // SAFETY: both values belong to the same context by their lifetimes.
+    unsafe { mlir_sys::mlirValueReplaceAllUsesOfWith(of.to_raw(), with.to_raw()) }
+}
+
+/// Replaces every use of `of` by `with`, except in operation `except`.
+pub fn replace_all_uses_except<'c>(
+    of: Value<'c, '_>,
+    with: Value<'c, '_>,
+    except: melior::ir::OperationRef<'c, '_>,
+) {
+    use melior::ir::operation::OperationLike;
+    let mut excepted = except.to_raw();
+    // SAFETY: the values and the operation belong to the same context; the array has one element.
+    unsafe { mlir_sys::mlirValueReplaceAllUsesExcept(of.to_raw(), with.to_raw(), 1, &mut excepted) }
+}
+
+/// Whether a value has no uses.
+pub fn is_unused(value: Value<'_, '_>) -> bool {
+    // SAFETY: the value is alive by its lifetime.
+    unsafe { mlir_sys::mlirOpOperandIsNull(mlir_sys::mlirValueGetFirstUse(value.to_raw())) }
+}
+
+/// The number of uses of a value.
+pub fn use_count(value: Value<'_, '_>) -> usize {
+    let mut count = 0;
+    // SAFETY: the value is alive by its lifetime; the chain of uses ends with a null operand.
+    unsafe {
+        let mut operand = mlir_sys::mlirValueGetFirstUse(value.to_raw());
+        while !mlir_sys::mlirOpOperandIsNull(operand) {
+            count += 1;
+            operand = mlir_sys::mlirOpOperandGetNextUse(operand);
+        }
+    }
+    count
+}
+
+/// A deep copy of a module.
+pub fn clone_module<'c>(module: &Module<'c>) -> Option<Module<'c>> {
+    use melior::ir::operation::OperationLike;
+    // SAFETY: the clone is a fresh module operation that nobody else owns.
+    unsafe {
+        let operation = mlir_sys::mlirOperationClone(module.as_operation().to_raw());
+        Module::from_option_raw(mlir_sys::mlirModuleFromOperation(operation))
+    }
+}
+
+/// Emits an error diagnostic at a location.
+pub fn emit_error(location: Location<'_>, message: &str) {
+    let text = std::ffi::CString::new(message.replace('\0', " ")).unwrap_or_default();
+    // SAFETY: the string is zero-terminated and outlives the call.
+    unsafe { mlir_sys::mlirEmitError(location.to_raw(), text.as_ptr()) }
+}

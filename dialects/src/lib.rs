@@ -1,0 +1,76 @@
+//! The `analog`, `denoise` and `dtile` MLIR dialects of mxc.
+//!
+//! The dialects are IRDL files (`dialects/irdl`), loaded into a context by [`new_context`]; a stock
+//! `mlir-opt --irdl-file=…` given [`irdl_source`] reads the same IR. The modules [`analog`], [`denoise`] and [`dtile`]
+//! hold typed views of their operations, [`ir`] what all of them and the passes need of MLIR, [`verify`] the checks that
+//! IRDL cannot state, and [`ffi`] the few calls that melior lacks.
+
+pub mod analog;
+pub mod denoise;
+pub mod dtile;
+pub mod ffi;
+pub mod ir;
+pub mod verify;
+
+use melior::{
+    Context,
+    dialect::{DialectHandle, DialectRegistry},
+    ir::Module,
+};
+
+const ANALOG: &str = include_str!("../irdl/analog.mlir");
+const DENOISE: &str = include_str!("../irdl/denoise.mlir");
+const DTILE: &str = include_str!("../irdl/dtile.mlir");
+
+/// The three IRDL files concatenated into one, as `mlir-opt --irdl-file` takes it (it honours only its last occurrence).
+pub fn irdl_source() -> String {
+    [ANALOG, DENOISE, DTILE].concat()
+}
+
+/// A single-threaded context that knows every dialect mxc reads or writes: `builtin`, `func`, `tosa`, `ml_program`,
+/// `quant`, `tensor`, `arith` and the three dialects of this crate. Unknown dialects are refused.
+///
+/// # Panics
+///
+/// When the IRDL files built into this crate do not load, which the crate's tests exclude.
+pub fn new_context() -> Context {
+    let registry = DialectRegistry::new();
+    for handle in [
+        DialectHandle::func(),
+        DialectHandle::tensor(),
+        DialectHandle::arith(),
+        DialectHandle::quant(),
+        ffi::tosa_handle(),
+        ffi::ml_program_handle(),
+        ffi::irdl_handle(),
+    ] {
+        handle.insert_dialect(&registry);
+    }
+    let context = Context::new_with_registry(&registry, false);
+    context.load_all_available_dialects();
+    let loaded = Module::parse(&context, &irdl_source())
+        .is_some_and(|module| melior::utility::load_irdl_dialects(&module));
+    assert!(loaded, "the IRDL files of mxc-dialects are valid");
+    context
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context_knows_the_dialects() {
+        let context = new_context();
+        for name in [
+            "analog.conv2d",
+            "analog.depthwise_conv2d",
+            "analog.fully_connected",
+            "denoise.block",
+            "denoise.affine",
+            "tosa.conv2d",
+            "ml_program.global",
+        ] {
+            assert!(context.is_registered_operation(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The runtime of mxc: everything that executes.
+//!
+//! A module at any level is read once into a [`program::Program`] ([`load`]), which the [`exec`] executor turns into a
+//! plan and runs for many batches.
+
+pub mod data;
+pub mod digital;
+pub mod evaluate;
+pub mod exec;
+pub mod finetune;
+pub mod hardware;
+pub mod load;
+pub mod noise;
+pub mod package;
+pub mod program;
+pub mod store;

@@ -1,0 +1,221 @@
+//! The program: what the executor runs. A plain, MLIR-free form of `@main`, read once from a module of any level
+//! (module `load`), in execution order, with constants bound to weights.
+//!
+//! All values are f32. Spatial tensors are NHWC, as in the IR; the batch is axis 0 of every non-constant value that
+//! depends on an input, and is written as `None` in shapes.
+
+use crate::store::Weight;
+
+/// The index of a value in [`Program::values`].
+pub type ValueId = usize;
+/// The index of an analog layer in [`Program::layers`].
+pub type LayerId = usize;
+
+/// A network, ready to be planned.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// Every value; nodes refer to them by index.
+    pub values: Vec<Value>,
+    /// The operations in execution order: a node's inputs are defined before it.
+    pub nodes: Vec<Node>,
+    /// The inputs, in the source model's layout, with its names in [`Value::name`].
+    pub inputs: Vec<ValueId>,
+    /// The outputs.
+    pub outputs: Vec<ValueId>,
+    /// The value that the loss is taken of: the first output, before a final Softmax if it ends in one.
+    pub logits: ValueId,
+    /// The analog layers in execution order.
+    pub layers: Vec<Layer>,
+}
+
+/// One value.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// The source model's name for an input or output, the global's name for a weight, else empty.
+    pub name: String,
+    /// The dimensions; `None` is the batch.
+    pub shape: Vec<Option<usize>>,
+    /// The values of a constant.
+    pub constant: Option<Weight>,
+    /// Whether fine-tuning updates this constant (denoiser weights).
+    pub trainable: bool,
+}
+
+/// One operation with one result.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it computes.
+    pub op: Op,
+    /// Its operands.
+    pub inputs: Vec<ValueId>,
+    /// Its result.
+    pub output: ValueId,
+}
+
+/// An analog layer: a node that runs on analog tiles.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Its unique, stable name.
+    pub name: String,
+    /// The number of output channels.
+    pub channels: usize,
+    /// The noise specification's text form (see module `noise`).
+    pub noise: String,
+    /// `range`, `constant` or `signal`.
+    pub scale: String,
+    /// `rms`, `absmax`, `mean-abs` or `std`.
+    pub reference: String,
+    /// What calibration measured on the clean model, if it has run.
+    pub calibration: Option<Calibration>,
+}
+
+/// Statistics of an analog layer over all elements of all calibration samples on the clean model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Calibration {
+    /// The number of samples.
+    pub samples: u64,
+    /// Output: √mean(y²).
+    pub rms: f64,
+    /// Output: max |y|; the ADC's full scale A_out.
+    pub absmax: f64,
+    /// Output: mean |y|.
+    pub mean_abs: f64,
+    /// Output: standard deviation.
+    pub std: f64,
+    /// Input: max |x|; the DAC's full scale A_in.
+    pub input_absmax: f64,
+}
+
+/// What a node computes. TOSA names and semantics unless said otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// input NHWC, weight OHWI (I = C / groups), bias O → NHWC; floor semantics. A depthwise convolution has
+    /// groups = C, its weight laid out `[C·M, KH, KW, 1]`.
+    Conv2d {
+        /// Vertical, horizontal.
+        stride: [usize; 2],
+        /// Top, bottom, left, right.
+        pad: [usize; 4],
+        /// Vertical, horizontal.
+        dilation: [usize; 2],
+        /// The number of groups.
+        groups: usize,
+        /// The analog layer, if it runs on analog tiles.
+        layer: Option<LayerId>,
+    },
+    /// input `[..., I]`, weight `[O, I]`, bias `[O]` → `[..., O]`.
+    FullyConnected {
+        /// The analog layer, if it runs on analog tiles.
+        layer: Option<LayerId>,
+    },
+    /// `[N, H, C] × [N, C, W] → [N, H, W]`.
+    MatMul,
+    /// The denoising block (paper §III-B): input, reduce weight `[B,1,1,C]` and bias, depthwise weight `[3,3,B,1]`
+    /// (`[1,1,B,1]` without spatial axes) and bias, mean weight `[C,1,1,B]` and bias, and, unless the kind is `mean`, sigma
+    /// weight `[C,1,1,B]` and bias.
+    DenoiseBlock {
+        /// The layer it cleans.
+        layer: LayerId,
+        /// LeakyReLU's slope.
+        slope: f32,
+    },
+    /// input, scale `[C]`, shift `[C]` → `x·scale + shift` per channel (last axis).
+    DenoiseAffine {
+        /// The layer it cleans.
+        layer: LayerId,
+    },
+    /// Elementwise with one operand.
+    Unary(Unary),
+    /// Elementwise with two operands of equal rank; size-1 axes broadcast.
+    Binary(Binary),
+    /// Over the given window; padding does not count towards the average.
+    AvgPool {
+        /// Vertical, horizontal.
+        kernel: [usize; 2],
+        /// Vertical, horizontal.
+        stride: [usize; 2],
+        /// Top, bottom, left, right.
+        pad: [usize; 4],
+    },
+    /// The window's maximum.
+    MaxPool {
+        /// Vertical, horizontal.
+        kernel: [usize; 2],
+        /// Vertical, horizontal.
+        stride: [usize; 2],
+        /// Top, bottom, left, right.
+        pad: [usize; 4],
+    },
+    /// Reduces one axis to size 1.
+    Reduce {
+        /// What is reduced.
+        kind: Reduce,
+        /// The axis.
+        axis: usize,
+    },
+    /// Same elements, the result's shape.
+    Reshape,
+    /// Permutes the axes: result axis `i` is operand axis `perms[i]`.
+    Transpose {
+        /// The permutation.
+        perms: Vec<usize>,
+    },
+    /// Joins the operands along an axis.
+    Concat {
+        /// The axis.
+        axis: usize,
+    },
+    /// A sub-tensor: `start` per axis; the size is the result's shape.
+    Slice {
+        /// The first index per axis.
+        start: Vec<usize>,
+    },
+    /// Adds a constant border.
+    Pad {
+        /// Before and after, per axis.
+        pad: Vec<[usize; 2]>,
+        /// The border's value.
+        value: f32,
+    },
+}
+
+/// Elementwise functions of one operand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Unary {
+    Clamp { min: f32, max: f32 },
+    Sigmoid,
+    Tanh,
+    Erf,
+    Exp,
+    Log,
+    Reciprocal,
+    Rsqrt,
+    Abs,
+    Negate,
+    Floor,
+    Ceil,
+    Identity,
+}
+
+/// Elementwise functions of two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Binary {
+    Add,
+    Sub,
+    Mul,
+    Max,
+    Min,
+    Pow,
+}
+
+/// Reductions over one axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Reduce {
+    Sum,
+    Max,
+    Min,
+    Product,
+}
