@@ -471,7 +471,7 @@ impl Executor {
     ) -> Result<Vec<R>, ExecError> {
         let count = batch.samples.len();
         let shards = count.div_ceil(size);
-        let results: Vec<OnceLock<Result<R, ExecError>>> = (0..shards).map(|_| OnceLock::new()).collect();
+        let results: Vec<Mutex<Option<Result<R, ExecError>>>> = (0..shards).map(|_| Mutex::new(None)).collect();
         let next = AtomicUsize::new(0);
         let mut workers = Vec::new();
         for _ in 0..self.threads.min(shards) {
@@ -488,8 +488,8 @@ impl Executor {
                     loop {
                         let shard = next.fetch_add(1, Ordering::Relaxed);
                         let Some(result) = results.get(shard) else { break };
-                        // Each shard is taken once, so the cell is empty.
-                        let _ = result.set(work(worker, shard * size..((shard + 1) * size).min(count)));
+                        let done = work(worker, shard * size..((shard + 1) * size).min(count));
+                        *lock(result) = Some(done);
                     }
                 });
             }
@@ -498,8 +498,8 @@ impl Executor {
         results
             .into_iter()
             .map(|result| {
-                result
-                    .into_inner()
+                lock(&result)
+                    .take()
                     .unwrap_or_else(|| Err(ExecError::Engine("a worker thread ended early".to_owned())))
             })
             .collect()
