@@ -12,7 +12,7 @@ use crate::{
         layout::Gather,
         pool::Window,
     },
-    noise::{Lifetime, NoiseSpec, Reference, Scale},
+    noise::{NoiseSpec, Reference, Scale},
     onednn::Geometry,
     program::{Binary, Calibration, LayerId, Op, Program, Reduce, Unary, ValueId},
     rng::layer_hash,
@@ -991,10 +991,5 @@ impl Plan {
             targets,
             logits,
         })
-    }
-
-    /// Whether any noise component of a layer lasts as long as the chip.
-    pub fn lasts(noise: &LayerNoise) -> bool {
-        noise.spec.components.iter().any(|component| component.lifetime == Lifetime::Chip)
     }
 }

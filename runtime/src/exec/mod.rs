@@ -8,6 +8,10 @@
 mod backward;
 mod forward;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod worker;
 
