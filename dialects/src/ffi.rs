@@ -3,7 +3,11 @@
 use melior::{
     Context, StringRef,
     dialect::DialectHandle,
-    ir::{Location, Module, Value, ValueLike},
+    ir::{
+        Attribute, Location, Module, ShapedTypeLike, TypeLike, Value, ValueLike,
+        attribute::{AttributeLike, DenseElementsAttribute},
+        r#type::RankedTensorType,
+    },
 };
 
 /// The handle of the `tosa` dialect.
@@ -107,4 +111,25 @@ pub fn emit_error(location: Location<'_>, message: &str) {
     let text = std::ffi::CString::new(message.replace('\0', " ")).unwrap_or_default();
     // SAFETY: the string is zero-terminated and outlives the call.
     unsafe { mlir_sys::mlirEmitError(location.to_raw(), text.as_ptr()) }
+}
+
+/// The values of a dense f32 elements attribute in row-major order, splats expanded; `None` for another attribute (also
+/// for resource blobs, whose presence the C API cannot check).
+pub fn dense_f32(attribute: Attribute<'_>) -> Option<Vec<f32>> {
+    let elements = DenseElementsAttribute::try_from(attribute).ok()?;
+    let tensor = RankedTensorType::try_from(attribute.r#type()).ok()?;
+    if !tensor.element().is_f32() {
+        return None;
+    }
+    if elements.is_splat() {
+        return Some(vec![elements.f32_splat_value(); elements.len()]);
+    }
+    if elements.is_empty() {
+        return Some(Vec::new());
+    }
+    // SAFETY: a dense attribute of 4-byte floats that is no splat packs its `len` elements as native f32, aligned as
+    // MLIR's storage is (8 bytes); the context owns them and outlives this copy.
+    let values =
+        unsafe { std::slice::from_raw_parts(elements.raw_data().cast::<f32>(), elements.len()) };
+    Some(values.to_vec())
 }

@@ -6,13 +6,14 @@ use melior::{
     diagnostic::DiagnosticSeverity,
     ir::{
         Attribute, BlockLike, BlockRef, Module, OperationRef, RegionLike, ShapedTypeLike, Type,
-        Value, ValueLike,
+        TypeLike, Value, ValueLike,
         attribute::{
-            AttributeLike, DenseI32ArrayAttribute, DenseI64ArrayAttribute, DictionaryAttribute,
-            FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute, StringAttribute,
+            AttributeLike, DenseElementsAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute,
+            DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute,
+            StringAttribute,
         },
         operation::{OperationLike, OperationResult},
-        r#type::RankedTensorType,
+        r#type::{IntegerType, RankedTensorType},
     },
 };
 use std::{cell::RefCell, rc::Rc};
@@ -230,4 +231,25 @@ pub fn loaded_global(value: Value<'_, '_>) -> Option<String> {
     (op_name(&operation) == "ml_program.global_load_const")
         .then(|| symbol_attr(&operation, "global"))
         .flatten()
+}
+
+/// The values of a dense integer or index elements attribute, such as a `tosa.const_shape`'s, splats expanded.
+pub fn dense_integers(attribute: Attribute<'_>) -> Option<Vec<i64>> {
+    let elements = DenseElementsAttribute::try_from(attribute).ok()?;
+    let element = RankedTensorType::try_from(attribute.r#type())
+        .ok()?
+        .element();
+    let width = IntegerType::try_from(element)
+        .ok()
+        .map(|integer| integer.width());
+    (0..elements.len())
+        .map(|index| match width {
+            Some(8) => elements.i8_element(index).ok().map(i64::from),
+            Some(16) => elements.i16_element(index).ok().map(i64::from),
+            Some(32) => elements.i32_element(index).ok().map(i64::from),
+            Some(64) => elements.i64_element(index).ok(),
+            None if element.is_index() => elements.index_element(index).ok().map(|v| v as i64),
+            _ => None,
+        })
+        .collect()
 }
