@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, Cursor, Read, Write},
+    io::{self, Cursor, Write},
     path::Path,
     sync::Arc,
 };
@@ -245,14 +245,11 @@ fn entries(map: &Mmap) -> Result<BTreeMap<String, (usize, usize)>, String> {
                     .is_some_and(|end| map.get(start..end).is_some())
             })
             .ok_or_else(|| format!("entry `{name}` reaches past the end of the file"))?;
-        // Reading to the end verifies the checksum.
-        let mut buffer = [0; 1 << 16];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => return Err(format!("entry `{name}`: {error}")),
-            }
+        // Reading to the end verifies the checksum, of the range if the two lengths agree.
+        let read = io::copy(&mut file, &mut io::sink())
+            .map_err(|error| format!("entry `{name}`: {error}"))?;
+        if file.compressed_size() != file.size() || read != file.size() {
+            return Err(format!("entry `{name}`: its lengths disagree"));
         }
         if ranges.insert(name.clone(), range).is_some() {
             return Err(format!("entry `{name}` appears twice"));

@@ -96,7 +96,7 @@ fn damage_is_refused_without_a_panic() {
             damaged[index] ^= 1 << bit;
             fs::write(&path, &damaged).unwrap();
             if let Ok(read) = Package::open(&path) {
-                assert_eq!(read.to_bytes().unwrap(), bytes, "byte {index} bit {bit}");
+                assert!(read.to_bytes().unwrap() == bytes, "byte {index} bit {bit}");
             }
         }
     }
