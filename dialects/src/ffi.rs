@@ -110,3 +110,81 @@ pub fn emit_error(location: Location<'_>, message: &str) {
     // SAFETY: the string is zero-terminated and outlives the call.
     unsafe { mlir_sys::mlirEmitError(location.to_raw(), text.as_ptr()) }
 }
+
+/// Lends the `builtin.module` operation that a pass runs on as a [`Module`]; `None` when it is another operation.
+pub fn with_module<'c, R>(
+    operation: melior::ir::OperationRef<'c, '_>,
+    action: impl FnOnce(&Module<'c>) -> R,
+) -> Option<R> {
+    use melior::ir::operation::OperationLike;
+    // SAFETY: `ManuallyDrop` keeps the module, which its owner still holds, from being destroyed here, also when `action`
+    // unwinds.
+    let module = unsafe {
+        let raw = mlir_sys::mlirModuleFromOperation(OperationLike::to_raw(&operation));
+        std::mem::ManuallyDrop::new(Module::from_option_raw(raw)?)
+    };
+    Some(action(&module))
+}
+
+/// Removes an operation from its block and destroys it; refused (`false`) while one of its results is used.
+pub fn erase(operation: melior::ir::OperationRef<'_, '_>) -> bool {
+    use melior::ir::operation::OperationLike;
+    if operation
+        .results()
+        .any(|result| !is_unused(Value::from(result)))
+    {
+        return false;
+    }
+    // SAFETY: nothing uses the results; the operation is alive by its lifetime, and references to it must not be used
+    // after this call, as with every MLIR erasure.
+    unsafe {
+        let raw = OperationLike::to_raw(&operation);
+        mlir_sys::mlirOperationRemoveFromParent(raw);
+        mlir_sys::mlirOperationDestroy(raw);
+    }
+    true
+}
+
+/// The values of a dense f32 elements attribute (splats expanded) in row-major order; `None` for another attribute.
+pub fn dense_f32_values(attribute: melior::ir::Attribute<'_>) -> Option<Vec<f32>> {
+    use melior::ir::{TypeLike, attribute::AttributeLike};
+    if !attribute.is_dense_fp_elements() {
+        return None;
+    }
+    let raw = attribute.to_raw();
+    // SAFETY: the attribute is a dense floating-point elements attribute, so its type is shaped, and when the element
+    // type is f32 its raw buffer holds one (splat) or all elements as native f32, at least 4-byte aligned or copied
+    // byte by byte below.
+    unsafe {
+        let element = mlir_sys::mlirShapedTypeGetElementType(attribute.r#type().to_raw());
+        if !mlir_sys::mlirTypeIsAF32(element) {
+            return None;
+        }
+        let count = usize::try_from(mlir_sys::mlirElementsAttrGetNumElements(raw)).ok()?;
+        if mlir_sys::mlirDenseElementsAttrIsSplat(raw) {
+            return Some(vec![
+                mlir_sys::mlirDenseElementsAttrGetFloatSplatValue(raw);
+                count
+            ]);
+        }
+        let data = mlir_sys::mlirDenseElementsAttrGetRawData(raw).cast::<u8>();
+        let bytes = std::slice::from_raw_parts(data, count * 4);
+        Some(
+            bytes
+                .chunks_exact(4)
+                .map(|chunk| f32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]))
+                .collect(),
+        )
+    }
+}
+
+/// A mutable handle of an operation, to set attributes and operands through melior's mutable interface.
+pub fn as_mut<'c, 'a>(
+    operation: melior::ir::OperationRef<'c, 'a>,
+) -> melior::ir::operation::OperationRefMut<'c, 'a> {
+    use melior::ir::operation::OperationLike;
+    // SAFETY: the operation is alive by its lifetime. MLIR has no exclusive references; the context is single-threaded.
+    unsafe {
+        melior::ir::operation::OperationRefMut::from_raw(OperationLike::to_raw(&operation))
+    }
+}
