@@ -2,6 +2,7 @@
 //!
 //! To add one: write its file, declare it here, and list it in [`REGISTRY`] under its stage.
 
+pub mod constants;
 pub mod pass;
 pub mod pipeline;
 pub mod reports;

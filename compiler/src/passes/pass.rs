@@ -1,7 +1,7 @@
 //! What a pass is: its trait, its options, what it may read and leave behind besides the IR, and how it fails.
 
 use crate::passes::reports::Reports;
-use melior::ir::Module;
+use melior::{Context, ir::Module};
 use mxc_runtime::store::WeightStore;
 use std::{
     collections::BTreeMap,
@@ -23,19 +23,34 @@ pub trait Pass: Sized {
     /// Reads the options; every option left in `options` afterwards is refused as unknown.
     fn from_options(options: &mut Options) -> Result<Self, OptionError>;
 
-    /// Transforms the module.
-    fn run<'c>(&mut self, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError>;
+    /// Transforms the module, which lives in `context`.
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &Module<'c>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError>;
 }
 
 /// A [`Pass`] of any type.
 pub trait DynPass {
     /// See [`Pass::run`].
-    fn run_dyn<'c>(&mut self, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError>;
+    fn run_dyn<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &Module<'c>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError>;
 }
 
 impl<P: Pass> DynPass for P {
-    fn run_dyn<'c>(&mut self, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
-        self.run(module, cx)
+    fn run_dyn<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &Module<'c>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
+        self.run(context, module, cx)
     }
 }
 

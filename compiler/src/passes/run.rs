@@ -87,9 +87,9 @@ pub fn print_module(module: &Module<'_>, locations: bool) -> String {
 }
 
 /// Runs `pipeline` over `module`. After an error the module is as the failing pass left it.
-pub fn run_pipeline(
-    context: &Context,
-    module: &mut Module<'_>,
+pub fn run_pipeline<'c>(
+    context: &'c Context,
+    module: &mut Module<'c>,
     pipeline: &Pipeline,
     cx: &mut PassContext,
     options: &RunOptions<'_>,
@@ -134,9 +134,9 @@ pub fn run_pipeline(
     Ok(())
 }
 
-fn run_step(
-    context: &Context,
-    module: &mut Module<'_>,
+fn run_step<'c>(
+    context: &'c Context,
+    module: &mut Module<'c>,
     step: &Step,
     cx: &mut PassContext,
 ) -> Result<(), PassError> {
@@ -151,13 +151,13 @@ fn run_step(
             .map_err(|error| PassError::new(error.to_string()))?;
         // The pass manager may clone a pass, hence shared cells; nothing here outlives this function.
         let state = RefCell::new((pass, cx));
-        let run = |operation: OperationRef<'_, '_>, external: ExternalPass<'_>| {
+        let run = |operation: OperationRef<'c, '_>, external: ExternalPass<'_>| {
             let outcome = match state.try_borrow_mut() {
                 Ok(mut state) => {
                     let (pass, cx) = &mut *state;
                     // Unwinding into MLIR's C++ frames would abort the process.
                     catch_unwind(AssertUnwindSafe(|| {
-                        ffi::with_module(operation, |module| pass.run_dyn(module, cx))
+                        ffi::with_module(operation, |module| pass.run_dyn(context, module, cx))
                             .unwrap_or_else(|| Err(PassError::new("not run on a module")))
                     }))
                     .unwrap_or_else(|_| Err(PassError::new("the pass panicked: please report this")))
