@@ -8,7 +8,7 @@ use crate::ir;
 use melior::{
     Context,
     ir::{
-        Attribute, Identifier, Location, Module, Operation, OperationRef, Type, Value, ValueLike,
+        Attribute, Identifier, Location, Module, Operation, OperationRef, Type, Value,
         attribute::DictionaryAttribute,
         operation::{OperationBuilder, OperationLike},
     },
@@ -398,17 +398,6 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
     pub fn is_spatial(self) -> bool {
         !matches!(self, Self::FullyConnected(_))
     }
-
-    /// The number of weights and biases; `None` when a shape is dynamic.
-    pub fn parameters(self) -> Option<u64> {
-        Some(elements(self.weight()?)? + elements(self.bias()?)?)
-    }
-}
-
-fn elements(value: Value<'_, '_>) -> Option<u64> {
-    ir::value_shape(value)?
-        .into_iter()
-        .try_fold(1u64, |product, size| product.checked_mul(size? as u64))
 }
 
 /// Builds an analog operation. `window` and `groups` apply to the convolutions.

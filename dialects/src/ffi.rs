@@ -3,7 +3,11 @@
 use melior::{
     Context, StringRef,
     dialect::DialectHandle,
-    ir::{Location, Module, Value, ValueLike},
+    ir::{
+        Attribute, Location, Module, ShapedTypeLike, TypeLike, Value, ValueLike,
+        attribute::{AttributeLike, DenseElementsAttribute},
+        r#type::RankedTensorType,
+    },
 };
 
 /// The handle of the `tosa` dialect.
@@ -111,6 +115,27 @@ pub fn emit_error(location: Location<'_>, message: &str) {
     unsafe { mlir_sys::mlirEmitError(location.to_raw(), text.as_ptr()) }
 }
 
+/// The values of a dense f32 elements attribute in row-major order, splats expanded; `None` for another attribute (also
+/// for resource blobs, whose presence the C API cannot check).
+pub fn dense_f32(attribute: Attribute<'_>) -> Option<Vec<f32>> {
+    let elements = DenseElementsAttribute::try_from(attribute).ok()?;
+    let tensor = RankedTensorType::try_from(attribute.r#type()).ok()?;
+    if !tensor.element().is_f32() {
+        return None;
+    }
+    if elements.is_splat() {
+        return Some(vec![elements.f32_splat_value(); elements.len()]);
+    }
+    if elements.is_empty() {
+        return Some(Vec::new());
+    }
+    // SAFETY: a dense attribute of 4-byte floats that is no splat packs its `len` elements as native f32, aligned as
+    // MLIR's storage is (8 bytes); the context owns them and outlives this copy.
+    let values =
+        unsafe { std::slice::from_raw_parts(elements.raw_data().cast::<f32>(), elements.len()) };
+    Some(values.to_vec())
+}
+
 /// Lends the `builtin.module` operation that a pass runs on as a [`Module`]; `None` when it is another operation.
 pub fn with_module<'c, R>(
     operation: melior::ir::OperationRef<'c, '_>,
@@ -143,39 +168,6 @@ pub fn erase(operation: melior::ir::OperationRef<'_, '_>) -> bool {
         mlir_sys::mlirOperationDestroy(raw);
     }
     true
-}
-
-/// The values of a dense f32 elements attribute (splats expanded) in row-major order; `None` for another attribute.
-pub fn dense_f32_values(attribute: melior::ir::Attribute<'_>) -> Option<Vec<f32>> {
-    use melior::ir::{TypeLike, attribute::AttributeLike};
-    if !attribute.is_dense_fp_elements() {
-        return None;
-    }
-    let raw = attribute.to_raw();
-    // SAFETY: the attribute is a dense floating-point elements attribute, so its type is shaped, and when the element
-    // type is f32 its raw buffer holds one (splat) or all elements as native f32, at least 4-byte aligned or copied
-    // byte by byte below.
-    unsafe {
-        let element = mlir_sys::mlirShapedTypeGetElementType(attribute.r#type().to_raw());
-        if !mlir_sys::mlirTypeIsAF32(element) {
-            return None;
-        }
-        let count = usize::try_from(mlir_sys::mlirElementsAttrGetNumElements(raw)).ok()?;
-        if mlir_sys::mlirDenseElementsAttrIsSplat(raw) {
-            return Some(vec![
-                mlir_sys::mlirDenseElementsAttrGetFloatSplatValue(raw);
-                count
-            ]);
-        }
-        let data = mlir_sys::mlirDenseElementsAttrGetRawData(raw).cast::<u8>();
-        let bytes = std::slice::from_raw_parts(data, count * 4);
-        Some(
-            bytes
-                .chunks_exact(4)
-                .map(|chunk| f32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]))
-                .collect(),
-        )
-    }
 }
 
 /// A mutable handle of an operation, to set attributes and operands through melior's mutable interface.

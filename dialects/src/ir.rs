@@ -6,14 +6,14 @@ use melior::{
     diagnostic::DiagnosticSeverity,
     ir::{
         Attribute, BlockLike, BlockRef, Identifier, Location, Module, Operation, OperationRef,
-        RegionLike, ShapedTypeLike, Type, Value, ValueLike,
+        RegionLike, ShapedTypeLike, Type, TypeLike, Value, ValueLike,
         attribute::{
             AttributeLike, DenseI32ArrayAttribute, DenseI64ArrayAttribute, DictionaryAttribute,
             BoolAttribute, DenseElementsAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute,
             StringAttribute, TypeAttribute,
         },
         operation::{OperationBuilder, OperationLike, OperationResult},
-        r#type::RankedTensorType,
+        r#type::{IntegerType, RankedTensorType},
     },
 };
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
@@ -231,6 +231,27 @@ pub fn loaded_global(value: Value<'_, '_>) -> Option<String> {
     (op_name(&operation) == "ml_program.global_load_const")
         .then(|| symbol_attr(&operation, "global"))
         .flatten()
+}
+
+/// The values of a dense integer or index elements attribute, such as a `tosa.const_shape`'s, splats expanded.
+pub fn dense_integers(attribute: Attribute<'_>) -> Option<Vec<i64>> {
+    let elements = DenseElementsAttribute::try_from(attribute).ok()?;
+    let element = RankedTensorType::try_from(attribute.r#type())
+        .ok()?
+        .element();
+    let width = IntegerType::try_from(element)
+        .ok()
+        .map(|integer| integer.width());
+    (0..elements.len())
+        .map(|index| match width {
+            Some(8) => elements.i8_element(index).ok().map(i64::from),
+            Some(16) => elements.i16_element(index).ok().map(i64::from),
+            Some(32) => elements.i32_element(index).ok().map(i64::from),
+            Some(64) => elements.i64_element(index).ok(),
+            None if element.is_index() => elements.index_element(index).ok().map(|v| v as i64),
+            _ => None,
+        })
+        .collect()
 }
 
 /// The module's `ml_program` globals by name.
