@@ -1,1 +1,3 @@
-//! mxc
+//! TODO
+
+pub mod import;
