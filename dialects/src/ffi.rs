@@ -68,7 +68,6 @@ pub fn replace_all_uses_except<'c>(
     with: Value<'c, '_>,
     except: melior::ir::OperationRef<'c, '_>,
 ) {
-    use melior::ir::operation::OperationLike;
     let mut excepted = except.to_raw();
     // SAFETY: the values and the operation belong to the same context; the array has one element.
     unsafe { mlir_sys::mlirValueReplaceAllUsesExcept(of.to_raw(), with.to_raw(), 1, &mut excepted) }
@@ -96,7 +95,6 @@ pub fn use_count(value: Value<'_, '_>) -> usize {
 
 /// A deep copy of a module.
 pub fn clone_module<'c>(module: &Module<'c>) -> Option<Module<'c>> {
-    use melior::ir::operation::OperationLike;
     // SAFETY: the clone is a fresh module operation that nobody else owns.
     unsafe {
         let operation = mlir_sys::mlirOperationClone(module.as_operation().to_raw());

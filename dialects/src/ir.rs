@@ -27,7 +27,7 @@ pub fn with_diagnostics<R>(context: &Context, action: impl FnOnce() -> R) -> (R,
     let messages = Rc::new(RefCell::new(Vec::new()));
     let sink = messages.clone();
     let id = context.attach_diagnostic_handler(move |diagnostic| {
-        if diagnostic.severity() == DiagnosticSeverity::Error {
+        if matches!(diagnostic.severity(), DiagnosticSeverity::Error) {
             let mut text = format!("{}: {diagnostic}", diagnostic.location());
             for index in 0..diagnostic.note_count() {
                 if let Ok(note) = diagnostic.note(index) {
