@@ -1,1 +1,5 @@
-//! mxc
+//! Import, passes, export and the `mxc` command line.
+
+pub mod egraph;
+pub mod opt;
+pub mod passes;
