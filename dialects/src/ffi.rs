@@ -133,3 +133,46 @@ pub fn dense_f32(attribute: Attribute<'_>) -> Option<Vec<f32>> {
         unsafe { std::slice::from_raw_parts(elements.raw_data().cast::<f32>(), elements.len()) };
     Some(values.to_vec())
 }
+
+/// Lends the `builtin.module` operation that a pass runs on as a [`Module`]; `None` when it is another operation.
+pub fn with_module<'c, R>(
+    operation: melior::ir::OperationRef<'c, '_>,
+    action: impl FnOnce(&Module<'c>) -> R,
+) -> Option<R> {
+    use melior::ir::operation::OperationLike;
+    // SAFETY: `ManuallyDrop` keeps the module, which its owner still holds, from being destroyed here, also when `action`
+    // unwinds.
+    let module = unsafe {
+        let raw = mlir_sys::mlirModuleFromOperation(OperationLike::to_raw(&operation));
+        std::mem::ManuallyDrop::new(Module::from_option_raw(raw)?)
+    };
+    Some(action(&module))
+}
+
+/// Removes an operation from its block and destroys it; refused (`false`) while one of its results is used.
+pub fn erase(operation: melior::ir::OperationRef<'_, '_>) -> bool {
+    use melior::ir::operation::OperationLike;
+    if operation
+        .results()
+        .any(|result| !is_unused(Value::from(result)))
+    {
+        return false;
+    }
+    // SAFETY: nothing uses the results; the operation is alive by its lifetime, and references to it must not be used
+    // after this call, as with every MLIR erasure.
+    unsafe {
+        let raw = OperationLike::to_raw(&operation);
+        mlir_sys::mlirOperationRemoveFromParent(raw);
+        mlir_sys::mlirOperationDestroy(raw);
+    }
+    true
+}
+
+/// A mutable handle of an operation, to set attributes and operands through melior's mutable interface.
+pub fn as_mut<'c, 'a>(
+    operation: melior::ir::OperationRef<'c, 'a>,
+) -> melior::ir::operation::OperationRefMut<'c, 'a> {
+    use melior::ir::operation::OperationLike;
+    // SAFETY: the operation is alive by its lifetime. MLIR has no exclusive references; the context is single-threaded.
+    unsafe { melior::ir::operation::OperationRefMut::from_raw(OperationLike::to_raw(&operation)) }
+}

@@ -5,18 +5,18 @@ use melior::{
     Context,
     diagnostic::DiagnosticSeverity,
     ir::{
-        Attribute, BlockLike, BlockRef, Module, OperationRef, RegionLike, ShapedTypeLike, Type,
-        TypeLike, Value, ValueLike,
+        Attribute, BlockLike, BlockRef, Identifier, Location, Module, Operation, OperationRef,
+        RegionLike, ShapedTypeLike, Type, TypeLike, Value, ValueLike,
         attribute::{
-            AttributeLike, DenseElementsAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute,
-            DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute,
-            StringAttribute,
+            AttributeLike, BoolAttribute, DenseElementsAttribute, DenseI32ArrayAttribute,
+            DenseI64ArrayAttribute, DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute,
+            IntegerAttribute, StringAttribute, TypeAttribute,
         },
-        operation::{OperationLike, OperationResult},
+        operation::{OperationBuilder, OperationLike, OperationResult},
         r#type::{IntegerType, RankedTensorType},
     },
 };
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 /// The name of the function that holds the network.
 pub const MAIN: &str = "main";
@@ -252,4 +252,95 @@ pub fn dense_integers(attribute: Attribute<'_>) -> Option<Vec<i64>> {
             _ => None,
         })
         .collect()
+}
+
+/// The module's `ml_program` globals by name.
+pub fn globals<'c, 'a>(module: &'a Module<'c>) -> BTreeMap<String, OperationRef<'c, 'a>> {
+    module_ops(module)
+        .into_iter()
+        .filter(|operation| op_name(operation) == "ml_program.global")
+        .filter_map(|operation| Some((string_attr(&operation, "sym_name")?, operation)))
+        .collect()
+}
+
+/// A type attribute's type.
+pub fn type_attr<'c>(operation: &OperationRef<'c, '_>, name: &str) -> Option<Type<'c>> {
+    TypeAttribute::try_from(operation.attribute(name).ok()?)
+        .ok()
+        .map(|attribute| attribute.value())
+}
+
+/// A Boolean attribute's value.
+pub fn boolean(context: &Context, value: bool) -> Attribute<'_> {
+    BoolAttribute::new(context, value).into()
+}
+
+/// A static f32 tensor type.
+pub fn f32_tensor<'c>(context: &'c Context, shape: &[usize]) -> Type<'c> {
+    let shape: Vec<_> = shape.iter().map(|size| Some(*size)).collect();
+    tensor_type(Type::float32(context), &shape)
+}
+
+/// `ml_program.global private @name(#ml_program.extern) : type`, a weight whose values lie in the weight store.
+pub fn extern_global<'c>(
+    context: &'c Context,
+    name: &str,
+    r#type: Type<'c>,
+) -> Result<Operation<'c>, melior::Error> {
+    let id = |name: &str| Identifier::new(context, name);
+    let value = Attribute::parse(context, &format!("#ml_program.extern : {type}"))
+        .ok_or(melior::Error::OperationBuild)?;
+    OperationBuilder::new("ml_program.global", Location::unknown(context))
+        .add_attributes(&[
+            (id("sym_name"), string(context, name)),
+            (id("sym_visibility"), string(context, "private")),
+            (id("type"), TypeAttribute::new(r#type).into()),
+            (id("value"), value),
+        ])
+        .build()
+}
+
+/// `ml_program.global_load_const @name : type`.
+pub fn load_global<'c>(
+    context: &'c Context,
+    name: &str,
+    r#type: Type<'c>,
+) -> Result<Operation<'c>, melior::Error> {
+    OperationBuilder::new("ml_program.global_load_const", Location::unknown(context))
+        .add_attributes(&[(
+            Identifier::new(context, "global"),
+            FlatSymbolRefAttribute::new(context, name).into(),
+        )])
+        .add_results(&[r#type])
+        .build()
+}
+
+/// A `tosa.const` of f32 values; `values` has one element (a splat) or as many as the shape.
+pub fn tosa_const<'c>(
+    context: &'c Context,
+    shape: &[usize],
+    values: &[f32],
+) -> Result<Operation<'c>, melior::Error> {
+    let r#type = f32_tensor(context, shape);
+    let values = DenseElementsAttribute::f32_values(r#type, values);
+    OperationBuilder::new("tosa.const", Location::unknown(context))
+        .add_attributes(&[(Identifier::new(context, "values"), values.into())])
+        .add_results(&[r#type])
+        .build()
+}
+
+/// The name in a location: the first `NameLoc` met from the outside in (fused and call-site locations are searched).
+pub fn location_name(location: Location<'_>) -> Option<String> {
+    if location.is_name() {
+        let name = location.name_value();
+        return name.as_string_ref().as_str().ok().map(str::to_owned);
+    }
+    if location.is_fused() {
+        return (0..location.fused_num_locations())
+            .find_map(|index| location_name(location.fused_location(index)));
+    }
+    location
+        .is_call_site()
+        .then(|| location_name(location.call_site_callee()))
+        .flatten()
 }

@@ -1,0 +1,1 @@
+//! The e-graph over TOSA that `canonicalize-graph` rewrites.

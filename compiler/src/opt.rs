@@ -1,0 +1,1 @@
+//! `mxc opt`: runs passes by name, as `mlir-opt` does.
