@@ -44,10 +44,19 @@ pub fn with_diagnostics<R>(context: &Context, action: impl FnOnce() -> R) -> (R,
     (result, messages.take())
 }
 
-/// Parses MLIR text or bytecode, or returns the parser's and verifier's messages.
+/// Parses MLIR text (with or without an enclosing `module`) or bytecode, or returns the parser's and verifier's messages.
 pub fn parse<'c>(context: &'c Context, source: &[u8], name: &str) -> Result<Module<'c>, String> {
-    let (module, messages) =
+    let (mut module, mut messages) =
         with_diagnostics(context, || crate::ffi::parse_module(context, source, name));
+    // Nothing, several or other operations at the top level.
+    let bare = messages.is_empty()
+        || messages
+            .iter()
+            .any(|message| message.contains("source must contain a single top-level operation"));
+    if module.is_none() && bare {
+        (module, messages) =
+            with_diagnostics(context, || crate::ffi::parse_bare_module(context, source));
+    }
     match module {
         Some(module) => Ok(module),
         None if messages.is_empty() => Err(format!("{name}: not an MLIR module")),

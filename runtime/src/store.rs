@@ -364,10 +364,10 @@ mod tests {
             std::fs::write(&path, &bytes[..len]).unwrap();
             assert!(WeightStore::open_safetensors(&path).is_err(), "{len}");
         }
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let at = text.find("F32").unwrap();
+        let at = bytes.windows(3).position(|word| word == b"F32").unwrap();
         let mut i32s = bytes.clone();
         i32s[at..at + 3].copy_from_slice(b"I32");
+        assert_eq!(&bytes[at - 9..at], br#""dtype":""#);
         std::fs::write(&path, i32s).unwrap();
         let error = WeightStore::open_safetensors(&path)
             .unwrap_err()
