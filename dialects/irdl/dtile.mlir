@@ -65,13 +65,14 @@ irdl.dialect @dtile {
   }
   // A convolution on the systolic cores: `kind` is "pointwise" (weight [O,1,1,I]) or "depthwise" (weight [KH,KW,C,1]);
   // pad [top, bottom, left, right]. The filters from `first_filter`, as many as the buffer has channels. Sums are exact, then
-  // rounded half to even to output_fraction and saturated. `cores` [pixel groups, filter groups], `order` and the
-  // accumulators are the mapping: see docs/dialects-dtile.md.
+  // rounded half to even to output_fraction and saturated. `cores` [pixel groups, filter groups] and `order`
+  // ("accumulate", or "spill" with a buffer for the partial sums) are the mapping: see docs/dialects-dtile.md.
   irdl.operation @systolic_conv {
     %input = irdl.base "!builtin.tensor"
     %weight = irdl.base "!builtin.tensor"
     %bias = irdl.base "!builtin.tensor"
     %into = irdl.base "!builtin.tensor"
+    %partials = irdl.base "!builtin.tensor"
     %kind = irdl.base "#builtin.string"
     %pad = irdl.base "#builtin.dense_array"
     %first_filter = irdl.base "#builtin.integer"
@@ -81,7 +82,7 @@ irdl.dialect @dtile {
     %output_fraction = irdl.base "#builtin.integer"
     %cores = irdl.base "#builtin.dense_array"
     %order = irdl.base "#builtin.string"
-    irdl.operands(input: %input, weight: %weight, bias: %bias, into: %into)
+    irdl.operands(input: %input, weight: %weight, bias: %bias, into: %into, partials: variadic %partials)
     irdl.results(output: %into)
     irdl.attributes {
       "kind" = %kind, "pad" = %pad, "first_filter" = %first_filter, "input_fraction" = %input_fraction,
@@ -96,6 +97,7 @@ irdl.dialect @dtile {
     %weight = irdl.base "!builtin.tensor"
     %bias = irdl.base "!builtin.tensor"
     %into = irdl.base "!builtin.tensor"
+    %partials = irdl.base "!builtin.tensor"
     %first_filter = irdl.base "#builtin.integer"
     %input_fraction = irdl.base "#builtin.integer"
     %weight_fractions = irdl.base "#builtin.dense_array"
@@ -104,7 +106,7 @@ irdl.dialect @dtile {
     %cores = irdl.base "#builtin.dense_array"
     %order = irdl.base "#builtin.string"
     irdl.operands(input: %input, first_weight: %weight, first_bias: %bias, second_weight: %weight, second_bias: %bias,
-                  first_into: %into, second_into: %into)
+                  first_into: %into, second_into: %into, partials: variadic %partials)
     irdl.results(first: %into, second: %into)
     irdl.attributes {
       "first_filter" = %first_filter, "input_fraction" = %input_fraction, "weight_fractions" = %weight_fractions,
@@ -119,11 +121,13 @@ irdl.dialect @dtile {
     irdl.results(output: %input)
     irdl.attributes { "shift" = %shift }
   }
-  // In place: x * scale[c] + shift[c], rounded half to even to output_fraction and saturated.
+  // In place on `rows` rows from `first_row`: x * scale[c] + shift[c], rounded half to even to output_fraction, saturated.
   irdl.operation @affine {
     %input = irdl.base "!builtin.tensor"
     %scale = irdl.base "!builtin.tensor"
     %shift = irdl.base "!builtin.tensor"
+    %first_row = irdl.base "#builtin.integer"
+    %rows = irdl.base "#builtin.integer"
     %input_fraction = irdl.base "#builtin.integer"
     %scale_fraction = irdl.base "#builtin.integer"
     %shift_fraction = irdl.base "#builtin.integer"
@@ -131,8 +135,8 @@ irdl.dialect @dtile {
     irdl.operands(input: %input, scale: %scale, shift: %shift)
     irdl.results(output: %input)
     irdl.attributes {
-      "input_fraction" = %input_fraction, "scale_fraction" = %scale_fraction, "shift_fraction" = %shift_fraction,
-      "output_fraction" = %output_fraction
+      "first_row" = %first_row, "rows" = %rows, "input_fraction" = %input_fraction, "scale_fraction" = %scale_fraction,
+      "shift_fraction" = %shift_fraction, "output_fraction" = %output_fraction
     }
   }
   // Words of the lanes' LFSRs (Fibonacci form, one seed a lane): element i is lane i mod L's word number first_draw + i div L

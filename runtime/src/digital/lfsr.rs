@@ -192,7 +192,7 @@ fn is_prime(number: u64) -> bool {
 
 /// A proper divisor of an odd composite number.
 fn divisor(number: u64) -> u64 {
-    for offset in 1.. {
+    for offset in 1u64.. {
         let next = |x: u64| {
             ((u128::from(multiply_modulo(x, x, number)) + u128::from(offset))
                 % u128::from(number)) as u64
