@@ -2,11 +2,16 @@
 //!
 //! To add one: write its file, declare it here, and list it in [`REGISTRY`] under its stage.
 
+pub mod annotate_noise;
+pub mod canonicalize_graph;
 pub mod constants;
+pub mod globs;
+pub mod map_to_analog;
 pub mod pass;
 pub mod pipeline;
 pub mod reports;
 pub mod run;
+pub mod verify;
 
 pub use pass::{
     DynPass, OptionError, Options, Pass, PassContext, PassError, SampleRequest, SampleSource,
@@ -61,7 +66,10 @@ impl PassInfo {
 
 /// Every pass of ours, grouped by stage, in the order in which a pipeline runs them.
 pub static REGISTRY: &[PassInfo] = &[
-    // STAGES: graph, analog, denoise, dtile, any level
+    PassInfo::of::<canonicalize_graph::CanonicalizeGraph>("graph"),
+    PassInfo::of::<map_to_analog::MapToAnalog>("graph to analog"),
+    PassInfo::of::<annotate_noise::AnnotateNoise>("analog"),
+    PassInfo::of::<verify::Verify>("any level"),
 ];
 
 /// Named pipelines, usable wherever a pass name is.
