@@ -1,1 +1,5 @@
-//! To be written.
+//! The digital tile.
+
+pub mod fixed;
+pub mod gaussian;
+pub mod lfsr;
