@@ -5,10 +5,10 @@
 //! operations leave the choice to the cost model.
 
 use super::{
-    analysis::{Data, Facts, Graph, SiteKind, binaries},
+    analysis::{Data, Facts, Graph, binaries},
     language::{Binary, Fold, Node, Op, Shape},
 };
-use egg::{Analysis as _, Applier, Id, Language, PatternAst, Rewrite, SearchMatches, Searcher, Subst, Symbol, Var};
+use egg::{Applier, Id, PatternAst, Rewrite, SearchMatches, Searcher, Subst, Symbol, Var};
 
 /// A term to add: nodes over e-classes that exist.
 #[derive(Clone, Debug)]

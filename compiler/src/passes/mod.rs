@@ -6,9 +6,12 @@ pub mod annotate_noise;
 pub mod canonicalize_graph;
 pub mod constants;
 pub mod globs;
+pub mod insert_denoisers;
 pub mod map_to_analog;
 pub mod pass;
 pub mod pipeline;
+pub mod random;
+pub mod rank_sensitivity;
 pub mod reports;
 pub mod run;
 pub mod verify;
@@ -19,7 +22,7 @@ pub use pass::{
 };
 pub use pipeline::{Pipeline, PipelineError};
 pub use reports::{GraphReport, LayerPlacement, Placement, Reports};
-pub use run::{RunOptions, run_pipeline};
+pub use run::{RunError, RunOptions, run_pipeline};
 
 /// A registered pass. Its address is its MLIR type id, hence the alignment.
 #[repr(align(8))]
@@ -69,6 +72,8 @@ pub static REGISTRY: &[PassInfo] = &[
     PassInfo::of::<canonicalize_graph::CanonicalizeGraph>("graph"),
     PassInfo::of::<map_to_analog::MapToAnalog>("graph to analog"),
     PassInfo::of::<annotate_noise::AnnotateNoise>("analog"),
+    PassInfo::of::<rank_sensitivity::RankSensitivity>("analog"),
+    PassInfo::of::<insert_denoisers::InsertDenoisers>("analog to denoise"),
     PassInfo::of::<verify::Verify>("any level"),
 ];
 
