@@ -6,7 +6,7 @@ fn main() {
         let t = std::time::Instant::now();
         match mxc_compiler::import::onnx(&context, std::path::Path::new(&path), &Default::default())
         {
-            Ok(i) => {
+            Ok(i) => { if std::env::var("INLINE").is_ok() { mxc_compiler::import::inline_weights(&context, &i.module, &i.weights).unwrap(); assert!(i.module.as_operation().verify()); }
                 println!(
                     "{}",
                     i.module

@@ -24,7 +24,7 @@ mod tensor;
 pub use error::{ImportError, UnsupportedNode};
 pub use inline::inline_weights;
 
-pub(crate) use decode::{node_names, parse};
+pub(crate) use decode::{node_names, parse, unique};
 
 use decode::{InputDim, Model};
 use emit::Emitter;
