@@ -65,7 +65,7 @@ impl Trainee for Fake {
         }
         assert_eq!(batch.inputs[0].len(), 3 * labels.len());
         let mut gradient = vec![0.0f32; 3];
-        let mut loss = 0.0;
+        let (mut loss, mut bias) = (0.0, 0.0);
         for ((sample, &label), &id) in batch.inputs[0].chunks(3).zip(labels).zip(batch.samples) {
             let weight = &self.weights[&1];
             let output: f32 =
@@ -73,6 +73,7 @@ impl Trainee for Fake {
             let noise = (id as f32 * 0.01 + key.pass as f32 * 0.1 + key.chip as f32 * 0.001).sin();
             let error = output + noise - label as f32;
             loss += f64::from(error * error);
+            bias += 2.0 * error / labels.len() as f32;
             for (slot, x) in gradient.iter_mut().zip(sample) {
                 *slot += 2.0 * error * x / labels.len() as f32;
             }
@@ -80,7 +81,7 @@ impl Trainee for Fake {
         Ok(Gradients {
             loss,
             correct: 1,
-            weights: BTreeMap::from([(1, gradient.clone()), (3, vec![gradient[0]])]),
+            weights: BTreeMap::from([(1, gradient), (3, vec![bias])]),
         })
     }
 }
@@ -145,6 +146,10 @@ fn trains_all_samples_every_epoch() {
     let mut fake = Fake::new();
     let mut seen = Vec::new();
     let stop = AtomicBool::new(false);
+    let options = || FinetuneOptions {
+        learning_rate: 0.2,
+        ..options()
+    };
     let report = train(
         &mut fake,
         &Numbers(10),
