@@ -224,12 +224,7 @@ impl Window {
             .checked_sub(1)?
             .checked_mul(self.dilation[axis])?
             .checked_add(1)?;
-        Some(
-            padded
-                .checked_sub(window)?
-                .checked_div(self.stride[axis])?
-                + 1,
-        )
+        Some(padded.checked_sub(window)?.checked_div(self.stride[axis])? + 1)
     }
 }
 

@@ -60,6 +60,24 @@ pub fn parse_module<'c>(context: &'c Context, source: &[u8], name: &str) -> Opti
     }
 }
 
+/// Parses MLIR text whose top-level operations stand in no `module`, as `mlir-opt` takes it; they get one. Locations lack
+/// the file's name, which this C function does not take.
+pub fn parse_bare_module<'c>(context: &'c Context, source: &[u8]) -> Option<Module<'c>> {
+    let mut terminated = Vec::with_capacity(source.len() + 1);
+    terminated.extend_from_slice(source);
+    terminated.push(0);
+    // SAFETY: as in `parse_module`.
+    unsafe {
+        Module::from_option_raw(mlir_sys::mlirModuleCreateParse(
+            context.to_raw(),
+            mlir_sys::MlirStringRef {
+                data: terminated.as_ptr().cast(),
+                length: source.len(),
+            },
+        ))
+    }
+}
+
 /// Replaces every use of `of` by `with`.
 pub fn replace_all_uses<'c>(of: Value<'c, '_>, with: Value<'c, '_>) {
     // SAFETY: both values belong to the same context by their lifetimes.
@@ -174,7 +192,5 @@ pub fn as_mut<'c, 'a>(
 ) -> melior::ir::operation::OperationRefMut<'c, 'a> {
     use melior::ir::operation::OperationLike;
     // SAFETY: the operation is alive by its lifetime. MLIR has no exclusive references; the context is single-threaded.
-    unsafe {
-        melior::ir::operation::OperationRefMut::from_raw(OperationLike::to_raw(&operation))
-    }
+    unsafe { melior::ir::operation::OperationRefMut::from_raw(OperationLike::to_raw(&operation)) }
 }

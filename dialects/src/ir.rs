@@ -8,9 +8,9 @@ use melior::{
         Attribute, BlockLike, BlockRef, Identifier, Location, Module, Operation, OperationRef,
         RegionLike, ShapedTypeLike, Type, TypeLike, Value, ValueLike,
         attribute::{
-            AttributeLike, DenseI32ArrayAttribute, DenseI64ArrayAttribute, DictionaryAttribute,
-            BoolAttribute, DenseElementsAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute,
-            StringAttribute, TypeAttribute,
+            AttributeLike, BoolAttribute, DenseElementsAttribute, DenseI32ArrayAttribute,
+            DenseI64ArrayAttribute, DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute,
+            IntegerAttribute, StringAttribute, TypeAttribute,
         },
         operation::{OperationBuilder, OperationLike, OperationResult},
         r#type::{IntegerType, RankedTensorType},
@@ -44,10 +44,19 @@ pub fn with_diagnostics<R>(context: &Context, action: impl FnOnce() -> R) -> (R,
     (result, messages.take())
 }
 
-/// Parses MLIR text or bytecode, or returns the parser's and verifier's messages.
+/// Parses MLIR text (with or without an enclosing `module`) or bytecode, or returns the parser's and verifier's messages.
 pub fn parse<'c>(context: &'c Context, source: &[u8], name: &str) -> Result<Module<'c>, String> {
-    let (module, messages) =
+    let (mut module, mut messages) =
         with_diagnostics(context, || crate::ffi::parse_module(context, source, name));
+    // Nothing, several or other operations at the top level.
+    let bare = messages.is_empty()
+        || messages
+            .iter()
+            .any(|message| message.contains("source must contain a single top-level operation"));
+    if module.is_none() && bare {
+        (module, messages) =
+            with_diagnostics(context, || crate::ffi::parse_bare_module(context, source));
+    }
     match module {
         Some(module) => Ok(module),
         None if messages.is_empty() => Err(format!("{name}: not an MLIR module")),
@@ -306,16 +315,13 @@ pub fn load_global<'c>(
     name: &str,
     r#type: Type<'c>,
 ) -> Result<Operation<'c>, melior::Error> {
-    OperationBuilder::new(
-        "ml_program.global_load_const",
-        Location::unknown(context),
-    )
-    .add_attributes(&[(
-        Identifier::new(context, "global"),
-        FlatSymbolRefAttribute::new(context, name).into(),
-    )])
-    .add_results(&[r#type])
-    .build()
+    OperationBuilder::new("ml_program.global_load_const", Location::unknown(context))
+        .add_attributes(&[(
+            Identifier::new(context, "global"),
+            FlatSymbolRefAttribute::new(context, name).into(),
+        )])
+        .add_results(&[r#type])
+        .build()
 }
 
 /// A `tosa.const` of f32 values; `values` has one element (a splat) or as many as the shape.
