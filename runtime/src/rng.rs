@@ -94,7 +94,12 @@ impl Stream {
     /// A 64-bit word of the stream.
     pub fn word(&self, index: u64) -> u64 {
         let words = philox(
-            [index as u32, (index >> 32) as u32, self.counter[0], self.counter[1]],
+            [
+                index as u32,
+                (index >> 32) as u32,
+                self.counter[0],
+                self.counter[1],
+            ],
             self.key,
         );
         u64::from(words[0]) | u64::from(words[1]) << 32
@@ -149,7 +154,12 @@ fn fill(key: [u32; 2], counter: [u32; 2], first_block: u64, out: &mut [f32]) {
 #[inline(always)]
 fn fill_block(key: [u32; 2], counter: [u32; 2], block: u64, out: &mut [f32; BLOCK]) {
     let base = block * LANES as u64;
-    let mut state = [[0u32; LANES], [(base >> 32) as u32; LANES], [counter[0]; LANES], [counter[1]; LANES]];
+    let mut state = [
+        [0u32; LANES],
+        [(base >> 32) as u32; LANES],
+        [counter[0]; LANES],
+        [counter[1]; LANES],
+    ];
     for (lane, word) in state[0].iter_mut().enumerate() {
         // `base` is a multiple of LANES: no carry.
         *word = base as u32 + lane as u32;
@@ -173,7 +183,8 @@ fn box_muller(radius: u32, angle: u32) -> (f32, f32) {
     let radius = (-2.0 * ln(uniform)).max(0.0).sqrt();
     // The angle in quarter turns, rounded to the nearest, and what remains of it in ±1/8 turn.
     let quadrant = angle.wrapping_add(1 << 29) >> 30;
-    let rest = angle.wrapping_sub(quadrant << 30) as i32 as f32 * (std::f32::consts::TAU / 4_294_967_296.0);
+    let rest = angle.wrapping_sub(quadrant << 30) as i32 as f32
+        * (std::f32::consts::TAU / 4_294_967_296.0);
     let square = rest * rest;
     let sine = rest
         + rest * square * (-1.666_665_5e-1 + square * (8.332_161e-3 + square * -1.951_529_6e-4));
@@ -279,10 +290,19 @@ mod tests {
             let angle = f64::from(w2) / 2f64.powi(32) * std::f64::consts::TAU;
             let (x, y) = box_muller(w1, w2);
             // Near u = 1 the radius is limited by u's own 24 bits: ±√(2·2⁻²⁴).
-            assert!((f64::from(x) - radius * angle.cos()).abs() < 4e-4, "{w1} {w2}");
-            assert!((f64::from(y) - radius * angle.sin()).abs() < 4e-4, "{w1} {w2}");
+            assert!(
+                (f64::from(x) - radius * angle.cos()).abs() < 4e-4,
+                "{w1} {w2}"
+            );
+            assert!(
+                (f64::from(y) - radius * angle.sin()).abs() < 4e-4,
+                "{w1} {w2}"
+            );
             if radius > 0.1 {
-                assert!((f64::from(x) - radius * angle.cos()).abs() < 3e-6 * (1.0 + radius), "{w1} {w2}");
+                assert!(
+                    (f64::from(x) - radius * angle.cos()).abs() < 3e-6 * (1.0 + radius),
+                    "{w1} {w2}"
+                );
             }
         }
     }
@@ -304,12 +324,24 @@ mod tests {
         let base = normals(key(), 64);
         for other in [
             StreamKey { seed: 2, ..key() },
-            StreamKey { purpose: 1, ..key() },
-            StreamKey { kind: Kind::Epsilon, ..key() },
-            StreamKey { component: 1, ..key() },
+            StreamKey {
+                purpose: 1,
+                ..key()
+            },
+            StreamKey {
+                kind: Kind::Epsilon,
+                ..key()
+            },
+            StreamKey {
+                component: 1,
+                ..key()
+            },
             StreamKey { chip: 1, ..key() },
             StreamKey { pass: 1, ..key() },
-            StreamKey { layer: layer_hash("conv2"), ..key() },
+            StreamKey {
+                layer: layer_hash("conv2"),
+                ..key()
+            },
             StreamKey { sample: 1, ..key() },
         ] {
             assert_ne!(base, normals(other, 64));
@@ -335,12 +367,23 @@ mod tests {
             bins[(((z + 4.0) * 8.0).floor().clamp(0.0, 63.0)) as usize] += 1.0;
         }
         // The variances of zᵏ are 1, 2, 15, 96.
-        for (sum, (mean, variance)) in sums.iter().zip([(0.0, 1.0f64), (1.0, 2.0), (0.0, 15.0), (3.0, 96.0)]) {
-            assert!((sum / n - mean).abs() < 4.5 * (variance / n).sqrt(), "{} {mean}", sum / n);
+        for (sum, (mean, variance)) in
+            sums.iter()
+                .zip([(0.0, 1.0f64), (1.0, 2.0), (0.0, 15.0), (3.0, 96.0)])
+        {
+            assert!(
+                (sum / n - mean).abs() < 4.5 * (variance / n).sqrt(),
+                "{} {mean}",
+                sum / n
+            );
         }
         for (count, limit) in beyond.iter().zip([3.0, 4.0]) {
             let p = 2.0 * cdf(-limit);
-            assert!((count - n * p).abs() < 4.5 * (n * p).sqrt(), "{count} {}", n * p);
+            assert!(
+                (count - n * p).abs() < 4.5 * (n * p).sqrt(),
+                "{count} {}",
+                n * p
+            );
         }
         // χ² with 63 degrees of freedom: mean 63, standard deviation √126; 4.5 of them.
         let chi: f64 = bins
@@ -364,17 +407,34 @@ mod tests {
         let base = normals(key(), N);
         let correlation = |a: &[f32], b: &[f32]| {
             let n = a.len().min(b.len()) as f64;
-            a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>() / n.sqrt()
+            a.iter()
+                .zip(b)
+                .map(|(&x, &y)| f64::from(x) * f64::from(y))
+                .sum::<f64>()
+                / n.sqrt()
         };
-        let square = |a: &[f32]| a.iter().map(|&x| (x * x - 1.0) / std::f32::consts::SQRT_2).collect::<Vec<_>>();
+        let square = |a: &[f32]| {
+            a.iter()
+                .map(|&x| (x * x - 1.0) / std::f32::consts::SQRT_2)
+                .collect::<Vec<_>>()
+        };
         for other in [
             StreamKey { sample: 1, ..key() },
             StreamKey { sample: 2, ..key() },
             StreamKey { pass: 1, ..key() },
             StreamKey { chip: 1, ..key() },
-            StreamKey { component: 1, ..key() },
-            StreamKey { kind: Kind::Epsilon, ..key() },
-            StreamKey { layer: layer_hash("conv2"), ..key() },
+            StreamKey {
+                component: 1,
+                ..key()
+            },
+            StreamKey {
+                kind: Kind::Epsilon,
+                ..key()
+            },
+            StreamKey {
+                layer: layer_hash("conv2"),
+                ..key()
+            },
         ] {
             let other = normals(other, N);
             assert!(correlation(&base, &other).abs() < 4.5);
@@ -382,12 +442,17 @@ mod tests {
         }
         for lag in [1, 2, 15, 16, 17, 32, 48, 64, 128] {
             assert!(correlation(&base, &base[lag..]).abs() < 4.5, "{lag}");
-            assert!(correlation(&square(&base), &square(&base[lag..])).abs() < 4.5, "{lag}");
+            assert!(
+                correlation(&square(&base), &square(&base[lag..])).abs() < 4.5,
+                "{lag}"
+            );
         }
         // One element over many samples.
-        let over: Vec<f32> =
-            (0..1u64 << 16).map(|sample| normals(StreamKey { sample, ..key() }, 1)[0]).collect();
-        let mean: f64 = over.iter().map(|&x| f64::from(x)).sum::<f64>() / (over.len() as f64).sqrt();
+        let over: Vec<f32> = (0..1u64 << 16)
+            .map(|sample| normals(StreamKey { sample, ..key() }, 1)[0])
+            .collect();
+        let mean: f64 =
+            over.iter().map(|&x| f64::from(x)).sum::<f64>() / (over.len() as f64).sqrt();
         assert!(mean.abs() < 4.5 && correlation(&over, &over[1..]).abs() < 4.5);
     }
 }
