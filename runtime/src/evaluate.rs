@@ -181,8 +181,8 @@ impl Model for Executor {
 
 /// Evaluates a program on `data`, reporting to `progress` after every batch.
 ///
-/// Only what can differ is run: without analog layers the noisy model is the clean one, without denoisers the denoised one is
-/// the noisy one. A sample whose logits hold a NaN counts as wrong.
+/// Only what can differ is run: without analog layers the noisy model is the clean one, without denoisers the denoised
+/// one is the noisy one. A sample whose logits hold a NaN counts as wrong.
 pub fn evaluate(
     executor: &Executor,
     data: &dyn Source,
@@ -378,8 +378,8 @@ fn accuracy(
     })
 }
 
-/// How many logits come before the label's: the larger ones, and equal ones of a smaller class (as argmax takes the first).
-/// `None` when a logit is NaN or the label is no class.
+/// How many logits come before the label's: the larger ones, and equal ones of a smaller class (as argmax takes the
+/// first). `None` when a logit is NaN or the label is no class.
 fn rank(logits: &[f32], label: usize) -> Option<usize> {
     let &own = logits.get(label)?;
     if logits.iter().any(|logit| logit.is_nan()) {
@@ -432,8 +432,8 @@ pub fn confidence95(values: &[f64]) -> Option<f64> {
     Some(quantile * (variance / count).sqrt())
 }
 
-/// Every layer's statistics on the clean model, over `samples` samples of `data` drawn without replacement by `seed`; in the
-/// order of [`Program::layers`]. The number of samples used is in each [`Calibration`].
+/// Every layer's statistics on the clean model, over `samples` samples of `data` drawn without replacement by `seed`;
+/// in the order of [`Program::layers`]. The number of samples used is in each [`Calibration`].
 pub fn calibrate(
     executor: &Executor,
     data: &dyn Source,
@@ -447,7 +447,8 @@ pub fn calibrate(
 }
 
 /// Every layer's mean over `samples` samples of ‖∂L/∂y‖₂ at its output on the clean model, in the order of
-/// [`Program::layers`] (DESIGN §6). The samples are those of [`calibrate`]; without labels the model's own predictions serve.
+/// [`Program::layers`] (DESIGN §6). The samples are those of [`calibrate`]; without labels the model's own predictions
+/// serve.
 pub fn sensitivity(
     executor: &Executor,
     data: &dyn Source,
