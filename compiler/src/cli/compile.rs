@@ -11,17 +11,15 @@ use crate::{
     passes::{RunOptions, SampleSource, Samples, run::print_module},
 };
 use mxc_runtime::{
-    data::{self, Dataset, Split},
+    data::{self, Dataset, Source, Split},
     hardware::Hardware,
-    noise::NoiseSpec,
     package::{self, CalibrationSource, Preprocessing, write_atomically},
 };
 use std::path::{Path, PathBuf};
 
 pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     let input_shapes = input_shapes(&args.input_shape)?;
-    let noise = session::noise_option(args.sigma, args.noise.clone()).unwrap_or_else(|| session::gaussian(0.06));
-    let noise = noise.parse::<NoiseSpec>().map_err(|error| format!("--noise {noise}: {error}"))?.to_string();
+    let noise = session::noise_option(args.sigma.or(Some(0.06)), args.noise.clone())?.unwrap_or_default();
     let hardware = hardware_profile(args.hardware.as_deref())?;
 
     let context = mxc_dialects::new_context();
@@ -189,16 +187,20 @@ fn preprocessing(args: &CompileArgs, source: &SourceInfo) -> Result<Preprocessin
 }
 
 /// Calibration samples drawn from a data set's training split.
-fn sample_source(path: &Path, holdout: usize, preprocessing: &Preprocessing) -> Result<SampleSource, Failure> {
+pub fn sample_source(
+    path: &Path,
+    holdout: usize,
+    preprocessing: &Preprocessing,
+) -> Result<SampleSource, Failure> {
     let dataset = Dataset::open(path, Split::Train, holdout, preprocessing)?;
     Ok(Box::new(move |request| {
-        let count = request.count.unwrap_or(512).min(dataset.len());
-        let indices = data::draw(dataset.len(), count, request.seed);
-        let (inputs, labels) = dataset.load(&indices).map_err(|error| error.to_string())?;
+        let drawn = data::sample(dataset.len(), request.count.unwrap_or(512), request.seed);
+        let mut inputs = Vec::new();
+        dataset.load(&drawn, &mut inputs);
         Ok(Some(Samples {
             inputs: vec![inputs],
-            labels,
-            indices,
+            labels: dataset.labels(&drawn).unwrap_or_default(),
+            indices: drawn.iter().map(|&index| dataset.id(index)).collect(),
         }))
     }))
 }

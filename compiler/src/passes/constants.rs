@@ -231,30 +231,48 @@ pub fn settle_names<'c>(
     renames: &[(String, String)],
 ) {
     remove_unreferenced(module, cx);
-    for (now, wanted) in renames {
-        if fresh_symbol(module, wanted) != *wanted {
-            continue;
-        }
-        let Some(global) = ir::globals(module).get(now).copied() else {
-            continue;
-        };
-        ffi::as_mut(global).set_attribute("sym_name", ir::string(context, wanted));
-        for load in ir::module_ops(module)
-            .into_iter()
-            .filter_map(ir::entry_block)
-            .flat_map(ir::block_ops)
-        {
-            if ir::symbol_attr(&load, "global").as_deref() == Some(now) {
-                ffi::as_mut(load).set_attribute(
-                    "global",
-                    FlatSymbolRefAttribute::new(context, wanted).into(),
-                );
-            }
-        }
-        if let Some(weight) = cx.weights.remove(now) {
-            cx.weights.insert(wanted.clone(), weight);
+    let mut pending: Vec<_> = renames.iter().collect();
+    // A name may be held by a global that is itself about to be renamed.
+    loop {
+        let before = pending.len();
+        pending.retain(|(now, wanted)| !rename_global(context, module, cx, now, wanted));
+        if pending.len() == before {
+            return;
         }
     }
+}
+
+/// Renames a global, its loads and its weight; `false` while the name is taken.
+fn rename_global<'c>(
+    context: &'c Context,
+    module: &Module<'c>,
+    cx: &mut PassContext,
+    now: &str,
+    wanted: &str,
+) -> bool {
+    if fresh_symbol(module, wanted) != wanted {
+        return false;
+    }
+    let Some(global) = ir::globals(module).get(now).copied() else {
+        return true;
+    };
+    ffi::as_mut(global).set_attribute("sym_name", ir::string(context, wanted));
+    for load in ir::module_ops(module)
+        .into_iter()
+        .filter_map(ir::entry_block)
+        .flat_map(ir::block_ops)
+    {
+        if ir::symbol_attr(&load, "global").as_deref() == Some(now) {
+            ffi::as_mut(load).set_attribute(
+                "global",
+                FlatSymbolRefAttribute::new(context, wanted).into(),
+            );
+        }
+    }
+    if let Some(weight) = cx.weights.remove(now) {
+        cx.weights.insert(wanted, weight);
+    }
+    true
 }
 
 /// The number of the backbone's weights and biases: those of every convolution and matrix product with stationary weights,

@@ -22,7 +22,7 @@ use crate::egraph::grouped;
 use globset::GlobMatcher;
 use melior::{
     Context,
-    ir::{BlockLike, BlockRef, Module, OperationRef, Type, Value, ValueLike, operation::OperationLike},
+    ir::{BlockRef, Module, OperationRef, Type, Value, ValueLike, operation::OperationLike},
 };
 use mxc_dialects::{
     analog::{self, AnalogOp, Kind, Noise, Window},
@@ -354,7 +354,7 @@ fn result<'c, 'a>(operation: OperationRef<'c, 'a>) -> Option<Value<'c, 'a>> {
 }
 
 /// The value before a slice that cuts only rows and columns which floor semantics ignores anyway; else the value itself.
-fn unsliced<'c, 'a>(
+fn unsliced<'c: 'a, 'a>(
     input: Value<'c, 'a>,
     weight: Value<'c, 'a>,
     kind: Kind,

@@ -2,11 +2,19 @@
 //!
 //! To add one: write its file, declare it here, and list it in [`REGISTRY`] under its stage.
 
+pub mod annotate_noise;
+pub mod canonicalize_graph;
 pub mod constants;
+pub mod globs;
+pub mod insert_denoisers;
+pub mod map_to_analog;
 pub mod pass;
 pub mod pipeline;
+pub mod random;
+pub mod rank_sensitivity;
 pub mod reports;
 pub mod run;
+pub mod verify;
 
 pub use pass::{
     DynPass, OptionError, Options, Pass, PassContext, PassError, SampleRequest, SampleSource,
@@ -14,7 +22,7 @@ pub use pass::{
 };
 pub use pipeline::{Pipeline, PipelineError};
 pub use reports::{GraphReport, LayerPlacement, Placement, Reports};
-pub use run::{RunOptions, run_pipeline};
+pub use run::{RunError, RunOptions, run_pipeline};
 
 /// A registered pass. Its address is its MLIR type id, hence the alignment.
 #[repr(align(8))]
@@ -61,7 +69,12 @@ impl PassInfo {
 
 /// Every pass of ours, grouped by stage, in the order in which a pipeline runs them.
 pub static REGISTRY: &[PassInfo] = &[
-    // STAGES: graph, analog, denoise, dtile, any level
+    PassInfo::of::<canonicalize_graph::CanonicalizeGraph>("graph"),
+    PassInfo::of::<map_to_analog::MapToAnalog>("graph to analog"),
+    PassInfo::of::<annotate_noise::AnnotateNoise>("analog"),
+    PassInfo::of::<rank_sensitivity::RankSensitivity>("analog"),
+    PassInfo::of::<insert_denoisers::InsertDenoisers>("analog to denoise"),
+    PassInfo::of::<verify::Verify>("any level"),
 ];
 
 /// Named pipelines, usable wherever a pass name is.
