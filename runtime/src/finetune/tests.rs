@@ -1,8 +1,8 @@
 use super::*;
 use crate::{program::Value, store::Weight};
 
-/// A linear classifier-like trainee: its gradients depend on weights, samples and key, so that a wrong order, state or key
-/// changes the result.
+/// A linear classifier-like trainee: its gradients depend on weights, samples and key, so that a wrong order, state or
+/// key changes the result.
 struct Fake {
     program: Program,
     weights: BTreeMap<ValueId, Vec<f32>>,
