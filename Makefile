@@ -28,4 +28,4 @@ bench: build
 	scripts/bench.sh
 
 tables: build
-	scripts/tables.sh
+	scripts/tables.py
