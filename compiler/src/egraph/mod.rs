@@ -1,1 +1,3 @@
 //! The e-graph over TOSA that `canonicalize-graph` rewrites.
+
+pub mod mapping;
