@@ -9,6 +9,7 @@ pub mod fixed;
 pub mod gaussian;
 pub mod interpret;
 pub mod lfsr;
+pub mod memory;
 pub mod program;
 
 use crate::{
