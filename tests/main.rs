@@ -1,1 +1,6 @@
-fn main() {}
+//! The tests that need more than one crate.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+mod cli;

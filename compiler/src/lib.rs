@@ -1,1 +1,9 @@
-//! mxc
+//! The compiler of mxc: import, passes, export, and the command line.
+
+pub mod cli;
+pub mod driver;
+pub mod egraph;
+pub mod export;
+pub mod import;
+pub mod opt;
+pub mod passes;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `mxc` program.
+
+fn main() -> std::process::ExitCode {
+    mxc_compiler::cli::main()
+}

@@ -1,1 +1,477 @@
-//! TODO
+//! Typed views and builders of the `analog` dialect: matrix-vector multiplications with stationary weights that run on
+//! noisy tiles.
+//!
+//! Attributes that passes add later are optional: `calibration`, `gradient_norm` and `rank` (by `rank-sensitivity`),
+//! `denoisers`, `denoiser_parameters`, `chosen` and `reason` (by `insert-denoisers`).
+
+use crate::ir;
+use melior::{
+    Context,
+    ir::{
+        Attribute, Identifier, Location, Module, Operation, OperationRef, Type, Value,
+        attribute::DictionaryAttribute,
+        operation::{OperationBuilder, OperationLike},
+    },
+};
+
+/// The unique, stable name of a layer: the ONNX node's name, else its first output's.
+pub const LAYER: &str = "layer";
+/// The noise dictionary: [`Noise`].
+pub const NOISE: &str = "noise";
+/// The calibration dictionary: [`Calibration`].
+pub const CALIBRATION: &str = "calibration";
+/// f64: the mean over calibration samples of the per-sample ‖∂L/∂y‖₂ on the clean model.
+pub const GRADIENT_NORM: &str = "gradient_norm";
+/// i64: the layer's place when sorted by descending gradient norm, 0 for the largest.
+pub const RANK: &str = "rank";
+/// Array of strings: the denoisers placed after the layer.
+pub const DENOISERS: &str = "denoisers";
+/// i64: their parameters.
+pub const DENOISER_PARAMETERS: &str = "denoiser_parameters";
+/// bool: whether any was placed.
+pub const CHOSEN: &str = "chosen";
+/// string: why, or why not.
+pub const REASON: &str = "reason";
+
+/// The noise of a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noise {
+    /// The noise specification's text form, such as `gaussian(sigma=6%)`.
+    pub spec: String,
+    /// `range`, `constant` or `signal`.
+    pub scale: String,
+    /// `rms`, `absmax`, `mean-abs` or `std`.
+    pub reference: String,
+}
+
+impl Default for Noise {
+    fn default() -> Self {
+        Self {
+            spec: "gaussian(sigma=6%)".to_owned(),
+            scale: "range".to_owned(),
+            reference: "rms".to_owned(),
+        }
+    }
+}
+
+impl Noise {
+    /// The values that `scale` may have.
+    pub const SCALES: [&'static str; 3] = ["range", "constant", "signal"];
+    /// The values that `reference` may have.
+    pub const REFERENCES: [&'static str; 4] = ["rms", "absmax", "mean-abs", "std"];
+
+    /// The dictionary attribute.
+    pub fn to_attribute<'c>(&self, context: &'c Context) -> Attribute<'c> {
+        ir::dictionary(
+            context,
+            &[
+                ("spec", ir::string(context, &self.spec)),
+                ("scale", ir::string(context, &self.scale)),
+                ("reference", ir::string(context, &self.reference)),
+            ],
+        )
+    }
+
+    /// Reads the dictionary; says what is missing or wrong.
+    pub fn from_attribute(dictionary: &DictionaryAttribute<'_>) -> Result<Self, String> {
+        let text = |key: &str| {
+            entry(dictionary, key)
+                .and_then(ir::as_string)
+                .ok_or_else(|| format!("its noise has no string `{key}`"))
+        };
+        let noise = Self {
+            spec: text("spec")?,
+            scale: text("scale")?,
+            reference: text("reference")?,
+        };
+        if !Self::SCALES.contains(&noise.scale.as_str()) {
+            return Err(format!(
+                "noise scale \"{}\" is not one of {}",
+                noise.scale,
+                Self::SCALES.join(", ")
+            ));
+        }
+        if !Self::REFERENCES.contains(&noise.reference.as_str()) {
+            return Err(format!(
+                "noise reference \"{}\" is not one of {}",
+                noise.reference,
+                Self::REFERENCES.join(", ")
+            ));
+        }
+        Ok(noise)
+    }
+}
+
+/// What calibration measured over all elements of all samples on the clean model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Calibration {
+    /// The number of samples.
+    pub samples: u64,
+    /// √mean(y²).
+    pub rms: f64,
+    /// max |y|: the ADC's full scale.
+    pub absmax: f64,
+    /// mean |y|.
+    pub mean_abs: f64,
+    /// The standard deviation of y.
+    pub std: f64,
+    /// max |x| of the layer's input: the DAC's full scale.
+    pub input_absmax: f64,
+}
+
+impl Calibration {
+    /// The dictionary attribute.
+    pub fn to_attribute<'c>(&self, context: &'c Context) -> Attribute<'c> {
+        ir::dictionary(
+            context,
+            &[
+                ("samples", ir::integer(context, self.samples as i64)),
+                ("rms", ir::float(context, self.rms)),
+                ("absmax", ir::float(context, self.absmax)),
+                ("mean_abs", ir::float(context, self.mean_abs)),
+                ("std", ir::float(context, self.std)),
+                ("input_absmax", ir::float(context, self.input_absmax)),
+            ],
+        )
+    }
+
+    /// Reads the dictionary; says what is missing or wrong.
+    pub fn from_attribute(dictionary: &DictionaryAttribute<'_>) -> Result<Self, String> {
+        let number = |key: &str| {
+            entry(dictionary, key)
+                .and_then(ir::as_f64)
+                .filter(|value| value.is_finite() && *value >= 0.0)
+                .ok_or_else(|| format!("its calibration has no finite, non-negative f64 `{key}`"))
+        };
+        Ok(Self {
+            samples: entry(dictionary, "samples")
+                .and_then(ir::as_i64)
+                .and_then(|samples| u64::try_from(samples).ok())
+                .ok_or("its calibration has no integer `samples`")?,
+            rms: number("rms")?,
+            absmax: number("absmax")?,
+            mean_abs: number("mean_abs")?,
+            std: number("std")?,
+            input_absmax: number("input_absmax")?,
+        })
+    }
+
+    /// The statistic that a noise reference names.
+    pub fn reference(&self, name: &str) -> Option<f64> {
+        match name {
+            "rms" => Some(self.rms),
+            "absmax" => Some(self.absmax),
+            "mean-abs" => Some(self.mean_abs),
+            "std" => Some(self.std),
+            _ => None,
+        }
+    }
+}
+
+fn entry<'c>(dictionary: &DictionaryAttribute<'c>, key: &str) -> Option<Attribute<'c>> {
+    dictionary.element_by_name(key)
+}
+
+/// Which of the three operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `analog.conv2d`
+    Conv2d,
+    /// `analog.depthwise_conv2d`
+    DepthwiseConv2d,
+    /// `analog.fully_connected`
+    FullyConnected,
+}
+
+impl Kind {
+    /// The operation's name.
+    pub fn op_name(self) -> &'static str {
+        match self {
+            Self::Conv2d => "analog.conv2d",
+            Self::DepthwiseConv2d => "analog.depthwise_conv2d",
+            Self::FullyConnected => "analog.fully_connected",
+        }
+    }
+}
+
+/// The window of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Vertical, horizontal.
+    pub stride: [usize; 2],
+    /// Top, bottom, left, right.
+    pub pad: [usize; 4],
+    /// Vertical, horizontal.
+    pub dilation: [usize; 2],
+}
+
+impl Window {
+    /// Reads `stride`, `pad` and `dilation` of any operation that has them (TOSA's or ours).
+    pub fn of(operation: &OperationRef<'_, '_>) -> Option<Self> {
+        Some(Self {
+            stride: sizes(operation, "stride")?,
+            pad: sizes(operation, "pad")?,
+            dilation: sizes(operation, "dilation")?,
+        })
+    }
+
+    /// The output's height or width (`axis` 0 or 1) with floor semantics; `None` when the window does not fit.
+    pub fn output_size(&self, axis: usize, input: usize, kernel: usize) -> Option<usize> {
+        let padded = input
+            .checked_add(self.pad[2 * axis])?
+            .checked_add(self.pad[2 * axis + 1])?;
+        let window = kernel
+            .checked_sub(1)?
+            .checked_mul(self.dilation[axis])?
+            .checked_add(1)?;
+        Some(padded.checked_sub(window)?.checked_div(self.stride[axis])? + 1)
+    }
+}
+
+fn sizes<const N: usize>(operation: &OperationRef<'_, '_>, name: &str) -> Option<[usize; N]> {
+    let values: Option<Vec<usize>> = ir::i64s_attr(operation, name)?
+        .into_iter()
+        .map(|value| usize::try_from(value).ok())
+        .collect();
+    values?.try_into().ok()
+}
+
+/// Any operation of the dialect.
+#[derive(Clone, Copy, Debug)]
+pub enum AnalogOp<'c, 'a> {
+    /// A 2-D convolution.
+    Conv2d(Conv2d<'c, 'a>),
+    /// A depthwise convolution.
+    DepthwiseConv2d(DepthwiseConv2d<'c, 'a>),
+    /// A fully connected layer.
+    FullyConnected(FullyConnected<'c, 'a>),
+}
+
+/// `analog.conv2d`: input NHWC, weight OHWI (I = C / groups), bias O.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv2d<'c, 'a>(OperationRef<'c, 'a>);
+/// `analog.depthwise_conv2d`: input NHWC, weight HWCM, bias C·M.
+#[derive(Clone, Copy, Debug)]
+pub struct DepthwiseConv2d<'c, 'a>(OperationRef<'c, 'a>);
+/// `analog.fully_connected`: input `[…, I]`, weight `[O, I]`, bias `[O]`.
+#[derive(Clone, Copy, Debug)]
+pub struct FullyConnected<'c, 'a>(OperationRef<'c, 'a>);
+
+impl<'c, 'a> Conv2d<'c, 'a> {
+    /// The operation.
+    pub fn operation(self) -> OperationRef<'c, 'a> {
+        self.0
+    }
+
+    /// Stride, padding and dilation; `None` when an attribute is malformed.
+    pub fn window(self) -> Option<Window> {
+        Window::of(&self.0)
+    }
+
+    /// The number of groups; `None` when malformed.
+    pub fn groups(self) -> Option<usize> {
+        ir::i64_attr(&self.0, "groups").and_then(|groups| usize::try_from(groups).ok())
+    }
+}
+
+impl<'c, 'a> DepthwiseConv2d<'c, 'a> {
+    /// The operation.
+    pub fn operation(self) -> OperationRef<'c, 'a> {
+        self.0
+    }
+
+    /// Stride, padding and dilation; `None` when an attribute is malformed.
+    pub fn window(self) -> Option<Window> {
+        Window::of(&self.0)
+    }
+}
+
+impl<'c, 'a> FullyConnected<'c, 'a> {
+    /// The operation.
+    pub fn operation(self) -> OperationRef<'c, 'a> {
+        self.0
+    }
+}
+
+impl<'c, 'a> AnalogOp<'c, 'a> {
+    /// The view of an operation; `None` when it is not of the dialect.
+    pub fn new(operation: OperationRef<'c, 'a>) -> Option<Self> {
+        match ir::op_name(&operation).as_str() {
+            "analog.conv2d" => Some(Self::Conv2d(Conv2d(operation))),
+            "analog.depthwise_conv2d" => Some(Self::DepthwiseConv2d(DepthwiseConv2d(operation))),
+            "analog.fully_connected" => Some(Self::FullyConnected(FullyConnected(operation))),
+            _ => None,
+        }
+    }
+
+    /// The analog operations of `@main`, in order.
+    pub fn all(module: &'a Module<'c>) -> Vec<Self> {
+        ir::main_function(module)
+            .and_then(ir::entry_block)
+            .map(|block| {
+                ir::block_ops(block)
+                    .into_iter()
+                    .filter_map(Self::new)
+                    .collect()
+            })
+            .unwrap_or_default()
+    }
+
+    /// The operation.
+    pub fn operation(self) -> OperationRef<'c, 'a> {
+        match self {
+            Self::Conv2d(op) => op.0,
+            Self::DepthwiseConv2d(op) => op.0,
+            Self::FullyConnected(op) => op.0,
+        }
+    }
+
+    /// Which of the three it is.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Conv2d(_) => Kind::Conv2d,
+            Self::DepthwiseConv2d(_) => Kind::DepthwiseConv2d,
+            Self::FullyConnected(_) => Kind::FullyConnected,
+        }
+    }
+
+    /// The layer's name.
+    pub fn layer(self) -> String {
+        ir::string_attr(&self.operation(), LAYER).unwrap_or_default()
+    }
+
+    /// The noise dictionary.
+    pub fn noise(self) -> Result<Noise, String> {
+        ir::dict_attr(&self.operation(), NOISE)
+            .ok_or_else(|| "it has no noise dictionary".to_owned())
+            .and_then(|dictionary| Noise::from_attribute(&dictionary))
+    }
+
+    /// The calibration dictionary; `Ok(None)` before calibration.
+    pub fn calibration(self) -> Result<Option<Calibration>, String> {
+        ir::dict_attr(&self.operation(), CALIBRATION)
+            .map(|dictionary| Calibration::from_attribute(&dictionary))
+            .transpose()
+    }
+
+    /// The sensitivity, once ranked.
+    pub fn gradient_norm(self) -> Option<f64> {
+        ir::f64_attr(&self.operation(), GRADIENT_NORM)
+    }
+
+    /// The rank (0 = largest gradient norm), once ranked.
+    pub fn rank(self) -> Option<usize> {
+        ir::i64_attr(&self.operation(), RANK).and_then(|rank| usize::try_from(rank).ok())
+    }
+
+    /// The input.
+    pub fn input(self) -> Option<Value<'c, 'a>> {
+        self.operation().operand(0).ok()
+    }
+
+    /// The weight.
+    pub fn weight(self) -> Option<Value<'c, 'a>> {
+        self.operation().operand(1).ok()
+    }
+
+    /// The bias.
+    pub fn bias(self) -> Option<Value<'c, 'a>> {
+        self.operation().operand(2).ok()
+    }
+
+    /// The noisy output.
+    pub fn output(self) -> Option<Value<'c, 'a>> {
+        self.operation().result(0).ok().map(Value::from)
+    }
+
+    /// The output's channels: the size of its last axis.
+    pub fn channels(self) -> Option<usize> {
+        ir::value_shape(self.output()?)?.last().copied().flatten()
+    }
+
+    /// Whether the output has spatial axes (a denoising block's depthwise stage is 3×3 there, 1×1 elsewhere).
+    pub fn is_spatial(self) -> bool {
+        !matches!(self, Self::FullyConnected(_))
+    }
+}
+
+/// Builds an analog operation. `window` and `groups` apply to the convolutions.
+#[allow(clippy::too_many_arguments)]
+pub fn build<'c>(
+    context: &'c Context,
+    location: Location<'c>,
+    kind: Kind,
+    operands: [Value<'c, '_>; 3],
+    output: Type<'c>,
+    layer: &str,
+    window: Option<Window>,
+    groups: usize,
+    noise: &Noise,
+) -> Result<Operation<'c>, melior::Error> {
+    let id = |name: &str| Identifier::new(context, name);
+    let mut attributes = vec![
+        (id(LAYER), ir::string(context, layer)),
+        (id(NOISE), noise.to_attribute(context)),
+    ];
+    if let Some(window) = window {
+        let array = |values: &[usize]| {
+            let values: Vec<i64> = values.iter().map(|value| *value as i64).collect();
+            ir::i64s(context, &values)
+        };
+        attributes.push((id("stride"), array(&window.stride)));
+        attributes.push((id("pad"), array(&window.pad)));
+        attributes.push((id("dilation"), array(&window.dilation)));
+    }
+    if kind == Kind::Conv2d {
+        attributes.push((id("groups"), ir::integer(context, groups as i64)));
+    }
+    OperationBuilder::new(kind.op_name(), location)
+        .add_operands(&operands)
+        .add_results(&[output])
+        .add_attributes(&attributes)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_floors() {
+        let window = Window {
+            stride: [2, 2],
+            pad: [1, 1, 1, 1],
+            dilation: [1, 2],
+        };
+        assert_eq!(window.output_size(0, 8, 3), Some(4));
+        assert_eq!(window.output_size(1, 8, 3), Some(3));
+        assert_eq!(window.output_size(0, 0, 3), None);
+        let zero = Window {
+            stride: [0, 1],
+            ..window
+        };
+        assert_eq!(zero.output_size(0, 8, 3), None);
+    }
+
+    #[test]
+    fn dictionaries_round_trip() {
+        let context = crate::new_context();
+        let noise = Noise::default();
+        let attribute = noise.to_attribute(&context);
+        let dictionary = DictionaryAttribute::try_from(attribute).expect("a dictionary");
+        assert_eq!(Noise::from_attribute(&dictionary), Ok(noise));
+        let calibration = Calibration {
+            samples: 512,
+            rms: 0.5,
+            absmax: 3.25,
+            mean_abs: 0.25,
+            std: 0.125,
+            input_absmax: 6.0,
+        };
+        let attribute = calibration.to_attribute(&context);
+        let dictionary = DictionaryAttribute::try_from(attribute).expect("a dictionary");
+        assert_eq!(Calibration::from_attribute(&dictionary), Ok(calibration));
+        assert_eq!(calibration.reference("mean-abs"), Some(0.25));
+        assert!(Noise::from_attribute(&dictionary).is_err());
+    }
+}

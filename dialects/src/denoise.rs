@@ -1,1 +1,257 @@
-//! TODO
+//! Typed views and builders of the `denoise` dialect: trainable digital blocks on an analog layer's noisy output.
+
+use crate::ir;
+use melior::{
+    Context,
+    ir::{
+        Identifier, Location, Operation, OperationRef, Type, Value, ValueLike,
+        attribute::FloatAttribute,
+        operation::{OperationBuilder, OperationLike},
+    },
+};
+
+/// LeakyReLU's slope in float and fixed point alike: 2⁻⁷, a shift in hardware.
+pub const SLOPE: f64 = 1.0 / 128.0;
+
+/// The bottleneck width of a block on C channels: max(1, round(C / 4)), halves away from zero.
+pub fn bottleneck(channels: usize) -> usize {
+    // round(c/4) with halves up is floor((c + 2) / 4) for non-negative integers.
+    (channels.saturating_add(2) / 4).max(1)
+}
+
+/// The parameters of a block: C·B + T·B + 2·B·C weights and 2·B + 2·C biases, where T is 9 with spatial axes and 1 without;
+/// without σ̂ (`sigma = false`, the kind `mean`) B·C weights and C biases fewer.
+pub fn block_parameters(channels: usize, spatial: bool, sigma: bool) -> u64 {
+    let (c, b) = (channels as u64, bottleneck(channels) as u64);
+    let taps = if spatial { 9 } else { 1 };
+    let heads = if sigma { 2 } else { 1 };
+    c * b + taps * b + heads * b * c + 2 * b + heads * c
+}
+
+/// The parameters of an affine: a scale and a shift per channel.
+pub fn affine_parameters(channels: usize) -> u64 {
+    2 * channels as u64
+}
+
+/// The operands of a block after its input, in order, as the last part of their globals' names
+/// (`denoise.LAYER.reduce.weight`, …). The kind `mean` has the first six.
+pub const BLOCK_WEIGHTS: [&str; 8] = [
+    "reduce.weight",
+    "reduce.bias",
+    "depthwise.weight",
+    "depthwise.bias",
+    "mean.weight",
+    "mean.bias",
+    "sigma.weight",
+    "sigma.bias",
+];
+
+/// The operands of an affine after its input, likewise (`denoise.LAYER.affine.scale`, …).
+pub const AFFINE_WEIGHTS: [&str; 2] = ["affine.scale", "affine.shift"];
+
+/// The shapes of a block's weights, in the order of [`BLOCK_WEIGHTS`].
+pub fn block_weight_shapes(channels: usize, spatial: bool) -> [Vec<usize>; 8] {
+    let (c, b) = (channels, bottleneck(channels));
+    let taps = if spatial { 3 } else { 1 };
+    [
+        vec![b, 1, 1, c],
+        vec![b],
+        vec![taps, taps, b, 1],
+        vec![b],
+        vec![c, 1, 1, b],
+        vec![c],
+        vec![c, 1, 1, b],
+        vec![c],
+    ]
+}
+
+/// The name of a denoiser weight's global: `denoise.LAYER.PART`.
+pub fn global_name(layer: &str, part: &str) -> String {
+    format!("denoise.{layer}.{part}")
+}
+
+/// A view of `denoise.block`.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'c, 'a>(OperationRef<'c, 'a>);
+
+/// A view of `denoise.affine`.
+#[derive(Clone, Copy, Debug)]
+pub struct Affine<'c, 'a>(OperationRef<'c, 'a>);
+
+impl<'c, 'a> Block<'c, 'a> {
+    /// The view of an operation; `None` when it is another.
+    pub fn new(operation: OperationRef<'c, 'a>) -> Option<Self> {
+        (ir::op_name(&operation) == "denoise.block").then_some(Self(operation))
+    }
+
+    /// The operation.
+    pub fn operation(self) -> OperationRef<'c, 'a> {
+        self.0
+    }
+
+    /// The layer it cleans.
+    pub fn layer(self) -> String {
+        ir::string_attr(&self.0, crate::analog::LAYER).unwrap_or_default()
+    }
+
+    /// The bottleneck width B.
+    pub fn bottleneck(self) -> Option<usize> {
+        ir::i64_attr(&self.0, "bottleneck").and_then(|b| usize::try_from(b).ok())
+    }
+
+    /// LeakyReLU's slope.
+    pub fn slope(self) -> Option<f64> {
+        ir::f64_attr(&self.0, "slope")
+    }
+
+    /// The noisy input.
+    pub fn input(self) -> Option<Value<'c, 'a>> {
+        self.0.operand(0).ok()
+    }
+
+    /// The weights, in the order of [`BLOCK_WEIGHTS`]: eight, or six without the σ̂ head.
+    pub fn weights(self) -> Vec<Value<'c, 'a>> {
+        self.0.operands().skip(1).collect()
+    }
+
+    /// Whether it has the σ̂ head.
+    pub fn has_sigma(self) -> bool {
+        self.0.operand_count() == 9
+    }
+
+    /// The cleaned output.
+    pub fn output(self) -> Option<Value<'c, 'a>> {
+        self.0.result(0).ok().map(Value::from)
+    }
+
+    /// The channels C: the size of the input's last axis.
+    pub fn channels(self) -> Option<usize> {
+        last_axis(self.input()?)
+    }
+}
+
+impl<'c, 'a> Affine<'c, 'a> {
+    /// The view of an operation; `None` when it is another.
+    pub fn new(operation: OperationRef<'c, 'a>) -> Option<Self> {
+        (ir::op_name(&operation) == "denoise.affine").then_some(Self(operation))
+    }
+
+    /// The operation.
+    pub fn operation(self) -> OperationRef<'c, 'a> {
+        self.0
+    }
+
+    /// The layer it cleans.
+    pub fn layer(self) -> String {
+        ir::string_attr(&self.0, crate::analog::LAYER).unwrap_or_default()
+    }
+
+    /// The input.
+    pub fn input(self) -> Option<Value<'c, 'a>> {
+        self.0.operand(0).ok()
+    }
+
+    /// The scale per channel.
+    pub fn scale(self) -> Option<Value<'c, 'a>> {
+        self.0.operand(1).ok()
+    }
+
+    /// The shift per channel.
+    pub fn shift(self) -> Option<Value<'c, 'a>> {
+        self.0.operand(2).ok()
+    }
+
+    /// The output.
+    pub fn output(self) -> Option<Value<'c, 'a>> {
+        self.0.result(0).ok().map(Value::from)
+    }
+
+    /// The channels C: the size of the input's last axis.
+    pub fn channels(self) -> Option<usize> {
+        last_axis(self.input()?)
+    }
+}
+
+fn last_axis(value: Value<'_, '_>) -> Option<usize> {
+    ir::value_shape(value)?.last().copied().flatten()
+}
+
+/// Builds `denoise.block`; `weights` are six or eight values in the order of [`BLOCK_WEIGHTS`].
+pub fn block<'c>(
+    context: &'c Context,
+    location: Location<'c>,
+    input: Value<'c, '_>,
+    weights: &[Value<'c, '_>],
+    layer: &str,
+    bottleneck: usize,
+) -> Result<Operation<'c>, melior::Error> {
+    let id = |name: &str| Identifier::new(context, name);
+    let sigma = i32::from(weights.len() == 8);
+    let mut operands = vec![input];
+    operands.extend_from_slice(weights);
+    OperationBuilder::new("denoise.block", location)
+        .add_operands(&operands)
+        .add_results(&[input.r#type()])
+        .add_attributes(&[
+            (id(crate::analog::LAYER), ir::string(context, layer)),
+            (id("bottleneck"), ir::integer(context, bottleneck as i64)),
+            (
+                id("slope"),
+                FloatAttribute::new(context, Type::float32(context), SLOPE).into(),
+            ),
+            // IRDL's variadic operands: how many values each operand takes.
+            (
+                id("operandSegmentSizes"),
+                melior::ir::attribute::DenseI32ArrayAttribute::new(
+                    context,
+                    &[1, 1, 1, 1, 1, 1, 1, sigma, sigma],
+                )
+                .into(),
+            ),
+        ])
+        .build()
+}
+
+/// Builds `denoise.affine`.
+pub fn affine<'c>(
+    context: &'c Context,
+    location: Location<'c>,
+    input: Value<'c, '_>,
+    scale: Value<'c, '_>,
+    shift: Value<'c, '_>,
+    layer: &str,
+) -> Result<Operation<'c>, melior::Error> {
+    OperationBuilder::new("denoise.affine", location)
+        .add_operands(&[input, scale, shift])
+        .add_results(&[input.r#type()])
+        .add_attributes(&[(
+            Identifier::new(context, crate::analog::LAYER),
+            ir::string(context, layer),
+        )])
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bottleneck_rounds_halves_up() {
+        let widths: Vec<_> = [1, 2, 5, 6, 10, 16, 64].map(bottleneck).into();
+        assert_eq!(widths, [1, 1, 1, 2, 3, 4, 16]);
+    }
+
+    #[test]
+    fn parameter_counts_follow_the_shapes() {
+        for (channels, spatial) in [(1, true), (10, false), (16, true), (64, true)] {
+            let sizes = block_weight_shapes(channels, spatial)
+                .map(|shape| shape.iter().product::<usize>() as u64);
+            let all: u64 = sizes.iter().sum();
+            let mean: u64 = sizes[..6].iter().sum();
+            assert_eq!(block_parameters(channels, spatial, true), all);
+            assert_eq!(block_parameters(channels, spatial, false), mean);
+        }
+        assert_eq!(block_parameters(16, true, true), 64 + 36 + 128 + 8 + 32);
+        assert_eq!(affine_parameters(10), 20);
+    }
+}

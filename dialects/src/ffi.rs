@@ -3,7 +3,11 @@
 use melior::{
     Context, StringRef,
     dialect::DialectHandle,
-    ir::{Location, Module, Value, ValueLike},
+    ir::{
+        Attribute, Location, Module, ShapedTypeLike, TypeLike, Value, ValueLike,
+        attribute::{AttributeLike, DenseElementsAttribute},
+        r#type::RankedTensorType,
+    },
 };
 
 /// The handle of the `tosa` dialect.
@@ -56,6 +60,24 @@ pub fn parse_module<'c>(context: &'c Context, source: &[u8], name: &str) -> Opti
     }
 }
 
+/// Parses MLIR text whose top-level operations stand in no `module`, as `mlir-opt` takes it; they get one. Locations lack
+/// the file's name, which this C function does not take.
+pub fn parse_bare_module<'c>(context: &'c Context, source: &[u8]) -> Option<Module<'c>> {
+    let mut terminated = Vec::with_capacity(source.len() + 1);
+    terminated.extend_from_slice(source);
+    terminated.push(0);
+    // SAFETY: as in `parse_module`.
+    unsafe {
+        Module::from_option_raw(mlir_sys::mlirModuleCreateParse(
+            context.to_raw(),
+            mlir_sys::MlirStringRef {
+                data: terminated.as_ptr().cast(),
+                length: source.len(),
+            },
+        ))
+    }
+}
+
 /// Replaces every use of `of` by `with`.
 pub fn replace_all_uses<'c>(of: Value<'c, '_>, with: Value<'c, '_>) {
     // SAFETY: both values belong to the same context by their lifetimes.
@@ -68,7 +90,6 @@ pub fn replace_all_uses_except<'c>(
     with: Value<'c, '_>,
     except: melior::ir::OperationRef<'c, '_>,
 ) {
-    use melior::ir::operation::OperationLike;
     let mut excepted = except.to_raw();
     // SAFETY: the values and the operation belong to the same context; the array has one element.
     unsafe { mlir_sys::mlirValueReplaceAllUsesExcept(of.to_raw(), with.to_raw(), 1, &mut excepted) }
@@ -96,7 +117,6 @@ pub fn use_count(value: Value<'_, '_>) -> usize {
 
 /// A deep copy of a module.
 pub fn clone_module<'c>(module: &Module<'c>) -> Option<Module<'c>> {
-    use melior::ir::operation::OperationLike;
     // SAFETY: the clone is a fresh module operation that nobody else owns.
     unsafe {
         let operation = mlir_sys::mlirOperationClone(module.as_operation().to_raw());
@@ -109,4 +129,68 @@ pub fn emit_error(location: Location<'_>, message: &str) {
     let text = std::ffi::CString::new(message.replace('\0', " ")).unwrap_or_default();
     // SAFETY: the string is zero-terminated and outlives the call.
     unsafe { mlir_sys::mlirEmitError(location.to_raw(), text.as_ptr()) }
+}
+
+/// The values of a dense f32 elements attribute in row-major order, splats expanded; `None` for another attribute (also
+/// for resource blobs, whose presence the C API cannot check).
+pub fn dense_f32(attribute: Attribute<'_>) -> Option<Vec<f32>> {
+    let elements = DenseElementsAttribute::try_from(attribute).ok()?;
+    let tensor = RankedTensorType::try_from(attribute.r#type()).ok()?;
+    if !tensor.element().is_f32() {
+        return None;
+    }
+    if elements.is_splat() {
+        return Some(vec![elements.f32_splat_value(); elements.len()]);
+    }
+    if elements.is_empty() {
+        return Some(Vec::new());
+    }
+    // SAFETY: a dense attribute of 4-byte floats that is no splat packs its `len` elements as native f32, aligned as
+    // MLIR's storage is (8 bytes); the context owns them and outlives this copy.
+    let values =
+        unsafe { std::slice::from_raw_parts(elements.raw_data().cast::<f32>(), elements.len()) };
+    Some(values.to_vec())
+}
+
+/// Lends the `builtin.module` operation that a pass runs on as a [`Module`]; `None` when it is another operation.
+pub fn with_module<'c, R>(
+    operation: melior::ir::OperationRef<'c, '_>,
+    action: impl FnOnce(&Module<'c>) -> R,
+) -> Option<R> {
+    use melior::ir::operation::OperationLike;
+    // SAFETY: `ManuallyDrop` keeps the module, which its owner still holds, from being destroyed here, also when `action`
+    // unwinds.
+    let module = unsafe {
+        let raw = mlir_sys::mlirModuleFromOperation(OperationLike::to_raw(&operation));
+        std::mem::ManuallyDrop::new(Module::from_option_raw(raw)?)
+    };
+    Some(action(&module))
+}
+
+/// Removes an operation from its block and destroys it; refused (`false`) while one of its results is used.
+pub fn erase(operation: melior::ir::OperationRef<'_, '_>) -> bool {
+    use melior::ir::operation::OperationLike;
+    if operation
+        .results()
+        .any(|result| !is_unused(Value::from(result)))
+    {
+        return false;
+    }
+    // SAFETY: nothing uses the results; the operation is alive by its lifetime, and references to it must not be used
+    // after this call, as with every MLIR erasure.
+    unsafe {
+        let raw = OperationLike::to_raw(&operation);
+        mlir_sys::mlirOperationRemoveFromParent(raw);
+        mlir_sys::mlirOperationDestroy(raw);
+    }
+    true
+}
+
+/// A mutable handle of an operation, to set attributes and operands through melior's mutable interface.
+pub fn as_mut<'c, 'a>(
+    operation: melior::ir::OperationRef<'c, 'a>,
+) -> melior::ir::operation::OperationRefMut<'c, 'a> {
+    use melior::ir::operation::OperationLike;
+    // SAFETY: the operation is alive by its lifetime. MLIR has no exclusive references; the context is single-threaded.
+    unsafe { melior::ir::operation::OperationRefMut::from_raw(OperationLike::to_raw(&operation)) }
 }

@@ -5,17 +5,18 @@ use melior::{
     Context,
     diagnostic::DiagnosticSeverity,
     ir::{
-        Attribute, BlockLike, BlockRef, Module, OperationRef, RegionLike, ShapedTypeLike, Type,
-        Value, ValueLike,
+        Attribute, BlockLike, BlockRef, Identifier, Location, Module, Operation, OperationRef,
+        RegionLike, ShapedTypeLike, Type, TypeLike, Value, ValueLike,
         attribute::{
-            AttributeLike, DenseI32ArrayAttribute, DenseI64ArrayAttribute, DictionaryAttribute,
-            FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute, StringAttribute,
+            AttributeLike, BoolAttribute, DenseElementsAttribute, DenseI32ArrayAttribute,
+            DenseI64ArrayAttribute, DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute,
+            IntegerAttribute, StringAttribute, TypeAttribute,
         },
-        operation::{OperationLike, OperationResult},
-        r#type::RankedTensorType,
+        operation::{OperationBuilder, OperationLike, OperationResult},
+        r#type::{IntegerType, RankedTensorType},
     },
 };
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 /// The name of the function that holds the network.
 pub const MAIN: &str = "main";
@@ -27,7 +28,7 @@ pub fn with_diagnostics<R>(context: &Context, action: impl FnOnce() -> R) -> (R,
     let messages = Rc::new(RefCell::new(Vec::new()));
     let sink = messages.clone();
     let id = context.attach_diagnostic_handler(move |diagnostic| {
-        if diagnostic.severity() == DiagnosticSeverity::Error {
+        if matches!(diagnostic.severity(), DiagnosticSeverity::Error) {
             let mut text = format!("{}: {diagnostic}", diagnostic.location());
             for index in 0..diagnostic.note_count() {
                 if let Ok(note) = diagnostic.note(index) {
@@ -43,10 +44,19 @@ pub fn with_diagnostics<R>(context: &Context, action: impl FnOnce() -> R) -> (R,
     (result, messages.take())
 }
 
-/// Parses MLIR text or bytecode, or returns the parser's and verifier's messages.
+/// Parses MLIR text (with or without an enclosing `module`) or bytecode, or returns the parser's and verifier's messages.
 pub fn parse<'c>(context: &'c Context, source: &[u8], name: &str) -> Result<Module<'c>, String> {
-    let (module, messages) =
+    let (mut module, mut messages) =
         with_diagnostics(context, || crate::ffi::parse_module(context, source, name));
+    // Nothing, several or other operations at the top level.
+    let bare = messages.is_empty()
+        || messages
+            .iter()
+            .any(|message| message.contains("source must contain a single top-level operation"));
+    if module.is_none() && bare {
+        (module, messages) =
+            with_diagnostics(context, || crate::ffi::parse_bare_module(context, source));
+    }
     match module {
         Some(module) => Ok(module),
         None if messages.is_empty() => Err(format!("{name}: not an MLIR module")),
@@ -229,5 +239,117 @@ pub fn loaded_global(value: Value<'_, '_>) -> Option<String> {
     let operation = defining_op(value)?;
     (op_name(&operation) == "ml_program.global_load_const")
         .then(|| symbol_attr(&operation, "global"))
+        .flatten()
+}
+
+/// The values of a dense integer or index elements attribute, such as a `tosa.const_shape`'s, splats expanded.
+pub fn dense_integers(attribute: Attribute<'_>) -> Option<Vec<i64>> {
+    let elements = DenseElementsAttribute::try_from(attribute).ok()?;
+    let element = RankedTensorType::try_from(attribute.r#type())
+        .ok()?
+        .element();
+    let width = IntegerType::try_from(element)
+        .ok()
+        .map(|integer| integer.width());
+    (0..elements.len())
+        .map(|index| match width {
+            Some(8) => elements.i8_element(index).ok().map(i64::from),
+            Some(16) => elements.i16_element(index).ok().map(i64::from),
+            Some(32) => elements.i32_element(index).ok().map(i64::from),
+            Some(64) => elements.i64_element(index).ok(),
+            None if element.is_index() => elements.index_element(index).ok().map(|v| v as i64),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The module's `ml_program` globals by name.
+pub fn globals<'c, 'a>(module: &'a Module<'c>) -> BTreeMap<String, OperationRef<'c, 'a>> {
+    module_ops(module)
+        .into_iter()
+        .filter(|operation| op_name(operation) == "ml_program.global")
+        .filter_map(|operation| Some((string_attr(&operation, "sym_name")?, operation)))
+        .collect()
+}
+
+/// A type attribute's type.
+pub fn type_attr<'c>(operation: &OperationRef<'c, '_>, name: &str) -> Option<Type<'c>> {
+    TypeAttribute::try_from(operation.attribute(name).ok()?)
+        .ok()
+        .map(|attribute| attribute.value())
+}
+
+/// A Boolean attribute's value.
+pub fn boolean(context: &Context, value: bool) -> Attribute<'_> {
+    BoolAttribute::new(context, value).into()
+}
+
+/// A static f32 tensor type.
+pub fn f32_tensor<'c>(context: &'c Context, shape: &[usize]) -> Type<'c> {
+    let shape: Vec<_> = shape.iter().map(|size| Some(*size)).collect();
+    tensor_type(Type::float32(context), &shape)
+}
+
+/// `ml_program.global private @name(#ml_program.extern) : type`, a weight whose values lie in the weight store.
+pub fn extern_global<'c>(
+    context: &'c Context,
+    name: &str,
+    r#type: Type<'c>,
+) -> Result<Operation<'c>, melior::Error> {
+    let id = |name: &str| Identifier::new(context, name);
+    let value = Attribute::parse(context, &format!("#ml_program.extern : {type}"))
+        .ok_or(melior::Error::OperationBuild)?;
+    OperationBuilder::new("ml_program.global", Location::unknown(context))
+        .add_attributes(&[
+            (id("sym_name"), string(context, name)),
+            (id("sym_visibility"), string(context, "private")),
+            (id("type"), TypeAttribute::new(r#type).into()),
+            (id("value"), value),
+        ])
+        .build()
+}
+
+/// `ml_program.global_load_const @name : type`.
+pub fn load_global<'c>(
+    context: &'c Context,
+    name: &str,
+    r#type: Type<'c>,
+) -> Result<Operation<'c>, melior::Error> {
+    OperationBuilder::new("ml_program.global_load_const", Location::unknown(context))
+        .add_attributes(&[(
+            Identifier::new(context, "global"),
+            FlatSymbolRefAttribute::new(context, name).into(),
+        )])
+        .add_results(&[r#type])
+        .build()
+}
+
+/// A `tosa.const` of f32 values; `values` has one element (a splat) or as many as the shape.
+pub fn tosa_const<'c>(
+    context: &'c Context,
+    shape: &[usize],
+    values: &[f32],
+) -> Result<Operation<'c>, melior::Error> {
+    let r#type = f32_tensor(context, shape);
+    let values = DenseElementsAttribute::f32_values(r#type, values);
+    OperationBuilder::new("tosa.const", Location::unknown(context))
+        .add_attributes(&[(Identifier::new(context, "values"), values.into())])
+        .add_results(&[r#type])
+        .build()
+}
+
+/// The name in a location: the first `NameLoc` met from the outside in (fused and call-site locations are searched).
+pub fn location_name(location: Location<'_>) -> Option<String> {
+    if location.is_name() {
+        let name = location.name_value();
+        return name.as_string_ref().as_str().ok().map(str::to_owned);
+    }
+    if location.is_fused() {
+        return (0..location.fused_num_locations())
+            .find_map(|index| location_name(location.fused_location(index)));
+    }
+    location
+        .is_call_site()
+        .then(|| location_name(location.call_site_callee()))
         .flatten()
 }

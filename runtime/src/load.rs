@@ -1,1 +1,575 @@
-//! To be written.
+//! From a module to a [`Program`]: reads `@main` of any level that holds floating-point operations (graph, analog,
+//! denoise) and binds its weights.
+//!
+//! Where the batch goes: in a program it is axis 0 of every value that depends on an input. TOSA's rank-3 matmul makes
+//! modules move it (`[N, C]` → `[1, N, C]`, or `[N, T, C]` → `[1, N·T, C]` with tokens); such values keep the program
+//! shapes `[N, C]` and `[N, T, C]`, and the reshapes around the matmul vanish. A static batch size is read as the
+//! batch, too.
+
+mod ops;
+
+use crate::{
+    program::{Binary, Node, Op, Program, Reduce, Unary, Value, ValueId},
+    store::{Weight, WeightStore},
+};
+use melior::ir::{
+    BlockLike, Module, OperationRef, Value as IrValue, ValueLike,
+    attribute::{ArrayAttribute, DictionaryAttribute},
+    operation::OperationLike,
+};
+use mxc_dialects::{ffi, ir};
+use std::collections::{BTreeMap, HashMap};
+
+/// Why a module cannot become a program.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// There is no function `@main` with a body.
+    #[error("the module has no function @main with a body")]
+    NoMain,
+    /// `@main` holds operations that the executor does not know; all of them are listed.
+    #[error("operations that cannot be executed:\n  {}", .0.join("\n  "))]
+    UnknownOps(Vec<String>),
+    /// An operation is used in a way the executor does not support, or is inconsistent.
+    #[error("{op} at {location}: {reason}")]
+    Op {
+        /// The operation's name.
+        op: String,
+        /// Its location in the source.
+        location: String,
+        /// What is wrong, and the mend.
+        reason: String,
+    },
+    /// An input or output of `@main` is unsuitable.
+    #[error("{0}")]
+    Signature(String),
+    /// A weight that the module names is not in the weight store.
+    #[error("weight `{0}` is not in the weight store; pass the file that holds it")]
+    MissingWeight(String),
+    /// A weight's shape is not what the module declares.
+    #[error(
+        "weight `{name}` has shape {found:?} in the weight store but {declared:?} in the module"
+    )]
+    WeightShape {
+        /// The weight.
+        name: String,
+        /// Its shape in the store.
+        found: Vec<usize>,
+        /// Its shape in the module.
+        declared: Vec<usize>,
+    },
+}
+
+/// Reads a module (graph, analog or denoise level) into a program.
+///
+/// `weights` holds the values of the `ml_program` globals that the module declares external. Errors name the operation
+/// and its location.
+pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, LoadError> {
+    let main = ir::main_function(module).ok_or(LoadError::NoMain)?;
+    let block = ir::entry_block(main).ok_or(LoadError::NoMain)?;
+    let operations = ir::block_ops(block);
+    let unknown: Vec<String> = operations
+        .iter()
+        .map(|operation| (ir::op_name(operation), operation))
+        .filter(|(name, _)| !ops::is_known(name))
+        .map(|(name, operation)| format!("{name} at {}", operation.location()))
+        .collect();
+    if !unknown.is_empty() {
+        return Err(LoadError::UnknownOps(unknown));
+    }
+
+    let mut loader = Loader {
+        weights,
+        globals: globals(module),
+        program: Program::default(),
+        batch: None,
+        values: HashMap::new(),
+        loaded: BTreeMap::new(),
+    };
+    let inputs = names(&main, "arg_attrs", block.argument_count(), "input");
+    for (index, name) in inputs.into_iter().enumerate() {
+        let argument = block
+            .argument(index)
+            .map_err(|error| LoadError::Signature(error.to_string()))?;
+        loader.input(index, name, argument.into())?;
+    }
+    let mut returned = None;
+    for operation in &operations {
+        if ir::op_name(operation) == "func.return" {
+            returned = Some(*operation);
+        } else {
+            loader.operation(operation)?;
+        }
+    }
+    let returned = returned.ok_or(LoadError::NoMain)?;
+    let outputs = names(&main, "res_attrs", returned.operand_count(), "output");
+    for (index, name) in outputs.into_iter().enumerate() {
+        loader.output(&returned, index, name)?;
+    }
+    let mut program = loader.program;
+    let first = *program.outputs.first().ok_or_else(|| {
+        LoadError::Signature("@main returns nothing; a network needs an output".into())
+    })?;
+    program.logits = logits(&program, first);
+    Ok(program)
+}
+
+/// The names of `@main`'s arguments or results; those without the attribute are numbered.
+fn names(
+    main: &OperationRef<'_, '_>,
+    attribute: &str,
+    count: usize,
+    fallback: &str,
+) -> Vec<String> {
+    let array = main
+        .attribute(attribute)
+        .ok()
+        .and_then(|attribute| ArrayAttribute::try_from(attribute).ok());
+    (0..count)
+        .map(|index| {
+            array
+                .and_then(|array| array.element(index).ok())
+                .and_then(|element| DictionaryAttribute::try_from(element).ok())
+                .and_then(|dictionary| entry(&dictionary, ir::NAME_ATTRIBUTE))
+                .and_then(ir::as_string)
+                .unwrap_or_else(|| format!("{fallback}{index}"))
+        })
+        .collect()
+}
+
+/// A dictionary's entry.
+fn entry<'c>(
+    dictionary: &DictionaryAttribute<'c>,
+    name: &str,
+) -> Option<melior::ir::Attribute<'c>> {
+    dictionary.element_by_name(name)
+}
+
+/// The `ml_program.global` operations by symbol.
+fn globals<'c, 'a>(module: &'a Module<'c>) -> BTreeMap<String, OperationRef<'c, 'a>> {
+    ir::module_ops(module)
+        .into_iter()
+        .filter(|operation| ir::op_name(operation) == "ml_program.global")
+        .filter_map(|operation| Some((ir::string_attr(&operation, "sym_name")?, operation)))
+        .collect()
+}
+
+/// How an IR value's axes map to the program value's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct View {
+    /// How many leading axes of size 1 stand before the batch axis in the IR.
+    lead: usize,
+    /// The IR's batch axis is N·tokens long; the program has an axis of this size after the batch if it is not 1.
+    tokens: usize,
+}
+
+impl View {
+    /// The batch is axis 0 and the axes are the program's.
+    const PLAIN: Self = Self { lead: 0, tokens: 1 };
+
+    /// How many program axes come before those that follow the IR's batch axis.
+    fn head(self) -> usize {
+        if self.tokens == 1 { 1 } else { 2 }
+    }
+
+    /// The program axis of an IR axis after the batch axis.
+    fn axis(self, axis: usize) -> Option<usize> {
+        (axis > self.lead).then(|| axis - self.lead - 1 + self.head())
+    }
+}
+
+/// What an IR value is.
+#[derive(Clone, Debug)]
+enum Bound {
+    /// A value that depends on an input.
+    Activation(ValueId, View),
+    /// A constant tensor, not yet a program value; the name is the global's or empty.
+    Constant(String, Weight),
+    /// A constant of integers: a shape or a shift.
+    Integers(Vec<i64>),
+}
+
+/// The state of reading one module.
+struct Loader<'c, 'a> {
+    weights: &'a WeightStore,
+    globals: BTreeMap<String, OperationRef<'c, 'a>>,
+    program: Program,
+    /// The static batch size of the inputs, or `None` when it is dynamic.
+    batch: Option<usize>,
+    /// The IR values read so far, by identity.
+    values: HashMap<usize, Bound>,
+    /// The program values of globals that are used as they are, so that each becomes one value.
+    loaded: BTreeMap<(String, Vec<usize>), ValueId>,
+}
+
+impl<'c, 'a> Loader<'c, 'a> {
+    /// Declares an input.
+    fn input(
+        &mut self,
+        index: usize,
+        name: String,
+        value: IrValue<'c, '_>,
+    ) -> Result<(), LoadError> {
+        let error = |reason: &str| {
+            LoadError::Signature(format!(
+                "input `{name}` of type {}: {reason}",
+                value.r#type()
+            ))
+        };
+        if !is_f32(value) {
+            return Err(error("inputs must be ranked f32 tensors"));
+        }
+        let mut shape =
+            ir::value_shape(value).ok_or_else(|| error("inputs must be ranked f32 tensors"))?;
+        let batch = *shape
+            .first()
+            .ok_or_else(|| error("it has no axes; axis 0 must be the batch"))?;
+        if index == 0 {
+            self.batch = batch;
+        } else if self.batch != batch {
+            return Err(error("its batch (axis 0) differs from the first input's"));
+        }
+        if batch == Some(0) || shape[1..].contains(&Some(0)) {
+            return Err(error("it is empty"));
+        }
+        if shape[1..].contains(&None) {
+            return Err(error(
+                "only axis 0, the batch, may be dynamic; give the others with --input-shape",
+            ));
+        }
+        shape[0] = None;
+        let id = self.value(name, shape, None);
+        self.program.inputs.push(id);
+        self.bind(value, Bound::Activation(id, View::PLAIN));
+        Ok(())
+    }
+
+    /// Declares an output: names its value, through an identity where the value has another name already.
+    fn output(
+        &mut self,
+        returned: &OperationRef<'c, '_>,
+        index: usize,
+        name: String,
+    ) -> Result<(), LoadError> {
+        let (id, view) = self.activation(returned, index)?;
+        if view != View::PLAIN {
+            return Err(LoadError::Signature(format!(
+                "output `{name}`: its batch must be axis 0"
+            )));
+        }
+        let id = if self.program.values[id].name.is_empty() {
+            id
+        } else {
+            let shape = self.program.values[id].shape.clone();
+            self.node(Op::Unary(Unary::Identity), vec![id], shape)
+        };
+        self.program.values[id].name = name;
+        self.program.outputs.push(id);
+        Ok(())
+    }
+
+    /// Adds a program value.
+    fn value(
+        &mut self,
+        name: String,
+        shape: Vec<Option<usize>>,
+        constant: Option<Weight>,
+    ) -> ValueId {
+        self.program.values.push(Value {
+            name,
+            shape,
+            constant,
+            trainable: false,
+        });
+        self.program.values.len() - 1
+    }
+
+    /// Adds a node and its result.
+    fn node(&mut self, op: Op, inputs: Vec<ValueId>, shape: Vec<Option<usize>>) -> ValueId {
+        let output = self.value(String::new(), shape, None);
+        self.program.nodes.push(Node { op, inputs, output });
+        output
+    }
+
+    /// Remembers what an IR value is.
+    fn bind(&mut self, value: IrValue<'c, '_>, bound: Bound) {
+        self.values.insert(identity(value), bound);
+    }
+
+    /// What an operand is.
+    fn operand(&self, operation: &OperationRef<'c, '_>, index: usize) -> Result<&Bound, LoadError> {
+        operation
+            .operand(index)
+            .ok()
+            .and_then(|value| self.values.get(&identity(value)))
+            .ok_or_else(|| {
+                fail(
+                    operation,
+                    format!("operand {index} is missing or undefined"),
+                )
+            })
+    }
+
+    /// An operand that depends on an input.
+    fn activation(
+        &self,
+        operation: &OperationRef<'c, '_>,
+        index: usize,
+    ) -> Result<(ValueId, View), LoadError> {
+        match self.operand(operation, index)? {
+            Bound::Activation(id, view) => Ok((*id, *view)),
+            _ => Err(fail(
+                operation,
+                format!("operand {index} is a constant; fold constants first (canonicalize-graph)"),
+            )),
+        }
+    }
+
+    /// An operand that depends on an input and has its batch at axis 0.
+    fn plain(&self, operation: &OperationRef<'c, '_>, index: usize) -> Result<ValueId, LoadError> {
+        match self.activation(operation, index)? {
+            (id, View::PLAIN) => Ok(id),
+            _ => Err(fail(
+                operation,
+                format!("operand {index} must have the batch at axis 0"),
+            )),
+        }
+    }
+
+    /// A constant tensor operand with its name.
+    fn constant(
+        &self,
+        operation: &OperationRef<'c, '_>,
+        index: usize,
+    ) -> Result<(String, Weight), LoadError> {
+        match self.operand(operation, index)? {
+            Bound::Constant(name, weight) => Ok((name.clone(), weight.clone())),
+            _ => Err(fail(
+                operation,
+                format!("operand {index} must be a constant f32 tensor"),
+            )),
+        }
+    }
+
+    /// A constant operand of integers.
+    fn integers(
+        &self,
+        operation: &OperationRef<'c, '_>,
+        index: usize,
+    ) -> Result<Vec<i64>, LoadError> {
+        match self.operand(operation, index)? {
+            Bound::Integers(values) => Ok(values.clone()),
+            _ => Err(fail(
+                operation,
+                format!("operand {index} must be a constant of integers"),
+            )),
+        }
+    }
+
+    /// The program value of a constant; a named one is shared by all its uses of one shape.
+    fn constant_value(&mut self, name: String, weight: Weight) -> ValueId {
+        let shape = weight.shape().to_vec();
+        let key = (name.clone(), shape.clone());
+        if let Some(&id) = self.loaded.get(&key).filter(|_| !name.is_empty()) {
+            return id;
+        }
+        let dimensions = shape.into_iter().map(Some).collect();
+        let id = self.value(name, dimensions, Some(weight));
+        self.loaded.insert(key, id);
+        id
+    }
+
+    /// The program value of a constant whose values were rearranged: not shared with other uses of the global.
+    fn repacked_value(&mut self, name: String, weight: Weight) -> ValueId {
+        let shape = weight.shape().iter().copied().map(Some).collect();
+        self.value(name, shape, Some(weight))
+    }
+
+    /// The weight a `global_load_const` loads.
+    fn global(&self, operation: &OperationRef<'c, '_>) -> Result<(String, Weight), LoadError> {
+        let name = ir::symbol_attr(operation, "global")
+            .ok_or_else(|| fail(operation, "it names no global".into()))?;
+        let result = result(operation)?;
+        let declared = static_shape(result)
+            .filter(|_| is_f32(result))
+            .ok_or_else(|| fail(operation, format!("`{name}` must be a static f32 tensor")))?;
+        let inline = self
+            .globals
+            .get(&name)
+            .ok_or_else(|| fail(operation, format!("the module declares no global `{name}`")))?
+            .attribute("value")
+            .ok()
+            .and_then(ffi::dense_f32);
+        let weight = match inline {
+            Some(values) => Weight::new(declared.clone(), values).ok_or_else(|| {
+                fail(
+                    operation,
+                    format!("`{name}`: its value does not fit its type"),
+                )
+            })?,
+            None => self
+                .weights
+                .get(&name)
+                .cloned()
+                .ok_or_else(|| LoadError::MissingWeight(name.clone()))?,
+        };
+        if weight.shape() != declared {
+            return Err(LoadError::WeightShape {
+                name,
+                found: weight.shape().to_vec(),
+                declared,
+            });
+        }
+        Ok((name, weight))
+    }
+
+    /// The program shape of a result whose batch axis stands where `view` says.
+    fn shape(
+        &self,
+        operation: &OperationRef<'c, '_>,
+        view: View,
+    ) -> Result<Vec<Option<usize>>, LoadError> {
+        let result = result(operation)?;
+        let error = |reason: &str| {
+            fail(
+                operation,
+                format!("its result {} {reason}", result.r#type()),
+            )
+        };
+        let shape = ir::value_shape(result)
+            .filter(|_| is_f32(result))
+            .ok_or_else(|| error("must be a ranked f32 tensor"))?;
+        let batch_fits = shape.get(view.lead).is_some_and(|&size| {
+            size == self.batch.and_then(|batch| batch.checked_mul(view.tokens))
+        });
+        if !batch_fits || shape[..view.lead].iter().any(|&size| size != Some(1)) {
+            return Err(error("has its batch axis elsewhere than its operand"));
+        }
+        let mut program = vec![None];
+        if view.tokens != 1 {
+            program.push(Some(view.tokens));
+        }
+        for &size in &shape[view.lead + 1..] {
+            match size {
+                Some(0) => return Err(error("is empty")),
+                Some(_) => program.push(size),
+                None => return Err(error("has a dynamic axis besides the batch")),
+            }
+        }
+        Ok(program)
+    }
+
+    /// Adds a node whose result has the view `view`, and binds the operation's result to it.
+    fn emit(
+        &mut self,
+        operation: &OperationRef<'c, '_>,
+        op: Op,
+        inputs: Vec<ValueId>,
+        view: View,
+    ) -> Result<ValueId, LoadError> {
+        let shape = self.shape(operation, view)?;
+        let id = self.node(op, inputs, shape);
+        self.bind(result(operation)?, Bound::Activation(id, view));
+        Ok(id)
+    }
+
+    /// As [`Loader::emit`], after checking that the result's shape is `expected` (program axes).
+    fn emit_checked(
+        &mut self,
+        operation: &OperationRef<'c, '_>,
+        op: Op,
+        inputs: Vec<ValueId>,
+        view: View,
+        expected: &[Option<usize>],
+    ) -> Result<ValueId, LoadError> {
+        let shape = self.shape(operation, view)?;
+        if shape != expected {
+            return Err(fail(
+                operation,
+                format!("its result is {shape:?} but its operands give {expected:?}"),
+            ));
+        }
+        self.emit(operation, op, inputs, view)
+    }
+}
+
+/// The identity of an IR value.
+fn identity(value: IrValue<'_, '_>) -> usize {
+    value.to_raw().ptr as usize
+}
+
+/// An operation's only result.
+fn result<'c, 'a>(operation: &OperationRef<'c, 'a>) -> Result<IrValue<'c, 'a>, LoadError> {
+    operation
+        .result(0)
+        .map(Into::into)
+        .map_err(|_| fail(operation, "it has no result".into()))
+}
+
+/// Whether a value is a tensor of f32.
+fn is_f32(value: IrValue<'_, '_>) -> bool {
+    use melior::ir::{ShapedTypeLike, TypeLike, r#type::RankedTensorType};
+    RankedTensorType::try_from(value.r#type()).is_ok_and(|tensor| tensor.element().is_f32())
+}
+
+/// The shape of a static tensor.
+fn static_shape(value: IrValue<'_, '_>) -> Option<Vec<usize>> {
+    ir::value_shape(value)?.into_iter().collect()
+}
+
+/// An error about an operation.
+fn fail(operation: &OperationRef<'_, '_>, reason: String) -> LoadError {
+    LoadError::Op {
+        op: ir::op_name(operation),
+        location: operation.location().to_string(),
+        reason,
+    }
+}
+
+/// The value that the loss is taken of: `output` before a final Softmax, which TOSA spells
+/// `exp(x − reduce_max(x)) · reciprocal(reduce_sum(exp(…)))`, the maximum being optional.
+fn logits(program: &Program, output: ValueId) -> ValueId {
+    softmax_input(program, output).unwrap_or(output)
+}
+
+fn softmax_input(program: &Program, output: ValueId) -> Option<ValueId> {
+    let defining = |id: ValueId| program.nodes.iter().find(|node| node.output == id);
+    // Reshapes and identities do not change the values.
+    let through = |mut id: ValueId| {
+        while let Some(node) =
+            defining(id).filter(|node| matches!(node.op, Op::Reshape | Op::Unary(Unary::Identity)))
+        {
+            id = node.inputs[0];
+        }
+        id
+    };
+    let product = defining(through(output)).filter(|node| node.op == Op::Binary(Binary::Mul))?;
+    let operands = [through(product.inputs[0]), through(product.inputs[1])];
+    let (exponential, inverse) = [(operands[0], operands[1]), (operands[1], operands[0])]
+        .into_iter()
+        .find(|(exponential, _)| {
+            defining(*exponential).is_some_and(|node| node.op == Op::Unary(Unary::Exp))
+        })?;
+    let inverse = defining(inverse).filter(|node| node.op == Op::Unary(Unary::Reciprocal))?;
+    let last_axis = |id: ValueId| program.values[id].shape.len().checked_sub(1);
+    let reduction = |id: ValueId, kind: Reduce| {
+        defining(through(id)).filter(|node| {
+            matches!(node.op, Op::Reduce { kind: k, axis }
+                if k == kind && Some(axis) == last_axis(node.inputs[0]))
+        })
+    };
+    let sum = reduction(inverse.inputs[0], Reduce::Sum)?;
+    if through(sum.inputs[0]) != exponential {
+        return None;
+    }
+    let input = defining(exponential)?.inputs[0];
+    let shifted = defining(through(input))
+        .filter(|node| node.op == Op::Binary(Binary::Sub))
+        .filter(|node| {
+            reduction(node.inputs[1], Reduce::Max)
+                .is_some_and(|max| through(max.inputs[0]) == through(node.inputs[0]))
+        });
+    Some(shifted.map_or(input, |node| node.inputs[0]))
+}
+
+#[cfg(test)]
+mod tests;

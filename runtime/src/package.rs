@@ -1,1 +1,307 @@
-//! To be written.
+//! Compiled packages (`*.mxa`): a ZIP of stored entries, each aligned to 64 bytes so that weights are memory-mapped.
+//!
+//! | entry | content |
+//! |---|---|
+//! | `manifest.pb` | a [`Manifest`]; schema in `runtime/proto/manifest.proto` |
+//! | `module.mlirbc` | the module at the denoise level, MLIR bytecode |
+//! | `backbone.safetensors` | the frozen weights |
+//! | `denoisers.safetensors` | the trainable weights |
+//!
+//! The same package gives the same bytes: entries in this order, dates fixed, tensors in the order of their names.
+
+mod manifest;
+
+pub use manifest::*;
+
+use crate::store::{self, StoreError, WeightStore};
+use memmap2::Mmap;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Cursor, Write},
+    path::Path,
+    sync::Arc,
+};
+use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+/// The version of the package format that this program reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+/// The required features that this program knows; a package that needs another is refused.
+pub const KNOWN_FEATURES: [&str; 0] = [];
+
+const MANIFEST: &str = "manifest.pb";
+const MODULE: &str = "module.mlirbc";
+const BACKBONE: &str = "backbone.safetensors";
+const DENOISERS: &str = "denoisers.safetensors";
+const ENTRIES: [&str; 4] = [MANIFEST, MODULE, BACKBONE, DENOISERS];
+/// The first bytes of MLIR bytecode.
+const BYTECODE_MAGIC: &[u8] = b"ML\xefR";
+
+/// Why a package cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// The system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The package.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not a package, or a damaged one.
+    #[error("{path}: not a valid mxc package: {reason}")]
+    Corrupt {
+        /// The package.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The package is of another version of mxc.
+    #[error("{path}: {reason}")]
+    Unsupported {
+        /// The package.
+        path: String,
+        /// What this program does not know, and the mend.
+        reason: String,
+    },
+    /// An entry's weights cannot be read.
+    #[error("{path}: {source}")]
+    Weights {
+        /// The package.
+        path: String,
+        /// What is wrong.
+        source: StoreError,
+    },
+}
+
+/// A compiled package in memory; its weights may be mapped from the file it came from.
+#[derive(Clone, Debug, Default)]
+pub struct Package {
+    /// What it is and how it was made.
+    pub manifest: Manifest,
+    /// The module's MLIR bytecode.
+    pub module: Vec<u8>,
+    /// The frozen weights.
+    pub backbone: WeightStore,
+    /// The denoisers' weights.
+    pub denoisers: WeightStore,
+}
+
+impl Package {
+    /// Opens a package: checks its structure and checksums and maps its weights. The file must not be changed in place
+    /// while the package lives (mxc replaces files by renaming).
+    ///
+    /// The module is not parsed here. Its checksum guards against damage, not against hostile bytecode, which MLIR's
+    /// reader does not withstand.
+    pub fn open(path: &Path) -> Result<Self, PackageError> {
+        let display = path.display().to_string();
+        let io = |source| PackageError::Io {
+            path: display.clone(),
+            source,
+        };
+        let corrupt = |reason: String| PackageError::Corrupt {
+            path: display.clone(),
+            reason,
+        };
+        let unsupported = |reason: String| PackageError::Unsupported {
+            path: display.clone(),
+            reason,
+        };
+        let file = File::open(path).map_err(io)?;
+        if !file.metadata().map_err(io)?.is_file() {
+            return Err(corrupt("it is not a regular file".into()));
+        }
+        let map = Arc::new(store::ffi::map(&file).map_err(io)?);
+        let ranges = entries(&map).map_err(corrupt)?;
+        if let Some(unknown) = ranges.keys().find(|name| !ENTRIES.contains(&name.as_str())) {
+            return Err(unsupported(format!(
+                "unknown entry `{unknown}`; the package may come from a newer mxc"
+            )));
+        }
+        let range = |name: &str| {
+            ranges
+                .get(name)
+                .copied()
+                .ok_or_else(|| corrupt(format!("entry `{name}` is missing")))
+        };
+        let bytes =
+            |(offset, len): (usize, usize)| map.get(offset..offset + len).unwrap_or_default();
+
+        let manifest = Manifest::decode(bytes(range(MANIFEST)?))
+            .map_err(|error| corrupt(format!("{MANIFEST}: {error}")))?;
+        if manifest.format_version != FORMAT_VERSION {
+            return Err(unsupported(format!(
+                "package format version {} where this mxc reads {FORMAT_VERSION}; compile the model again",
+                manifest.format_version
+            )));
+        }
+        if let Some(feature) = manifest
+            .required_features
+            .iter()
+            .find(|feature| !KNOWN_FEATURES.contains(&feature.as_str()))
+        {
+            return Err(unsupported(format!(
+                "it requires the feature `{feature}`, which this mxc lacks; use a newer one"
+            )));
+        }
+        let module = bytes(range(MODULE)?).to_vec();
+        if !module.starts_with(BYTECODE_MAGIC) {
+            return Err(corrupt(format!("{MODULE} is not MLIR bytecode")));
+        }
+        let weights = |name: &str| {
+            let (offset, len) = range(name)?;
+            WeightStore::from_mapped(&map, offset, len, name).map_err(|source| {
+                PackageError::Weights {
+                    path: display.clone(),
+                    source,
+                }
+            })
+        };
+        let package = Self {
+            backbone: weights(BACKBONE)?,
+            denoisers: weights(DENOISERS)?,
+            manifest,
+            module,
+        };
+        if let Some((name, _)) = package
+            .denoisers
+            .iter()
+            .find(|(name, _)| package.backbone.get(name).is_some())
+        {
+            return Err(corrupt(format!(
+                "weight `{name}` is in the backbone and the denoisers"
+            )));
+        }
+        Ok(package)
+    }
+
+    /// Every weight, backbone and denoisers, by name; values are shared.
+    pub fn weights(&self) -> WeightStore {
+        let mut store = self.backbone.clone();
+        for (name, weight) in self.denoisers.iter() {
+            store.insert(name, weight.clone());
+        }
+        store
+    }
+
+    /// The package's bytes.
+    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .last_modified_time(DateTime::DEFAULT)
+            .unix_permissions(0o644)
+            .system(zip::System::Unix)
+            .with_alignment(store::ALIGNMENT as u16);
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new())).set_auto_large_file();
+        let mut entry = |name: &str, bytes: &[u8]| -> io::Result<()> {
+            zip.start_file(name, options)?;
+            zip.write_all(bytes)
+        };
+        entry(MANIFEST, &self.manifest.encode_to_vec())?;
+        entry(MODULE, &self.module)?;
+        entry(BACKBONE, &self.backbone.to_safetensors())?;
+        entry(DENOISERS, &self.denoisers.to_safetensors())?;
+        Ok(zip.finish()?.into_inner())
+    }
+
+    /// Writes the package: to a temporary file in the target's folder, synced, then renamed, so that a crash leaves the
+    /// old file or the new one.
+    pub fn write(&self, path: &Path) -> Result<(), PackageError> {
+        self.to_bytes()
+            .and_then(|bytes| write_atomically(path, &bytes))
+            .map_err(|source| PackageError::Io {
+                path: path.display().to_string(),
+                source,
+            })
+    }
+}
+
+/// The data ranges (offset, length) of a ZIP's entries, all of them stored, their checksums verified.
+fn entries(map: &Mmap) -> Result<BTreeMap<String, (usize, usize)>, String> {
+    let mut archive = ZipArchive::new(Cursor::new(&map[..])).map_err(|error| error.to_string())?;
+    let mut ranges = BTreeMap::new();
+    if archive.has_duplicate_names() {
+        return Err("an entry appears twice".into());
+    }
+    for index in 0..archive.len() {
+        let mut file = archive.by_index(index).map_err(|error| error.to_string())?;
+        let name = file.name().map_err(|error| error.to_string())?.into_owned();
+        if file.compression() != CompressionMethod::Stored || file.encrypted() {
+            return Err(format!("entry `{name}` is compressed or encrypted"));
+        }
+        let range = file
+            .data_start()
+            .and_then(|start| {
+                Some((
+                    usize::try_from(start).ok()?,
+                    usize::try_from(file.size()).ok()?,
+                ))
+            })
+            .filter(|&(start, len)| {
+                start
+                    .checked_add(len)
+                    .is_some_and(|end| map.get(start..end).is_some())
+            })
+            .ok_or_else(|| format!("entry `{name}` reaches past the end of the file"))?;
+        // Reading to the end verifies the checksum, of the range if the two lengths agree.
+        let read = io::copy(&mut file, &mut io::sink())
+            .map_err(|error| format!("entry `{name}`: {error}"))?;
+        if file.compressed_size() != file.size() || read != file.size() {
+            return Err(format!("entry `{name}`: its lengths disagree"));
+        }
+        if ranges.insert(name.clone(), range).is_some() {
+            return Err(format!("entry `{name}` appears twice"));
+        }
+    }
+    Ok(ranges)
+}
+
+/// Writes a file through a temporary one in the same folder: written, synced, renamed, the folder synced.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".mxc-")
+        .permissions(default_permissions())
+        .tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    // The rename itself is durable once its folder is; some file systems cannot sync folders.
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// A new file's usual permissions (temporary files are private otherwise); the umask applies.
+fn default_permissions() -> fs::Permissions {
+    use std::os::unix::fs::PermissionsExt;
+    fs::Permissions::from_mode(0o666)
+}
+
+/// The SHA-256 of bytes, in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The SHA-256 of a file, in hexadecimal.
+pub fn sha256_file(path: &Path) -> io::Result<String> {
+    let mut digest = Sha256::new();
+    io::copy(&mut File::open(path)?, &mut digest)?;
+    Ok(digest
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,52 @@
 //! The weight store: named f32 tensors, memory-mapped where they come from a file and never copied per pass.
 
+pub(crate) mod ffi;
+
 use memmap2::Mmap;
-use std::{collections::BTreeMap, sync::Arc};
+use safetensors::{Dtype, SafeTensors};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Write},
+    path::Path,
+    sync::Arc,
+};
+
+/// The alignment in bytes of the data section of what [`WeightStore::write_safetensors`] writes.
+pub const ALIGNMENT: usize = 64;
+
+/// Why a safetensors file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened or mapped.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The bytes are not a valid safetensors file.
+    #[error("{name}: not a valid safetensors file: {reason}")]
+    Format {
+        /// The file or package entry.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor's element type is not f32.
+    #[error(
+        "{name}: tensor `{tensor}` has element type {dtype:?}; only F32 is supported, convert it first"
+    )]
+    ElementType {
+        /// The file or package entry.
+        name: String,
+        /// The tensor.
+        tensor: String,
+        /// Its element type.
+        dtype: Dtype,
+    },
+}
 
 /// Where a weight's values live.
 #[derive(Clone, Debug)]
@@ -43,6 +88,51 @@ impl Weight {
             shape,
             values: Values::Mapped { map, offset, len },
         })
+    }
+
+    /// The same values under another shape; `None` when it holds another number of them.
+    pub fn reshaped(&self, shape: Vec<usize>) -> Option<Self> {
+        let len = shape
+            .iter()
+            .try_fold(1usize, |product, &size| product.checked_mul(size))?;
+        (len == self.values().len()).then(|| Self {
+            shape,
+            values: self.values.clone(),
+        })
+    }
+
+    /// A copy with permuted axes, result axis `i` being axis `perms[i]`; `None` unless `perms` permutes the axes.
+    pub fn transposed(&self, perms: &[usize]) -> Option<Self> {
+        let rank = self.shape.len();
+        let mut sorted = perms.to_vec();
+        sorted.sort_unstable();
+        if !sorted.into_iter().eq(0..rank) {
+            return None;
+        }
+        let mut strides = vec![1; rank];
+        for axis in (1..rank).rev() {
+            strides[axis - 1] = strides[axis] * self.shape[axis];
+        }
+        let shape: Vec<usize> = perms.iter().map(|&axis| self.shape[axis]).collect();
+        let source = self.values();
+        let mut index = vec![0; rank];
+        let mut values = Vec::with_capacity(source.len());
+        for _ in 0..source.len() {
+            let offset: usize = perms
+                .iter()
+                .zip(&index)
+                .map(|(&axis, position)| position * strides[axis])
+                .sum();
+            values.push(source[offset]);
+            for axis in (0..rank).rev() {
+                index[axis] += 1;
+                if index[axis] < shape[axis] {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+        Self::new(shape, values)
     }
 
     /// The dimensions.
@@ -109,5 +199,184 @@ impl WeightStore {
     /// Keeps the weights for which `keep` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
         self.weights.retain(|name, _| keep(name));
+    }
+
+    /// The total number of values.
+    pub fn parameters(&self) -> usize {
+        self.weights
+            .values()
+            .map(|weight| weight.values().len())
+            .sum()
+    }
+
+    /// Maps a safetensors file. The file must not change while the store or its weights live.
+    pub fn open_safetensors(path: &Path) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
+        let io = |source| StoreError::Io {
+            path: name.clone(),
+            source,
+        };
+        let file = File::open(path).map_err(io)?;
+        let map = Arc::new(ffi::map(&file).map_err(io)?);
+        let len = map.len();
+        Self::from_mapped(&map, 0, len, &name)
+    }
+
+    /// The weights of the safetensors image at `offset..offset + len` of a mapped file; `name` is what errors call it.
+    ///
+    /// Weights refer to the map where their data is 4-byte aligned, else they are copied.
+    pub fn from_mapped(
+        map: &Arc<Mmap>,
+        offset: usize,
+        len: usize,
+        name: &str,
+    ) -> Result<Self, StoreError> {
+        let format = |reason: String| StoreError::Format {
+            name: name.to_owned(),
+            reason,
+        };
+        let image = offset
+            .checked_add(len)
+            .and_then(|end| map.get(offset..end))
+            .ok_or_else(|| format("it reaches past the end of the file".into()))?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(image).map_err(|error| format(error.to_string()))?;
+        // Eight bytes of header length, the header, the data.
+        let data = 8 + header;
+        let mut weights = BTreeMap::new();
+        for (tensor, info) in metadata.tensors() {
+            if info.dtype != Dtype::F32 {
+                return Err(StoreError::ElementType {
+                    name: name.to_owned(),
+                    tensor,
+                    dtype: info.dtype,
+                });
+            }
+            let (start, end) = (data + info.data_offsets.0, data + info.data_offsets.1);
+            let weight = match Weight::mapped(info.shape.clone(), map.clone(), offset + start) {
+                Some(weight) => Some(weight),
+                None => image.get(start..end).and_then(|bytes| {
+                    let values: Vec<f32> = bytes
+                        .as_chunks::<4>()
+                        .0
+                        .iter()
+                        .map(|chunk| f32::from_le_bytes(*chunk))
+                        .collect();
+                    Weight::new(info.shape.clone(), values)
+                }),
+            };
+            let weight =
+                weight.ok_or_else(|| format(format!("tensor `{tensor}` is out of range")))?;
+            weights.insert(tensor, weight);
+        }
+        Ok(Self { weights })
+    }
+
+    /// Writes the store as a safetensors file: tensors in the order of their names, the header padded with spaces so
+    /// that the data section starts at a multiple of [`ALIGNMENT`]. The same store gives the same bytes.
+    pub fn write_safetensors(&self, writer: &mut dyn Write) -> io::Result<()> {
+        let mut header = String::from("{");
+        let mut offset = 0;
+        for (name, weight) in &self.weights {
+            if offset > 0 || header.len() > 1 {
+                header.push(',');
+            }
+            let end = offset + weight.values().len() * 4;
+            header.push_str(&format!(
+                r#"{}:{{"dtype":"F32","shape":{:?},"data_offsets":[{offset},{end}]}}"#,
+                serde_json::Value::from(name.as_str()),
+                weight.shape(),
+            ));
+            offset = end;
+        }
+        header.push('}');
+        let length = (8 + header.len()).next_multiple_of(ALIGNMENT) - 8;
+        writer.write_all(&(length as u64).to_le_bytes())?;
+        header.extend(std::iter::repeat_n(' ', length - header.len()));
+        writer.write_all(header.as_bytes())?;
+        for weight in self.weights.values() {
+            writer.write_all(bytemuck::cast_slice(weight.values()))?;
+        }
+        Ok(())
+    }
+
+    /// The bytes that [`WeightStore::write_safetensors`] writes.
+    pub fn to_safetensors(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // Writing to a vector cannot fail.
+        let _ = self.write_safetensors(&mut bytes);
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> WeightStore {
+        let mut store = WeightStore::new();
+        store.insert(
+            "b \"ü\"",
+            Weight::new(vec![2, 3], vec![1.0, -2.0, 3.5, 0.0, f32::MIN, f32::MAX]).unwrap(),
+        );
+        store.insert("a", Weight::new(vec![], vec![7.0]).unwrap());
+        store.insert("empty", Weight::new(vec![0, 4], vec![]).unwrap());
+        store
+    }
+
+    #[test]
+    fn safetensors_round_trip() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let bytes = example().to_safetensors();
+        std::fs::write(&path, &bytes).unwrap();
+        let store = WeightStore::open_safetensors(&path).unwrap();
+        assert_eq!(store.len(), 3);
+        assert_eq!(store.parameters(), 7);
+        assert_eq!(store.get("b \"ü\"").unwrap().shape(), [2, 3]);
+        assert_eq!(store.get("b \"ü\"").unwrap().values()[5], f32::MAX);
+        assert_eq!(store.get("a").unwrap().values(), [7.0]);
+        assert_eq!(store.to_safetensors(), bytes);
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        assert_eq!((8 + header) % ALIGNMENT, 0);
+        assert!(SafeTensors::deserialize(&bytes).is_ok());
+    }
+
+    #[test]
+    fn unaligned_data_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.bin");
+        let mut bytes = vec![0; 3];
+        bytes.extend(example().to_safetensors());
+        std::fs::write(&path, &bytes).unwrap();
+        let map = Arc::new(ffi::map(&File::open(&path).unwrap()).unwrap());
+        let store = WeightStore::from_mapped(&map, 3, bytes.len() - 3, "w").unwrap();
+        assert_eq!(store.get("a").unwrap().values(), [7.0]);
+        assert!(WeightStore::from_mapped(&map, 3, bytes.len(), "w").is_err());
+    }
+
+    #[test]
+    fn bad_files_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let bytes = example().to_safetensors();
+        for len in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..len]).unwrap();
+            assert!(WeightStore::open_safetensors(&path).is_err(), "{len}");
+        }
+        let at = bytes.windows(3).position(|word| word == b"F32").unwrap();
+        let mut i32s = bytes.clone();
+        i32s[at..at + 3].copy_from_slice(b"I32");
+        assert_eq!(&bytes[at - 9..at], br#""dtype":""#);
+        std::fs::write(&path, i32s).unwrap();
+        let error = WeightStore::open_safetensors(&path)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("tensor `a`") && error.contains("I32"),
+            "{error}"
+        );
+        let error = WeightStore::open_safetensors(&folder.path().join("none")).unwrap_err();
+        assert!(error.to_string().contains("none: No such file"), "{error}");
     }
 }

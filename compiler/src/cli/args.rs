@@ -1,0 +1,352 @@
+//! The command line as clap sees it. Flags that others' scripts rely on are listed in `docs/cli.md`.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Compiles trained CNN classifiers for noisy analog accelerators and simulates them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mxc",
+    version,
+    max_term_width = 110,
+    after_help = "Examples:\n  \
+        mxc compile resnet20.onnx --budget 4% --data /usr/share/datasets/fashion-mnist --mean 0.2860 --std 0.3530\n  \
+        mxc finetune resnet20.mxa --data /usr/share/datasets/fashion-mnist\n  \
+        mxc eval resnet20.tuned.mxa --data /usr/share/datasets/fashion-mnist"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// Print one JSON object on stdout and nothing else
+    #[arg(long, global = true, help_heading = "Common options")]
+    pub json: bool,
+    /// Worker threads; the results do not depend on it [default: the machine's cores]
+    #[arg(long, global = true, value_name = "N", help_heading = "Common options")]
+    pub threads: Option<usize>,
+    /// Seed of every random draw
+    #[arg(long, global = true, value_name = "N", default_value_t = 0, help_heading = "Common options")]
+    pub seed: u64,
+    /// No progress, no notes, no warnings; only results and errors
+    #[arg(long, global = true, help_heading = "Common options")]
+    pub quiet: bool,
+    /// Say more: -v for what is decided, -vv for debugging (or set MXC_LOG)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Common options")]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Import a model, place denoisers within a parameter budget, write a package (.mxa)
+    Compile(CompileArgs),
+    /// Train a package's denoisers under simulated noise; the backbone stays as it is
+    Finetune(FinetuneArgs),
+    /// Measure clean, noisy and denoised accuracy
+    Eval(EvalArgs),
+    /// Run a model or package on arrays of an .npz: no noise, denoisers on, sampling off
+    Run(RunArgs),
+    /// Show what a package holds
+    Inspect(InspectArgs),
+    /// Run passes on MLIR, as mlir-opt would
+    Opt(OptArgs),
+    /// Splice the trained denoisers into the source ONNX file
+    Export(ExportArgs),
+    /// Cycles and energy of the denoisers on the digital tile
+    Report(ReportArgs),
+    /// Print a shell completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// An IR level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Level {
+    /// TOSA after canonicalize-graph
+    Graph,
+    /// MVMs on analog tiles, with noise
+    Analog,
+    /// Denoisers inserted
+    Denoise,
+    /// Denoisers as digital-tile programs
+    Dtile,
+}
+
+/// How pixels become inputs; kept in the package.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PreprocessArgs {
+    /// Mean per channel, subtracted after scaling bytes to 0..1
+    #[arg(long, value_name = "F,…", value_delimiter = ',')]
+    pub mean: Vec<f32>,
+    /// Standard deviation per channel, divided by after the mean
+    #[arg(long, value_name = "F,…", value_delimiter = ',')]
+    pub std: Vec<f32>,
+}
+
+/// `mxc compile`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mxc compile model.onnx --budget 4%\n  \
+    mxc compile model.onnx --data DIR --sigma 15% --denoiser mean+affine -o model.mxa\n  \
+    mxc compile model.onnx --emit analog")]
+pub struct CompileArgs {
+    /// The trained model: ONNX, or a TOSA module (.mlir)
+    pub model: PathBuf,
+    /// The package to write [default: the model's name with .mxa, in the current folder]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Denoiser parameters allowed, as a share of the backbone's
+    #[arg(long, value_name = "P%", default_value = "4%", value_parser = percent)]
+    pub budget: f64,
+    /// Data set for calibration and ranking; without it, synthetic inputs
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Calibration samples [default: 512; 64 synthetic ones without data]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
+    /// Standard deviation of Gaussian noise, relative to the layer's magnitude [default: 6%]
+    #[arg(long, value_name = "S%", value_parser = percent, conflicts_with = "noise")]
+    pub sigma: Option<f64>,
+    /// Noise specification, such as 'gaussian(sigma=6%)'
+    #[arg(long, value_name = "SPEC")]
+    pub noise: Option<String>,
+    /// The magnitude that sigma refers to: rms, absmax, mean-abs or std
+    #[arg(long, value_name = "NAME", default_value = "rms", value_parser = ["rms", "absmax", "mean-abs", "std"])]
+    pub noise_reference: String,
+    /// What the magnitude is taken of: range, constant or signal
+    #[arg(long, value_name = "NAME", default_value = "range", value_parser = ["range", "constant", "signal"])]
+    pub noise_scale: String,
+    /// Where denoisers go: greedy, greedy-fill or at=GLOB,…
+    #[arg(long, value_name = "HOW", default_value = "greedy")]
+    pub placement: String,
+    /// The denoiser: paper, mean, affine, or a sum such as mean+affine
+    #[arg(long, value_name = "KIND", default_value = "paper")]
+    pub denoiser: String,
+    /// The shape of an input whose dimensions the model leaves open
+    #[arg(long, value_name = "NAME=1,3,H,W")]
+    pub input_shape: Vec<String>,
+    /// Keep the last N training samples out of calibration and fine-tuning
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub holdout: usize,
+    /// Layers that stay on the digital side
+    #[arg(long, value_name = "GLOB")]
+    pub keep_digital: Vec<String>,
+    /// Hardware profile (TOML) [default: the paper's]
+    #[arg(long, value_name = "FILE")]
+    pub hardware: Option<PathBuf>,
+    /// Print the MLIR of a level instead of writing a package (to stdout or -o)
+    #[arg(long, value_name = "LEVEL")]
+    pub emit: Option<Level>,
+    /// With --emit, weights as tosa.const instead of external globals
+    #[arg(long, requires = "emit")]
+    pub inline_weights: bool,
+    #[command(flatten)]
+    pub preprocess: PreprocessArgs,
+}
+
+/// `mxc finetune`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mxc finetune model.mxa --data DIR\n  \
+    mxc finetune model.mxa --data DIR --recipe cosine --epochs 2 --limit 10000 -o tuned.mxa\n  \
+    mxc finetune model.mxa --data DIR --resume")]
+pub struct FinetuneArgs {
+    /// The compiled package
+    pub package: PathBuf,
+    /// The labelled data set
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// The package to write [default: NAME.tuned.mxa]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// paper: Adam 1e-3, constant; cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else cosine]
+    #[arg(long, value_name = "NAME", value_parser = ["paper", "cosine"])]
+    pub recipe: Option<String>,
+    /// Use only the first N training samples
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Passes over the data [default: the recipe's, 5]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u32>,
+    /// Learning rate [default: the recipe's]
+    #[arg(long, value_name = "F")]
+    pub lr: Option<f64>,
+    /// Samples a step [default: the recipe's, 128]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Train at another sigma than the package's
+    #[arg(long, value_name = "S%", value_parser = percent, conflicts_with = "noise")]
+    pub sigma: Option<f64>,
+    /// Train under another noise than the package's
+    #[arg(long, value_name = "SPEC")]
+    pub noise: Option<String>,
+    /// Keep the last N training samples out [default: as compiled]
+    #[arg(long, value_name = "N")]
+    pub holdout: Option<usize>,
+    /// Go on from OUT.mxa.ckpt
+    #[arg(long)]
+    pub resume: bool,
+}
+
+/// `mxc eval`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mxc eval tuned.mxa --data DIR\n  \
+    mxc eval tuned.mxa --data DIR --sigma 10% --seeds 10 --json\n  \
+    mxc eval tuned.mxa --data DIR --digital fixed --limit 500")]
+pub struct EvalArgs {
+    /// The package
+    pub package: PathBuf,
+    /// The labelled data set
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// Noise draws (runs) over the data
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub seeds: u32,
+    /// Evaluate at another sigma than the package's
+    #[arg(long, value_name = "S%", value_parser = percent, conflicts_with = "noise")]
+    pub sigma: Option<f64>,
+    /// Evaluate under another noise than the package's
+    #[arg(long, value_name = "SPEC")]
+    pub noise: Option<String>,
+    /// The split: test, train or holdout
+    #[arg(long, value_name = "NAME", default_value = "test", value_parser = ["test", "train", "holdout"])]
+    pub split: String,
+    /// Use only the first N samples
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// The last N training samples are the holdout [default: as compiled]
+    #[arg(long, value_name = "N")]
+    pub holdout: Option<usize>,
+    /// Samples a batch; the results do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub batch: usize,
+    /// The denoisers' arithmetic: float, or fixed (the digital tile's integers)
+    #[arg(long, value_name = "NAME", default_value = "float", value_parser = ["float", "fixed"])]
+    pub digital: String,
+}
+
+/// `mxc run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  mxc run model.onnx --input in.npz -o out.npz")]
+pub struct RunArgs {
+    /// A package or an ONNX model
+    pub model: PathBuf,
+    /// The input arrays (f32), by input name
+    #[arg(long, value_name = "IN.npz")]
+    pub input: PathBuf,
+    /// The output arrays, by output name
+    #[arg(short, long, value_name = "OUT.npz")]
+    pub output: PathBuf,
+    /// The shape of an input whose dimensions the model leaves open
+    #[arg(long, value_name = "NAME=1,3,H,W")]
+    pub input_shape: Vec<String>,
+}
+
+/// `mxc inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  mxc inspect model.mxa")]
+pub struct InspectArgs {
+    /// The package
+    pub package: PathBuf,
+    /// Print the MLIR module instead
+    #[arg(long)]
+    pub mlir: bool,
+}
+
+/// `mxc opt`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mxc opt graph.mlir --pass-pipeline='canonicalize-graph,map-to-analog'\n  \
+    mxc compile m.onnx --emit graph | mxc opt - --pass-pipeline='builtin.module(map-to-analog,annotate-noise{spec=gaussian(sigma=6%)})'")]
+pub struct OptArgs {
+    /// MLIR text or bytecode; - is stdin
+    #[arg(default_value = "-")]
+    pub file: PathBuf,
+    /// The passes, comma separated, each with options in braces
+    #[arg(long, value_name = "PASSES", default_value = "")]
+    pub pass_pipeline: String,
+    /// Weights that the module's globals name: a .safetensors or .mxa file
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Where the result goes [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Where the weights go that passes changed or added (.safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub output_weights: Option<PathBuf>,
+    /// Print locations, which carry the layers' names
+    #[arg(long)]
+    pub print_debuginfo: bool,
+    /// Print the IR after each pass to stderr
+    #[arg(long)]
+    pub print_ir_after_all: bool,
+    /// Verify after each pass
+    #[arg(long)]
+    pub verify_each: bool,
+    /// Print each pass's time to stderr
+    #[arg(long)]
+    pub timing: bool,
+    /// Treat the parts between // ----- lines as modules of their own
+    #[arg(long)]
+    pub split_input_file: bool,
+    /// Replay the pipeline in a reproducer's first line
+    #[arg(long)]
+    pub run_reproducer: bool,
+    /// Where a failing pipeline leaves its reproducer
+    #[arg(long, value_name = "FILE", default_value = "mxc-reproducer.mlir")]
+    pub reproducer: PathBuf,
+    /// List the passes and pipelines
+    #[arg(long)]
+    pub show_passes: bool,
+    /// Print the dialects' IRDL definitions, for mlir-opt --irdl-file
+    #[arg(long)]
+    pub show_irdl: bool,
+}
+
+/// `mxc export`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  mxc export tuned.mxa -o tuned.onnx")]
+pub struct ExportArgs {
+    /// The package
+    pub package: PathBuf,
+    /// The ONNX file to write
+    #[arg(short, long, value_name = "OUT.onnx")]
+    pub output: PathBuf,
+    /// The source ONNX file [default: the path recorded in the package]
+    #[arg(long, value_name = "FILE")]
+    pub source: Option<PathBuf>,
+    /// Add the paper's σ̂ path with RandomNormal
+    #[arg(long)]
+    pub sampling: bool,
+}
+
+/// `mxc report`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  mxc report tuned.mxa")]
+pub struct ReportArgs {
+    /// The package
+    pub package: PathBuf,
+    /// Hardware profile (TOML) [default: the package's]
+    #[arg(long, value_name = "FILE")]
+    pub hardware: Option<PathBuf>,
+}
+
+/// Parses `6%` (a share in percent) or `0.06` (a fraction) into a fraction.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let (number, unit) = match text.strip_suffix('%') {
+        Some(number) => (number, 0.01),
+        None => (text, 1.0),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value * unit),
+        _ => Err("write a share such as 4% or 0.04".into()),
+    }
+}

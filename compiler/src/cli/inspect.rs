@@ -1,0 +1,58 @@
+//! `mxc inspect`: what a package holds.
+
+use super::{Failure, Global, args::InspectArgs, compile::layer_table, session, ui};
+use mxc_dialects::ir;
+use mxc_runtime::package::Package;
+
+pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
+    let package = Package::open(&args.package)?;
+    if args.mlir {
+        let context = mxc_dialects::new_context();
+        let module = ir::parse(&context, &package.module, &args.package.display().to_string())?;
+        return super::print(&crate::passes::run::print_module(&module, false));
+    }
+    if global.ui.json {
+        return super::print_json(&package.manifest);
+    }
+    let manifest = &package.manifest;
+    let noise = session::packaged_noise(&package);
+    let mut facts = ui::table(&["", ""]);
+    let mut fact = |name: &str, value: String| {
+        facts.add_row([name.to_owned(), value]);
+    };
+    if let Some(provenance) = &manifest.provenance {
+        fact("source", provenance.source.clone());
+        fact("source SHA-256", provenance.source_sha256.clone());
+        fact("mxc", provenance.tool_version.clone());
+        fact("options", provenance.options.join(" "));
+        if let Some(parent) = &provenance.parent_sha256 {
+            fact("fine-tuned from SHA-256", parent.clone());
+        }
+    }
+    fact("noise", format!("{} (scale {}, reference {})", noise.spec, noise.scale, noise.reference));
+    if let Some(calibration) = &manifest.calibration {
+        fact("calibration", format!("{} {} samples", calibration.samples, calibration.kind));
+    }
+    if let Some(training) = &manifest.training {
+        let losses: Vec<_> = training.losses.iter().map(|loss| format!("{loss:.4}")).collect();
+        fact(
+            "training",
+            format!(
+                "recipe {}, learning rate {}, {} epochs of {} samples, batch {}; losses {}",
+                training.recipe,
+                training.learning_rate,
+                training.epochs,
+                training.samples,
+                training.batch,
+                losses.join(" ")
+            ),
+        );
+    }
+    fact("backbone parameters", package.backbone.parameters().to_string());
+    fact("denoiser parameters", package.denoisers.parameters().to_string());
+    super::print(&format!("{facts}\n"))?;
+    match &manifest.placement {
+        Some(placement) => super::print(&format!("\n{}\n", layer_table(placement))),
+        None => Ok(()),
+    }
+}

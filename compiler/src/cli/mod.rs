@@ -1,0 +1,88 @@
+//! The command line: one file a command.
+
+mod args;
+mod compile;
+mod eval;
+mod export;
+mod finetune;
+mod inspect;
+mod opt;
+mod report;
+mod run;
+mod session;
+mod ui;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use std::process::ExitCode;
+use ui::Ui;
+
+/// Why a command failed: one message for the user.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What every command gets.
+pub struct Global {
+    /// Messages and progress.
+    pub ui: Ui,
+    /// Worker threads.
+    pub threads: usize,
+    /// The seed of every draw.
+    pub seed: u64,
+}
+
+/// Parses the command line and runs it: exit code 0, 1 for an error, 2 for wrong usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(cli.common.verbose);
+    let global = Global {
+        ui: Ui::new(cli.common.quiet, cli.common.json),
+        threads: cli
+            .common
+            .threads
+            .filter(|&threads| threads > 0)
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        seed: cli.common.seed,
+    };
+    let result = match cli.command {
+        Command::Compile(args) => compile::run(args, &global),
+        Command::Finetune(args) => finetune::run(args, &global),
+        Command::Eval(args) => eval::run(args, &global),
+        Command::Run(args) => run::run(args, &global),
+        Command::Inspect(args) => inspect::run(args, &global),
+        Command::Opt(args) => opt::run(args, &global),
+        Command::Export(args) => export::run(args, &global),
+        Command::Report(args) => report::run(args, &global),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "mxc", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(verbose: u8) {
+    let level = ["warn", "info", "debug"][usize::from(verbose).min(2)];
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MXC_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}
+
+/// Writes to stdout; a closed pipe ends the program quietly as other tools do.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Prints a value as one JSON object.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    print(&format!("{}\n", serde_json::to_string(value)?))
+}

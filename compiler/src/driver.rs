@@ -1,0 +1,247 @@
+//! What `mxc compile` does, as functions: from a model file to a package.
+//!
+//! ```text
+//! model.onnx → import → canonicalize-graph → map-to-analog → annotate-noise → rank-sensitivity → insert-denoisers → Package
+//! ```
+
+use crate::{
+    import::{self, ImportOptions, Imported},
+    passes::{Options, PassContext, Pipeline, Placement, RunOptions, SampleSource, run_pipeline},
+};
+use melior::{
+    Context,
+    ir::{Module, operation::OperationLike},
+};
+use mxc_runtime::{
+    package::{self, Manifest, Package},
+    store::WeightStore,
+};
+use std::path::{Path, PathBuf};
+
+/// Why a model does not compile. Each is one message that names the node, file or option.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The model cannot be imported.
+    #[error(transparent)]
+    Import(#[from] import::ImportError),
+    /// A pass failed.
+    #[error(transparent)]
+    Pass(#[from] crate::passes::RunError),
+}
+
+/// How to compile.
+#[derive(Clone, Debug)]
+pub struct CompileOptions {
+    /// Denoiser parameters allowed, as a fraction of the backbone's.
+    pub budget: f64,
+    /// The noise specification.
+    pub noise: String,
+    /// `range`, `constant` or `signal`.
+    pub noise_scale: String,
+    /// `rms`, `absmax`, `mean-abs` or `std`.
+    pub noise_reference: String,
+    /// `greedy`, `greedy-fill` or `at=GLOB,…`.
+    pub placement: String,
+    /// The denoiser's kind, such as `mean+affine`.
+    pub denoiser: String,
+    /// Globs of layers that stay digital.
+    pub keep_digital: Vec<String>,
+    /// The seed of every draw.
+    pub seed: u64,
+    /// Worker threads; 0 is one per core.
+    pub threads: usize,
+    /// Calibration samples.
+    pub samples: usize,
+    /// Shapes of inputs that the model leaves open.
+    pub input_shapes: Vec<(String, Vec<usize>)>,
+}
+
+/// A level to stop at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// After `canonicalize-graph`.
+    Graph,
+    /// After `annotate-noise`.
+    Analog,
+    /// After `insert-denoisers`.
+    Denoise,
+}
+
+/// A compiled network.
+pub struct Compiled<'c> {
+    /// The module at the level asked for.
+    pub module: Module<'c>,
+    /// The model as imported, module left out: its source and signature.
+    pub source: import::SourceInfo,
+    /// The backbone's weights.
+    pub weights: WeightStore,
+    /// The denoisers' initial weights.
+    pub denoisers: WeightStore,
+    /// Where denoisers sit; `None` below the denoise level.
+    pub placement: Option<Placement>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Compiled<'_> {
+    /// Every weight, backbone and denoisers; values are shared.
+    pub fn all_weights(&self) -> WeightStore {
+        let mut weights = self.weights.clone();
+        for (name, weight) in self.denoisers.iter() {
+            weights.insert(name, weight.clone());
+        }
+        weights
+    }
+}
+
+/// Imports a model by its file name: `.mlir` and `.mlirbc` are TOSA modules, everything else ONNX.
+pub fn import<'c>(
+    context: &'c Context,
+    model: &Path,
+    input_shapes: &[(String, Vec<usize>)],
+) -> Result<Imported<'c>, import::ImportError> {
+    let options = ImportOptions { input_shapes: input_shapes.iter().cloned().collect(), ..Default::default() };
+    match model.extension().and_then(|extension| extension.to_str()) {
+        Some("mlir" | "mlirbc") => import::mlir(context, model),
+        _ => import::onnx(context, model, &options),
+    }
+}
+
+/// The passes of `mxc compile` up to a level.
+pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
+    let pairs = |entries: &[(&str, &str)]| {
+        Options::new(entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
+    };
+    let mut pipeline = Pipeline::default().then("canonicalize-graph", Options::default());
+    if level >= Level::Analog {
+        let mut map = Options::default();
+        if !options.keep_digital.is_empty() {
+            map.push("keep-digital", options.keep_digital.join(","));
+        }
+        pipeline = pipeline.then("map-to-analog", map).then(
+            "annotate-noise",
+            pairs(&[
+                ("spec", options.noise.as_str()),
+                ("scale", options.noise_scale.as_str()),
+                ("reference", options.noise_reference.as_str()),
+            ]),
+        );
+    }
+    if level >= Level::Denoise {
+        let samples = options.samples.to_string();
+        let seed = options.seed.to_string();
+        let budget = options.budget.to_string();
+        pipeline = pipeline
+            .then("rank-sensitivity", pairs(&[("samples", samples.as_str()), ("seed", seed.as_str())]))
+            .then(
+                "insert-denoisers",
+                pairs(&[
+                    ("budget", budget.as_str()),
+                    ("placement", options.placement.as_str()),
+                    ("kind", options.denoiser.as_str()),
+                    ("seed", seed.as_str()),
+                ]),
+            );
+    }
+    pipeline
+}
+
+/// Compiles an imported model up to a level. `samples` gives calibration data; `None` calibrates on synthetic inputs.
+pub fn compile<'c>(
+    context: &'c Context,
+    imported: Imported<'c>,
+    options: &CompileOptions,
+    level: Level,
+    samples: Option<SampleSource>,
+    run: &RunOptions<'_>,
+) -> Result<Compiled<'c>, CompileError> {
+    let Imported { mut module, weights, source, .. } = imported;
+    let mut cx = PassContext {
+        weights,
+        samples,
+        seed: options.seed,
+        threads: options.threads,
+        ..PassContext::default()
+    };
+    run_pipeline(context, &mut module, &pipeline(options, level), &mut cx, run)?;
+    Ok(Compiled {
+        module,
+        source,
+        weights: cx.weights,
+        denoisers: cx.denoisers,
+        placement: cx.reports.placement,
+        warnings: cx.warnings,
+    })
+}
+
+/// What a package records besides the network.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// The hardware profile, TOML text.
+    pub hardware: String,
+    /// What calibration ran on.
+    pub calibration: package::CalibrationSource,
+    /// From image bytes to the model's input.
+    pub preprocessing: package::Preprocessing,
+    /// The model's path as given.
+    pub model: PathBuf,
+    /// Options that shaped the package, as `name=value`.
+    pub options: Vec<String>,
+}
+
+/// Packs a network compiled to the denoise level.
+pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record) -> Package {
+    let placement = compiled.placement.clone().unwrap_or_default();
+    Package {
+        manifest: Manifest {
+            format_version: package::FORMAT_VERSION,
+            required_features: Vec::new(),
+            hardware: record.hardware,
+            noise: Some(package::Noise {
+                spec: options.noise.clone(),
+                scale: options.noise_scale.clone(),
+                reference: options.noise_reference.clone(),
+            }),
+            calibration: Some(record.calibration),
+            preprocessing: Some(record.preprocessing),
+            placement: Some(placed(&placement, options)),
+            provenance: Some(package::Provenance {
+                source: record.model.display().to_string(),
+                source_sha256: compiled.source.sha256.clone(),
+                tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+                options: record.options,
+                parent_sha256: None,
+            }),
+            training: None,
+        },
+        module: compiled.module.as_operation().write_bytecode(),
+        backbone: compiled.weights.clone(),
+        denoisers: compiled.denoisers.clone(),
+    }
+}
+
+/// The manifest's form of a placement.
+pub fn placed(placement: &Placement, options: &CompileOptions) -> package::Placement {
+    package::Placement {
+        kind: options.placement.clone(),
+        denoiser: options.denoiser.clone(),
+        budget_percent: options.budget * 100.0,
+        backbone_parameters: placement.backbone_parameters,
+        denoiser_parameters: placement.denoiser_parameters,
+        layers: placement
+            .layers
+            .iter()
+            .map(|layer| package::PlacedLayer {
+                name: layer.layer.clone(),
+                channels: layer.channels as u64,
+                reference: layer.reference,
+                gradient_norm: layer.gradient_norm,
+                rank: layer.rank.map(|rank| rank as u64 + 1),
+                denoisers: layer.denoisers.clone(),
+                denoiser_parameters: layer.parameters,
+                chosen: layer.chosen,
+                reason: layer.reason.clone(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,262 @@
+//! What is known of an e-class.
+
+use super::language::{Binary, Fold, Node, Op, Shape, UNARY};
+use egg::{Analysis, DidMerge, EGraph, Id};
+
+/// The e-graph of a network.
+pub type Graph = EGraph<Node, Facts>;
+
+/// What is known of the leaves, and the tables that nodes index.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The arguments of `@main`.
+    pub arguments: Vec<Known>,
+    /// The constants of the source program.
+    pub constants: Vec<KnownConstant>,
+    /// Convolutions and matrix products.
+    pub sites: Vec<Site>,
+    /// The results of other operations.
+    pub opaque: Vec<Known>,
+}
+
+/// A value's type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The shape; empty for a value that is no tensor.
+    pub shape: Shape,
+    /// Whether its elements are f32.
+    pub float: bool,
+}
+
+/// What is known of a constant.
+#[derive(Clone, Debug)]
+pub struct KnownConstant {
+    /// The shape.
+    pub shape: Vec<usize>,
+    /// Whether its elements are f32.
+    pub float: bool,
+    /// Its only value, if it repeats one.
+    pub splat: Option<f64>,
+}
+
+/// Which operation a site is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SiteKind {
+    /// `tosa.conv2d`, weight OHWI.
+    Conv2d,
+    /// `tosa.depthwise_conv2d`, weight HWCM.
+    Depthwise,
+    /// `tosa.custom` (mxc's grouped convolution), weight OHWI with I = C / groups.
+    Grouped,
+    /// `tosa.matmul`, right operand `[N, I, O]`.
+    MatMul,
+}
+
+/// One convolution or matrix product of the source program. Every site is distinct, even from one that computes the same:
+/// two layers have two names and independent noise.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Which operation.
+    pub kind: SiteKind,
+    /// The layer's name, for the names of folded weights.
+    pub layer: String,
+    /// Groups; 1 unless `Grouped`.
+    pub groups: usize,
+    /// Input channels.
+    pub inputs: usize,
+    /// Output channels.
+    pub outputs: usize,
+    /// The result's shape.
+    pub shape: Shape,
+}
+
+/// What is known of an e-class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data {
+    /// The shape.
+    pub shape: Shape,
+    /// Whether the elements are f32.
+    pub float: bool,
+    /// Whether it depends on no argument.
+    pub constant: bool,
+    /// Its only value, if it is a constant that repeats one.
+    pub splat: Option<f64>,
+    /// How many operations of the source program (and results of `@main`) use it; 0 for values that rewriting made up.
+    pub uses: usize,
+    /// The source operation with its location: the first whose result it is.
+    pub source: Option<usize>,
+}
+
+impl Data {
+    fn value(shape: Shape) -> Self {
+        Self {
+            shape,
+            float: true,
+            constant: false,
+            splat: None,
+            uses: 0,
+            source: None,
+        }
+    }
+
+    fn constant(shape: Shape, splat: Option<f64>) -> Self {
+        Self {
+            constant: true,
+            // A NaN is equal to nothing, not even itself, and would keep the analysis from settling.
+            splat: splat.filter(|value| !value.is_nan()),
+            ..Self::value(shape)
+        }
+    }
+
+    /// The static shape.
+    pub fn static_shape(&self) -> Option<Vec<usize>> {
+        self.shape.iter().copied().collect()
+    }
+
+    /// The number of elements per sample.
+    pub fn elements(&self) -> u64 {
+        self.shape
+            .iter()
+            .map(|size| size.unwrap_or(1) as u64)
+            .fold(1, u64::saturating_mul)
+    }
+}
+
+/// The shape of a broadcast of two shapes of equal rank.
+fn broadcast(a: &Shape, b: &Shape) -> Shape {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| if *a == Some(1) { *b } else { *a })
+        .collect()
+}
+
+impl Analysis<Node> for Facts {
+    type Data = Data;
+
+    fn make(egraph: &mut Graph, node: &Node, _: Id) -> Data {
+        let child = |index: usize| &egraph[node.children[index]].data;
+        match &node.op {
+            Op::Argument(index) => {
+                let known = &egraph.analysis.arguments[*index];
+                Data {
+                    float: known.float,
+                    ..Data::value(known.shape.clone())
+                }
+            }
+            Op::Constant(index) => {
+                let known = &egraph.analysis.constants[*index];
+                let shape = known.shape.iter().map(|size| Some(*size)).collect();
+                Data {
+                    float: known.float,
+                    ..Data::constant(shape, known.splat)
+                }
+            }
+            Op::Splat(shape, bits) => {
+                let shape = shape.iter().map(|size| Some(*size)).collect();
+                Data::constant(shape, Some(f64::from_bits(*bits)))
+            }
+            Op::Convolution(site, _) | Op::MatMul(site) => {
+                Data::value(egraph.analysis.sites[*site].shape.clone())
+            }
+            Op::Binary(_) => Data::value(broadcast(&child(0).shape, &child(1).shape)),
+            Op::Unary(_) | Op::Clamp(..) => Data::value(child(0).shape.clone()),
+            Op::Transpose(perms) => {
+                let shape = &child(0).shape;
+                Data::value(perms.iter().map(|axis| shape[*axis]).collect())
+            }
+            Op::Reshape(shape) => Data::value(shape.clone()),
+            Op::Pad(pad, _) => {
+                let shape = child(0).shape.iter().zip(pad);
+                Data::value(
+                    shape
+                        .map(|(size, [before, after])| size.map(|size| size + before + after))
+                        .collect(),
+                )
+            }
+            Op::Opaque(index) => {
+                let known = &egraph.analysis.opaque[*index];
+                Data {
+                    float: known.float,
+                    ..Data::value(known.shape.clone())
+                }
+            }
+            Op::Fold(fold) => {
+                let first = child(0);
+                match fold {
+                    Fold::Binary(op) => {
+                        let second = child(1);
+                        let splat = first.splat.zip(second.splat).map(|(a, b)| op.apply(a, b));
+                        Data::constant(broadcast(&first.shape, &second.shape), splat)
+                    }
+                    Fold::Unary(name) => {
+                        let function = UNARY.iter().find(|(n, _)| n == name).and_then(|(_, f)| *f);
+                        let splat = first.splat.zip(function).map(|(x, f)| f(x));
+                        Data::constant(first.shape.clone(), splat)
+                    }
+                    Fold::Clamp(min, max) => {
+                        let splat = first.splat.map(|x| clamp(x, *min, *max));
+                        Data::constant(first.shape.clone(), splat)
+                    }
+                    Fold::Transpose(perms) => Data::constant(
+                        perms.iter().map(|axis| first.shape[*axis]).collect(),
+                        first.splat,
+                    ),
+                    Fold::Reshape(shape) => {
+                        Data::constant(shape.iter().map(|size| Some(*size)).collect(), first.splat)
+                    }
+                    Fold::Vector(channels) => Data::constant(vec![Some(*channels)], first.splat),
+                    Fold::ScaleOutputs(_) | Fold::ScaleInputs(_) => {
+                        // The weight itself is a leaf; its only value, scaled alike, need not be known.
+                        Data::constant(first.shape.clone(), None)
+                    }
+                    Fold::Contract(site) => {
+                        let outputs = egraph.analysis.sites[*site].outputs;
+                        Data::constant(vec![Some(outputs)], None)
+                    }
+                }
+            }
+        }
+    }
+
+    fn merge(&mut self, a: &mut Data, b: Data) -> DidMerge {
+        let merged = Data {
+            shape: a.shape.clone(),
+            float: a.float,
+            constant: a.constant || b.constant,
+            splat: a.splat.or(b.splat),
+            uses: a.uses + b.uses,
+            source: match (a.source, b.source) {
+                (Some(x), Some(y)) => Some(x.min(y)),
+                (x, y) => x.or(y),
+            },
+        };
+        let changed = DidMerge(merged != *a, merged != b);
+        *a = merged;
+        changed
+    }
+
+    fn modify(egraph: &mut Graph, id: Id) {
+        // Constants of one shape that repeat one value are one constant, however they came about. Without this, chains of
+        // foldings that cancel (−1 · −1 · …) would grow forever.
+        let data = &egraph[id].data;
+        if let (true, Some(splat), Some(shape)) = (data.float, data.splat, data.static_shape()) {
+            let splat = egraph.add(Node::new(Op::Splat(shape, splat.to_bits()), []));
+            egraph.union(id, splat);
+        }
+    }
+}
+
+/// `tosa.clamp` on a constant; the bounds are the bits of f32.
+pub fn clamp(x: f64, min: u32, max: u32) -> f64 {
+    // Not f64::clamp, which panics on min > max.
+    x.max(f64::from(f32::from_bits(min)))
+        .min(f64::from(f32::from_bits(max)))
+}
+
+/// The nodes of an e-class that apply a binary operation, as operand pairs.
+pub fn binaries<'g>(egraph: &'g Graph, id: Id, op: Binary) -> impl Iterator<Item = (Id, Id)> + 'g {
+    egraph[id].nodes.iter().filter_map(move |node| match node.op {
+        Op::Binary(found) if found == op => Some((node.children[0], node.children[1])),
+        _ => None,
+    })
+}

@@ -1,0 +1,442 @@
+//! Writes the chosen program back into `@main` and computes the constants that it folds.
+
+use super::{
+    analysis::SiteKind,
+    extract::Program,
+    fold::{self, Tensor},
+    grouped::Grouped,
+    import::Network,
+    language::{Binary, Node, Op, Shape},
+};
+use crate::passes::{
+    PassContext, PassError,
+    constants::{add_constant, built, insert_before, remove_dead, settle_names, weight},
+};
+use egg::Id;
+use melior::{
+    Context,
+    ir::{
+        Attribute, Identifier, Location, Module, OperationRef, Type, Value, ValueLike,
+        attribute::{
+            DenseElementsAttribute, DenseI32ArrayAttribute, FloatAttribute,
+        },
+        operation::{OperationBuilder, OperationLike, OperationMutLike},
+        r#type::IntegerType,
+    },
+};
+use mxc_dialects::{ffi, ir};
+use mxc_runtime::store::Weight;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Replaces the body of `@main` by `program`. `pass` is named in errors.
+pub fn write<'c>(
+    pass: &'static str,
+    context: &'c Context,
+    module: &Module<'c>,
+    network: &Network<'c, '_>,
+    program: &Program,
+    cx: &mut PassContext,
+) -> Result<(), PassError> {
+    let egraph = &network.egraph;
+    let order = program
+        .order(egraph, &network.roots)
+        .ok_or_else(|| PassError::new("the e-graph holds no program for @main"))?;
+    let mut writer = Writer {
+        pass,
+        context,
+        module,
+        network,
+        program,
+        cx,
+        values: BTreeMap::new(),
+        constants: BTreeMap::new(),
+        small: BTreeMap::new(),
+        renames: Vec::new(),
+    };
+    let mut seen = BTreeSet::new();
+    for id in order {
+        if egraph[id].data.constant {
+            continue;
+        }
+        let node = writer.node(id)?.clone();
+        if let Op::Convolution(site, _) | Op::MatMul(site) = node.op
+            && !seen.insert(site)
+        {
+            let layer = &egraph.analysis.sites[site].layer;
+            return Err(PassError::new(format!("layer \"{layer}\" would be computed twice")));
+        }
+        let value = writer.operation(id, &node)?;
+        writer.values.insert(id, value);
+    }
+    let mut results = Vec::new();
+    for root in &network.roots {
+        results.push(writer.operand(*root, "result")?);
+    }
+    let renames = writer.renames;
+    let mut terminator = ffi::as_mut(network.terminator);
+    for (index, result) in results.into_iter().enumerate() {
+        terminator.set_operand(index, result);
+    }
+    for operation in network.operations.iter().rev() {
+        ffi::erase(*operation);
+    }
+    remove_dead(network.block);
+    settle_names(context, module, cx, &renames);
+    Ok(())
+}
+
+struct Writer<'c, 'a, 'p> {
+    pass: &'static str,
+    context: &'c Context,
+    module: &'p Module<'c>,
+    network: &'p Network<'c, 'a>,
+    program: &'p Program,
+    cx: &'p mut PassContext,
+    values: BTreeMap<Id, Value<'c, 'a>>,
+    constants: BTreeMap<Id, Value<'c, 'a>>,
+    /// Zero points, shifts and shape operands, by their text.
+    small: BTreeMap<String, Value<'c, 'a>>,
+    renames: Vec<(String, String)>,
+}
+
+impl<'c, 'a> Writer<'c, 'a, '_> {
+    fn node(&self, id: Id) -> Result<&Node, PassError> {
+        self.program
+            .node(&self.network.egraph, id)
+            .ok_or_else(|| PassError::new("the e-graph holds no program for @main"))
+    }
+
+    fn insert(&self, operation: melior::ir::Operation<'c>) -> Result<Value<'c, 'a>, PassError> {
+        insert_before(self.network.block, self.network.terminator, operation)
+    }
+
+    /// The value of an operand; a constant is made under `name` if it has to be computed.
+    fn operand(&mut self, id: Id, name: &str) -> Result<Value<'c, 'a>, PassError> {
+        let id = self.network.egraph.find(id);
+        if let Some(value) = self.values.get(&id).or_else(|| self.constants.get(&id)) {
+            return Ok(*value);
+        }
+        let node = self.node(id)?.clone();
+        let value = match &node.op {
+            Op::Constant(number) => {
+                let source = self.network.constants[*number];
+                let operation = ir::defining_op(source)
+                    .ok_or_else(|| PassError::new("a constant has no operation"))?;
+                let copy = self.copy(operation, &[], source.r#type(), &[])?;
+                self.insert(copy)?
+            }
+            Op::Splat(shape, bits) => {
+                let value = f64::from_bits(*bits) as f32;
+                self.insert(built("a constant", ir::tosa_const(self.context, shape, &[value]))?)?
+            }
+            _ => {
+                let mut inline = true;
+                let tensor = self.evaluate(id, &mut inline)?;
+                // A splat needs no bytes in the store.
+                let repeated = tensor.values.iter().all(|x| x.to_bits() == tensor.values[0].to_bits());
+                let folded = Weight::new(tensor.shape.clone(), tensor.to_f32())
+                    .ok_or_else(|| PassError::new(format!("{name}: its values do not fit its shape")))?;
+                add_constant(
+                    self.context,
+                    self.module,
+                    self.network.block,
+                    self.network.terminator,
+                    &mut self.cx.weights,
+                    inline || repeated,
+                    name,
+                    folded,
+                    &mut self.renames,
+                )?
+            }
+        };
+        self.constants.insert(id, value);
+        Ok(value)
+    }
+
+    /// A constant e-class's values; clears `inline` when any of them come from the weight store.
+    fn evaluate(&self, id: Id, inline: &mut bool) -> Result<Tensor, PassError> {
+        let node = self.node(id)?;
+        match &node.op {
+            Op::Constant(number) => {
+                let value = self.network.constants[*number];
+                *inline &= ir::loaded_global(value).is_none();
+                let weight = weight(self.pass, value, &self.cx.weights)?;
+                Ok(Tensor {
+                    shape: weight.shape().to_vec(),
+                    values: weight.values().iter().map(|x| f64::from(*x)).collect(),
+                })
+            }
+            Op::Splat(shape, bits) => Ok(Tensor::splat(shape.clone(), f64::from_bits(*bits))),
+            Op::Fold(folding) => {
+                let operands: Vec<Tensor> = node
+                    .children
+                    .iter()
+                    .map(|child| self.evaluate(*child, inline))
+                    .collect::<Result<_, _>>()?;
+                let operands: Vec<&Tensor> = operands.iter().collect();
+                fold::apply(folding, &operands, &self.network.egraph.analysis).map_err(PassError::new)
+            }
+            other => Err(PassError::new(format!("{other:?} is not a constant"))),
+        }
+    }
+
+    /// The operand of a site, named after its layer. A weight of the source program takes that name too if its bytes are at
+    /// hand, so that one network exported with other tensor names gives one program.
+    fn site_operand(&mut self, site: usize, id: Id, part: &str) -> Result<Value<'c, 'a>, PassError> {
+        let layer = &self.network.egraph.analysis.sites[site].layer;
+        let name = format!("{layer}.{part}");
+        let value = self.operand(id, &name)?;
+        if let Some(global) = ir::loaded_global(value)
+            && global != name
+            && self.cx.weights.get(&global).is_some()
+            && !self.renames.iter().any(|(now, _)| *now == global)
+        {
+            self.renames.push((global, name));
+        }
+        Ok(value)
+    }
+
+    fn operation(&mut self, id: Id, node: &Node) -> Result<Value<'c, 'a>, PassError> {
+        let network = self.network;
+        let data = &network.egraph[id].data;
+        let location = data
+            .source
+            .map_or_else(|| Location::unknown(self.context), |source| network.operations[source].location());
+        let name = ir::location_name(location).unwrap_or_else(|| "folded".to_owned());
+        let shape = data.shape.clone();
+        let first = node.children.first().copied();
+        let operand = |writer: &mut Self| {
+            let id = first.ok_or_else(|| PassError::new("an operation lacks its operand"))?;
+            writer.operand(id, &format!("{name}.constant"))
+        };
+        match &node.op {
+            Op::Argument(number) => {
+                use melior::ir::BlockLike;
+                built("@main", network.block.argument(*number)).map(Value::from)
+            }
+            Op::Constant(_) | Op::Splat(..) | Op::Fold(_) => self.operand(id, &name),
+            Op::Convolution(site, pad) => {
+                let original = network.sites[*site];
+                let mut operands = vec![
+                    operand(self)?,
+                    self.site_operand(*site, node.children[1], "weight")?,
+                    self.site_operand(*site, node.children[2], "bias")?,
+                ];
+                let kind = network.egraph.analysis.sites[*site].kind;
+                let changed = if kind == SiteKind::Grouped {
+                    let mut grouped = Grouped::of(&original)
+                        .ok_or_else(|| PassError::new("a grouped convolution is malformed"))?;
+                    grouped.window.pad = *pad;
+                    ("implementation_attrs", ir::string(self.context, &grouped.to_text()))
+                } else {
+                    let zero = self.zero()?;
+                    operands.extend([zero, zero]);
+                    let pad: Vec<i64> = pad.iter().map(|size| *size as i64).collect();
+                    ("pad", ir::i64s(self.context, &pad))
+                };
+                let result = ir::tensor_type(Type::float32(self.context), &shape);
+                let operation = self.copy(original, &operands, result, &[changed])?;
+                self.insert(operation)
+            }
+            Op::MatMul(site) => {
+                let zero = self.zero()?;
+                let operands = [
+                    operand(self)?,
+                    self.site_operand(*site, node.children[1], "weight")?,
+                    zero,
+                    zero,
+                ];
+                let result = ir::tensor_type(Type::float32(self.context), &shape);
+                let operation = self.copy(network.sites[*site], &operands, result, &[])?;
+                self.insert(operation)
+            }
+            Op::Binary(op) => {
+                let part = match op {
+                    Binary::Mul => "scale",
+                    Binary::Add => "shift",
+                    _ => "constant",
+                };
+                let mut operands = Vec::new();
+                for child in node.children.iter() {
+                    operands.push(self.operand(*child, &format!("{name}.{part}"))?);
+                }
+                if *op == Binary::Mul {
+                    operands.push(self.shift()?);
+                }
+                self.build(op.name(), location, &operands, &[], &shape)
+            }
+            Op::Unary(unary) => {
+                let mut operands = vec![operand(self)?];
+                if *unary == "tosa.negate" {
+                    let zero = self.zero()?;
+                    operands.extend([zero, zero]);
+                }
+                self.build(unary, location, &operands, &[], &shape)
+            }
+            Op::Clamp(min, max) => {
+                let operands = [operand(self)?];
+                let bound = |bits: u32| -> Attribute<'c> {
+                    let value = f64::from(f32::from_bits(bits));
+                    FloatAttribute::new(self.context, Type::float32(self.context), value).into()
+                };
+                let attributes = [("min_val", bound(*min)), ("max_val", bound(*max))];
+                self.build("tosa.clamp", location, &operands, &attributes, &shape)
+            }
+            Op::Transpose(perms) => {
+                let operands = [operand(self)?];
+                let perms: Vec<i32> = perms.iter().map(|axis| *axis as i32).collect();
+                let perms = DenseI32ArrayAttribute::new(self.context, &perms).into();
+                self.build("tosa.transpose", location, &operands, &[("perms", perms)], &shape)
+            }
+            Op::Reshape(to) => {
+                let sizes: Vec<i64> = to.iter().map(|size| size.map_or(-1, |size| size as i64)).collect();
+                let operands = [operand(self)?, self.shape_operand(&sizes)?];
+                self.build("tosa.reshape", location, &operands, &[], &shape)
+            }
+            Op::Pad(border, value) => {
+                let sizes: Vec<i64> = border.iter().flatten().map(|size| *size as i64).collect();
+                let operands = [
+                    operand(self)?,
+                    self.shape_operand(&sizes)?,
+                    self.scalar(f32::from_bits(*value))?,
+                ];
+                self.build("tosa.pad", location, &operands, &[], &shape)
+            }
+            Op::Opaque(number) => {
+                let (original, is_value) = &network.opaque[*number];
+                let mut children = node.children.iter();
+                let mut operands = Vec::new();
+                for (index, is_value) in is_value.iter().enumerate() {
+                    operands.push(match (is_value, children.as_slice()) {
+                        (true, [child, ..]) => {
+                            let child = *child;
+                            children.next();
+                            self.operand(child, &format!("{name}.constant"))?
+                        }
+                        _ => {
+                            let source = built("an operation", original.operand(index))?;
+                            let sizes = ir::defining_op(source)
+                                .and_then(|op| super::shape_values(&op))
+                                .ok_or_else(|| PassError::new("a shape operand is not constant"))?;
+                            self.shape_operand(&sizes)?
+                        }
+                    });
+                }
+                let result = built("an operation", original.result(0))?.r#type();
+                // The location of the value, which may be another equal operation's.
+                let operation = self.copy_at(*original, location, &operands, result, &[])?;
+                self.insert(operation)
+            }
+        }
+    }
+
+    fn build(
+        &self,
+        name: &str,
+        location: Location<'c>,
+        operands: &[Value<'c, 'a>],
+        attributes: &[(&str, Attribute<'c>)],
+        shape: &Shape,
+    ) -> Result<Value<'c, 'a>, PassError> {
+        let attributes: Vec<_> = attributes
+            .iter()
+            .map(|(name, value)| (Identifier::new(self.context, name), *value))
+            .collect();
+        let operation = OperationBuilder::new(name, location)
+            .add_operands(operands)
+            .add_results(&[ir::tensor_type(Type::float32(self.context), shape)])
+            .add_attributes(&attributes)
+            .build();
+        self.insert(built(name, operation)?)
+    }
+
+    /// A copy of an operation with other operands, result and attributes.
+    fn copy(
+        &self,
+        original: OperationRef<'c, 'a>,
+        operands: &[Value<'c, 'a>],
+        result: Type<'c>,
+        changed: &[(&str, Attribute<'c>)],
+    ) -> Result<melior::ir::Operation<'c>, PassError> {
+        self.copy_at(original, original.location(), operands, result, changed)
+    }
+
+    fn copy_at(
+        &self,
+        original: OperationRef<'c, 'a>,
+        location: Location<'c>,
+        operands: &[Value<'c, 'a>],
+        result: Type<'c>,
+        changed: &[(&str, Attribute<'c>)],
+    ) -> Result<melior::ir::Operation<'c>, PassError> {
+        let name = ir::op_name(&original);
+        let mut attributes: Vec<_> = original
+            .attributes()
+            .filter(|(name, _)| {
+                let name = name.as_string_ref();
+                !changed.iter().any(|(changed, _)| name.as_str() == Ok(*changed))
+            })
+            .collect();
+        let changed = changed.iter();
+        attributes.extend(changed.map(|(name, value)| (Identifier::new(self.context, name), *value)));
+        let operation = OperationBuilder::new(&name, location)
+            .add_operands(operands)
+            .add_results(&[result])
+            .add_attributes(&attributes)
+            .build();
+        built(&name, operation)
+    }
+
+    fn small(
+        &mut self,
+        key: String,
+        make: impl FnOnce(&Self) -> Result<melior::ir::Operation<'c>, PassError>,
+    ) -> Result<Value<'c, 'a>, PassError> {
+        if let Some(value) = self.small.get(&key) {
+            return Ok(*value);
+        }
+        let operation = make(self)?;
+        let value = self.insert(operation)?;
+        self.small.insert(key, value);
+        Ok(value)
+    }
+
+    fn scalar(&mut self, value: f32) -> Result<Value<'c, 'a>, PassError> {
+        self.small(format!("scalar {:x}", value.to_bits()), |writer| {
+            built("a constant", ir::tosa_const(writer.context, &[1], &[value]))
+        })
+    }
+
+    /// The zero points that TOSA wants.
+    fn zero(&mut self) -> Result<Value<'c, 'a>, PassError> {
+        self.scalar(0.0)
+    }
+
+    /// The shift of `tosa.mul`, 0 for floats.
+    fn shift(&mut self) -> Result<Value<'c, 'a>, PassError> {
+        self.small("shift".to_owned(), |writer| {
+            let r#type = ir::tensor_type(IntegerType::new(writer.context, 8).into(), &[Some(1)]);
+            let values = DenseElementsAttribute::i8_values(r#type, &[0]);
+            let operation = OperationBuilder::new("tosa.const", Location::unknown(writer.context))
+                .add_attributes(&[(Identifier::new(writer.context, "values"), values.into())])
+                .add_results(&[r#type])
+                .build();
+            built("a constant", operation)
+        })
+    }
+
+    fn shape_operand(&mut self, sizes: &[i64]) -> Result<Value<'c, 'a>, PassError> {
+        self.small(format!("shape {sizes:?}"), |writer| {
+            let index = ir::tensor_type(Type::index(writer.context), &[Some(sizes.len())]);
+            let values = DenseElementsAttribute::i64_values(index, sizes);
+            let r#type = Type::parse(writer.context, &format!("!tosa.shape<{}>", sizes.len()))
+                .ok_or_else(|| PassError::new("the TOSA dialect is not loaded"))?;
+            let operation =
+                OperationBuilder::new("tosa.const_shape", Location::unknown(writer.context))
+                    .add_attributes(&[(Identifier::new(writer.context, "values"), values.into())])
+                    .add_results(&[r#type])
+                    .build();
+            built("a shape", operation)
+        })
+    }
+}

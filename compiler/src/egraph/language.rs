@@ -1,0 +1,170 @@
+//! The terms of the e-graph.
+
+use egg::{Id, Language};
+
+/// A shape; `None` is the batch.
+pub type Shape = Vec<Option<usize>>;
+
+/// An operation applied to the values of other e-classes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Node {
+    /// What it does.
+    pub op: Op,
+    /// Its operands.
+    pub children: Box<[Id]>,
+}
+
+/// What a node does. Numbers index the tables of [`crate::egraph::analysis::Facts`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Op {
+    /// An argument of `@main`.
+    Argument(usize),
+    /// A constant of the source program.
+    Constant(usize),
+    /// A constant of one repeated value (the bits of an f64).
+    Splat(Vec<usize>, u64),
+    /// Arithmetic on constants, computed once the program is chosen.
+    Fold(Fold),
+    /// input, weight, bias; the number of a site and the padding, which rewriting may enlarge.
+    Convolution(usize, [usize; 4]),
+    /// Left and right operand; the number of a site.
+    MatMul(usize),
+    /// Elementwise with two operands of equal rank.
+    Binary(Binary),
+    /// Elementwise with one operand, by TOSA name.
+    Unary(&'static str),
+    /// min and max (the bits of f32).
+    Clamp(u32, u32),
+    /// Result axis `i` is operand axis `perms[i]`.
+    Transpose(Vec<usize>),
+    /// To a shape.
+    Reshape(Shape),
+    /// Before and after per axis, and the value (the bits of an f32).
+    Pad(Vec<[usize; 2]>, u32),
+    /// Anything else with one result.
+    Opaque(usize),
+}
+
+/// Elementwise functions of two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum Binary {
+    Add,
+    Sub,
+    Mul,
+    Max,
+    Min,
+    Pow,
+}
+
+impl Binary {
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Add, "tosa.add"),
+        (Self::Sub, "tosa.sub"),
+        (Self::Mul, "tosa.mul"),
+        (Self::Max, "tosa.maximum"),
+        (Self::Min, "tosa.minimum"),
+        (Self::Pow, "tosa.pow"),
+    ];
+
+    /// By TOSA name.
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, n)| *n == name).map(|(op, _)| *op)
+    }
+
+    /// The TOSA name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(op, _)| *op == self).map_or("", |(_, name)| name)
+    }
+
+    /// Whether the operands may change places.
+    pub fn is_commutative(self) -> bool {
+        !matches!(self, Self::Sub | Self::Pow)
+    }
+
+    /// Computes it.
+    pub fn apply(self, a: f64, b: f64) -> f64 {
+        match self {
+            Self::Add => a + b,
+            Self::Sub => a - b,
+            Self::Mul => a * b,
+            Self::Max => a.max(b),
+            Self::Min => a.min(b),
+            Self::Pow => a.powf(b),
+        }
+    }
+}
+
+/// Elementwise functions of one operand that have no attributes: TOSA name, and how to compute it on constants where this
+/// crate can.
+pub const UNARY: [(&str, Option<fn(f64) -> f64>); 11] = [
+    ("tosa.sigmoid", Some(|x| 1.0 / (1.0 + (-x).exp()))),
+    ("tosa.tanh", Some(f64::tanh)),
+    ("tosa.erf", None),
+    ("tosa.exp", Some(f64::exp)),
+    ("tosa.log", Some(f64::ln)),
+    ("tosa.reciprocal", Some(f64::recip)),
+    ("tosa.rsqrt", Some(|x| x.sqrt().recip())),
+    ("tosa.abs", Some(f64::abs)),
+    ("tosa.negate", Some(|x| -x)),
+    ("tosa.floor", Some(f64::floor)),
+    ("tosa.ceil", Some(f64::ceil)),
+];
+
+/// The static name of an elementwise function of one operand.
+pub fn unary(name: &str) -> Option<&'static str> {
+    UNARY.iter().find(|(n, _)| *n == name).map(|(name, _)| *name)
+}
+
+/// Arithmetic on constants.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fold {
+    /// Elementwise, operands of equal rank broadcast.
+    Binary(Binary),
+    /// Elementwise.
+    Unary(&'static str),
+    /// min and max (the bits of f32).
+    Clamp(u32, u32),
+    /// Result axis `i` is operand axis `perms[i]`.
+    Transpose(Vec<usize>),
+    /// To a static shape.
+    Reshape(Vec<usize>),
+    /// A constant with one value or one per channel (the last axis), as a vector of so many channels.
+    Vector(usize),
+    /// The weight of a site and a vector: the weight with each output channel scaled.
+    ScaleOutputs(usize),
+    /// The weight of a site and a vector: the weight with each input channel scaled.
+    ScaleInputs(usize),
+    /// The weight of a site and a vector: per output channel, the sum over taps and input channels of weight · vector.
+    Contract(usize),
+}
+
+impl Node {
+    /// A node.
+    pub fn new(op: Op, children: impl Into<Box<[Id]>>) -> Self {
+        Self {
+            op,
+            children: children.into(),
+        }
+    }
+}
+
+impl Language for Node {
+    type Discriminant = std::mem::Discriminant<Op>;
+
+    fn discriminant(&self) -> Self::Discriminant {
+        std::mem::discriminant(&self.op)
+    }
+
+    fn matches(&self, other: &Self) -> bool {
+        self.op == other.op && self.children.len() == other.children.len()
+    }
+
+    fn children(&self) -> &[Id] {
+        &self.children
+    }
+
+    fn children_mut(&mut self) -> &mut [Id] {
+        &mut self.children
+    }
+}

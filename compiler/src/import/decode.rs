@@ -1,0 +1,687 @@
+//! From the bytes of an ONNX file to a plain graph with typed constants, in execution order.
+//!
+//! Nothing here trusts the file: sizes are checked against the data before anything is allocated, names against each
+//! other, and protobuf's own recursion limit bounds nested graphs.
+
+use super::{
+    error::ImportError,
+    tensor::{Data, Sym, Tensor},
+};
+use onnx_protobuf::{
+    AttributeProto, FunctionProto, GraphProto, Message, ModelProto, NodeProto, TensorProto,
+    TypeProto, attribute_proto::AttributeType, tensor_proto::DataLocation, tensor_proto::DataType,
+    tensor_shape_proto::dimension, type_proto,
+};
+use protobuf::Enum;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{Read, Seek, SeekFrom},
+    path::{Component, Path, PathBuf},
+    rc::Rc,
+};
+
+/// A decoded model.
+pub(super) struct Model {
+    pub graph: Graph,
+    /// The operator set version per domain; ONNX's own is `""`.
+    pub opsets: BTreeMap<String, i64>,
+    /// Functions local to the model, by domain and name.
+    pub functions: BTreeMap<(String, String), Rc<Function>>,
+    /// The exporter's name and version.
+    pub producer: String,
+}
+
+/// A function local to the model.
+pub(super) struct Function {
+    pub inputs: Vec<String>,
+    pub outputs: Vec<String>,
+    pub nodes: Vec<Node>,
+    /// Values of attributes that a call leaves out.
+    pub defaults: BTreeMap<String, Attribute>,
+    pub opsets: BTreeMap<String, i64>,
+}
+
+/// A graph, its nodes in execution order.
+pub(super) struct Graph {
+    pub inputs: Vec<Input>,
+    pub outputs: Vec<String>,
+    pub initializers: BTreeMap<String, Rc<Tensor>>,
+    pub nodes: Vec<Node>,
+}
+
+/// A graph input that no initializer defines.
+pub(super) struct Input {
+    pub name: String,
+    /// Per dimension its size or its name; `None` where the file declares no shape.
+    pub shape: Option<Vec<InputDim>>,
+    pub is_float: bool,
+}
+
+/// A declared dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum InputDim {
+    Fixed(i64),
+    /// A symbolic or unknown dimension, and its name, which may be empty.
+    Dynamic(String),
+}
+
+/// A node.
+#[derive(Clone)]
+pub(super) struct Node {
+    /// Unique in the model: see [`node_names`].
+    pub name: String,
+    pub op: String,
+    pub domain: String,
+    /// Names of values; empty for an optional input left out.
+    pub inputs: Vec<String>,
+    pub outputs: Vec<String>,
+    pub attributes: BTreeMap<String, Attribute>,
+}
+
+/// An attribute's value.
+#[derive(Clone)]
+pub(super) enum Attribute {
+    Int(i64),
+    Float(f32),
+    String(String),
+    Ints(Vec<i64>),
+    Floats(Vec<f32>),
+    Tensor(Rc<Tensor>),
+    Graph(Rc<Graph>),
+    /// In a function: the attribute of that name of the call.
+    Reference(String),
+    /// A kind that no supported operator uses.
+    Other,
+}
+
+/// The unique, stable name of every node of a graph: its own, else its first output's. A name that an earlier node took
+/// gives way to the first output's name, and that to the name with a number. `taken` holds the names given so far.
+pub(crate) fn node_names(nodes: &[NodeProto], taken: &mut BTreeSet<String>) -> Vec<String> {
+    nodes
+        .iter()
+        .map(|node| {
+            let output = node.output.iter().find(|output| !output.is_empty());
+            let mut candidates = [Some(&node.name), output]
+                .into_iter()
+                .flatten()
+                .filter(|name| !name.is_empty());
+            let base = candidates
+                .clone()
+                .next()
+                .cloned()
+                .unwrap_or_else(|| node.op_type.clone());
+            let name = candidates
+                .find(|name| !taken.contains(*name))
+                .cloned()
+                .unwrap_or_else(|| unique(&base, |name| taken.contains(name)));
+            taken.insert(name.clone());
+            name
+        })
+        .collect()
+}
+
+/// `base`, or `base.1`, `base.2`, … if it is taken.
+pub(crate) fn unique(base: &str, taken: impl Fn(&str) -> bool) -> String {
+    if !taken(base) {
+        return base.to_owned();
+    }
+    (1u64..)
+        .map(|number| format!("{base}.{number}"))
+        .find(|name| !taken(name))
+        .unwrap_or_else(|| base.to_owned())
+}
+
+/// Parses an ONNX file's bytes; `file` names it in errors.
+pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<ModelProto, ImportError> {
+    let not_onnx = |reason: String| ImportError::NotOnnx {
+        file: file.to_owned(),
+        reason,
+    };
+    let model = ModelProto::parse_from_bytes(bytes).map_err(|error| not_onnx(error.to_string()))?;
+    if model.graph.is_none() {
+        return Err(not_onnx("it holds no graph".to_owned()));
+    }
+    Ok(model)
+}
+
+/// Decodes a model; external data files are looked up relative to `folder`.
+pub(super) fn decode(mut model: ModelProto, folder: &Path) -> Result<Model, ImportError> {
+    let mut decoder = Decoder {
+        folder,
+        names: BTreeSet::new(),
+        files: BTreeMap::new(),
+    };
+    // The graph first: its nodes' names must not depend on those inside functions.
+    let graph = decoder.graph(model.graph.take().unwrap_or_default(), &BTreeSet::new())?;
+    let functions = std::mem::take(&mut model.functions)
+        .into_iter()
+        .map(|function| {
+            let key = (normal_domain(&function.domain), function.name.clone());
+            Ok((key, Rc::new(decoder.function(function)?)))
+        })
+        .collect::<Result<_, ImportError>>()?;
+    Ok(Model {
+        graph,
+        opsets: opsets(&model.opset_import),
+        functions,
+        producer: format!("{} {}", model.producer_name, model.producer_version)
+            .trim()
+            .to_owned(),
+    })
+}
+
+/// ONNX's own domain has two spellings.
+fn normal_domain(domain: &str) -> String {
+    if domain == "ai.onnx" {
+        String::new()
+    } else {
+        domain.to_owned()
+    }
+}
+
+fn opsets(imports: &[onnx_protobuf::OperatorSetIdProto]) -> BTreeMap<String, i64> {
+    imports
+        .iter()
+        .map(|import| (normal_domain(&import.domain), import.version))
+        .collect()
+}
+
+struct Decoder<'a> {
+    folder: &'a Path,
+    /// The node names given so far.
+    names: BTreeSet<String>,
+    /// The external data files in use and their lengths.
+    files: BTreeMap<PathBuf, (std::fs::File, u64)>,
+}
+
+impl Decoder<'_> {
+    /// Decodes a graph; `outer` are the values of the enclosing graphs that it may read.
+    fn graph(&mut self, graph: GraphProto, outer: &BTreeSet<String>) -> Result<Graph, ImportError> {
+        let mut initializers = BTreeMap::new();
+        for tensor in graph.initializer {
+            let name = tensor.name.clone();
+            initializers.insert(name, Rc::new(self.tensor(tensor)?));
+        }
+        if let Some(sparse) = graph.sparse_initializer.first() {
+            return Err(ImportError::Tensor {
+                tensor: sparse
+                    .values
+                    .as_ref()
+                    .map_or("", |values| values.name.as_str())
+                    .to_owned(),
+                reason: "sparse initializers are not supported".to_owned(),
+            });
+        }
+        // An input that is also an initializer is a constant with a default; the default holds.
+        let inputs: Vec<_> = graph
+            .input
+            .iter()
+            .filter(|input| !initializers.contains_key(&input.name))
+            .map(|input| self::input(&input.name, input.type_.as_ref()))
+            .collect();
+        let mut defined: BTreeSet<String> = outer.clone();
+        defined.extend(inputs.iter().map(|input| input.name.clone()));
+        defined.extend(initializers.keys().cloned());
+        let outputs: Vec<_> = graph
+            .output
+            .iter()
+            .map(|output| output.name.clone())
+            .collect();
+        let nodes = self.nodes(graph.node, defined, &outputs)?;
+        Ok(Graph {
+            inputs,
+            outputs,
+            initializers,
+            nodes,
+        })
+    }
+
+    fn function(&mut self, function: FunctionProto) -> Result<Function, ImportError> {
+        let defined = function.input.iter().cloned().collect();
+        let defaults = function
+            .attribute_proto
+            .into_iter()
+            .map(|attribute| {
+                Ok((
+                    attribute.name.clone(),
+                    self.attribute(attribute, &BTreeSet::new())?,
+                ))
+            })
+            .collect::<Result<_, ImportError>>()?;
+        Ok(Function {
+            inputs: function.input,
+            nodes: self.nodes(function.node, defined, &function.output)?,
+            outputs: function.output,
+            defaults,
+            opsets: opsets(&function.opset_import),
+        })
+    }
+
+    /// Decodes nodes and sorts them topologically (stable: nodes that are already in order stay so), leaving out those
+    /// that no output depends on.
+    fn nodes(
+        &mut self,
+        nodes: Vec<NodeProto>,
+        defined: BTreeSet<String>,
+        outputs: &[String],
+    ) -> Result<Vec<Node>, ImportError> {
+        let names = node_names(&nodes, &mut self.names);
+        // Who defines what.
+        let mut producers: BTreeMap<String, usize> = BTreeMap::new();
+        for (index, node) in nodes.iter().enumerate() {
+            for output in node.output.iter().filter(|output| !output.is_empty()) {
+                if defined.contains(output) || producers.insert(output.clone(), index).is_some() {
+                    return Err(ImportError::Redefined {
+                        value: output.clone(),
+                        node: names[index].clone(),
+                    });
+                }
+            }
+        }
+        for output in outputs {
+            if !defined.contains(output) && !producers.contains_key(output) {
+                return Err(ImportError::UndefinedOutput {
+                    output: output.clone(),
+                });
+            }
+        }
+        let reads: Vec<Vec<String>> = nodes.iter().map(|node| reads(node)).collect();
+        let mut dependencies = vec![Vec::new(); nodes.len()];
+        for (index, read) in reads.iter().enumerate() {
+            for input in read {
+                match producers.get(input) {
+                    Some(&producer) => dependencies[index].push(producer),
+                    None if defined.contains(input) => {}
+                    None => {
+                        return Err(ImportError::Undefined {
+                            node: names[index].clone(),
+                            input: input.clone(),
+                        });
+                    }
+                }
+            }
+        }
+        // Which nodes an output depends on.
+        let mut needed = vec![false; nodes.len()];
+        let mut pending: Vec<usize> = outputs
+            .iter()
+            .filter_map(|output| producers.get(output).copied())
+            .collect();
+        while let Some(index) = pending.pop() {
+            if !std::mem::replace(&mut needed[index], true) {
+                pending.extend(&dependencies[index]);
+            }
+        }
+        // Kahn's algorithm, always taking the first ready node in file order.
+        let mut waiting: Vec<usize> = dependencies.iter().map(Vec::len).collect();
+        let mut users = vec![Vec::new(); nodes.len()];
+        for (index, producers) in dependencies.iter().enumerate() {
+            for &producer in producers {
+                users[producer].push(index);
+            }
+        }
+        let mut ready: BTreeSet<usize> = (0..nodes.len())
+            .filter(|&index| waiting[index] == 0)
+            .collect();
+        let mut order = Vec::with_capacity(nodes.len());
+        while let Some(index) = ready.pop_first() {
+            order.push(index);
+            for &user in &users[index] {
+                waiting[user] -= 1;
+                if waiting[user] == 0 {
+                    ready.insert(user);
+                }
+            }
+        }
+        if order.len() < nodes.len() {
+            return Err(cycle(&dependencies, &waiting, &names, &nodes));
+        }
+        let mut scope = defined;
+        scope.extend(producers.into_keys());
+        let mut nodes: Vec<_> = nodes.into_iter().map(Some).collect();
+        let mut sorted = Vec::with_capacity(order.len());
+        for index in order.into_iter().filter(|&index| needed[index]) {
+            let Some(node) = nodes[index].take() else {
+                continue;
+            };
+            let attributes = node
+                .attribute
+                .into_iter()
+                .map(|attribute| Ok((attribute.name.clone(), self.attribute(attribute, &scope)?)))
+                .collect::<Result<_, ImportError>>()?;
+            sorted.push(Node {
+                name: names[index].clone(),
+                op: node.op_type,
+                domain: normal_domain(&node.domain),
+                inputs: node.input,
+                outputs: node.output,
+                attributes,
+            });
+        }
+        Ok(sorted)
+    }
+
+    fn attribute(
+        &mut self,
+        attribute: AttributeProto,
+        scope: &BTreeSet<String>,
+    ) -> Result<Attribute, ImportError> {
+        if !attribute.ref_attr_name.is_empty() {
+            return Ok(Attribute::Reference(attribute.ref_attr_name));
+        }
+        Ok(match attribute.type_.enum_value_or_default() {
+            AttributeType::INT => Attribute::Int(attribute.i),
+            AttributeType::FLOAT => Attribute::Float(attribute.f),
+            AttributeType::STRING => {
+                Attribute::String(String::from_utf8_lossy(&attribute.s).into_owned())
+            }
+            AttributeType::INTS => Attribute::Ints(attribute.ints),
+            AttributeType::FLOATS => Attribute::Floats(attribute.floats),
+            AttributeType::TENSOR => match attribute.t.into_option() {
+                Some(tensor) => Attribute::Tensor(Rc::new(self.tensor(tensor)?)),
+                None => Attribute::Other,
+            },
+            AttributeType::GRAPH => match attribute.g.into_option() {
+                Some(graph) => Attribute::Graph(Rc::new(self.graph(graph, scope)?)),
+                None => Attribute::Other,
+            },
+            _ => Attribute::Other,
+        })
+    }
+
+    fn tensor(&mut self, mut tensor: TensorProto) -> Result<Tensor, ImportError> {
+        let name = std::mem::take(&mut tensor.name);
+        let failed = |reason: String| ImportError::Tensor {
+            tensor: name.clone(),
+            reason,
+        };
+        let shape = tensor
+            .dims
+            .iter()
+            .map(|&size| {
+                usize::try_from(size)
+                    .map_err(|_| failed(format!("its dimension {size} is negative")))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let count = shape
+            .iter()
+            .try_fold(1usize, |count, &size| count.checked_mul(size))
+            .filter(|&count| count <= isize::MAX as usize / 16)
+            .ok_or_else(|| failed(format!("its shape {shape:?} is too large")))?;
+        let data_type = DataType::from_i32(tensor.data_type)
+            .ok_or_else(|| failed(format!("its data type {} is unknown", tensor.data_type)))?;
+        let width = match data_type {
+            DataType::FLOAT | DataType::INT32 | DataType::UINT32 => 4,
+            DataType::DOUBLE | DataType::INT64 | DataType::UINT64 => 8,
+            DataType::FLOAT16 | DataType::BFLOAT16 | DataType::INT16 | DataType::UINT16 => 2,
+            DataType::BOOL | DataType::INT8 | DataType::UINT8 => 1,
+            _ => {
+                return Err(failed(format!(
+                    "its data type {data_type:?} is not supported"
+                )));
+            }
+        };
+        let raw = if tensor.data_location.enum_value_or_default() == DataLocation::EXTERNAL {
+            Some(self.external(&name, &tensor, count * width)?)
+        } else if !tensor.raw_data.is_empty() {
+            Some(std::mem::take(&mut tensor.raw_data))
+        } else {
+            None
+        };
+        let data = match raw {
+            Some(bytes) if bytes.len() == count * width => from_raw(data_type, &bytes),
+            Some(bytes) => {
+                return Err(failed(format!(
+                    "its shape {shape:?} needs {} bytes of data, it has {}",
+                    count * width,
+                    bytes.len()
+                )));
+            }
+            None => from_typed(data_type, &tensor),
+        };
+        let tensor = Tensor { shape, data };
+        if tensor.len() != count {
+            return Err(failed(format!(
+                "its shape {:?} needs {count} elements, it has {}",
+                tensor.shape,
+                tensor.len()
+            )));
+        }
+        Ok(tensor)
+    }
+
+    /// Reads a tensor's bytes from its external data file.
+    fn external(
+        &mut self,
+        name: &str,
+        tensor: &TensorProto,
+        size: usize,
+    ) -> Result<Vec<u8>, ImportError> {
+        let entry = |key: &str| {
+            tensor
+                .external_data
+                .iter()
+                .find(|entry| entry.key == key)
+                .map(|entry| entry.value.as_str())
+        };
+        let location = entry("location").unwrap_or_default();
+        let path = self.folder.join(location);
+        let failed = |reason: String| ImportError::ExternalData {
+            tensor: name.to_owned(),
+            file: path.clone(),
+            reason,
+        };
+        // A model must not read files that do not belong to it.
+        let inside = Path::new(location)
+            .components()
+            .all(|component| matches!(component, Component::Normal(_) | Component::CurDir));
+        if location.is_empty() || !inside {
+            return Err(failed("is not inside the model's folder".to_owned()));
+        }
+        let number = |key: &str| match entry(key) {
+            None | Some("") => Ok(None),
+            Some(text) => text
+                .parse::<u64>()
+                .map(Some)
+                .map_err(|_| failed(format!("has the {key} '{text}', which is not a number"))),
+        };
+        let offset = number("offset")?.unwrap_or(0);
+        let declared = number("length")?;
+        if declared.is_some_and(|length| length != size as u64) {
+            return Err(failed(format!(
+                "holds {} bytes for it, its shape needs {size}",
+                declared.unwrap_or_default()
+            )));
+        }
+        if !self.files.contains_key(&path) {
+            let open = || {
+                let file = std::fs::File::open(&path)?;
+                let length = file.metadata()?.len();
+                Ok::<_, std::io::Error>((file, length))
+            };
+            let opened = open().map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => failed("is missing".to_owned()),
+                _ => failed(format!("cannot be read: {error}")),
+            })?;
+            self.files.insert(path.clone(), opened);
+        }
+        let Some((file, length)) = self.files.get_mut(&path) else {
+            return Err(failed("is missing".to_owned()));
+        };
+        let end = offset.checked_add(size as u64);
+        if end.is_none_or(|end| end > *length) {
+            return Err(failed(format!(
+                "is too short: {size} bytes at offset {offset} are needed, it has {length}"
+            )));
+        }
+        let mut bytes = vec![0; size];
+        file.seek(SeekFrom::Start(offset))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|error| failed(format!("cannot be read: {error}")))?;
+        Ok(bytes)
+    }
+}
+
+/// The error for nodes that depend on each other: a node on the cycle itself, not merely behind it.
+fn cycle(
+    dependencies: &[Vec<usize>],
+    waiting: &[usize],
+    names: &[String],
+    nodes: &[NodeProto],
+) -> ImportError {
+    // Walking back from a blocked node along blocked nodes must come around.
+    let mut seen = BTreeSet::new();
+    let mut at = waiting
+        .iter()
+        .position(|&count| count > 0)
+        .unwrap_or_default();
+    while seen.insert(at) {
+        at = dependencies[at]
+            .iter()
+            .copied()
+            .find(|&producer| waiting[producer] > 0)
+            .unwrap_or(at);
+    }
+    ImportError::Cycle {
+        node: names[at].clone(),
+        value: nodes[at].output.first().cloned().unwrap_or_default(),
+    }
+}
+
+/// The values that a node reads, those of its nested graphs included.
+fn reads(node: &NodeProto) -> Vec<String> {
+    let mut reads: Vec<_> = node
+        .input
+        .iter()
+        .filter(|input| !input.is_empty())
+        .cloned()
+        .collect();
+    for graph in node
+        .attribute
+        .iter()
+        .filter_map(|attribute| attribute.g.as_ref())
+    {
+        let mut own: BTreeSet<&str> = graph
+            .input
+            .iter()
+            .map(|input| input.name.as_str())
+            .collect();
+        own.extend(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
+        own.extend(
+            graph
+                .node
+                .iter()
+                .flat_map(|node| node.output.iter().map(String::as_str)),
+        );
+        let nested = graph.node.iter().flat_map(self::reads);
+        let outputs = graph.output.iter().map(|output| output.name.clone());
+        reads.extend(
+            nested
+                .chain(outputs)
+                .filter(|read| !own.contains(read.as_str())),
+        );
+    }
+    reads
+}
+
+fn input(name: &str, r#type: Option<&TypeProto>) -> Input {
+    let tensor = r#type.and_then(|r#type| match &r#type.value {
+        Some(type_proto::Value::TensorType(tensor)) => Some(tensor),
+        _ => None,
+    });
+    let shape = tensor
+        .and_then(|tensor| tensor.shape.as_ref())
+        .map(|shape| {
+            shape
+                .dim
+                .iter()
+                .map(|dim| match &dim.value {
+                    Some(dimension::Value::DimValue(size)) if *size >= 0 => InputDim::Fixed(*size),
+                    Some(dimension::Value::DimParam(name)) => InputDim::Dynamic(name.clone()),
+                    _ => InputDim::Dynamic(String::new()),
+                })
+                .collect()
+        });
+    let is_float = tensor.is_some_and(|tensor| {
+        matches!(
+            DataType::from_i32(tensor.elem_type),
+            Some(DataType::FLOAT | DataType::FLOAT16 | DataType::BFLOAT16 | DataType::DOUBLE)
+        )
+    });
+    Input {
+        name: name.to_owned(),
+        shape,
+        is_float,
+    }
+}
+
+/// Little-endian elements.
+fn from_raw(data_type: DataType, bytes: &[u8]) -> Data {
+    fn each<const N: usize, T>(
+        bytes: &[u8],
+        convert: impl Fn([u8; N]) -> T,
+    ) -> impl Iterator<Item = T> {
+        bytes.chunks_exact(N).map(move |chunk| {
+            let mut array = [0; N];
+            array.copy_from_slice(chunk);
+            convert(array)
+        })
+    }
+    let ints = |values: &mut dyn Iterator<Item = i64>| Data::Int(values.map(Sym::from).collect());
+    match data_type {
+        DataType::FLOAT => Data::Float(each(bytes, f32::from_le_bytes).collect()),
+        DataType::DOUBLE => Data::Float(each(bytes, |b| f64::from_le_bytes(b) as f32).collect()),
+        DataType::FLOAT16 => {
+            Data::Float(each(bytes, |b| half::f16::from_le_bytes(b).to_f32()).collect())
+        }
+        DataType::BFLOAT16 => {
+            Data::Float(each(bytes, |b| half::bf16::from_le_bytes(b).to_f32()).collect())
+        }
+        DataType::BOOL => Data::Bool(bytes.iter().map(|&byte| byte != 0).collect()),
+        DataType::INT8 => ints(&mut each(bytes, |b| i64::from(i8::from_le_bytes(b)))),
+        DataType::UINT8 => ints(&mut each(bytes, |b| i64::from(u8::from_le_bytes(b)))),
+        DataType::INT16 => ints(&mut each(bytes, |b| i64::from(i16::from_le_bytes(b)))),
+        DataType::UINT16 => ints(&mut each(bytes, |b| i64::from(u16::from_le_bytes(b)))),
+        DataType::INT32 => ints(&mut each(bytes, |b| i64::from(i32::from_le_bytes(b)))),
+        DataType::UINT32 => ints(&mut each(bytes, |b| i64::from(u32::from_le_bytes(b)))),
+        DataType::UINT64 => ints(&mut each(bytes, |b| {
+            i64::try_from(u64::from_le_bytes(b)).unwrap_or(i64::MAX)
+        })),
+        _ => ints(&mut each(bytes, i64::from_le_bytes)),
+    }
+}
+
+/// Elements from the field that ONNX keeps a data type's elements in.
+fn from_typed(data_type: DataType, tensor: &TensorProto) -> Data {
+    let ints = |values: &mut dyn Iterator<Item = i64>| Data::Int(values.map(Sym::from).collect());
+    let narrow = tensor.int32_data.iter();
+    match data_type {
+        DataType::FLOAT => Data::Float(tensor.float_data.as_slice().into()),
+        DataType::DOUBLE => Data::Float(
+            tensor
+                .double_data
+                .iter()
+                .map(|&value| value as f32)
+                .collect(),
+        ),
+        DataType::FLOAT16 => Data::Float(
+            narrow
+                .map(|&bits| half::f16::from_bits(bits as u16).to_f32())
+                .collect(),
+        ),
+        DataType::BFLOAT16 => Data::Float(
+            narrow
+                .map(|&bits| half::bf16::from_bits(bits as u16).to_f32())
+                .collect(),
+        ),
+        DataType::BOOL => Data::Bool(narrow.map(|&value| value != 0).collect()),
+        DataType::INT64 => ints(&mut tensor.int64_data.iter().copied()),
+        DataType::UINT32 | DataType::UINT64 => ints(
+            &mut tensor
+                .uint64_data
+                .iter()
+                .map(|&value| i64::try_from(value).unwrap_or(i64::MAX)),
+        ),
+        _ => ints(&mut narrow.map(|&value| i64::from(value))),
+    }
+}

@@ -1,0 +1,710 @@
+//! Writes TOSA operations: one method per operation form, layouts of activations, constants and weights.
+
+use super::{
+    decode::unique,
+    error::{Problem, invalid, unsupported},
+    tensor::{Dim, element_count, show},
+};
+use melior::{
+    Context,
+    ir::{
+        Attribute, Block, BlockLike, Identifier, Location, Type, Value, ValueLike,
+        attribute::{
+            DenseElementsAttribute, DenseI32ArrayAttribute, FlatSymbolRefAttribute, FloatAttribute,
+            IntegerAttribute, StringAttribute, TypeAttribute,
+        },
+        operation::OperationBuilder,
+        r#type::IntegerType,
+    },
+};
+use mxc_dialects::ir;
+use mxc_runtime::store::{Weight, WeightStore};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The most elements per sample that an activation may have.
+const MAX_ELEMENTS: usize = 1 << 32;
+/// A constant with up to this many elements is written into the IR; a larger one goes to the weight store.
+const MAX_INLINE: usize = 4;
+
+/// The axis order of channels-last tensors: physical axis `i` is logical (ONNX) axis `NHWC[i]`.
+pub(super) const NHWC: [usize; 4] = [0, 2, 3, 1];
+
+/// A value that depends on an input. Its elements may be stored in another axis order than ONNX's.
+#[derive(Clone, Debug)]
+pub(super) struct Activation<'c, 'a> {
+    /// The MLIR value, of the physical shape.
+    pub value: Value<'c, 'a>,
+    /// The logical (ONNX) shape.
+    pub shape: Vec<Dim>,
+    /// Physical axis `i` is logical axis `order[i]`.
+    pub order: Vec<usize>,
+}
+
+impl Activation<'_, '_> {
+    /// The shape as stored.
+    pub fn physical(&self) -> Vec<Dim> {
+        self.order.iter().map(|&axis| self.shape[axis]).collect()
+    }
+
+    /// The physical position of a logical axis.
+    pub fn position(&self, axis: usize) -> usize {
+        self.order
+            .iter()
+            .position(|&logical| logical == axis)
+            .unwrap_or(axis)
+    }
+
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+}
+
+/// ONNX's own axis order.
+pub(super) fn logical(rank: usize) -> Vec<usize> {
+    (0..rank).collect()
+}
+
+/// Appends operations to the body of `@main` and globals to the module, weights to the store.
+pub(super) struct Emitter<'c, 'a> {
+    pub context: &'c Context,
+    block: &'a Block<'c>,
+    globals: Vec<melior::ir::Operation<'c>>,
+    pub weights: WeightStore,
+    /// The location of the node being lowered.
+    pub location: Location<'c>,
+    /// Conversions to other layouts made so far, by value and axis order.
+    converted: BTreeMap<(usize, Vec<usize>), Value<'c, 'a>>,
+    /// Loads of globals and inline constants made so far.
+    loads: BTreeMap<String, Value<'c, 'a>>,
+    constants: BTreeMap<(Vec<usize>, Vec<u32>), Value<'c, 'a>>,
+    /// The axis of the channels in each function argument, as far as known: the first layout-sensitive use tells.
+    pub channel_axes: BTreeMap<usize, usize>,
+    arguments: Vec<Value<'c, 'a>>,
+}
+
+impl<'c, 'a> Emitter<'c, 'a> {
+    pub fn new(context: &'c Context, block: &'a Block<'c>) -> Self {
+        let arguments = (0..block.argument_count())
+            .filter_map(|index| block.argument(index).ok().map(Into::into))
+            .collect();
+        Self {
+            context,
+            block,
+            globals: Vec::new(),
+            weights: WeightStore::new(),
+            location: Location::unknown(context),
+            converted: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            constants: BTreeMap::new(),
+            channel_axes: BTreeMap::new(),
+            arguments,
+        }
+    }
+
+    /// The globals and weights, to be put into the module and the store.
+    pub fn finish(self) -> (Vec<melior::ir::Operation<'c>>, WeightStore) {
+        (self.globals, self.weights)
+    }
+
+    /// The function's arguments.
+    pub fn arguments(&self) -> &[Value<'c, 'a>] {
+        &self.arguments
+    }
+
+    fn f32(&self) -> Type<'c> {
+        Type::float32(self.context)
+    }
+
+    pub fn tensor(&self, shape: &[Dim]) -> Type<'c> {
+        let shape: Vec<_> = shape.iter().map(|dim| dim.fixed()).collect();
+        ir::tensor_type(self.f32(), &shape)
+    }
+
+    fn fixed_tensor(&self, element: Type<'c>, shape: &[usize]) -> Type<'c> {
+        let shape: Vec<_> = shape.iter().map(|&size| Some(size)).collect();
+        ir::tensor_type(element, &shape)
+    }
+
+    /// Appends an operation with one result.
+    fn op(
+        &mut self,
+        name: &str,
+        operands: &[Value<'c, 'a>],
+        attributes: &[(&str, Attribute<'c>)],
+        result: Type<'c>,
+    ) -> Result<Value<'c, 'a>, Problem> {
+        let attributes: Vec<_> = attributes
+            .iter()
+            .map(|(name, attribute)| (Identifier::new(self.context, name), *attribute))
+            .collect();
+        let operation = OperationBuilder::new(name, self.location)
+            .add_operands(operands)
+            .add_attributes(&attributes)
+            .add_results(&[result])
+            .build();
+        match operation.and_then(|operation| self.block.append_operation(operation).result(0)) {
+            Ok(result) => Ok(result.into()),
+            Err(error) => invalid(format!("{name} cannot be built: {error}")),
+        }
+    }
+
+    /// Appends an operation whose result has the physical shape `shape`; refuses shapes beyond reason.
+    pub fn shaped(
+        &mut self,
+        name: &str,
+        operands: &[Value<'c, 'a>],
+        attributes: &[(&str, Attribute<'c>)],
+        shape: &[Dim],
+    ) -> Result<Value<'c, 'a>, Problem> {
+        check_size(shape)?;
+        let result = self.tensor(shape);
+        self.op(name, operands, attributes, result)
+    }
+
+    /// Appends `func.return`.
+    pub fn r#return(&mut self, values: &[Value<'c, 'a>]) -> Result<(), Problem> {
+        let operation = OperationBuilder::new("func.return", Location::unknown(self.context))
+            .add_operands(values)
+            .build();
+        match operation {
+            Ok(operation) => {
+                self.block.append_operation(operation);
+                Ok(())
+            }
+            Err(error) => invalid(format!("func.return cannot be built: {error}")),
+        }
+    }
+
+    // Attributes.
+
+    pub fn axis(&self, axis: usize) -> Attribute<'c> {
+        IntegerAttribute::new(IntegerType::new(self.context, 32).into(), axis as i64).into()
+    }
+
+    pub fn float_attribute(&self, value: f32) -> Attribute<'c> {
+        FloatAttribute::new(self.context, self.f32(), f64::from(value)).into()
+    }
+
+    pub fn integers(&self, values: &[usize]) -> Attribute<'c> {
+        let values: Vec<_> = values.iter().map(|&value| value as i64).collect();
+        ir::i64s(self.context, &values)
+    }
+
+    pub fn string(&self, value: &str) -> Attribute<'c> {
+        StringAttribute::new(self.context, value).into()
+    }
+
+    pub fn accumulator(&self) -> Attribute<'c> {
+        TypeAttribute::new(self.f32()).into()
+    }
+
+    // Constants and weights.
+
+    /// An inline constant.
+    pub fn constant(&mut self, shape: &[usize], values: &[f32]) -> Result<Value<'c, 'a>, Problem> {
+        let key = (
+            shape.to_vec(),
+            values.iter().map(|value| value.to_bits()).collect(),
+        );
+        if let Some(&value) = self.constants.get(&key) {
+            return Ok(value);
+        }
+        let tensor = self.fixed_tensor(self.f32(), shape);
+        let attribute = DenseElementsAttribute::f32_values(tensor, values);
+        let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
+        let value = self.op("tosa.const", &[], &[("values", attribute.into())], tensor);
+        self.location = location;
+        let value = value?;
+        self.constants.insert(key, value);
+        Ok(value)
+    }
+
+    /// The zero point that many TOSA operations want.
+    pub fn zero(&mut self) -> Result<Value<'c, 'a>, Problem> {
+        self.constant(&[1], &[0.0])
+    }
+
+    /// A scalar constant of a rank, to be broadcast.
+    pub fn scalar(&mut self, rank: usize, value: f32) -> Result<Value<'c, 'a>, Problem> {
+        self.constant(&vec![1; rank], &[value])
+    }
+
+    /// A weight: a global named after the initializer, its values in the weight store. The same name with another shape or
+    /// other values (one initializer in two roles) gets a number.
+    pub fn weight(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: impl Into<Arc<[f32]>>,
+    ) -> Result<Value<'c, 'a>, Problem> {
+        let Some(weight) = Weight::new(shape.to_vec(), values) else {
+            return invalid(format!(
+                "the values of weight '{name}' do not fit its shape {shape:?}"
+            ));
+        };
+        let same = |stored: &Weight| {
+            stored.shape() == weight.shape()
+                && bytemuck::cast_slice::<f32, u32>(stored.values())
+                    == bytemuck::cast_slice::<f32, u32>(weight.values())
+        };
+        let name = unique(name, |name| {
+            name == ir::MAIN || self.weights.get(name).is_some_and(|stored| !same(stored))
+        });
+        if let Some(&value) = self.loads.get(&name) {
+            return Ok(value);
+        }
+        let tensor = self.fixed_tensor(self.f32(), shape);
+        self.globals
+            .push(global(self.context, &name, tensor).map_err(Problem::Invalid)?);
+        self.weights.insert(name.clone(), weight);
+        let symbol = FlatSymbolRefAttribute::new(self.context, &name).into();
+        let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
+        let value = self.op(
+            "ml_program.global_load_const",
+            &[],
+            &[("global", symbol)],
+            tensor,
+        );
+        self.location = location;
+        let value = value?;
+        self.loads.insert(name, value);
+        Ok(value)
+    }
+
+    /// A small constant inline, a larger one as a weight named `name`.
+    pub fn constant_or_weight(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: &Arc<[f32]>,
+    ) -> Result<Value<'c, 'a>, Problem> {
+        if values.len() <= MAX_INLINE {
+            self.constant(shape, values)
+        } else {
+            self.weight(name, shape, values.clone())
+        }
+    }
+
+    /// A shape operand. At most one dimension may depend on the batch; it is written −1.
+    pub fn shape_operand(&mut self, shape: &[Dim]) -> Result<Value<'c, 'a>, Problem> {
+        if shape.iter().filter(|dim| dim.fixed().is_none()).count() > 1 {
+            return unsupported(format!(
+                "the shape {} depends on the batch in two axes",
+                show(shape)
+            ));
+        }
+        let sizes: Vec<_> = shape
+            .iter()
+            .map(|dim| dim.fixed().map_or(-1, |size| size as i64))
+            .collect();
+        self.index_operand(&sizes)
+    }
+
+    /// A `!tosa.shape` operand of plain numbers.
+    pub fn index_operand(&mut self, values: &[i64]) -> Result<Value<'c, 'a>, Problem> {
+        let index = Type::index(self.context);
+        let tensor = self.fixed_tensor(index, &[values.len()]);
+        let attribute = DenseElementsAttribute::i64_values(tensor, values);
+        let Some(shape) = Type::parse(self.context, &format!("!tosa.shape<{}>", values.len()))
+        else {
+            return invalid("the TOSA dialect is not loaded");
+        };
+        let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
+        let value = self.op(
+            "tosa.const_shape",
+            &[],
+            &[("values", attribute.into())],
+            shape,
+        );
+        self.location = location;
+        value
+    }
+
+    // Layouts.
+
+    /// Reshapes a value stored in the shape `from` to the shape `to` with the same elements in the same order.
+    pub fn reshape_raw(
+        &mut self,
+        value: Value<'c, 'a>,
+        from: &[Dim],
+        to: &[Dim],
+    ) -> Result<Value<'c, 'a>, Problem> {
+        if from == to {
+            return Ok(value);
+        }
+        if element_count(from) != element_count(to) {
+            return invalid(format!("cannot reshape {} to {}", show(from), show(to)));
+        }
+        let shape = self.shape_operand(to)?;
+        self.shaped("tosa.reshape", &[value, shape], &[], to)
+    }
+
+    /// The activation stored in another axis order: a reshape where only axes of size 1 move, else a transpose.
+    pub fn in_order(
+        &mut self,
+        activation: &Activation<'c, 'a>,
+        order: &[usize],
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        if activation.order == order {
+            return Ok(activation.clone());
+        }
+        let mut converted = Activation {
+            value: activation.value,
+            shape: activation.shape.clone(),
+            order: order.to_vec(),
+        };
+        let key = (activation.value.to_raw().ptr as usize, order.to_vec());
+        if let Some(&value) = self.converted.get(&key) {
+            converted.value = value;
+            return Ok(converted);
+        }
+        let physical = converted.physical();
+        let moving = |order: &[usize]| -> Vec<usize> {
+            order
+                .iter()
+                .copied()
+                .filter(|&axis| !activation.shape[axis].is_one())
+                .collect()
+        };
+        converted.value = if moving(&activation.order) == moving(order) {
+            self.reshape_raw(activation.value, &activation.physical(), &physical)?
+        } else {
+            let perms: Vec<_> = order
+                .iter()
+                .map(|&axis| activation.position(axis) as i32)
+                .collect();
+            let perms = DenseI32ArrayAttribute::new(self.context, &perms).into();
+            self.shaped(
+                "tosa.transpose",
+                &[activation.value],
+                &[("perms", perms)],
+                &physical,
+            )?
+        };
+        self.converted.insert(key, converted.value);
+        Ok(converted)
+    }
+
+    /// The activation in ONNX's own axis order.
+    pub fn logical(
+        &mut self,
+        activation: &Activation<'c, 'a>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        self.in_order(activation, &logical(activation.rank()))
+    }
+
+    /// The rank-4 activation channels last.
+    pub fn nhwc(&mut self, activation: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        if activation.rank() != 4 {
+            return unsupported(format!(
+                "only two spatial axes are supported, its input has the shape {}",
+                show(&activation.shape)
+            ));
+        }
+        if let Some(argument) = self
+            .arguments
+            .iter()
+            .position(|&argument| argument == activation.value)
+        {
+            self.channel_axes
+                .entry(argument)
+                .or_insert(activation.position(1));
+        }
+        self.in_order(activation, &NHWC)
+    }
+
+    /// The activation with its elements, in logical order, under another shape of as many elements.
+    pub fn reshape(
+        &mut self,
+        activation: &Activation<'c, 'a>,
+        shape: &[Dim],
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        if activation.shape == shape {
+            return Ok(activation.clone());
+        }
+        if element_count(&activation.shape) != element_count(shape) {
+            return invalid(format!(
+                "cannot reshape {} to {}",
+                show(&activation.shape),
+                show(shape)
+            ));
+        }
+        // Axes of size 1 move freely.
+        let moving: Vec<_> = activation
+            .order
+            .iter()
+            .copied()
+            .filter(|&axis| !activation.shape[axis].is_one())
+            .collect();
+        let source = if moving.is_sorted() {
+            activation.clone()
+        } else {
+            self.logical(activation)?
+        };
+        let value = self.reshape_raw(source.value, &source.physical(), shape)?;
+        Ok(Activation {
+            value,
+            shape: shape.to_vec(),
+            order: logical(shape.len()),
+        })
+    }
+
+    // Elementwise operations, on values of one physical shape.
+
+    /// An elementwise operation with one operand.
+    pub fn unary(
+        &mut self,
+        name: &str,
+        input: &Activation<'c, 'a>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let value = self.shaped(name, &[input.value], &[], &input.physical())?;
+        Ok(Activation {
+            value,
+            ..input.clone()
+        })
+    }
+
+    /// `min(max(x, low), high)`.
+    pub fn clamp(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        low: f32,
+        high: f32,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let attributes = [
+            ("min_val", self.float_attribute(low)),
+            ("max_val", self.float_attribute(high)),
+        ];
+        let value = self.shaped("tosa.clamp", &[input.value], &attributes, &input.physical())?;
+        Ok(Activation {
+            value,
+            ..input.clone()
+        })
+    }
+
+    /// An elementwise operation on two values of equal rank whose result has the physical shape `shape`.
+    pub fn binary_raw(
+        &mut self,
+        name: &str,
+        a: Value<'c, 'a>,
+        b: Value<'c, 'a>,
+        shape: &[Dim],
+    ) -> Result<Value<'c, 'a>, Problem> {
+        if name == "tosa.mul" {
+            let shift = self.shift()?;
+            self.shaped(name, &[a, b, shift], &[], shape)
+        } else {
+            self.shaped(name, &[a, b], &[], shape)
+        }
+    }
+
+    /// An elementwise operation on two activations of one shape and order.
+    pub fn binary(
+        &mut self,
+        name: &str,
+        a: &Activation<'c, 'a>,
+        b: &Activation<'c, 'a>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let value = self.binary_raw(name, a.value, b.value, &a.physical())?;
+        Ok(Activation { value, ..a.clone() })
+    }
+
+    /// An elementwise operation on an activation and a scalar.
+    pub fn with_scalar(
+        &mut self,
+        name: &str,
+        input: &Activation<'c, 'a>,
+        scalar: f32,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let scalar = self.scalar(input.rank(), scalar)?;
+        let value = self.binary_raw(name, input.value, scalar, &input.physical())?;
+        Ok(Activation {
+            value,
+            ..input.clone()
+        })
+    }
+
+    /// `−x`.
+    pub fn negate(&mut self, input: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let zero = self.zero()?;
+        let value = self.shaped(
+            "tosa.negate",
+            &[input.value, zero, zero],
+            &[],
+            &input.physical(),
+        )?;
+        Ok(Activation {
+            value,
+            ..input.clone()
+        })
+    }
+
+    /// The shift operand of `tosa.mul`, 0 for floats.
+    fn shift(&mut self) -> Result<Value<'c, 'a>, Problem> {
+        // Not a valid f32 constant's key: the shape has no elements' worth of values.
+        let key = (vec![1], Vec::new());
+        if let Some(&value) = self.constants.get(&key) {
+            return Ok(value);
+        }
+        let tensor = self.fixed_tensor(IntegerType::new(self.context, 8).into(), &[1]);
+        let attribute = DenseElementsAttribute::i8_values(tensor, &[0]);
+        let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
+        let value = self.op("tosa.const", &[], &[("values", attribute.into())], tensor);
+        self.location = location;
+        let value = value?;
+        self.constants.insert(key, value);
+        Ok(value)
+    }
+
+    // Other operations with a fixed form.
+
+    /// Reduces a physical axis to size 1.
+    pub fn reduce(
+        &mut self,
+        name: &str,
+        input: &Activation<'c, 'a>,
+        axis: usize,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let position = input.position(axis);
+        let mut reduced = input.clone();
+        reduced.shape[axis] = Dim::Fixed(1);
+        reduced.value = self.shaped(
+            name,
+            &[input.value],
+            &[("axis", self.axis(position))],
+            &reduced.physical(),
+        )?;
+        Ok(reduced)
+    }
+
+    /// The sub-tensor that starts at `start` and has the shape `shape`, both in logical axes.
+    pub fn slice(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        start: &[usize],
+        shape: &[Dim],
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        if input.shape == shape {
+            return Ok(input.clone());
+        }
+        if shape.iter().any(|&dim| dim == Dim::Fixed(0)) {
+            return unsupported("it would make an empty tensor");
+        }
+        let sliced = Activation {
+            value: input.value,
+            shape: shape.to_vec(),
+            order: input.order.clone(),
+        };
+        let starts: Vec<_> = input.order.iter().map(|&axis| start[axis] as i64).collect();
+        let start = self.index_operand(&starts)?;
+        let physical = sliced.physical();
+        let size = self.shape_operand(&physical)?;
+        let value = self.shaped("tosa.slice", &[input.value, start, size], &[], &physical)?;
+        Ok(Activation { value, ..sliced })
+    }
+
+    /// The activation repeated along its logical axes.
+    pub fn tile(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        repeats: &[usize],
+        shape: Vec<Dim>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        if repeats.iter().all(|&times| times == 1) {
+            return Ok(input.clone());
+        }
+        let mut tiled = Activation {
+            value: input.value,
+            shape,
+            order: input.order.clone(),
+        };
+        let times: Vec<_> = input
+            .order
+            .iter()
+            .map(|&axis| repeats[axis] as i64)
+            .collect();
+        let times = self.index_operand(&times)?;
+        tiled.value = self.shaped("tosa.tile", &[input.value, times], &[], &tiled.physical())?;
+        Ok(tiled)
+    }
+
+    /// Adds a border of `value`: `pad` is before and after, per logical axis.
+    pub fn pad(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        pad: &[[usize; 2]],
+        value: f32,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        if pad.iter().all(|&[before, after]| before == 0 && after == 0) {
+            return Ok(input.clone());
+        }
+        let mut padded = input.clone();
+        for (dim, [before, after]) in padded.shape.iter_mut().zip(pad) {
+            *dim = match *dim {
+                Dim::Fixed(size) => {
+                    match size
+                        .checked_add(*before)
+                        .and_then(|size| size.checked_add(*after))
+                    {
+                        Some(size) => Dim::Fixed(size),
+                        None => return invalid("its padding is too large"),
+                    }
+                }
+                Dim::Batch(_) if before + after == 0 => *dim,
+                Dim::Batch(_) => return unsupported("it pads the batch axis"),
+            };
+        }
+        let amounts: Vec<_> = input
+            .order
+            .iter()
+            .flat_map(|&axis| pad[axis])
+            .map(|amount| amount as i64)
+            .collect();
+        let amounts = self.index_operand(&amounts)?;
+        let value = self.constant(&[1], &[value])?;
+        padded.value = self.shaped(
+            "tosa.pad",
+            &[input.value, amounts, value],
+            &[],
+            &padded.physical(),
+        )?;
+        Ok(padded)
+    }
+}
+
+/// Refuses shapes beyond reason, which would overflow later.
+fn check_size(shape: &[Dim]) -> Result<(), Problem> {
+    match element_count(shape) {
+        Some((count, _)) if count <= MAX_ELEMENTS => Ok(()),
+        _ => invalid(format!("its result of shape {} is too large", show(shape))),
+    }
+}
+
+/// `ml_program.global private @"name"(#ml_program.extern<…>) : …`.
+pub(crate) fn global<'c>(
+    context: &'c Context,
+    name: &str,
+    tensor: Type<'c>,
+) -> Result<melior::ir::Operation<'c>, String> {
+    let failed = || format!("the global '{name}' cannot be built");
+    let value =
+        Attribute::parse(context, &format!("#ml_program.extern : {tensor}")).ok_or_else(failed)?;
+    OperationBuilder::new("ml_program.global", Location::unknown(context))
+        .add_attributes(&[
+            (
+                Identifier::new(context, "sym_name"),
+                StringAttribute::new(context, name).into(),
+            ),
+            (
+                Identifier::new(context, "sym_visibility"),
+                StringAttribute::new(context, "private").into(),
+            ),
+            (
+                Identifier::new(context, "type"),
+                TypeAttribute::new(tensor).into(),
+            ),
+            (Identifier::new(context, "value"), value),
+        ])
+        .build()
+        .map_err(|_| failed())
+}

@@ -1,0 +1,78 @@
+//! `--inline-weights`: weights as constants in the module, for upstream's lowerings.
+
+use super::ffi::erase;
+use melior::{
+    Context,
+    ir::{
+        BlockLike, Identifier, Module, ShapedTypeLike, TypeLike, Value, ValueLike,
+        attribute::DenseElementsAttribute,
+        operation::{OperationBuilder, OperationLike},
+        r#type::RankedTensorType,
+    },
+};
+use mxc_dialects::{ffi, ir};
+use mxc_runtime::store::WeightStore;
+
+/// Replaces every `ml_program.global_load_const` by a `tosa.const` that holds the weight, and removes the globals.
+///
+/// # Errors
+///
+/// Names the first weight that the store lacks, or that has another shape there.
+pub fn inline_weights<'c>(
+    context: &'c Context,
+    module: &Module<'c>,
+    weights: &WeightStore,
+) -> Result<(), String> {
+    let operations = ir::module_ops(module);
+    for function in operations
+        .iter()
+        .filter(|operation| ir::op_name(operation) == "func.func")
+    {
+        let Some(block) = ir::entry_block(*function) else {
+            continue;
+        };
+        for load in ir::block_ops(block) {
+            if ir::op_name(&load) != "ml_program.global_load_const" {
+                continue;
+            }
+            let name = ir::symbol_attr(&load, "global").unwrap_or_default();
+            let Some(weight) = weights.get(&name) else {
+                return Err(format!(
+                    "the weight '{name}' is not in the weight store; give its file with --weights"
+                ));
+            };
+            let loaded: Value<'_, '_> = load.result(0).map_err(|error| error.to_string())?.into();
+            let r#type = loaded.r#type();
+            let shape = ir::tensor_shape(r#type)
+                .and_then(|shape| shape.into_iter().collect::<Option<Vec<_>>>());
+            let is_f32 =
+                RankedTensorType::try_from(r#type).is_ok_and(|tensor| tensor.element().is_f32());
+            if shape.as_deref() != Some(weight.shape()) || !is_f32 {
+                return Err(format!(
+                    "the weight '{name}' has the shape {:?}, the module wants {type}",
+                    weight.shape(),
+                    type = r#type
+                ));
+            }
+            let values = DenseElementsAttribute::f32_values(r#type, weight.values());
+            let constant = OperationBuilder::new("tosa.const", load.location())
+                .add_attributes(&[(Identifier::new(context, "values"), values.into())])
+                .add_results(&[r#type])
+                .build()
+                .map_err(|error| error.to_string())?;
+            let constant = block.insert_operation_before(load, constant);
+            let value: Value<'_, '_> = constant
+                .result(0)
+                .map_err(|error| error.to_string())?
+                .into();
+            ffi::replace_all_uses(loaded, value);
+            erase(load);
+        }
+    }
+    for global in operations {
+        if ir::op_name(&global) == "ml_program.global" {
+            erase(global);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,444 @@
+//! Activation functions and arithmetic with broadcasting.
+
+use super::{Call, Entry, Lowering, Results, one};
+use crate::import::{
+    emit::{Activation, NHWC, logical},
+    error::{Problem, invalid, unsupported},
+    tensor::{Dim, Tensor, show},
+};
+use std::{f64::consts, rc::Rc};
+
+/// The operators with one operand.
+pub(super) const UNARY: [&str; 24] = [
+    "Abs",
+    "Ceil",
+    "Clip",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Reciprocal",
+    "Relu",
+    "Selu",
+    "Sigmoid",
+    "Softplus",
+    "Sqrt",
+    "Swish",
+    "Tanh",
+    "Celu",
+    "Silu",
+];
+
+impl<'c, 'a> Lowering<'c, 'a, '_> {
+    pub(super) fn unary(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let x = &call.activation(0)?.clone();
+        let alpha = |default: f32| node.float("alpha", default);
+        let emit = &mut self.emit;
+        one(match node.op.as_str() {
+            "Abs" => emit.unary("tosa.abs", x)?,
+            "Ceil" => emit.unary("tosa.ceil", x)?,
+            "Erf" => emit.unary("tosa.erf", x)?,
+            "Exp" => emit.unary("tosa.exp", x)?,
+            "Floor" => emit.unary("tosa.floor", x)?,
+            "Log" => emit.unary("tosa.log", x)?,
+            "Reciprocal" => emit.unary("tosa.reciprocal", x)?,
+            "Sigmoid" => emit.unary("tosa.sigmoid", x)?,
+            "Tanh" => emit.unary("tosa.tanh", x)?,
+            "Neg" => emit.negate(x)?,
+            "Relu" => emit.clamp(x, 0.0, f32::MAX)?,
+            "Sqrt" => emit.with_scalar("tosa.pow", x, 0.5)?,
+            "Clip" => {
+                let bound =
+                    |index: usize, name: &str, default: f32| match call.optional_constant(index)? {
+                        Some(bound) => match bound.scalar() {
+                            Some(bound) => Ok(bound),
+                            None => invalid(format!("'{}' must be a scalar", node.input(index))),
+                        },
+                        None => node.float(name, default),
+                    };
+                let (low, high) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
+                if low.is_nan() || high.is_nan() {
+                    return invalid("its bounds are not numbers");
+                }
+                // Where the bounds cross, the upper one holds.
+                emit.clamp(x, low.min(high), high)?
+            }
+            "LeakyRelu" => self.leaky_relu(x, alpha(0.01)?)?,
+            "HardSigmoid" => self.hard_sigmoid(x, alpha(0.2)?, node.float("beta", 0.5)?)?,
+            "HardSwish" => {
+                let gate = self.hard_sigmoid(x, 1.0 / 6.0, 0.5)?;
+                self.emit.binary("tosa.mul", x, &gate)?
+            }
+            // Silu is not ONNX's; some exporters write it.
+            "Swish" | "Silu" => {
+                let alpha = alpha(1.0)?;
+                let scaled = if alpha == 1.0 {
+                    x.clone()
+                } else {
+                    emit.with_scalar("tosa.mul", x, alpha)?
+                };
+                let gate = emit.unary("tosa.sigmoid", &scaled)?;
+                emit.binary("tosa.mul", x, &gate)?
+            }
+            "Gelu" => {
+                let inner = match node.string("approximate", "none")? {
+                    "none" => {
+                        let scaled =
+                            emit.with_scalar("tosa.mul", x, consts::FRAC_1_SQRT_2 as f32)?;
+                        emit.unary("tosa.erf", &scaled)?
+                    }
+                    // tanh(√(2/π)·(x + 0.044715·x³))
+                    "tanh" => {
+                        let square = emit.binary("tosa.mul", x, x)?;
+                        let scaled = emit.with_scalar("tosa.mul", &square, 0.044_715)?;
+                        let factor = emit.with_scalar("tosa.add", &scaled, 1.0)?;
+                        let inner = emit.binary("tosa.mul", x, &factor)?;
+                        let scaled =
+                            emit.with_scalar("tosa.mul", &inner, (2.0 / consts::PI).sqrt() as f32)?;
+                        emit.unary("tosa.tanh", &scaled)?
+                    }
+                    other => return invalid(format!("attribute 'approximate' is '{other}'")),
+                };
+                let gate = emit.with_scalar("tosa.add", &inner, 1.0)?;
+                let half = emit.with_scalar("tosa.mul", x, 0.5)?;
+                emit.binary("tosa.mul", &half, &gate)?
+            }
+            "Elu" => self.elu(x, alpha(1.0)?, 1.0, 1.0)?,
+            "Celu" => {
+                let alpha = alpha(1.0)?;
+                if alpha == 0.0 {
+                    return invalid("attribute 'alpha' is 0");
+                }
+                self.elu(x, alpha, 1.0, 1.0 / alpha)?
+            }
+            "Selu" => self.elu(x, alpha(1.673_263_2)?, node.float("gamma", 1.050_701)?, 1.0)?,
+            "Softplus" => self.softplus(x)?,
+            "Mish" => {
+                let soft = self.softplus(x)?;
+                let gate = self.emit.unary("tosa.tanh", &soft)?;
+                self.emit.binary("tosa.mul", x, &gate)?
+            }
+            _ => {
+                return Err(Problem::Unsupported(Some(
+                    "it depends on the model's inputs".to_owned(),
+                )));
+            }
+        })
+    }
+
+    fn leaky_relu(
+        &mut self,
+        x: &Activation<'c, 'a>,
+        slope: f32,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let emit = &mut self.emit;
+        if (0.0..=1.0).contains(&slope) {
+            let scaled = emit.with_scalar("tosa.mul", x, slope)?;
+            return emit.binary("tosa.maximum", x, &scaled);
+        }
+        let positive = emit.clamp(x, 0.0, f32::MAX)?;
+        let negative = emit.clamp(x, f32::MIN, 0.0)?;
+        let scaled = emit.with_scalar("tosa.mul", &negative, slope)?;
+        emit.binary("tosa.add", &positive, &scaled)
+    }
+
+    /// `clamp(α·x + β, 0, 1)`.
+    fn hard_sigmoid(
+        &mut self,
+        x: &Activation<'c, 'a>,
+        alpha: f32,
+        beta: f32,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let scaled = self.emit.with_scalar("tosa.mul", x, alpha)?;
+        let shifted = self.emit.with_scalar("tosa.add", &scaled, beta)?;
+        self.emit.clamp(&shifted, 0.0, 1.0)
+    }
+
+    /// `γ·(max(x, 0) + α·(exp(rate·min(x, 0)) − 1))`.
+    fn elu(
+        &mut self,
+        x: &Activation<'c, 'a>,
+        alpha: f32,
+        gamma: f32,
+        rate: f32,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let emit = &mut self.emit;
+        let positive = emit.clamp(x, 0.0, f32::MAX)?;
+        let mut negative = emit.clamp(x, f32::MIN, 0.0)?;
+        if rate != 1.0 {
+            negative = emit.with_scalar("tosa.mul", &negative, rate)?;
+        }
+        let exp = emit.unary("tosa.exp", &negative)?;
+        let less = emit.with_scalar("tosa.add", &exp, -1.0)?;
+        let scaled = emit.with_scalar("tosa.mul", &less, alpha)?;
+        let sum = emit.binary("tosa.add", &positive, &scaled)?;
+        if gamma == 1.0 {
+            Ok(sum)
+        } else {
+            emit.with_scalar("tosa.mul", &sum, gamma)
+        }
+    }
+
+    /// `ln(1 + eˣ)` as `max(x, 0) + ln(1 + e^−|x|)`, which does not overflow.
+    fn softplus(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let emit = &mut self.emit;
+        let positive = emit.clamp(x, 0.0, f32::MAX)?;
+        let size = emit.unary("tosa.abs", x)?;
+        let negated = emit.negate(&size)?;
+        let exp = emit.unary("tosa.exp", &negated)?;
+        let more = emit.with_scalar("tosa.add", &exp, 1.0)?;
+        let log = emit.unary("tosa.log", &more)?;
+        emit.binary("tosa.add", &positive, &log)
+    }
+
+    /// Arithmetic with two or more operands of which at least one is an activation.
+    pub(super) fn arithmetic(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        match node.op.as_str() {
+            "Add" | "Sum" | "Mean" | "Mul" | "Max" | "Min" => {
+                let mut result = call.entry(0)?.clone();
+                for index in 1..call.inputs.len() {
+                    let name = node.input(if matches!(result, Entry::Constant(_)) {
+                        index - 1
+                    } else {
+                        index
+                    });
+                    result = self.combine(&node.op, &result, call.entry(index)?, name)?;
+                }
+                let Entry::Activation(mut result) = result else {
+                    return unsupported("its inputs are constants");
+                };
+                if node.op == "Mean" {
+                    result = self.emit.with_scalar(
+                        "tosa.mul",
+                        &result,
+                        1.0 / call.inputs.len() as f32,
+                    )?;
+                }
+                one(result)
+            }
+            "Sub" => one(match (call.entry(0)?, call.entry(1)?) {
+                (Entry::Activation(a), Entry::Activation(b)) => self.pair("tosa.sub", a, b)?,
+                (Entry::Activation(a), Entry::Constant(b)) => {
+                    self.with_constant("tosa.sub", a, node.input(1), b, false)?
+                }
+                (Entry::Constant(a), Entry::Activation(b)) => {
+                    self.with_constant("tosa.sub", b, node.input(0), a, true)?
+                }
+                _ => return unsupported("its inputs are constants"),
+            }),
+            "Div" => one(match (call.entry(0)?, call.entry(1)?) {
+                (Entry::Activation(a), Entry::Constant(b)) => {
+                    let Some(values) = b.to_floats() else {
+                        return invalid(format!("'{}' must hold floats", node.input(1)));
+                    };
+                    let inverse: Vec<f32> = values
+                        .iter()
+                        .map(|&value| (1.0 / f64::from(value)) as f32)
+                        .collect();
+                    let inverse = Rc::new(Tensor::floats(b.shape.clone(), inverse));
+                    self.with_constant(
+                        "tosa.mul",
+                        a,
+                        &format!("{}.reciprocal", node.input(1)),
+                        &inverse,
+                        false,
+                    )?
+                }
+                (Entry::Activation(a), Entry::Activation(b)) => {
+                    let inverse = self.emit.unary("tosa.reciprocal", b)?;
+                    self.pair("tosa.mul", a, &inverse)?
+                }
+                (Entry::Constant(a), Entry::Activation(b)) => {
+                    let inverse = self.emit.unary("tosa.reciprocal", b)?;
+                    if a.scalar() == Some(1.0) && a.shape.len() <= b.rank() {
+                        inverse
+                    } else {
+                        self.with_constant("tosa.mul", &inverse, node.input(0), a, true)?
+                    }
+                }
+                _ => return unsupported("its inputs are constants"),
+            }),
+            "Pow" => one(match (call.entry(0)?, call.entry(1)?) {
+                (Entry::Activation(a), Entry::Constant(b)) => match b.scalar() {
+                    Some(exponent) if exponent == 1.0 && b.shape.len() <= a.rank() => a.clone(),
+                    Some(exponent) if exponent == 2.0 && b.shape.len() <= a.rank() => {
+                        self.emit.binary("tosa.mul", a, a)?
+                    }
+                    Some(exponent) if exponent == 3.0 && b.shape.len() <= a.rank() => {
+                        let square = self.emit.binary("tosa.mul", a, a)?;
+                        self.emit.binary("tosa.mul", &square, a)?
+                    }
+                    _ => self.with_constant("tosa.pow", a, node.input(1), b, false)?,
+                },
+                (Entry::Activation(a), Entry::Activation(b)) => self.pair("tosa.pow", a, b)?,
+                (Entry::Constant(a), Entry::Activation(b)) => {
+                    self.with_constant("tosa.pow", b, node.input(0), a, true)?
+                }
+                _ => return unsupported("its inputs are constants"),
+            }),
+            // max(x, 0) + slope·min(x, 0)
+            _ => {
+                let x = call.activation(0)?.clone();
+                let slope = call.constant(1)?.clone();
+                let positive = self.emit.clamp(&x, 0.0, f32::MAX)?;
+                let negative = self.emit.clamp(&x, f32::MIN, 0.0)?;
+                let scaled =
+                    self.with_constant("tosa.mul", &negative, node.input(1), &slope, false)?;
+                one(self.pair("tosa.add", &positive, &scaled)?)
+            }
+        }
+    }
+
+    /// One step of a commutative operator; `name` is the constant's, if one operand is a constant.
+    fn combine(
+        &mut self,
+        op: &str,
+        a: &Entry<'c, 'a>,
+        b: &Entry<'c, 'a>,
+        name: &str,
+    ) -> Result<Entry<'c, 'a>, Problem> {
+        let operation = match op {
+            "Mul" => "tosa.mul",
+            "Max" => "tosa.maximum",
+            "Min" => "tosa.minimum",
+            _ => "tosa.add",
+        };
+        let result = match (a, b) {
+            (Entry::Activation(a), Entry::Activation(b)) => self.pair(operation, a, b)?,
+            (Entry::Activation(activation), Entry::Constant(constant))
+            | (Entry::Constant(constant), Entry::Activation(activation)) => {
+                match (op, constant.scalar()) {
+                    ("Max", Some(low))
+                        if constant.shape.len() <= activation.rank() && !low.is_nan() =>
+                    {
+                        self.emit.clamp(activation, low, f32::MAX)?
+                    }
+                    ("Min", Some(high))
+                        if constant.shape.len() <= activation.rank() && !high.is_nan() =>
+                    {
+                        self.emit.clamp(activation, f32::MIN, high)?
+                    }
+                    _ => self.with_constant(operation, activation, name, constant, false)?,
+                }
+            }
+            _ => return unsupported("more than one of its inputs is a constant"),
+        };
+        Ok(Entry::Activation(result))
+    }
+
+    /// An elementwise operation on two activations that broadcast against each other.
+    pub(super) fn pair(
+        &mut self,
+        operation: &str,
+        a: &Activation<'c, 'a>,
+        b: &Activation<'c, 'a>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let rank = a.rank().max(b.rank());
+        let (mut a, mut b) = (self.with_rank(a, rank)?, self.with_rank(b, rank)?);
+        if a.order != b.order {
+            let order = if a.order == NHWC || b.order == NHWC {
+                NHWC.to_vec()
+            } else {
+                logical(rank)
+            };
+            a = self.emit.in_order(&a, &order)?;
+            b = self.emit.in_order(&b, &order)?;
+        }
+        let shape = broadcast(&a.shape, &b.shape)?;
+        let mut result = Activation {
+            value: a.value,
+            shape,
+            order: a.order,
+        };
+        result.value = self
+            .emit
+            .binary_raw(operation, a.value, b.value, &result.physical())?;
+        Ok(result)
+    }
+
+    /// An activation with axes of size 1 put in front.
+    pub(super) fn with_rank(
+        &mut self,
+        activation: &Activation<'c, 'a>,
+        rank: usize,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let Some(lead) = rank.checked_sub(activation.rank()).filter(|&lead| lead > 0) else {
+            return Ok(activation.clone());
+        };
+        let shape: Vec<_> = std::iter::repeat_n(Dim::Fixed(1), lead)
+            .chain(activation.shape.iter().copied())
+            .collect();
+        self.emit.reshape(activation, &shape)
+    }
+
+    /// An elementwise operation on an activation and a constant named `name`, which is the first operand if `swapped`.
+    pub(super) fn with_constant(
+        &mut self,
+        operation: &str,
+        activation: &Activation<'c, 'a>,
+        name: &str,
+        constant: &Tensor,
+        swapped: bool,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let Some(values) = constant.to_floats() else {
+            return unsupported(format!("'{name}' depends on the batch size"));
+        };
+        if values.is_empty() {
+            return unsupported(format!("'{name}' is empty"));
+        }
+        let rank = activation.rank().max(constant.shape.len());
+        let activation = self.with_rank(activation, rank)?;
+        let mut sizes = vec![1; rank - constant.shape.len()];
+        sizes.extend(&constant.shape);
+        let dims: Vec<_> = sizes.iter().map(|&size| Dim::Fixed(size)).collect();
+        let shape = broadcast(&activation.shape, &dims)?;
+        let constant = Tensor::floats(sizes, values).transposed(&activation.order);
+        let values = constant.to_floats().unwrap_or_default();
+        let operand = self
+            .emit
+            .constant_or_weight(name, &constant.shape, &values)?;
+        let mut result = Activation {
+            value: activation.value,
+            shape,
+            order: activation.order,
+        };
+        let (a, b) = if swapped {
+            (operand, activation.value)
+        } else {
+            (activation.value, operand)
+        };
+        result.value = self.emit.binary_raw(operation, a, b, &result.physical())?;
+        Ok(result)
+    }
+}
+
+/// The shape that two shapes of equal rank broadcast to.
+fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, Problem> {
+    a.iter()
+        .zip(b)
+        .map(|(&a, &b)| match (a, b) {
+            _ if a == b => Some(a),
+            (Dim::Fixed(1), other) | (other, Dim::Fixed(1)) => Some(other),
+            _ => None,
+        })
+        .collect::<Option<_>>()
+        .map_or_else(
+            || {
+                invalid(format!(
+                    "its operands of shapes {} and {} do not broadcast",
+                    show(a),
+                    show(b)
+                ))
+            },
+            Ok,
+        )
+}

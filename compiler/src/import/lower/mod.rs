@@ -1,0 +1,412 @@
+//! From the decoded graph to TOSA: walks the nodes in execution order, folds those whose inputs are all constant and
+//! lowers the others, one file per family of operators.
+
+mod conv;
+mod elementwise;
+mod linear;
+mod reduce;
+mod shape;
+
+use super::{
+    decode::{Attribute, Graph, Model, Node},
+    emit::{Activation, Emitter},
+    error::{ImportError, Problem, UnsupportedNode, invalid, unsupported},
+    fold,
+    tensor::{Dim, Sym, Tensor},
+};
+use melior::ir::Location;
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+
+/// How deeply calls of functions and nested graphs may nest.
+const MAX_DEPTH: usize = 24;
+
+/// What a name stands for.
+#[derive(Clone, Debug)]
+pub(super) enum Entry<'c, 'a> {
+    /// Known at import time.
+    Constant(Rc<Tensor>),
+    /// Depends on an input.
+    Activation(Activation<'c, 'a>),
+    /// The result of a node that could not be lowered; what depends on it is not looked at.
+    Unknown,
+}
+
+/// The values in scope.
+pub(super) type Scope<'c, 'a> = BTreeMap<String, Entry<'c, 'a>>;
+
+/// The state of lowering a model.
+pub(super) struct Lowering<'c, 'a, 'm> {
+    pub emit: Emitter<'c, 'a>,
+    model: &'m Model,
+    /// The batch size that the file fixes, if it does; its shape constants hold it in place of the batch.
+    pub fixed_batch: Option<i64>,
+    /// The nodes that could not be lowered.
+    pub unsupported: Vec<UnsupportedNode>,
+    /// The nodes lowered so far, those of calls included: a bound on calls that multiply.
+    steps: usize,
+}
+
+/// The most nodes that a model may have once its functions are inlined.
+const MAX_NODES: usize = 1 << 20;
+
+/// One node with its inputs resolved.
+pub(super) struct Call<'n, 'c, 'a> {
+    pub node: &'n Node,
+    pub inputs: Vec<Option<Entry<'c, 'a>>>,
+    /// The version of ONNX's own operators.
+    pub opset: i64,
+}
+
+/// A node's results.
+pub(super) type Results<'c, 'a> = Result<Vec<Entry<'c, 'a>>, Problem>;
+
+impl<'c, 'a> Call<'_, 'c, 'a> {
+    /// A required input.
+    pub fn entry(&self, index: usize) -> Result<&Entry<'c, 'a>, Problem> {
+        match self.optional(index) {
+            Some(entry) => Ok(entry),
+            None => invalid(format!("its input {index} is missing")),
+        }
+    }
+
+    /// An input that may be left out.
+    pub fn optional(&self, index: usize) -> Option<&Entry<'c, 'a>> {
+        self.inputs.get(index).and_then(Option::as_ref)
+    }
+
+    /// A required input that must depend on the model's inputs.
+    pub fn activation(&self, index: usize) -> Result<&Activation<'c, 'a>, Problem> {
+        match self.entry(index)? {
+            Entry::Activation(activation) => Ok(activation),
+            _ => unsupported(format!(
+                "its input '{}' is a constant",
+                self.node.input(index)
+            )),
+        }
+    }
+
+    /// A required input that must be a constant.
+    pub fn constant(&self, index: usize) -> Result<&Rc<Tensor>, Problem> {
+        match self.entry(index)? {
+            Entry::Constant(tensor) => Ok(tensor),
+            _ => unsupported(format!(
+                "its input '{}' is not a constant",
+                self.node.input(index)
+            )),
+        }
+    }
+
+    /// An input that may be left out, else must be a constant.
+    pub fn optional_constant(&self, index: usize) -> Result<Option<&Rc<Tensor>>, Problem> {
+        self.optional(index)
+            .map(|_| self.constant(index))
+            .transpose()
+    }
+
+    /// A required constant's values as f32.
+    pub fn floats(&self, index: usize) -> Result<Arc<[f32]>, Problem> {
+        fold::floats(self.node.input(index), self.constant(index)?)
+    }
+
+    /// A list of integers given as an input (newer opsets) or as an attribute (older ones).
+    pub fn list(&self, name: &str, index: usize) -> Result<Option<Vec<i64>>, Problem> {
+        fold::list(self.node, name, self.optional_constant(index)?)
+    }
+}
+
+impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
+    pub fn new(emit: Emitter<'c, 'a>, model: &'m Model, fixed_batch: Option<i64>) -> Self {
+        Self {
+            emit,
+            model,
+            fixed_batch,
+            unsupported: Vec::new(),
+            steps: 0,
+        }
+    }
+
+    /// Lowers the model's graph on the given inputs and returns its outputs in order.
+    pub fn run(&mut self, inputs: Scope<'c, 'a>) -> Result<Vec<Entry<'c, 'a>>, ImportError> {
+        let model = self.model;
+        let mut scope = inputs;
+        let graph = &model.graph;
+        self.graph(graph, &mut scope, &model.opsets, "", 0)
+    }
+
+    fn graph(
+        &mut self,
+        graph: &Graph,
+        scope: &mut Scope<'c, 'a>,
+        opsets: &BTreeMap<String, i64>,
+        prefix: &str,
+        depth: usize,
+    ) -> Result<Vec<Entry<'c, 'a>>, ImportError> {
+        for (name, tensor) in &graph.initializers {
+            scope.insert(name.clone(), Entry::Constant(tensor.clone()));
+        }
+        self.nodes(&graph.nodes, scope, opsets, prefix, depth)?;
+        Ok(graph
+            .outputs
+            .iter()
+            .map(|output| scope.get(output).cloned().unwrap_or(Entry::Unknown))
+            .collect())
+    }
+
+    fn nodes(
+        &mut self,
+        nodes: &[Node],
+        scope: &mut Scope<'c, 'a>,
+        opsets: &BTreeMap<String, i64>,
+        prefix: &str,
+        depth: usize,
+    ) -> Result<(), ImportError> {
+        for node in nodes {
+            let name = format!("{prefix}{}", node.name);
+            let opset = opsets.get(&node.domain).copied().unwrap_or(1);
+            let op = match node.domain.as_str() {
+                "" => node.op.clone(),
+                domain => format!("{domain}.{}", node.op),
+            };
+            let results = match self.node(node, &name, scope, opsets, depth) {
+                Ok(results) => results,
+                Err(Problem::Unsupported(reason)) => {
+                    self.unsupported.push(UnsupportedNode {
+                        node: name,
+                        op,
+                        opset,
+                        reason,
+                    });
+                    vec![Entry::Unknown; node.outputs.len()]
+                }
+                Err(Problem::Invalid(reason)) => {
+                    return Err(ImportError::Node {
+                        node: name,
+                        op,
+                        reason,
+                    });
+                }
+                Err(Problem::Import(error)) => return Err(*error),
+            };
+            for (index, output) in node
+                .outputs
+                .iter()
+                .enumerate()
+                .filter(|(_, output)| !output.is_empty())
+            {
+                scope.insert(
+                    output.clone(),
+                    results.get(index).cloned().unwrap_or(Entry::Unknown),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn node(
+        &mut self,
+        node: &Node,
+        name: &str,
+        scope: &mut Scope<'c, 'a>,
+        opsets: &BTreeMap<String, i64>,
+        depth: usize,
+    ) -> Results<'c, 'a> {
+        self.steps += 1;
+        if self.steps > MAX_NODES {
+            return invalid(format!(
+                "the model has more than {MAX_NODES} nodes once its functions are inlined"
+            ));
+        }
+        let inputs: Vec<_> = node
+            .inputs
+            .iter()
+            .map(|input| scope.get(input).cloned())
+            .collect();
+        let unknown = inputs
+            .iter()
+            .flatten()
+            .any(|entry| matches!(entry, Entry::Unknown));
+        let outputs = node.outputs.len();
+        if let Some(function) = self
+            .model
+            .functions
+            .get(&(node.domain.clone(), node.op.clone()))
+        {
+            if depth >= MAX_DEPTH {
+                return invalid("functions are nested too deeply, or call themselves");
+            }
+            let mut inner: Scope<'c, 'a> = BTreeMap::new();
+            for (parameter, input) in function.inputs.iter().zip(&inputs) {
+                if let Some(entry) = input {
+                    inner.insert(parameter.clone(), entry.clone());
+                }
+            }
+            let nodes: Vec<_> = function
+                .nodes
+                .iter()
+                .map(|each| bind(each, &node.attributes, &function.defaults))
+                .collect();
+            self.nodes(
+                &nodes,
+                &mut inner,
+                &function.opsets,
+                &format!("{name}/"),
+                depth + 1,
+            )?;
+            return Ok(function
+                .outputs
+                .iter()
+                .map(|output| inner.get(output).cloned().unwrap_or(Entry::Unknown))
+                .collect());
+        }
+        if !node.domain.is_empty() && !(node.domain == "com.microsoft" && node.op == "Gelu") {
+            return Err(Problem::Unsupported(None));
+        }
+        let opset = opsets.get("").copied().unwrap_or(1);
+        if node.op == "If" {
+            return self.r#if(node, name, scope, opsets, depth);
+        }
+        if !is_known(&node.op) {
+            return Err(Problem::Unsupported(None));
+        }
+        if unknown {
+            return Ok(vec![Entry::Unknown; outputs]);
+        }
+        let constants: Option<Vec<_>> = inputs
+            .iter()
+            .map(|input| match input {
+                None => Some(None),
+                Some(Entry::Constant(tensor)) => Some(Some(tensor.clone())),
+                Some(_) => None,
+            })
+            .collect();
+        if let Some(constants) = constants.filter(|_| fold::is_foldable(&node.op)) {
+            return Ok(fold::fold(node, &constants, opset)?
+                .into_iter()
+                .map(Entry::Constant)
+                .collect());
+        }
+        self.emit.location = Location::name(
+            self.emit.context,
+            name,
+            Location::unknown(self.emit.context),
+        );
+        let call = Call {
+            node,
+            inputs,
+            opset,
+        };
+        self.lower(&call)
+    }
+
+    /// An If whose condition is known: the branch taken, in place.
+    fn r#if(
+        &mut self,
+        node: &Node,
+        name: &str,
+        scope: &mut Scope<'c, 'a>,
+        opsets: &BTreeMap<String, i64>,
+        depth: usize,
+    ) -> Results<'c, 'a> {
+        if depth >= MAX_DEPTH {
+            return invalid("graphs are nested too deeply");
+        }
+        let condition = match scope.get(node.input(0)) {
+            Some(Entry::Constant(condition)) => condition.scalar(),
+            Some(Entry::Unknown) => return Ok(vec![Entry::Unknown; node.outputs.len()]),
+            _ => None,
+        };
+        let Some(condition) = condition else {
+            return unsupported("its condition is not a constant");
+        };
+        let branch = if condition != 0.0 {
+            "then_branch"
+        } else {
+            "else_branch"
+        };
+        let Some(Attribute::Graph(graph)) = node.attributes.get(branch).cloned() else {
+            return invalid(format!("attribute '{branch}' must be a graph"));
+        };
+        let mut inner = scope.clone();
+        Ok(self.graph(&graph, &mut inner, opsets, &format!("{name}/"), depth + 1)?)
+    }
+
+    fn lower(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let op = call.node.op.as_str();
+        match op {
+            "Conv" => self.conv(call),
+            "BatchNormalization" => self.batch_normalization(call),
+            "MaxPool" => self.max_pool(call),
+            "AveragePool" => self.average_pool(call),
+            "GlobalAveragePool" => self.global_pool(call, "ReduceMean"),
+            "GlobalMaxPool" => self.global_pool(call, "ReduceMax"),
+            "Gemm" => self.gemm(call),
+            "MatMul" => self.matmul(call),
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" => self.reduce(call),
+            "Softmax" | "LogSoftmax" => self.softmax(call),
+            "LayerNormalization" => self.layer_normalization(call),
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" | "Mean" | "PRelu" => {
+                self.arithmetic(call)
+            }
+            "Shape" | "Size" | "Flatten" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze"
+            | "Concat" | "Split" | "Slice" | "Pad" | "Expand" | "Gather" | "Identity"
+            | "Dropout" | "Cast" | "CastLike" => self.reshaping(call),
+            _ => self.unary(call),
+        }
+    }
+}
+
+/// Whether some lowering or folding knows an operator of ONNX's own domain.
+fn is_known(op: &str) -> bool {
+    fold::is_foldable(op)
+        || matches!(
+            op,
+            "Conv"
+                | "BatchNormalization"
+                | "MaxPool"
+                | "AveragePool"
+                | "GlobalAveragePool"
+                | "GlobalMaxPool"
+                | "Gemm"
+                | "MatMul"
+                | "ReduceMean"
+                | "Softmax"
+                | "LogSoftmax"
+                | "LayerNormalization"
+                | "Sum"
+                | "Mean"
+                | "PRelu"
+                | "Pad"
+        )
+        || elementwise::UNARY.contains(&op)
+}
+
+/// A function's node with references to the call's attributes replaced by their values.
+fn bind(
+    node: &Node,
+    call: &BTreeMap<String, Attribute>,
+    defaults: &BTreeMap<String, Attribute>,
+) -> Node {
+    let mut bound = node.clone();
+    bound.attributes.retain(|_, attribute| match attribute {
+        Attribute::Reference(name) => match call.get(name).or_else(|| defaults.get(name)) {
+            Some(value) => {
+                *attribute = value.clone();
+                true
+            }
+            // An attribute that the call leaves out is left out here.
+            None => false,
+        },
+        _ => true,
+    });
+    bound
+}
+
+/// One activation as a node's results.
+pub(super) fn one<'c, 'a>(activation: Activation<'c, 'a>) -> Results<'c, 'a> {
+    Ok(vec![Entry::Activation(activation)])
+}
+
+/// Dimensions as integers of shape arithmetic.
+pub(super) fn syms(shape: &[Dim]) -> Vec<Sym> {
+    shape.iter().copied().map(Sym::from).collect()
+}

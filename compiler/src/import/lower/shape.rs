@@ -1,0 +1,454 @@
+//! Operators that move elements without computing on them. Transpose costs nothing here: an activation only notes in
+//! which order its axes are stored.
+
+use super::{Call, Entry, Lowering, Results, one, syms};
+use crate::import::{
+    attributes::{axes, axis, integers},
+    emit::{Activation, logical},
+    error::{Problem, invalid, unsupported},
+    fold::{cast, perms, shape_of, slices, split_axis, split_sizes},
+    tensor::{Data, Dim, Sym, Tensor, element_count, show},
+};
+use std::rc::Rc;
+
+impl<'c, 'a> Lowering<'c, 'a, '_> {
+    pub(super) fn reshaping(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        if node.op == "Concat" {
+            return self.concat(call);
+        }
+        if node.op == "CastLike" {
+            // Activations are floats.
+            return match (call.entry(0)?, call.entry(1)?) {
+                (Entry::Constant(tensor), Entry::Activation(_)) => {
+                    Ok(vec![Entry::Constant(Rc::new(cast(tensor, 1)?))])
+                }
+                (Entry::Activation(input), Entry::Activation(_)) => one(input.clone()),
+                (_, like) => match like {
+                    Entry::Constant(like) if matches!(like.data, Data::Float(_)) => {
+                        Ok(vec![call.entry(0)?.clone()])
+                    }
+                    _ => unsupported("a cast of an activation to integers"),
+                },
+            };
+        }
+        let input = call.activation(0)?.clone();
+        let rank = input.rank();
+        match node.op.as_str() {
+            "Identity" | "Dropout" => one(input),
+            "Cast" => match node.int("to", 1)? {
+                1 | 10 | 11 | 16 => one(input),
+                to => unsupported(format!("a cast of an activation to data type {to}")),
+            },
+            "Shape" => Ok(vec![Entry::Constant(Rc::new(shape_of(
+                node,
+                syms(&input.shape),
+            )?))]),
+            "Size" => match element_count(&input.shape) {
+                Some((count, power @ (0 | 1))) => {
+                    let dim = if power == 0 {
+                        Dim::Fixed(count)
+                    } else {
+                        Dim::Batch(count)
+                    };
+                    Ok(vec![Entry::Constant(Rc::new(Tensor::ints(
+                        vec![],
+                        [Sym::from(dim)],
+                    )))])
+                }
+                _ => unsupported("the shape of its input depends on the batch in two axes"),
+            },
+            "Flatten" => {
+                let at = split_axis(node.int("axis", 1)?, rank)?;
+                let merge = |dims: &[Dim]| match element_count(dims) {
+                    Some((count, 0)) => Ok(Dim::Fixed(count)),
+                    Some((count, 1)) => Ok(Dim::Batch(count)),
+                    _ => unsupported("the shape of its input depends on the batch in two axes"),
+                };
+                let shape = [merge(&input.shape[..at])?, merge(&input.shape[at..])?];
+                one(self.emit.reshape(&input, &shape)?)
+            }
+            "Reshape" => {
+                let target: Vec<Sym> = match call.optional_constant(1)? {
+                    Some(target) => match &target.data {
+                        Data::Int(target) => target.to_vec(),
+                        _ => return invalid(format!("'{}' must hold integers", node.input(1))),
+                    },
+                    None => node
+                        .ints("shape")?
+                        .unwrap_or_default()
+                        .into_iter()
+                        .map(Sym::from)
+                        .collect(),
+                };
+                let shape = self.reshaped(&input.shape, &target, node.int("allowzero", 0)? != 0)?;
+                one(self.emit.reshape(&input, &shape)?)
+            }
+            "Transpose" => {
+                let perms = perms(node, rank)?;
+                one(self.permuted(&input, &perms))
+            }
+            "Squeeze" => {
+                let dropped = match call.list("axes", 1)? {
+                    Some(given) => axes(&given, rank)?,
+                    None => (0..rank)
+                        .filter(|&axis| input.shape[axis].is_one())
+                        .collect(),
+                };
+                if let Some(axis) = dropped.iter().find(|&&axis| !input.shape[axis].is_one()) {
+                    return invalid(format!(
+                        "axis {axis} of shape {} is not 1",
+                        show(&input.shape)
+                    ));
+                }
+                one(self.squeeze(&input, &dropped)?)
+            }
+            "Unsqueeze" => {
+                let given = call.list("axes", 1)?.unwrap_or_default();
+                let added = axes(&given, rank + given.len())?;
+                let mut dims = input.shape.iter();
+                let shape: Vec<_> = (0..rank + added.len())
+                    .map(|axis| {
+                        if added.contains(&axis) {
+                            Dim::Fixed(1)
+                        } else {
+                            dims.next().copied().unwrap_or(Dim::Fixed(1))
+                        }
+                    })
+                    .collect();
+                one(self.emit.reshape(&input, &shape)?)
+            }
+            "Split" => {
+                let axis = axis(node.int("axis", 0)?, rank)?;
+                let Some(size) = input.shape[axis].fixed() else {
+                    return unsupported("it splits the batch");
+                };
+                let sizes = split_sizes(node, size, call.list("split", 1)?)?;
+                let mut start = vec![0; rank];
+                let mut parts = Vec::with_capacity(sizes.len());
+                for size in sizes {
+                    let mut shape = input.shape.clone();
+                    shape[axis] = Dim::Fixed(size);
+                    parts.push(Entry::Activation(self.emit.slice(&input, &start, &shape)?));
+                    start[axis] += size;
+                }
+                Ok(parts)
+            }
+            "Slice" => {
+                // An axis that depends on the batch counts as endless.
+                let sizes: Vec<_> = input
+                    .shape
+                    .iter()
+                    .map(|dim| dim.fixed().unwrap_or(usize::MAX))
+                    .collect();
+                for index in 1..call.inputs.len() {
+                    call.optional_constant(index)?;
+                }
+                let constant = |index: usize| call.optional_constant(index).ok().flatten().cloned();
+                let ranges = slices(node, &sizes, &constant, call.opset)?;
+                let mut shape = input.shape.clone();
+                for (dim, range) in shape.iter_mut().zip(&ranges) {
+                    let whole =
+                        range.start == 0 && range.step == 1 && range.count >= i64::MAX as usize;
+                    match dim {
+                        Dim::Batch(_) if whole => {}
+                        Dim::Batch(_) => return unsupported("it takes a part of the batch"),
+                        Dim::Fixed(_) if range.step != 1 && range.count > 1 => {
+                            return unsupported(format!("a step of {}", range.step));
+                        }
+                        Dim::Fixed(size) => *size = range.count,
+                    }
+                }
+                let start: Vec<_> = ranges.iter().map(|range| range.start).collect();
+                one(self.emit.slice(&input, &start, &shape)?)
+            }
+            "Gather" => {
+                let axis = axis(node.int("axis", 0)?, rank)?;
+                let indices = call.constant(1)?;
+                let Some(size) = input.shape[axis].fixed() else {
+                    return unsupported("it picks samples out of the batch");
+                };
+                let numbers = integers(node.input(1), indices)?;
+                let &[index] = numbers.as_slice() else {
+                    return unsupported("several indices");
+                };
+                let mut start = vec![0; rank];
+                start[axis] = self::axis(index, size)?;
+                let mut shape = input.shape.clone();
+                shape[axis] = Dim::Fixed(1);
+                let picked = self.emit.slice(&input, &start, &shape)?;
+                if indices.shape.is_empty() {
+                    return one(self.squeeze(&picked, &[axis])?);
+                }
+                let lead = vec![Dim::Fixed(1); indices.shape.len()];
+                let shape = [&input.shape[..axis], &lead, &input.shape[axis + 1..]].concat();
+                one(self.emit.reshape(&picked, &shape)?)
+            }
+            "Pad" => self.pad(call, &input),
+            _ => self.expand(call, &input),
+        }
+    }
+
+    /// An activation with its logical axes permuted: logical axis `i` of the result is `perms[i]` of the input.
+    pub(super) fn permuted(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        perms: &[usize],
+    ) -> Activation<'c, 'a> {
+        let to = |axis: usize| perms.iter().position(|&from| from == axis).unwrap_or(axis);
+        Activation {
+            value: input.value,
+            shape: perms.iter().map(|&axis| input.shape[axis]).collect(),
+            order: input.order.iter().map(|&axis| to(axis)).collect(),
+        }
+    }
+
+    /// Drops logical axes of size 1 without moving the others in storage.
+    pub(super) fn squeeze(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        axes: &[usize],
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let renumbered =
+            |axis: usize| axis - axes.iter().filter(|&&dropped| dropped < axis).count();
+        let order = input
+            .order
+            .iter()
+            .filter(|axis| !axes.contains(axis))
+            .map(|&axis| renumbered(axis))
+            .collect();
+        let shape = (0..input.rank())
+            .filter(|axis| !axes.contains(axis))
+            .map(|axis| input.shape[axis])
+            .collect();
+        let mut squeezed = Activation {
+            value: input.value,
+            shape,
+            order,
+        };
+        squeezed.value =
+            self.emit
+                .reshape_raw(input.value, &input.physical(), &squeezed.physical())?;
+        Ok(squeezed)
+    }
+
+    /// The shape that Reshape makes of `shape`.
+    fn reshaped(
+        &self,
+        shape: &[Dim],
+        target: &[Sym],
+        allow_zero: bool,
+    ) -> Result<Vec<Dim>, Problem> {
+        let attempt = |target: &[Sym]| -> Option<Vec<Dim>> {
+            let mut dims = Vec::with_capacity(target.len());
+            let mut inferred = None;
+            for (index, &size) in target.iter().enumerate() {
+                dims.push(match (size.constant, size.batch) {
+                    (0, 0) if !allow_zero => *shape.get(index)?,
+                    (-1, 0) if inferred.is_none() => {
+                        inferred = Some(index);
+                        Dim::Fixed(1)
+                    }
+                    (size, 0) => Dim::Fixed(usize::try_from(size).ok()?),
+                    (0, factor) => Dim::Batch(usize::try_from(factor).ok()?),
+                    _ => return None,
+                });
+            }
+            let (total, power) = element_count(shape)?;
+            let (known, known_power) = element_count(&dims)?;
+            match inferred {
+                Some(index) => {
+                    let rest = total.checked_div(known).filter(|_| total % known == 0)?;
+                    dims[index] = match power.checked_sub(known_power)? {
+                        0 => Dim::Fixed(rest),
+                        1 => Dim::Batch(rest),
+                        _ => return None,
+                    };
+                }
+                None if (total, power) != (known, known_power) => return None,
+                None => {}
+            }
+            Some(dims)
+        };
+        // In a model exported with a fixed batch size, that number in front stands for the batch.
+        if let (Some(batch), Some(first), Some(Dim::Batch(1))) =
+            (self.fixed_batch, target.first(), shape.first())
+            && first.known() == Some(batch)
+        {
+            let mut dynamic = target.to_vec();
+            dynamic[0] = Sym {
+                constant: 0,
+                batch: 1,
+            };
+            if let Some(dims) = attempt(&dynamic) {
+                return Ok(dims);
+            }
+        }
+        attempt(target).map_or_else(
+            || {
+                let target: Vec<_> = target
+                    .iter()
+                    .map(|size| match (size.constant, size.batch) {
+                        (constant, 0) => constant.to_string(),
+                        (0, 1) => "N".to_owned(),
+                        (constant, batch) => format!("{constant} + {batch}·N"),
+                    })
+                    .collect();
+                invalid(format!(
+                    "cannot reshape {} to [{}]",
+                    show(shape),
+                    target.join(", ")
+                ))
+            },
+            Ok,
+        )
+    }
+
+    fn concat(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let Some(first) = call.inputs.iter().flatten().find_map(|entry| match entry {
+            Entry::Activation(activation) => Some(activation),
+            _ => None,
+        }) else {
+            return unsupported("its inputs are constants");
+        };
+        let axis = axis(node.int("axis", 0)?, first.rank())?;
+        if first.shape[axis].fixed().is_none() {
+            return unsupported("it joins along the batch");
+        }
+        let order = first.order.clone();
+        let mut shape = first.shape.clone();
+        shape[axis] = Dim::Fixed(0);
+        let mut values = Vec::with_capacity(call.inputs.len());
+        for index in 0..call.inputs.len() {
+            let part = match call.entry(index)? {
+                Entry::Activation(activation) => activation.clone(),
+                Entry::Constant(tensor) => self.materialized(node.input(index), tensor)?,
+                Entry::Unknown => return Ok(vec![Entry::Unknown]),
+            };
+            let fits = part.rank() == shape.len()
+                && (0..shape.len()).all(|each| each == axis || part.shape[each] == shape[each]);
+            let (true, Dim::Fixed(total), Dim::Fixed(size)) = (
+                fits,
+                shape[axis],
+                part.shape.get(axis).copied().unwrap_or(Dim::Batch(1)),
+            ) else {
+                return invalid(format!(
+                    "its inputs '{}' of shape {} and '{}' of shape {} do not concatenate along axis {axis}",
+                    node.input(0),
+                    show(&first.shape),
+                    node.input(index),
+                    show(&part.shape)
+                ));
+            };
+            shape[axis] = Dim::Fixed(total.saturating_add(size));
+            values.push(self.emit.in_order(&part, &order)?.value);
+        }
+        let mut result = Activation {
+            value: values[0],
+            shape,
+            order,
+        };
+        if values.len() > 1 {
+            let attributes = [("axis", self.emit.axis(result.position(axis)))];
+            result.value =
+                self.emit
+                    .shaped("tosa.concat", &values, &attributes, &result.physical())?;
+        }
+        one(result)
+    }
+
+    /// A constant as a value of the graph.
+    pub(super) fn materialized(
+        &mut self,
+        name: &str,
+        tensor: &Tensor,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let Some(values) = tensor.to_floats().filter(|values| !values.is_empty()) else {
+            return unsupported(format!("'{name}' cannot be part of the graph"));
+        };
+        let value = self.emit.constant_or_weight(name, &tensor.shape, &values)?;
+        Ok(Activation {
+            value,
+            shape: tensor.shape.iter().map(|&size| Dim::Fixed(size)).collect(),
+            order: logical(tensor.shape.len()),
+        })
+    }
+
+    fn pad(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let rank = input.rank();
+        let mode = node.string("mode", "constant")?;
+        if mode != "constant" {
+            return unsupported(format!("mode '{mode}'"));
+        }
+        let (pads, value) = if call.opset < 11 {
+            (
+                node.ints("pads")?.unwrap_or_default(),
+                node.float("value", 0.0)?,
+            )
+        } else {
+            let value = match call.optional_constant(2)? {
+                Some(value) => match value.scalar() {
+                    Some(value) => value,
+                    None => return invalid(format!("'{}' must be a scalar", node.input(2))),
+                },
+                None => 0.0,
+            };
+            (integers(node.input(1), call.constant(1)?)?, value)
+        };
+        let padded = match call.optional_constant(3)? {
+            Some(given) => axes(&integers(node.input(3), given)?, rank)?,
+            None => (0..rank).collect(),
+        };
+        if pads.len() != 2 * padded.len() {
+            return invalid(format!(
+                "its padding {pads:?} does not hold two values per axis"
+            ));
+        }
+        let mut pad = vec![[0; 2]; rank];
+        for (index, &axis) in padded.iter().enumerate() {
+            for (side, amount) in [pads[index], pads[padded.len() + index]]
+                .into_iter()
+                .enumerate()
+            {
+                match usize::try_from(amount) {
+                    Ok(amount) if amount <= i32::MAX as usize => pad[axis][side] = amount,
+                    _ => return unsupported(format!("a padding of {amount}")),
+                }
+            }
+        }
+        one(self.emit.pad(input, &pad, value)?)
+    }
+
+    fn expand(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let Some(target) = call.constant(1)?.syms().map(<[Sym]>::to_vec) else {
+            return invalid(format!("'{}' must hold integers", node.input(1)));
+        };
+        let rank = input.rank().max(target.len());
+        let input = self.with_rank(input, rank)?;
+        let mut shape = input.shape.clone();
+        let mut repeats = vec![1; rank];
+        for (index, &size) in target.iter().enumerate() {
+            let axis = rank - target.len() + index;
+            let own = Sym::from(shape[axis]);
+            match (size.known(), shape[axis]) {
+                _ if size == own || size.known() == Some(1) => {}
+                (size, Dim::Batch(1)) if size.is_some() && size == self.fixed_batch => {}
+                (Some(size), Dim::Fixed(1)) if size > 0 => {
+                    shape[axis] = Dim::Fixed(size as usize);
+                    repeats[axis] = size as usize;
+                }
+                (None, Dim::Fixed(1)) => return unsupported("it repeats a value for every sample"),
+                _ => {
+                    return invalid(format!(
+                        "cannot expand {} along axis {axis}",
+                        show(&input.shape)
+                    ));
+                }
+            }
+        }
+        one(self.emit.tile(&input, &repeats, shape)?)
+    }
+}

@@ -1,0 +1,592 @@
+//! Import: from a trained model's file to the graph level, TOSA.
+//!
+//! An ONNX file takes three steps, one file each: [`decode`](self) reads it into a plain graph with typed constants in
+//! execution order; constant subgraphs (shape arithmetic, the batch size staying symbolic) are folded; what remains is
+//! emitted as TOSA in f32.
+//!
+//! - `@main` keeps the model's signature: inputs and outputs in ONNX's layout, their names in the attribute `mxc.name`,
+//!   the batch `?`. Inside, convolutional networks run channels last (NHWC): the importer tracks in which order each
+//!   value's axes are stored and transposes only where an operator needs another.
+//! - Weights are `ml_program` globals named after their ONNX initializers; the values are in the [`WeightStore`]:
+//!   convolutions OHWI, depthwise ones HWCM, matrix products `[1, I, O]`.
+//! - Every operation's location is its ONNX node's name ([`node_names`]), which passes take as the layer's name.
+
+mod attributes;
+mod decode;
+mod emit;
+mod error;
+mod ffi;
+mod fold;
+mod inline;
+mod lower;
+mod tensor;
+
+pub use error::{ImportError, UnsupportedNode};
+pub use inline::inline_weights;
+
+pub(crate) use decode::{node_names, parse, unique};
+
+use decode::{InputDim, Model};
+use emit::Emitter;
+use lower::{Entry, Lowering, Scope};
+use melior::{
+    Context,
+    ir::{
+        Attribute, Block, BlockLike, Identifier, Location, Module, Region, RegionLike, Type,
+        ValueLike,
+        attribute::{ArrayAttribute, StringAttribute, TypeAttribute},
+        operation::{OperationBuilder, OperationLike, OperationMutLike},
+        r#type::FunctionType,
+    },
+};
+use mxc_dialects::ir;
+use mxc_runtime::store::WeightStore;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    path::Path,
+};
+use tensor::{Dim, show};
+
+/// The oldest operator set that is read.
+const OLDEST_OPSET: i64 = 7;
+/// The newest operator set that the importer was checked against.
+const NEWEST_OPSET: i64 = 26;
+
+/// What the caller decides about an import.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Shapes for inputs with dynamic dimensions, by the input's name (`--input-shape NAME=1,3,H,W`). The first dimension
+    /// is the batch and stays dynamic whatever it says.
+    pub input_shapes: BTreeMap<String, Vec<usize>>,
+}
+
+/// An imported network.
+#[derive(Debug)]
+pub struct Imported<'c> {
+    /// The module at the graph level, verified.
+    pub module: Module<'c>,
+    /// The values of its globals.
+    pub weights: WeightStore,
+    /// What it was imported from.
+    pub source: SourceInfo,
+}
+
+/// Where a network comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceInfo {
+    /// The SHA-256 of the file, in hexadecimal digits.
+    pub sha256: String,
+    /// The version of ONNX's operator set that the file imports; `None` for MLIR.
+    pub opset: Option<i64>,
+    /// The exporter's name and version, as far as the file tells.
+    pub producer: String,
+    /// The inputs.
+    pub inputs: Vec<SourceInput>,
+    /// The names of the outputs.
+    pub outputs: Vec<String>,
+}
+
+/// A network's input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceInput {
+    /// Its name in the source model.
+    pub name: String,
+    /// Its dimensions, `None` for the batch.
+    pub shape: Vec<Option<usize>>,
+    /// The axis that holds the channels, as far as the network tells: the first convolution, pooling or normalization
+    /// that reads it. 1 is NCHW, 3 NHWC.
+    pub channel_axis: Option<usize>,
+}
+
+/// Imports an ONNX file. External data files are looked up beside it.
+pub fn onnx<'c>(
+    context: &'c Context,
+    path: &Path,
+    options: &ImportOptions,
+) -> Result<Imported<'c>, ImportError> {
+    let bytes = read(path)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    onnx_bytes(
+        context,
+        &bytes,
+        &path.display().to_string(),
+        folder,
+        options,
+    )
+}
+
+/// Imports the bytes of an ONNX file; `file` names it in errors, `folder` is where its external data files are.
+pub fn onnx_bytes<'c>(
+    context: &'c Context,
+    bytes: &[u8],
+    file: &str,
+    folder: &Path,
+    options: &ImportOptions,
+) -> Result<Imported<'c>, ImportError> {
+    let sha256 = digest(bytes);
+    let model = decode::decode(decode::parse(bytes, file)?, folder)?;
+    let Some(&opset) = model.opsets.get("") else {
+        return Err(ImportError::NotOnnx {
+            file: file.to_owned(),
+            reason: "it does not say which operator set it uses".to_owned(),
+        });
+    };
+    if opset < OLDEST_OPSET {
+        return Err(ImportError::Opset {
+            file: file.to_owned(),
+            opset,
+            oldest: OLDEST_OPSET,
+        });
+    }
+    if opset > NEWEST_OPSET {
+        tracing::warn!(
+            "'{file}' uses ONNX opset {opset}, which is newer than {NEWEST_OPSET}, the newest checked"
+        );
+    }
+    let (inputs, fixed_batch) = inputs(&model, options)?;
+    let types: Vec<Type<'c>> = inputs
+        .iter()
+        .map(|(_, shape)| {
+            let shape: Vec<_> = shape.iter().map(|dim| dim.fixed()).collect();
+            ir::tensor_type(Type::float32(context), &shape)
+        })
+        .collect();
+    let named = |name: &str| Location::name(context, name, Location::unknown(context));
+    let arguments: Vec<_> = inputs
+        .iter()
+        .zip(&types)
+        .map(|((name, _), r#type)| (*r#type, named(name)))
+        .collect();
+    let block = Block::new(&arguments);
+    let lowered = lower(context, &block, &model, &inputs, fixed_batch)?;
+    prune(&block);
+
+    let module = Module::new(Location::unknown(context));
+    for global in lowered.globals {
+        module.body().append_operation(global);
+    }
+    let names: Vec<_> = inputs.iter().map(|(name, _)| name.clone()).collect();
+    let outputs = model.graph.outputs.clone();
+    let function = main_function(
+        context,
+        block,
+        (&types, &names),
+        (&lowered.results, &outputs),
+    )?;
+    module.body().append_operation(function);
+    let (valid, messages) = ir::with_diagnostics(context, || module.as_operation().verify());
+    if !valid {
+        return Err(ImportError::Invalid(messages.join("\n")));
+    }
+    let mut weights = lowered.weights;
+    drop_unused_globals(&module, &mut weights);
+    let inputs = inputs
+        .into_iter()
+        .enumerate()
+        .map(|(index, (name, shape))| SourceInput {
+            name,
+            shape: shape.iter().map(|dim| dim.fixed()).collect(),
+            channel_axis: lowered.channel_axes.get(&index).copied(),
+        })
+        .collect();
+    Ok(Imported {
+        module,
+        weights,
+        source: SourceInfo {
+            sha256,
+            opset: Some(opset),
+            producer: model.producer,
+            inputs,
+            outputs,
+        },
+    })
+}
+
+/// Imports a module in the TOSA dialect, as text or bytecode. Its only function is renamed to `@main`; constants stay
+/// where they are, and globals without a value need weights from elsewhere.
+pub fn mlir<'c>(context: &'c Context, path: &Path) -> Result<Imported<'c>, ImportError> {
+    mlir_bytes(context, &read(path)?, &path.display().to_string())
+}
+
+/// Imports the bytes of a module in the TOSA dialect; `file` names it in errors. See [`mlir`].
+pub fn mlir_bytes<'c>(
+    context: &'c Context,
+    bytes: &[u8],
+    file: &str,
+) -> Result<Imported<'c>, ImportError> {
+    let failed = |reason: String| ImportError::Mlir {
+        file: file.to_owned(),
+        reason,
+    };
+    let module = ir::parse(context, bytes, file).map_err(failed)?;
+    if ir::main_function(&module).is_none() {
+        let functions: Vec<_> = ir::module_ops(&module)
+            .into_iter()
+            .filter(|operation| ir::op_name(operation) == "func.func")
+            .collect();
+        let [_] = functions.as_slice() else {
+            return Err(failed(format!(
+                "it has {} functions, none of them '@main'",
+                functions.len()
+            )));
+        };
+        let mut next = module.body().first_operation_mut();
+        while let Some(mut operation) = next {
+            if operation.name().as_string_ref().as_str() == Ok("func.func") {
+                operation.set_attribute("sym_name", ir::string(context, ir::MAIN));
+            }
+            next = operation.next_in_block_mut();
+        }
+    }
+    let Some(main) = ir::main_function(&module) else {
+        return Err(failed("it has no function '@main'".to_owned()));
+    };
+    let Some(block) = ir::entry_block(main) else {
+        return Err(failed("its function '@main' has no body".to_owned()));
+    };
+    let mut inputs = Vec::new();
+    for index in 0..block.argument_count() {
+        let shape = block
+            .argument(index)
+            .ok()
+            .and_then(|argument| ir::tensor_shape(argument.r#type()));
+        let Some(shape) = shape else {
+            return Err(failed(format!(
+                "argument {index} of '@main' is not a ranked tensor"
+            )));
+        };
+        let name =
+            attribute_name(&main, "arg_attrs", index).unwrap_or_else(|| format!("input{index}"));
+        inputs.push(SourceInput {
+            name,
+            shape,
+            channel_axis: None,
+        });
+    }
+    let results = block
+        .terminator()
+        .map_or(0, |terminator| terminator.operand_count());
+    let outputs = (0..results)
+        .map(|index| {
+            attribute_name(&main, "res_attrs", index).unwrap_or_else(|| format!("output{index}"))
+        })
+        .collect();
+    Ok(Imported {
+        weights: WeightStore::new(),
+        source: SourceInfo {
+            sha256: digest(bytes),
+            opset: None,
+            producer: String::new(),
+            inputs,
+            outputs,
+        },
+        module,
+    })
+}
+
+/// The name that a function's argument or result has in the source model.
+fn attribute_name(
+    function: &melior::ir::OperationRef<'_, '_>,
+    list: &str,
+    index: usize,
+) -> Option<String> {
+    let list = ArrayAttribute::try_from(function.attribute(list).ok()?).ok()?;
+    let entry =
+        melior::ir::attribute::DictionaryAttribute::try_from(list.element(index).ok()?).ok()?;
+    entry
+        .element_by_name(ir::NAME_ATTRIBUTE)
+        .and_then(ir::as_string)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
+    std::fs::read(path).map_err(|source| ImportError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// The graph's inputs with the batch made dynamic, and the batch size that the file fixes, if it does.
+type Inputs = (Vec<(String, Vec<Dim>)>, Option<i64>);
+
+fn inputs(model: &Model, options: &ImportOptions) -> Result<Inputs, ImportError> {
+    let failed = |input: &str, reason: String, help: &str| ImportError::Input {
+        input: input.to_owned(),
+        reason,
+        help: help.to_owned(),
+    };
+    let names: BTreeSet<_> = model
+        .graph
+        .inputs
+        .iter()
+        .map(|input| input.name.as_str())
+        .collect();
+    if let Some(unknown) = options
+        .input_shapes
+        .keys()
+        .find(|name| !names.contains(name.as_str()))
+    {
+        let known: Vec<_> = names.into_iter().map(|name| format!("'{name}'")).collect();
+        return Err(failed(
+            unknown,
+            "the model has no such input".to_owned(),
+            &format!("its inputs are {}", known.join(", ")),
+        ));
+    }
+    let mut inputs = Vec::with_capacity(names.len());
+    let mut fixed_batch = None;
+    for input in &model.graph.inputs {
+        let name = &input.name;
+        let mend = format!(
+            "give its shape with --input-shape '{name}=1,3,H,W' (the first dimension is the batch)"
+        );
+        if !input.is_float {
+            return Err(failed(
+                name,
+                "it is not a tensor of floats".to_owned(),
+                "mxc compiles networks whose inputs are floating-point tensors",
+            ));
+        }
+        let given = options.input_shapes.get(name);
+        let declared = match (&input.shape, given) {
+            (Some(shape), _) => shape.clone(),
+            (None, Some(given)) => vec![InputDim::Dynamic(String::new()); given.len()],
+            (None, None) => {
+                return Err(failed(
+                    name,
+                    "the file does not declare its shape".to_owned(),
+                    &mend,
+                ));
+            }
+        };
+        if let Some(given) = given
+            && given.len() != declared.len()
+        {
+            let reason = format!(
+                "--input-shape gives {} dimensions, the model declares {}",
+                given.len(),
+                declared.len()
+            );
+            return Err(failed(name, reason, &mend));
+        }
+        if declared.is_empty() {
+            return Err(failed(
+                name,
+                "it is a scalar".to_owned(),
+                "mxc needs inputs whose first dimension is the batch",
+            ));
+        }
+        let mut shape = Vec::with_capacity(declared.len());
+        for (axis, dim) in declared.iter().enumerate() {
+            if axis == 0 {
+                if let InputDim::Fixed(size) = dim {
+                    fixed_batch = fixed_batch.or(Some(*size));
+                }
+                shape.push(Dim::Batch(1));
+                continue;
+            }
+            let size = match (dim, given.map(|given| given[axis])) {
+                (InputDim::Fixed(size), None) => *size,
+                (InputDim::Fixed(size), Some(given)) if given as i64 == *size => *size,
+                (InputDim::Fixed(size), Some(given)) => {
+                    let reason = format!(
+                        "--input-shape gives {given} for dimension {axis}, the model fixes it to {size}"
+                    );
+                    return Err(failed(
+                        name,
+                        reason,
+                        "leave the fixed dimensions as they are",
+                    ));
+                }
+                (InputDim::Dynamic(_), Some(given)) => given as i64,
+                (InputDim::Dynamic(symbol), None) => {
+                    let symbol = if symbol.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" ('{symbol}')")
+                    };
+                    return Err(failed(
+                        name,
+                        format!("its dimension {axis}{symbol} is dynamic"),
+                        &mend,
+                    ));
+                }
+            };
+            match usize::try_from(size) {
+                Ok(size) if size > 0 => shape.push(Dim::Fixed(size)),
+                _ => {
+                    return Err(failed(
+                        name,
+                        format!("its dimension {axis} is {size}"),
+                        &mend,
+                    ));
+                }
+            }
+        }
+        // Far beyond any real input; keeps later products of sizes from overflowing.
+        if tensor::element_count(&shape).is_none_or(|(count, _)| count > 1 << 32) {
+            return Err(failed(
+                name,
+                format!("its shape {} is too large", show(&shape)),
+                &mend,
+            ));
+        }
+        inputs.push((name.clone(), shape));
+    }
+    Ok((inputs, fixed_batch))
+}
+
+/// What lowering leaves behind, besides the function's body.
+struct Lowered<'c> {
+    globals: Vec<melior::ir::Operation<'c>>,
+    weights: WeightStore,
+    results: Vec<Type<'c>>,
+    channel_axes: BTreeMap<usize, usize>,
+}
+
+/// Fills the function's body.
+fn lower<'c>(
+    context: &'c Context,
+    block: &Block<'c>,
+    model: &Model,
+    inputs: &[(String, Vec<Dim>)],
+    fixed_batch: Option<i64>,
+) -> Result<Lowered<'c>, ImportError> {
+    let emit = Emitter::new(context, block);
+    let mut scope: Scope<'c, '_> = BTreeMap::new();
+    for ((name, shape), &value) in inputs.iter().zip(emit.arguments()) {
+        let order = emit::logical(shape.len());
+        scope.insert(
+            name.clone(),
+            Entry::Activation(emit::Activation {
+                value,
+                shape: shape.clone(),
+                order,
+            }),
+        );
+    }
+    let mut lowering = Lowering::new(emit, model, fixed_batch);
+    let outputs = lowering.run(scope)?;
+    if !lowering.unsupported.is_empty() {
+        return Err(ImportError::Unsupported {
+            nodes: lowering.unsupported,
+        });
+    }
+    let mut values = Vec::with_capacity(outputs.len());
+    let failed = |output: &str, reason: &str| ImportError::Node {
+        node: output.to_owned(),
+        op: "graph output".to_owned(),
+        reason: reason.to_owned(),
+    };
+    for (output, entry) in model.graph.outputs.iter().zip(&outputs) {
+        let entry = match entry {
+            Entry::Activation(activation) => lowering.emit.logical(activation),
+            Entry::Constant(_) => return Err(failed(output, "it does not depend on the inputs")),
+            Entry::Unknown => {
+                return Err(failed(
+                    output,
+                    "it is an output that its node does not compute here",
+                ));
+            }
+        };
+        match entry {
+            Ok(activation) => values.push(activation.value),
+            Err(_) => return Err(failed(output, "its layout cannot be restored")),
+        }
+    }
+    let channel_axes = lowering.emit.channel_axes.clone();
+    lowering
+        .emit
+        .r#return(&values)
+        .map_err(|_| ImportError::Invalid("func.return cannot be built".to_owned()))?;
+    let results = values.iter().map(|value| value.r#type()).collect();
+    let (globals, weights) = lowering.emit.finish();
+    Ok(Lowered {
+        globals,
+        weights,
+        results,
+        channel_axes,
+    })
+}
+
+/// `@main` with its signature's names.
+fn main_function<'c>(
+    context: &'c Context,
+    body: Block<'c>,
+    (arguments, argument_names): (&[Type<'c>], &[String]),
+    (results, result_names): (&[Type<'c>], &[String]),
+) -> Result<melior::ir::Operation<'c>, ImportError> {
+    let names = |names: &[String]| -> Attribute<'c> {
+        let entries: Vec<_> = names
+            .iter()
+            .map(|name| ir::dictionary(context, &[(ir::NAME_ATTRIBUTE, ir::string(context, name))]))
+            .collect();
+        ArrayAttribute::new(context, &entries).into()
+    };
+    let region = Region::new();
+    region.append_block(body);
+    let signature = FunctionType::new(context, arguments, results);
+    OperationBuilder::new("func.func", Location::unknown(context))
+        .add_attributes(&[
+            (
+                Identifier::new(context, "sym_name"),
+                StringAttribute::new(context, ir::MAIN).into(),
+            ),
+            (
+                Identifier::new(context, "function_type"),
+                TypeAttribute::new(signature.into()).into(),
+            ),
+            (Identifier::new(context, "arg_attrs"), names(argument_names)),
+            (Identifier::new(context, "res_attrs"), names(result_names)),
+        ])
+        .add_regions([region])
+        .build()
+        .map_err(|error| ImportError::Invalid(error.to_string()))
+}
+
+/// Removes the operations whose results nothing uses.
+fn prune(block: &Block<'_>) {
+    let operations: Vec<_> = std::iter::successors(block.first_operation(), |operation| {
+        operation.next_in_block()
+    })
+    .collect();
+    for operation in operations.into_iter().rev() {
+        let used = operation.result_count() == 0
+            || operation
+                .results()
+                .any(|result| !mxc_dialects::ffi::is_unused(result.into()));
+        if !used {
+            ffi::erase(operation);
+        }
+    }
+}
+
+/// Removes the globals that nothing loads, with their weights.
+fn drop_unused_globals(module: &Module<'_>, weights: &mut WeightStore) {
+    let mut loaded = BTreeSet::new();
+    if let Some(block) = ir::main_function(module).and_then(ir::entry_block) {
+        for operation in ir::block_ops(block) {
+            if ir::op_name(&operation) == "ml_program.global_load_const" {
+                loaded.extend(ir::symbol_attr(&operation, "global"));
+            }
+        }
+    }
+    for operation in ir::module_ops(module) {
+        let name = ir::string_attr(&operation, "sym_name").unwrap_or_default();
+        if name != ir::MAIN && !loaded.contains(&name) {
+            ffi::erase(operation);
+        }
+    }
+    weights.retain(|name| loaded.contains(name));
+}

@@ -1,0 +1,352 @@
+//! Shapes with a symbolic batch, and constants as they are known at import time.
+
+use std::{fmt, sync::Arc};
+
+/// The most elements that a constant computed at import time may have (256 MiB as f32).
+pub(super) const MAX_CONSTANT: usize = 1 << 26;
+
+/// An integer that may depend on the batch size N: `constant + batch·N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sym {
+    pub constant: i64,
+    pub batch: i64,
+}
+
+impl Sym {
+    /// The value, if it does not depend on the batch size.
+    pub fn known(self) -> Option<i64> {
+        (self.batch == 0).then_some(self.constant)
+    }
+
+    pub fn add(self, other: Self) -> Option<Self> {
+        Some(Self {
+            constant: self.constant.checked_add(other.constant)?,
+            batch: self.batch.checked_add(other.batch)?,
+        })
+    }
+
+    pub fn sub(self, other: Self) -> Option<Self> {
+        Some(Self {
+            constant: self.constant.checked_sub(other.constant)?,
+            batch: self.batch.checked_sub(other.batch)?,
+        })
+    }
+
+    /// The product, if one factor is known.
+    pub fn mul(self, other: Self) -> Option<Self> {
+        let (factor, of) = match (self.known(), other.known()) {
+            (Some(factor), _) => (factor, other),
+            (_, Some(factor)) => (factor, self),
+            _ => return None,
+        };
+        Some(Self {
+            constant: of.constant.checked_mul(factor)?,
+            batch: of.batch.checked_mul(factor)?,
+        })
+    }
+
+    /// The quotient rounded to zero, if known or exact for every batch size.
+    pub fn div(self, other: Self) -> Option<Self> {
+        let divisor = other.known().filter(|&divisor| divisor != 0);
+        match (self.known(), divisor) {
+            (Some(value), Some(divisor)) => Some(value.checked_div(divisor)?.into()),
+            (None, Some(divisor))
+                if self.constant.checked_rem(divisor)? == 0
+                    && self.batch.checked_rem(divisor)? == 0 =>
+            {
+                Some(Self {
+                    constant: self.constant / divisor,
+                    batch: self.batch / divisor,
+                })
+            }
+            // k·N / N
+            _ if self.constant == 0 && other.constant == 0 && other.batch != 0 => {
+                (self.batch.checked_rem(other.batch)? == 0)
+                    .then(|| (self.batch / other.batch).into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether both are equal, if that holds for every batch size ≥ 1 or for none.
+    pub fn equals(self, other: Self) -> Option<bool> {
+        let difference = self.sub(other)?;
+        match (difference.constant, difference.batch) {
+            (constant, 0) => Some(constant == 0),
+            // The difference grows from constant + batch, away from zero.
+            (constant, batch) if (constant >= 0 && batch > 0) || (constant <= 0 && batch < 0) => {
+                Some(false)
+            }
+            _ => None,
+        }
+    }
+
+    /// The sign of `self − other`, if it is the same for every batch size ≥ 1.
+    pub fn compare(self, other: Self) -> Option<std::cmp::Ordering> {
+        let difference = self.sub(other)?;
+        match (difference.constant, difference.batch) {
+            (constant, 0) => Some(constant.cmp(&0)),
+            (constant, batch) if constant.checked_add(batch)? > 0 && batch > 0 => {
+                Some(std::cmp::Ordering::Greater)
+            }
+            (constant, batch) if constant.checked_add(batch)? < 0 && batch < 0 => {
+                Some(std::cmp::Ordering::Less)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<i64> for Sym {
+    fn from(constant: i64) -> Self {
+        Self { constant, batch: 0 }
+    }
+}
+
+impl From<Dim> for Sym {
+    fn from(dim: Dim) -> Self {
+        // Dimensions are bounded by MAX_ELEMENTS.
+        match dim {
+            Dim::Fixed(size) => Self {
+                constant: size as i64,
+                batch: 0,
+            },
+            Dim::Batch(factor) => Self {
+                constant: 0,
+                batch: factor as i64,
+            },
+        }
+    }
+}
+
+/// A dimension: fixed, or a multiple of the batch size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dim {
+    Fixed(usize),
+    Batch(usize),
+}
+
+impl Dim {
+    pub fn fixed(self) -> Option<usize> {
+        match self {
+            Self::Fixed(size) => Some(size),
+            Self::Batch(_) => None,
+        }
+    }
+
+    pub fn is_one(self) -> bool {
+        self == Self::Fixed(1)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(size) => write!(formatter, "{size}"),
+            Self::Batch(1) => write!(formatter, "N"),
+            Self::Batch(factor) => write!(formatter, "{factor}·N"),
+        }
+    }
+}
+
+/// A shape in messages, such as `[N, 3, 32, 32]`.
+pub(super) fn show(shape: &[Dim]) -> String {
+    let dims: Vec<_> = shape.iter().map(Dim::to_string).collect();
+    format!("[{}]", dims.join(", "))
+}
+
+/// The number of elements as `factor · N^power`; `None` on overflow.
+pub(super) fn element_count(shape: &[Dim]) -> Option<(usize, u32)> {
+    shape.iter().try_fold((1usize, 0), |(factor, power), dim| {
+        Some(match dim {
+            Dim::Fixed(size) => (factor.checked_mul(*size)?, power),
+            Dim::Batch(multiple) => (factor.checked_mul(*multiple)?, power + 1),
+        })
+    })
+}
+
+/// The elements of a constant.
+#[derive(Clone, Debug)]
+pub(super) enum Data {
+    /// f16, bf16, f32 and f64.
+    Float(Arc<[f32]>),
+    /// All integer types; elements may depend on the batch size.
+    Int(Arc<[Sym]>),
+    Bool(Arc<[bool]>),
+}
+
+/// A constant known at import time, in row-major order.
+#[derive(Clone, Debug)]
+pub(super) struct Tensor {
+    pub shape: Vec<usize>,
+    pub data: Data,
+}
+
+impl Tensor {
+    pub fn floats(shape: Vec<usize>, values: impl Into<Arc<[f32]>>) -> Self {
+        let values = values.into();
+        debug_assert_eq!(shape.iter().product::<usize>(), values.len());
+        Self {
+            shape,
+            data: Data::Float(values),
+        }
+    }
+
+    pub fn ints(shape: Vec<usize>, values: impl Into<Arc<[Sym]>>) -> Self {
+        let values = values.into();
+        debug_assert_eq!(shape.iter().product::<usize>(), values.len());
+        Self {
+            shape,
+            data: Data::Int(values),
+        }
+    }
+
+    pub fn bools(shape: Vec<usize>, values: impl Into<Arc<[bool]>>) -> Self {
+        let values = values.into();
+        debug_assert_eq!(shape.iter().product::<usize>(), values.len());
+        Self {
+            shape,
+            data: Data::Bool(values),
+        }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        match &self.data {
+            Data::Float(values) => values.len(),
+            Data::Int(values) => values.len(),
+            Data::Bool(values) => values.len(),
+        }
+    }
+
+    /// The elements as f32: integers and bools converted, `None` where one depends on the batch.
+    pub fn to_floats(&self) -> Option<Arc<[f32]>> {
+        match &self.data {
+            Data::Float(values) => Some(values.clone()),
+            Data::Int(values) => values
+                .iter()
+                .map(|value| value.known().map(|value| value as f32))
+                .collect(),
+            Data::Bool(values) => Some(
+                values
+                    .iter()
+                    .map(|&value| f32::from(u8::from(value)))
+                    .collect(),
+            ),
+        }
+    }
+
+    /// The integer elements.
+    pub fn syms(&self) -> Option<&[Sym]> {
+        match &self.data {
+            Data::Int(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// The integer elements, if none depends on the batch.
+    pub fn known_ints(&self) -> Option<Vec<i64>> {
+        self.syms()?.iter().map(|value| value.known()).collect()
+    }
+
+    /// The only element as f32.
+    pub fn scalar(&self) -> Option<f32> {
+        (self.len() == 1)
+            .then(|| self.to_floats()?.first().copied())
+            .flatten()
+    }
+
+    /// The same elements under another shape of as many elements.
+    pub fn reshaped(&self, shape: Vec<usize>) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), self.len());
+        Self {
+            shape,
+            data: self.data.clone(),
+        }
+    }
+
+    /// The tensor of the elements at the given row-major positions.
+    ///
+    /// # Panics
+    ///
+    /// When a position is out of range; callers compute positions from the shape.
+    pub fn gather(&self, shape: Vec<usize>, positions: &[usize]) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), positions.len());
+        let data = match &self.data {
+            Data::Float(values) => Data::Float(positions.iter().map(|&i| values[i]).collect()),
+            Data::Int(values) => Data::Int(positions.iter().map(|&i| values[i]).collect()),
+            Data::Bool(values) => Data::Bool(positions.iter().map(|&i| values[i]).collect()),
+        };
+        Self { shape, data }
+    }
+
+    /// The tensor with its axes permuted: result axis `i` is axis `perms[i]`.
+    pub fn transposed(&self, perms: &[usize]) -> Self {
+        let strides = strides(&self.shape);
+        let shape: Vec<_> = perms.iter().map(|&axis| self.shape[axis]).collect();
+        let steps: Vec<_> = perms.iter().map(|&axis| strides[axis]).collect();
+        let positions = positions(&shape, &steps, 0);
+        self.gather(shape, &positions)
+    }
+
+    /// The tensor broadcast to `shape` (NumPy's rules), which must be possible.
+    pub fn broadcast(&self, shape: &[usize]) -> Self {
+        let steps = broadcast_steps(&self.shape, shape);
+        let positions = positions(shape, &steps, 0);
+        self.gather(shape.to_vec(), &positions)
+    }
+}
+
+/// Row-major strides.
+pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
+    }
+    strides
+}
+
+/// The step per axis of `shape` in a tensor of shape `from`, broadcast by NumPy's rules: 0 where it repeats.
+pub(super) fn broadcast_steps(from: &[usize], shape: &[usize]) -> Vec<usize> {
+    let strides = strides(from);
+    let lead = shape.len() - from.len();
+    (0..shape.len())
+        .map(|axis| match axis.checked_sub(lead) {
+            Some(own) if from[own] != 1 => strides[own],
+            _ => 0,
+        })
+        .collect()
+}
+
+/// The row-major walk over `shape` as positions `start + Σ index·step`.
+pub(super) fn positions(shape: &[usize], steps: &[usize], start: usize) -> Vec<usize> {
+    let mut positions = vec![start];
+    if shape.contains(&0) {
+        return Vec::new();
+    }
+    for (&size, &step) in shape.iter().zip(steps) {
+        positions = positions
+            .iter()
+            .flat_map(|&position| (0..size).map(move |index| position + index * step))
+            .collect();
+    }
+    positions
+}
+
+/// The shape that two constants broadcast to, by NumPy's rules.
+pub(super) fn broadcast_shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let size = |shape: &[usize], axis: usize| {
+        (axis + shape.len())
+            .checked_sub(rank)
+            .map_or(1, |axis| shape[axis])
+    };
+    (0..rank)
+        .map(|axis| match (size(a, axis), size(b, axis)) {
+            (a, b) if a == b => Some(a),
+            (1, b) => Some(b),
+            (a, 1) => Some(a),
+            _ => None,
+        })
+        .collect()
+}

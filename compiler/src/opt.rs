@@ -1,0 +1,272 @@
+//! `mxc opt`: runs passes by name over MLIR text or bytecode, as `mlir-opt` does.
+
+use crate::passes::{
+    self, PassContext, Pipeline, PipelineError, RunError, RunOptions, SampleSource, WeightLoader,
+    run::{print_module, run_pipeline},
+};
+use mxc_dialects::{ffi, ir};
+use mxc_runtime::{package::Package, store::WeightStore};
+use std::{
+    fs, io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+/// The line that separates modules under `--split-input-file`.
+const SPLIT_MARK: &str = "// -----";
+/// What a reproducer's first line starts with; the pipeline follows.
+const REPRODUCER_MARK: &str = "// mxc opt --pass-pipeline=";
+
+/// What `mxc opt` is asked to do.
+#[derive(Default)]
+pub struct OptOptions {
+    /// The input; `-` is stdin.
+    pub input: PathBuf,
+    /// The output; `None` and `-` are stdout.
+    pub output: Option<PathBuf>,
+    /// The pipeline; `None` runs nothing (parse, verify, print).
+    pub pipeline: Option<String>,
+    /// The file that holds the values of the module's globals.
+    pub weights: Option<PathBuf>,
+    /// Where weights that passes changed or added go (safetensors); `None` drops them.
+    pub output_weights: Option<PathBuf>,
+    /// Print the IR after every pass to stderr.
+    pub print_ir_after_all: bool,
+    /// Run mxc's verifier before the first and after every pass.
+    pub verify_each: bool,
+    /// Print the time of every pass to stderr.
+    pub timing: bool,
+    /// Take the parts between lines `// -----` as modules of their own.
+    pub split_input_file: bool,
+    /// Run the pipeline in the input's first line instead.
+    pub run_reproducer: bool,
+    /// Where a failing pipeline leaves its reproducer; `None` for none.
+    pub reproducer: Option<PathBuf>,
+    /// Print locations.
+    pub print_debuginfo: bool,
+    /// The default seed of passes.
+    pub seed: u64,
+    /// Worker threads of passes that execute the network; 0 is one per core.
+    pub threads: usize,
+    /// Reads weight files; `None` is [`load_weights`].
+    pub weight_loader: Option<WeightLoader>,
+    /// Gives calibration samples.
+    pub samples: Option<SampleSource>,
+}
+
+/// Why `mxc opt` failed. The exit code is 2 for a mistake in how it was called, 1 for anything else.
+#[derive(Debug, thiserror::Error)]
+pub enum OptError {
+    /// The pipeline is malformed.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// Options that contradict each other or the input.
+    #[error("{0}")]
+    Usage(String),
+    /// A file cannot be read or written.
+    #[error("{path}: {error}")]
+    File {
+        /// The file.
+        path: String,
+        /// The system's message.
+        error: io::Error,
+    },
+    /// A weight file cannot be read.
+    #[error("{0}")]
+    Weights(String),
+    /// The input is no valid MLIR.
+    #[error("{0}")]
+    Parse(String),
+    /// A pass failed; a reproducer may have been left.
+    #[error("{error}{}", reproducer.as_ref().map_or(String::new(), |path| format!(
+        "\n  reproducer: {path}; replay it with mxc opt --run-reproducer {path}")))]
+    Run {
+        /// What failed.
+        error: RunError,
+        /// The reproducer's path.
+        reproducer: Option<String>,
+    },
+}
+
+impl OptError {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Pipeline(_) | Self::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Reads the weights of a safetensors file or of a package (backbone and denoisers), by the file's name.
+pub fn load_weights(path: &Path) -> Result<WeightStore, String> {
+    let describe = |error: &dyn std::fmt::Display| {
+        let text = error.to_string();
+        let name = path.display().to_string();
+        if text.contains(&name) { text } else { format!("{name}: {text}") }
+    };
+    if path.extension().is_some_and(|extension| extension == "mxa") {
+        return Package::open(path)
+            .map(|package| package.weights())
+            .map_err(|error| describe(&error));
+    }
+    WeightStore::open_safetensors(path).map_err(|error| describe(&error))
+}
+
+/// Runs `mxc opt`; warnings of passes are returned, in order.
+pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
+    let source = read(&options.input)?;
+    let is_bytecode = source.starts_with(b"ML\xefR");
+    if is_bytecode && (options.split_input_file || options.run_reproducer) {
+        return Err(OptError::Usage(
+            "--split-input-file and --run-reproducer need MLIR text, not bytecode".to_owned(),
+        ));
+    }
+    let text_pipeline = match (options.run_reproducer, &options.pipeline) {
+        (true, Some(_)) => {
+            return Err(OptError::Usage(
+                "--run-reproducer takes the pipeline from the file: leave out --pass-pipeline".to_owned(),
+            ));
+        }
+        (true, None) => Some(reproduced_pipeline(&source, &options.input)?),
+        (false, pipeline) => pipeline.clone(),
+    };
+    let pipeline = match text_pipeline.as_deref() {
+        Some(text) if !text.trim().is_empty() => Pipeline::parse(text)?,
+        _ => Pipeline::default(),
+    };
+    let weights = match (&options.weights, &options.weight_loader) {
+        (Some(path), Some(loader)) => loader(path).map_err(OptError::Weights)?,
+        (Some(path), None) => load_weights(path).map_err(OptError::Weights)?,
+        (None, _) => WeightStore::new(),
+    };
+    let name = if is_stdio(&options.input) {
+        "<stdin>".to_owned()
+    } else {
+        options.input.display().to_string()
+    };
+    let parts = if options.split_input_file {
+        split(&String::from_utf8_lossy(&source))
+    } else {
+        vec![source]
+    };
+    let mut printed = Vec::new();
+    let mut cx = PassContext {
+        weight_loader: options.weight_loader.take().or_else(|| Some(Box::new(load_weights))),
+        samples: options.samples.take(),
+        seed: options.seed,
+        threads: options.threads,
+        ..PassContext::default()
+    };
+    let mut kept = WeightStore::new();
+    for part in &parts {
+        cx.weights = weights.clone();
+        cx.denoisers = WeightStore::new();
+        cx.reports = passes::Reports::default();
+        printed.push(run_part(part, &name, &pipeline, &mut cx, &options)?);
+        for (name, weight) in cx.weights.iter().chain(cx.denoisers.iter()) {
+            kept.insert(name, weight.clone());
+        }
+    }
+    write(options.output.as_deref(), printed.join(&format!("\n{SPLIT_MARK}\n\n")).as_bytes())?;
+    if let Some(path) = &options.output_weights {
+        write(Some(path), &kept.to_safetensors())?;
+    }
+    Ok(cx.warnings)
+}
+
+fn run_part(
+    source: &[u8],
+    name: &str,
+    pipeline: &Pipeline,
+    cx: &mut PassContext,
+    options: &OptOptions,
+) -> Result<String, OptError> {
+    let context = mxc_dialects::new_context();
+    let mut module = ir::parse(&context, source, name).map_err(OptError::Parse)?;
+    // Passes change the module before they fail: the reproducer holds what they began with.
+    let before = options.reproducer.as_ref().and_then(|_| ffi::clone_module(&module));
+    let run_options = RunOptions {
+        verify_each: options.verify_each || cfg!(debug_assertions),
+        print_ir_after_all: options.print_ir_after_all,
+        timing: options.timing,
+        ..RunOptions::default()
+    };
+    if let Err(error) = run_pipeline(&context, &mut module, pipeline, cx, &run_options) {
+        let reproducer = match (&options.reproducer, before) {
+            (Some(path), Some(before)) if !options.run_reproducer => {
+                let text = format!("{REPRODUCER_MARK}'{pipeline}'\n{}", print_module(&before, true));
+                write(Some(path), text.as_bytes()).ok().map(|()| path.display().to_string())
+            }
+            _ => None,
+        };
+        return Err(OptError::Run { error, reproducer });
+    }
+    Ok(print_module(&module, options.print_debuginfo))
+}
+
+/// The pipeline in a reproducer's first line.
+fn reproduced_pipeline(source: &[u8], path: &Path) -> Result<String, OptError> {
+    let text = String::from_utf8_lossy(source);
+    text.lines()
+        .next()
+        .and_then(|line| line.strip_prefix(REPRODUCER_MARK))
+        .map(|quoted| {
+            let quoted = quoted.trim();
+            let plain = quoted.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+            plain.unwrap_or(quoted).to_owned()
+        })
+        .ok_or_else(|| {
+            OptError::Usage(format!(
+                "{}: no reproducer: its first line must be {REPRODUCER_MARK}'…'",
+                path.display()
+            ))
+        })
+}
+
+/// The parts of a text between lines that hold only `// -----`; each keeps its line numbers by leading empty lines.
+fn split(text: &str) -> Vec<Vec<u8>> {
+    let mut parts = vec![String::new()];
+    for (number, line) in text.lines().enumerate() {
+        if line.trim_end() == SPLIT_MARK {
+            parts.push("\n".repeat(number + 1));
+        } else if let Some(part) = parts.last_mut() {
+            part.push_str(line);
+            part.push('\n');
+        }
+    }
+    parts.into_iter().map(String::into_bytes).collect()
+}
+
+fn is_stdio(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, OptError> {
+    let result = if is_stdio(path) {
+        let mut source = Vec::new();
+        io::stdin().read_to_end(&mut source).map(|_| source)
+    } else {
+        fs::read(path)
+    };
+    result.map_err(|error| OptError::File {
+        path: path.display().to_string(),
+        error,
+    })
+}
+
+fn write(path: Option<&Path>, bytes: &[u8]) -> Result<(), OptError> {
+    match path {
+        Some(path) if !is_stdio(path) => fs::write(path, bytes).map_err(|error| OptError::File {
+            path: path.display().to_string(),
+            error,
+        }),
+        _ => match io::stdout().write_all(bytes) {
+            // `mxc opt … | head` is no error.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(|error| OptError::File {
+                path: "<stdout>".to_owned(),
+                error,
+            }),
+        },
+    }
+}

@@ -1,0 +1,98 @@
+//! `annotate-noise`: says which noise every analog layer has.
+//!
+//! ```mlir
+//! // annotate-noise{spec=gaussian(sigma=15%) layer:fc*=gaussian(sigma=1%)}
+//! %1 = "analog.conv2d"(…) {layer = "conv1", noise = {…}, …}
+//! // becomes
+//! %1 = "analog.conv2d"(…) {layer = "conv1", noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=15%)"}, …}
+//! ```
+
+use super::{OptionError, Options, Pass, PassContext, PassError, globs};
+use globset::GlobMatcher;
+use melior::{
+    Context,
+    ir::{Module, operation::OperationMutLike},
+};
+use mxc_dialects::{
+    analog::{AnalogOp, NOISE, Noise},
+    ffi,
+};
+
+/// See the module.
+pub struct AnnotateNoise {
+    noise: Noise,
+    layers: Vec<(GlobMatcher, String)>,
+}
+
+impl Pass for AnnotateNoise {
+    const NAME: &'static str = "annotate-noise";
+    const DESCRIPTION: &'static str = "sets the noise of every analog layer";
+    const OPTIONS: &'static [(&'static str, &'static str)] = &[
+        ("spec", "the noise, such as gaussian(sigma=6%)+adc(bits=8)"),
+        ("scale", "what s is taken of: range (default), constant, signal"),
+        ("reference", "the magnitude s: rms (default), absmax, mean-abs, std"),
+        ("layer:GLOB", "the noise of the layers that match; the last match counts"),
+    ];
+
+    fn from_options(options: &mut Options) -> Result<Self, OptionError> {
+        let default = Noise::default();
+        let noise = Noise {
+            spec: options.take("spec").unwrap_or(default.spec),
+            scale: one_of(options, "scale", &Noise::SCALES)?.unwrap_or(default.scale),
+            reference: one_of(options, "reference", &Noise::REFERENCES)?.unwrap_or(default.reference),
+        };
+        check("spec", &noise.spec)?;
+        let mut layers = Vec::new();
+        for (glob, spec) in options.take_prefixed("layer:") {
+            check(&format!("layer:{glob}"), &spec)?;
+            layers.push((globs::matcher(&glob)?, spec));
+        }
+        Ok(Self { noise, layers })
+    }
+
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &Module<'c>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
+        let mut matched = vec![false; self.layers.len()];
+        for op in AnalogOp::all(module) {
+            let layer = op.layer();
+            let mut noise = self.noise.clone();
+            for ((glob, spec), matched) in self.layers.iter().zip(&mut matched) {
+                if glob.is_match(&layer) {
+                    noise.spec = spec.clone();
+                    *matched = true;
+                }
+            }
+            ffi::as_mut(op.operation()).set_attribute(NOISE, noise.to_attribute(context));
+        }
+        for ((glob, _), _) in self.layers.iter().zip(matched).filter(|(_, matched)| !matched) {
+            let message = format!("noise for '{}': no analog layer matches", glob.glob());
+            cx.warnings.push(message);
+        }
+        Ok(())
+    }
+}
+
+fn one_of(
+    options: &mut Options,
+    key: &str,
+    allowed: &[&str],
+) -> Result<Option<String>, OptionError> {
+    match options.take(key) {
+        Some(value) if !allowed.contains(&value.as_str()) => Err(OptionError(format!(
+            "option {key}={value}: one of {} expected",
+            allowed.join(", ")
+        ))),
+        value => Ok(value),
+    }
+}
+
+fn check(key: &str, spec: &str) -> Result<(), OptionError> {
+    if spec.trim().is_empty() {
+        return Err(OptionError(format!("option {key}= is empty; such as gaussian(sigma=6%)")));
+    }
+    Ok(())
+}

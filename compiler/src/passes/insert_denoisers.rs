@@ -1,0 +1,478 @@
+//! `insert-denoisers`: places trainable denoising blocks after analog layers until a parameter budget is used.
+//!
+//! ```mlir
+//! %1 = "analog.conv2d"(%0, %w, %b) {layer = "conv1", rank = 0 : i64, …} : (…) -> tensor<?x8x8x16xf32>
+//! // becomes, with the uses of %1 replaced by %2
+//! %1 = "analog.conv2d"(%0, %w, %b) {layer = "conv1", chosen = true, denoisers = ["paper"], …}
+//! %2 = "denoise.block"(%1, %reduce, …) {layer = "conv1", bottleneck = 4 : i64, slope = 7.812500e-03 : f32, …}
+//! ```
+//!
+//! Layers are taken by rank, affines first, then blocks, out of one budget; each stage of `greedy` stops at its own first
+//! misfit. A fresh block is the identity: the heads start at zero, an affine at scale 1 and shift 0.
+
+use super::{
+    LayerPlacement, OptionError, Options, Pass, PassContext, PassError, Placement,
+    constants::{backbone_parameters, built, declare_global, insert_before},
+    globs,
+    random::Source,
+};
+use globset::GlobMatcher;
+use melior::{
+    Context,
+    ir::{
+        BlockLike, Module, OperationRef, Value,
+        attribute::ArrayAttribute,
+        operation::{OperationLike, OperationMutLike},
+    },
+};
+use mxc_dialects::{
+    analog::{self, AnalogOp},
+    denoise, ffi, ir,
+};
+use mxc_runtime::store::Weight;
+
+/// See the module.
+pub struct InsertDenoisers {
+    budget: f64,
+    placement: Strategy,
+    kind: Kinds,
+    seed: Option<u64>,
+}
+
+/// In which order, and how far, layers are taken.
+enum Strategy {
+    /// By rank, until the first that does not fit.
+    Greedy,
+    /// By rank, leaving out what does not fit.
+    Fill,
+    /// As `Greedy`, among the layers that match.
+    At(Vec<GlobMatcher>),
+}
+
+/// Which denoisers.
+#[derive(Clone, Copy)]
+struct Kinds {
+    affine: bool,
+    block: Option<Block>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Block {
+    Paper,
+    Mean,
+}
+
+impl Block {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Paper => "paper",
+            Self::Mean => "mean",
+        }
+    }
+}
+
+impl Kinds {
+    fn parse(text: &str) -> Result<Self, OptionError> {
+        let unknown = || {
+            OptionError(format!(
+                "option kind={text}: one of paper, mean, affine, paper+affine, mean+affine expected"
+            ))
+        };
+        let mut kinds = Self {
+            affine: false,
+            block: None,
+        };
+        for part in text.split('+') {
+            let repeated = match part.trim() {
+                "affine" => std::mem::replace(&mut kinds.affine, true),
+                "paper" => kinds.block.replace(Block::Paper).is_some(),
+                "mean" => kinds.block.replace(Block::Mean).is_some(),
+                _ => return Err(unknown()),
+            };
+            if repeated {
+                return Err(unknown());
+            }
+        }
+        Ok(kinds)
+    }
+}
+
+/// Reads a budget: a percentage such as `4%`, or a fraction up to 1.
+pub fn parse_budget(text: &str) -> Result<f64, OptionError> {
+    let refused =
+        || OptionError(format!("option budget={text}: a percentage such as 4% expected"));
+    let (number, percent) = match text.trim().strip_suffix('%') {
+        Some(number) => (number, true),
+        None => (text.trim(), false),
+    };
+    let value: f64 = number.trim().parse().map_err(|_| refused())?;
+    let fraction = if percent { value / 100.0 } else { value };
+    let plausible = fraction.is_finite() && fraction >= 0.0 && (percent || fraction <= 1.0);
+    plausible.then_some(fraction).ok_or_else(refused)
+}
+
+impl Pass for InsertDenoisers {
+    const NAME: &'static str = "insert-denoisers";
+    const DESCRIPTION: &'static str =
+        "places denoisers after the highest-ranked analog layers within a parameter budget";
+    const OPTIONS: &'static [(&'static str, &'static str)] = &[
+        ("budget", "parameters allowed, of the backbone's (default 4%)"),
+        ("placement", "greedy (default), greedy-fill or at=GLOB,…"),
+        ("at", "the same as placement=at=GLOB,…"),
+        ("kind", "paper (default), mean, affine, paper+affine, mean+affine"),
+        ("seed", "the seed of the initial weights"),
+    ];
+
+    fn from_options(options: &mut Options) -> Result<Self, OptionError> {
+        let budget = parse_budget(options.take("budget").as_deref().unwrap_or("4%"))?;
+        let at = options.take("at");
+        let placement = options.take("placement");
+        let placement = match (&at, placement.as_deref()) {
+            (Some(_), Some(_)) => {
+                return Err(OptionError("options placement= and at= exclude each other".to_owned()));
+            }
+            (Some(list), None) => Strategy::at(list)?,
+            (None, None | Some("greedy")) => Strategy::Greedy,
+            (None, Some("greedy-fill")) => Strategy::Fill,
+            (None, Some(text)) => match text.strip_prefix("at=") {
+                Some(list) => Strategy::at(list)?,
+                None => {
+                    return Err(OptionError(format!(
+                        "option placement={text}: greedy, greedy-fill or at=GLOB,… expected"
+                    )));
+                }
+            },
+        };
+        Ok(Self {
+            budget,
+            placement,
+            kind: Kinds::parse(options.take("kind").as_deref().unwrap_or("paper"))?,
+            seed: options.take_parsed("seed", "a number")?,
+        })
+    }
+
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &Module<'c>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
+        let layers = self.ranked(module)?;
+        let backbone = backbone_parameters(module);
+        let budget = allowance(self.budget, backbone);
+        let plan = self.plan(&layers, budget);
+        let seed = self.seed.unwrap_or(cx.seed);
+        let mut report = Placement {
+            backbone_parameters: backbone,
+            budget,
+            ..Placement::default()
+        };
+        for (layer, planned) in layers.iter().zip(plan) {
+            let mut inserter = Inserter {
+                context,
+                module,
+                layer,
+                seed,
+                cx,
+            };
+            if !planned.denoisers.is_empty() {
+                inserter.insert(&planned, self.kind)?;
+            }
+            annotate(context, layer.op, &planned);
+            report.denoiser_parameters += planned.parameters;
+            report.layers.push(planned);
+        }
+        if report.denoiser_parameters == 0 && !report.layers.is_empty() {
+            let share = 100.0 * self.budget;
+            cx.warnings.push(format!(
+                "no denoiser fits the budget of {budget} parameters ({share}% of {backbone})"
+            ));
+        }
+        cx.reports.placement = Some(report);
+        Ok(())
+    }
+}
+
+impl Strategy {
+    fn at(list: &str) -> Result<Self, OptionError> {
+        let globs: Vec<String> = list
+            .split(',')
+            .map(str::trim)
+            .filter(|glob| !glob.is_empty())
+            .map(str::to_owned)
+            .collect();
+        if globs.is_empty() {
+            return Err(OptionError("option at= names no layer: at=GLOB,… expected".to_owned()));
+        }
+        Ok(Self::At(globs::matchers(&globs)?))
+    }
+}
+
+/// The whole parameters within a fraction of the backbone's.
+fn allowance(fraction: f64, backbone: u64) -> u64 {
+    let exact = fraction * backbone as f64;
+    // 4 % of 2,500 is 100, also where the product comes out as 99.99999999999999.
+    let rounded = exact.round();
+    if (exact - rounded).abs() < 1e-6 { rounded as u64 } else { exact.floor() as u64 }
+}
+
+/// A layer to place denoisers after.
+#[derive(Clone)]
+struct Ranked<'c, 'a> {
+    op: AnalogOp<'c, 'a>,
+    name: String,
+    channels: usize,
+}
+
+impl InsertDenoisers {
+    /// The analog layers, largest gradient norm first; in order of execution where none is ranked.
+    fn ranked<'c, 'a>(&self, module: &'a Module<'c>) -> Result<Vec<Ranked<'c, 'a>>, PassError> {
+        let block = ir::main_function(module)
+            .and_then(ir::entry_block)
+            .ok_or_else(|| PassError::new("the module has no function @main with a body"))?;
+        if let Some(denoiser) = ir::block_ops(block)
+            .into_iter()
+            .find(|op| ir::op_name(op).starts_with("denoise."))
+        {
+            return Err(PassError::new("the network has denoisers already").at(denoiser.location()));
+        }
+        let mut layers = Vec::new();
+        for op in AnalogOp::all(module) {
+            let name = op.layer();
+            let channels = op.channels().ok_or_else(|| {
+                PassError::new(format!("layer \"{name}\" has no static channels"))
+                    .at(op.operation().location())
+            })?;
+            layers.push(Ranked { op, name, channels });
+        }
+        let unranked = layers.iter().find(|layer| layer.op.rank().is_none());
+        match (unranked, &self.placement) {
+            (None, _) => layers.sort_by_key(|layer| layer.op.rank()),
+            // Layers named by the user need no ranking.
+            (Some(_), Strategy::At(_)) => {}
+            (Some(layer), _) => {
+                return Err(PassError::new(format!("layer \"{}\" has no rank", layer.name))
+                    .hint("run rank-sensitivity before insert-denoisers, or name layers: at=GLOB,…"));
+            }
+        }
+        Ok(layers)
+    }
+
+    /// Which layers get what.
+    fn plan(&self, layers: &[Ranked<'_, '_>], budget: u64) -> Vec<LayerPlacement> {
+        let mut plan: Vec<LayerPlacement> = layers
+            .iter()
+            .map(|layer| LayerPlacement {
+                layer: layer.name.clone(),
+                channels: layer.channels,
+                reference: layer.op.calibration().ok().flatten().and_then(|calibration| {
+                    let noise = layer.op.noise().ok()?;
+                    calibration.reference(&noise.reference)
+                }),
+                gradient_norm: layer.op.gradient_norm(),
+                rank: layer.op.rank(),
+                ..LayerPlacement::default()
+            })
+            .collect();
+        let mut left = budget;
+        let mut stages = Vec::new();
+        if self.kind.affine {
+            stages.push(("affine", None));
+        }
+        if let Some(block) = self.kind.block {
+            stages.push((block.name(), Some(block)));
+        }
+        for (name, block) in stages {
+            let mut stopped = false;
+            for (layer, placed) in layers.iter().zip(&mut plan) {
+                if let Strategy::At(globs) = &self.placement
+                    && !globs.iter().any(|glob| glob.is_match(&layer.name))
+                {
+                    placed.reason = "not among the layers named by at=".to_owned();
+                    continue;
+                }
+                let cost = match block {
+                    None => denoise::affine_parameters(layer.channels),
+                    Some(block) => {
+                        let sigma = block == Block::Paper;
+                        denoise::block_parameters(layer.channels, layer.op.is_spatial(), sigma)
+                    }
+                };
+                let outcome = if stopped {
+                    format!("{name}: after the first layer that did not fit")
+                } else if cost > left {
+                    stopped = !matches!(self.placement, Strategy::Fill);
+                    format!("{name}: {cost} parameters exceed the {left} left of the budget")
+                } else {
+                    left -= cost;
+                    placed.denoisers.push(name.to_owned());
+                    placed.parameters += cost;
+                    placed.chosen = true;
+                    format!("{name}: fits")
+                };
+                if !placed.reason.is_empty() {
+                    placed.reason.push_str("; ");
+                }
+                placed.reason.push_str(&outcome);
+            }
+        }
+        plan
+    }
+}
+
+fn annotate<'c>(context: &'c Context, op: AnalogOp<'c, '_>, planned: &LayerPlacement) {
+    let kinds: Vec<_> = planned.denoisers.iter().map(|kind| ir::string(context, kind)).collect();
+    let mut operation = ffi::as_mut(op.operation());
+    operation.set_attribute(analog::DENOISERS, ArrayAttribute::new(context, &kinds).into());
+    let parameters = ir::integer(context, planned.parameters as i64);
+    operation.set_attribute(analog::DENOISER_PARAMETERS, parameters);
+    operation.set_attribute(analog::CHOSEN, ir::boolean(context, planned.chosen));
+    operation.set_attribute(analog::REASON, ir::string(context, &planned.reason));
+}
+
+struct Inserter<'c, 'a, 'p> {
+    context: &'c Context,
+    module: &'a Module<'c>,
+    layer: &'p Ranked<'c, 'a>,
+    seed: u64,
+    cx: &'p mut PassContext,
+}
+
+impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
+    fn insert(&mut self, planned: &LayerPlacement, kinds: Kinds) -> Result<(), PassError> {
+        let operation = self.layer.op.operation();
+        let location = operation.location();
+        let output = self
+            .layer
+            .op
+            .output()
+            .ok_or_else(|| PassError::new("an analog layer has no result").at(location))?;
+        let after = operation
+            .next_in_block()
+            .ok_or_else(|| PassError::new("@main does not end in func.return"))?;
+        let context = self.context;
+        let block_kind = kinds.block.filter(|kind| planned.denoisers.iter().any(|name| name == kind.name()));
+        let affine = planned.denoisers.iter().any(|name| name == "affine");
+        // Other uses are replaced before the denoisers use the output themselves.
+        let mut current = output;
+        let mut inserted: Vec<OperationRef<'c, 'a>> = Vec::new();
+        let block = operation
+            .block()
+            .ok_or_else(|| PassError::new("an analog layer is in no block").at(location))?;
+        if let Some(kind) = block_kind {
+            let shapes = denoise::block_weight_shapes(self.layer.channels, self.layer.op.is_spatial());
+            let count = if kind == Block::Paper { 8 } else { 6 };
+            let mut weights = Vec::new();
+            for (part, shape) in denoise::BLOCK_WEIGHTS.into_iter().zip(shapes).take(count) {
+                weights.push(self.weight(part, shape, after)?);
+            }
+            let bottleneck = denoise::bottleneck(self.layer.channels);
+            let built_block =
+                denoise::block(context, location, current, &weights, &self.layer.name, bottleneck);
+            let operation = block.insert_operation_before(after, built("denoise.block", built_block)?);
+            inserted.push(operation);
+            current = built("denoise.block", operation.result(0))?.into();
+        }
+        if affine {
+            let channels = vec![self.layer.channels];
+            let [scale, shift] = denoise::AFFINE_WEIGHTS;
+            let scale = self.weight(scale, channels.clone(), after)?;
+            let shift = self.weight(shift, channels, after)?;
+            let built_affine =
+                denoise::affine(context, location, current, scale, shift, &self.layer.name);
+            let operation = block.insert_operation_before(after, built("denoise.affine", built_affine)?);
+            inserted.push(operation);
+            current = built("denoise.affine", operation.result(0))?.into();
+        }
+        if let Some(first) = inserted.first() {
+            ffi::replace_all_uses_except(output, current, *first);
+        }
+        Ok(())
+    }
+
+    /// A denoiser weight: a global of its own, its initial values in the context.
+    fn weight(
+        &mut self,
+        part: &str,
+        shape: Vec<usize>,
+        before: OperationRef<'c, 'a>,
+    ) -> Result<Value<'c, 'a>, PassError> {
+        let name = denoise::global_name(&self.layer.name, part);
+        if ir::globals(self.module).contains_key(&name) {
+            return Err(PassError::new(format!("the symbol @{name} is taken")));
+        }
+        let taps = if self.layer.op.is_spatial() { 9 } else { 1 };
+        let values = initial(self.seed, &name, part, &shape, self.layer.channels, taps);
+        let weight = Weight::new(shape.clone(), values)
+            .ok_or_else(|| PassError::new(format!("{name}: its values do not fit its shape")))?;
+        declare_global(self.context, self.module, &name, &shape)?;
+        self.cx.denoisers.insert(name.clone(), weight);
+        let r#type = ir::f32_tensor(self.context, &shape);
+        let load = built("a load", ir::load_global(self.context, &name, r#type))?;
+        let block = before
+            .block()
+            .ok_or_else(|| PassError::new("an operation is in no block"))?;
+        insert_before(block, before, load)
+    }
+}
+
+/// The initial values of a denoiser weight. The heads start at zero, so that a fresh block is the identity; the other
+/// convolutions start as PyTorch's do: uniform in ±1/√fan-in, weights and biases alike.
+fn initial(
+    seed: u64,
+    name: &str,
+    part: &str,
+    shape: &[usize],
+    channels: usize,
+    taps: usize,
+) -> Vec<f32> {
+    let count = shape.iter().product();
+    let fan_in = match part {
+        "affine.scale" => return vec![1.0; count],
+        "reduce.weight" | "reduce.bias" => channels,
+        // A window of one channel.
+        "depthwise.weight" | "depthwise.bias" => taps,
+        _ => return vec![0.0; count],
+    };
+    let bound = 1.0 / (fan_in as f64).sqrt();
+    let source = Source::new(seed, name);
+    (0..count as u64)
+        .map(|index| ((2.0 * source.uniform(index) - 1.0) * bound) as f32)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets() {
+        assert_eq!(parse_budget("4%"), Ok(0.04));
+        assert_eq!(parse_budget("0.04"), Ok(0.04));
+        for bad in ["", "4", "-1%", "x", "nan%", "inf"] {
+            assert!(parse_budget(bad).is_err(), "{bad}");
+        }
+        assert_eq!(allowance(0.04, 2500), 100);
+        assert_eq!(allowance(0.07, 100), 7);
+        assert_eq!(allowance(0.04, 77_754), 3110);
+    }
+
+    #[test]
+    fn kinds() {
+        assert!(Kinds::parse("mean+affine").is_ok());
+        assert!(Kinds::parse("affine+paper").is_ok());
+        for bad in ["", "paper+mean", "affine+affine", "median"] {
+            assert!(Kinds::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn initial_values_are_reproducible_and_bounded() {
+        let values = initial(7, "denoise.l.reduce.weight", "reduce.weight", &[4, 1, 1, 16], 16, 9);
+        assert_eq!(values, initial(7, "denoise.l.reduce.weight", "reduce.weight", &[4, 1, 1, 16], 16, 9));
+        assert!(values.iter().all(|value| value.abs() <= 0.25));
+        assert!(values.iter().any(|value| *value != values[0]));
+        assert!(initial(7, "n", "mean.weight", &[16, 1, 1, 4], 16, 9).iter().all(|value| *value == 0.0));
+        assert!(initial(7, "n", "affine.scale", &[16], 16, 9).iter().all(|value| *value == 1.0));
+    }
+}

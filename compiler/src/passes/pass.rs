@@ -1,0 +1,256 @@
+//! What a pass is: its trait, its options, what it may read and leave behind besides the IR, and how it fails.
+
+use crate::passes::reports::Reports;
+use melior::{Context, ir::Module};
+use mxc_runtime::{hardware::Hardware, store::WeightStore};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// A transformation of a module, run by name (`mxc opt --pass-pipeline=NAME{key=value …}`).
+///
+/// A pass lives in a file of its own and is listed in [`crate::passes::REGISTRY`]. It never panics on any input: what
+/// it cannot handle it returns as a [`PassError`] that names the operation.
+pub trait Pass: Sized {
+    /// The kebab-case name.
+    const NAME: &'static str;
+    /// One line for `--show-passes`.
+    const DESCRIPTION: &'static str;
+    /// The options it takes: key (a trailing `*` admits a family such as `layer:GLOB`) and one-line description.
+    const OPTIONS: &'static [(&'static str, &'static str)] = &[];
+
+    /// Reads the options; every option left in `options` afterwards is refused as unknown.
+    fn from_options(options: &mut Options) -> Result<Self, OptionError>;
+
+    /// Transforms the module, which lives in `context`.
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &Module<'c>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError>;
+}
+
+/// A [`Pass`] of any type.
+pub trait DynPass {
+    /// See [`Pass::run`].
+    fn run_dyn<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &Module<'c>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError>;
+}
+
+impl<P: Pass> DynPass for P {
+    fn run_dyn<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &Module<'c>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
+        self.run(context, module, cx)
+    }
+}
+
+/// Why a pass failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}{}{}", location.as_ref().map_or(String::new(), |at| format!(" (at {at})")),
+        hint.as_ref().map_or(String::new(), |hint| format!("\n  help: {hint}")))]
+pub struct PassError {
+    /// What went wrong, naming the operation or symbol.
+    pub message: String,
+    /// The operation's location, if it is about one.
+    pub location: Option<String>,
+    /// How to mend it.
+    pub hint: Option<String>,
+}
+
+impl PassError {
+    /// An error without location or hint.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            location: None,
+            hint: None,
+        }
+    }
+
+    /// Adds the location of the operation it is about.
+    pub fn at(mut self, location: melior::ir::Location<'_>) -> Self {
+        let text = location.to_string();
+        let text = text.strip_prefix("loc(").unwrap_or(&text);
+        let text = text.strip_suffix(')').unwrap_or(text);
+        if text != "unknown" {
+            self.location = Some(text.to_owned());
+        }
+        self
+    }
+
+    /// Adds how to mend it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The bytes of a weight are needed and not there.
+    pub fn missing_weight(pass: &str, symbol: &str) -> Self {
+        Self::new(format!("{pass} needs the values of @{symbol}, which are not in the IR"))
+            .hint("give the file that holds them: --weights FILE.safetensors or PKG.mxa")
+    }
+}
+
+/// Why a pass's options are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OptionError(pub String);
+
+/// A pass's options, `{key=value key=value …}`. Values with spaces are quoted (`'…'` or `"…"`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    entries: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Options from keys and values, in order.
+    pub fn new(entries: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self {
+            entries: entries.into_iter().collect(),
+        }
+    }
+
+    /// Adds an option.
+    pub fn push(&mut self, key: impl Into<String>, value: impl Into<String>) {
+        self.entries.push((key.into(), value.into()));
+    }
+
+    /// All options in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+    }
+
+    /// Whether no option is left.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes an option; the last one wins where it is given twice.
+    pub fn take(&mut self, key: &str) -> Option<String> {
+        let value = self
+            .entries
+            .iter()
+            .rev()
+            .find(|(k, _)| k == key)
+            .map(|(_, value)| value.clone());
+        self.entries.retain(|(k, _)| k != key);
+        value
+    }
+
+    /// Takes all options whose key starts with `prefix`, in order, as (rest of the key, value).
+    pub fn take_prefixed(&mut self, prefix: &str) -> Vec<(String, String)> {
+        let mut taken = Vec::new();
+        self.entries.retain(|(key, value)| {
+            let Some(rest) = key.strip_prefix(prefix) else {
+                return true;
+            };
+            taken.push((rest.to_owned(), value.clone()));
+            false
+        });
+        taken
+    }
+
+    /// Takes a comma-separated list; empty when the option is absent.
+    pub fn take_list(&mut self, key: &str) -> Vec<String> {
+        self.take(key)
+            .map(|value| {
+                value
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|item| !item.is_empty())
+                    .map(str::to_owned)
+                    .collect()
+            })
+            .unwrap_or_default()
+    }
+
+    /// Takes and parses an option.
+    pub fn take_parsed<T: std::str::FromStr>(
+        &mut self,
+        key: &str,
+        expected: &str,
+    ) -> Result<Option<T>, OptionError> {
+        self.take(key)
+            .map(|value| {
+                value.parse().map_err(|_| {
+                    OptionError(format!("option {key}={value}: {expected} expected"))
+                })
+            })
+            .transpose()
+    }
+}
+
+/// What a pass that needs data asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleRequest {
+    /// The pass's `data=` option; `None` asks for what the caller has (or for nothing).
+    pub data: Option<PathBuf>,
+    /// The number of samples wanted; `None` leaves it to the caller.
+    pub count: Option<usize>,
+    /// The seed that keys their drawing.
+    pub seed: u64,
+    /// The shape of one sample per program input, in the source model's layout.
+    pub shapes: Vec<Vec<usize>>,
+}
+
+/// Labelled samples.
+#[derive(Clone, Debug, Default)]
+pub struct Samples {
+    /// Per program input, the samples' values one after another in the input's layout.
+    pub inputs: Vec<Vec<f32>>,
+    /// The class per sample.
+    pub labels: Vec<u32>,
+    /// The data-set index per sample.
+    pub indices: Vec<u64>,
+}
+
+/// Gives the calibration samples; `Ok(None)` when there are no data, so that synthetic ones are used.
+pub type SampleSource = Box<dyn Fn(&SampleRequest) -> Result<Option<Samples>, String>>;
+
+/// Reads a weight file (`weights=` options): safetensors or a package.
+pub type WeightLoader = Box<dyn Fn(&Path) -> Result<WeightStore, String>>;
+
+/// What passes read and leave behind besides the IR.
+#[derive(Default)]
+pub struct PassContext {
+    /// The backbone's weights: the values of the `ml_program` globals.
+    pub weights: WeightStore,
+    /// The denoisers' initial weights, made by `insert-denoisers`.
+    pub denoisers: WeightStore,
+    /// Reads a weight file named by a pass's option.
+    pub weight_loader: Option<WeightLoader>,
+    /// Gives calibration samples.
+    pub samples: Option<SampleSource>,
+    /// The hardware profile of passes that lower to the digital tile; `None` is the paper's.
+    pub hardware: Option<Hardware>,
+    /// The default seed of passes with a `seed=` option.
+    pub seed: u64,
+    /// Worker threads of passes that execute the network; 0 is one per core.
+    pub threads: usize,
+    /// What the passes report.
+    pub reports: Reports,
+    /// What the user should know, in order of occurrence.
+    pub warnings: Vec<String>,
+    /// Anything else one pass leaves for a later one or for the caller, by name.
+    pub notes: BTreeMap<String, String>,
+}
+
+impl PassContext {
+    /// A context with weights.
+    pub fn with_weights(weights: WeightStore) -> Self {
+        Self {
+            weights,
+            ..Self::default()
+        }
+    }
+}

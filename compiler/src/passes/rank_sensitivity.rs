@@ -1,0 +1,297 @@
+//! `rank-sensitivity`: measures every analog layer on the clean model and ranks it by its loss gradient.
+//!
+//! ```mlir
+//! %1 = "analog.conv2d"(…) {layer = "conv1", …}
+//! // becomes
+//! %1 = "analog.conv2d"(…) {layer = "conv1", calibration = {absmax = …, input_absmax = …, mean_abs = …, rms = …,
+//!   samples = 512 : i64, std = …}, gradient_norm = 0.25 : f64, rank = 0 : i64, …}
+//! ```
+//!
+//! `gradient_norm` is the mean over the samples of ‖∂L/∂y‖₂ per sample, `rank` 0 for the largest. Without data the inputs are
+//! standard normal and the labels the clean model's own predictions.
+
+use super::{
+    OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
+};
+use melior::{
+    Context,
+    ir::{Module, operation::OperationMutLike},
+};
+use mxc_dialects::{
+    analog::{self, AnalogOp},
+    ffi, ir,
+};
+use mxc_runtime::{
+    exec::{Batch, Executor, Key, Mode, Purpose},
+    load,
+    store::WeightStore,
+};
+use std::{ops::Range, path::PathBuf};
+
+/// Samples without data.
+const SYNTHETIC_SAMPLES: usize = 64;
+/// Samples run together.
+const BATCH: usize = 32;
+
+/// See the module.
+pub struct RankSensitivity {
+    samples: Option<usize>,
+    seed: Option<u64>,
+    data: Option<PathBuf>,
+    weights: Option<PathBuf>,
+}
+
+impl Pass for RankSensitivity {
+    const NAME: &'static str = "rank-sensitivity";
+    const DESCRIPTION: &'static str =
+        "calibrates every analog layer and ranks it by its loss gradient on the clean model";
+    const OPTIONS: &'static [(&'static str, &'static str)] = &[
+        ("samples", "samples to run (default 512, without data 64)"),
+        ("seed", "the seed that draws them"),
+        ("data", "a data set; without one, synthetic inputs"),
+        ("weights", "a weight file, if the caller has loaded none"),
+    ];
+
+    fn from_options(options: &mut Options) -> Result<Self, OptionError> {
+        let samples = options.take_parsed("samples", "a number")?;
+        if samples == Some(0) {
+            return Err(OptionError("option samples=0: at least 1 expected".to_owned()));
+        }
+        Ok(Self {
+            samples,
+            seed: options.take_parsed("seed", "a number")?,
+            data: options.take("data").map(PathBuf::from),
+            weights: options.take("weights").map(PathBuf::from),
+        })
+    }
+
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &Module<'c>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
+        let layers = AnalogOp::all(module);
+        if layers.is_empty() {
+            cx.warnings.push("rank-sensitivity: there is no analog layer to rank".to_owned());
+            return Ok(());
+        }
+        let weights = self.weights(cx)?;
+        let program = load::program(module, &weights).map_err(|error| match error {
+            load::LoadError::MissingWeight(name) => PassError::missing_weight(Self::NAME, &name),
+            other => PassError::new(other.to_string()),
+        })?;
+        let names: Vec<String> = program.layers.iter().map(|layer| layer.name.clone()).collect();
+        let shapes: Vec<Vec<usize>> = program
+            .inputs
+            .iter()
+            .map(|input| {
+                let value = &program.values[*input];
+                value.shape.iter().skip(1).copied().collect::<Option<Vec<_>>>().ok_or_else(|| {
+                    PassError::new(format!("input '{}' has a shape that is not known", value.name))
+                        .hint("give it: --input-shape NAME=1,3,H,W")
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let threads = match cx.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let executor = Executor::new(program, threads).map_err(|error| PassError::new(error.to_string()))?;
+        let seed = self.seed.unwrap_or(cx.seed);
+        let request = SampleRequest {
+            data: self.data.clone(),
+            count: self.samples,
+            seed,
+            shapes,
+        };
+        let samples = match &cx.samples {
+            Some(source) => source(&request).map_err(PassError::new)?,
+            None if self.data.is_some() => {
+                return Err(PassError::new("data= is given, but the caller reads no data sets"));
+            }
+            None => None,
+        };
+        let synthetic = samples.is_none();
+        let samples = match samples {
+            Some(samples) => samples,
+            None => synthetic_samples(&executor, &request)?,
+        };
+        check(&samples, &request.shapes)?;
+        let count = samples.labels.len();
+        cx.notes.insert(
+            "calibration".to_owned(),
+            if synthetic { "synthetic" } else { "data" }.to_owned(),
+        );
+        cx.notes.insert("calibration-samples".to_owned(), count.to_string());
+        if synthetic {
+            cx.warnings.push(format!(
+                "no data: calibrated and ranked on {count} synthetic inputs, labelled by the clean model itself"
+            ));
+        }
+
+        let batches: Vec<(Vec<&[f32]>, Range<usize>)> = batches(&samples, &request.shapes);
+        let failed = |error: mxc_runtime::exec::ExecError| PassError::new(error.to_string());
+        let mut sums = vec![0.0; names.len()];
+        for (inputs, range) in &batches {
+            let batch = Batch {
+                inputs,
+                samples: &samples.indices[range.clone()],
+            };
+            let norms = executor.sensitivity(batch, &samples.labels[range.clone()]).map_err(failed)?;
+            sums.iter_mut().zip(norms).for_each(|(sum, norm)| *sum += norm);
+        }
+        let statistics = executor
+            .calibrate(&mut batches.iter().map(|(inputs, range)| Batch {
+                inputs,
+                samples: &samples.indices[range.clone()],
+            }))
+            .map_err(failed)?;
+
+        let norms: Vec<f64> = sums.iter().map(|sum| sum / count as f64).collect();
+        let mut order: Vec<usize> = (0..norms.len()).collect();
+        // Equal norms keep the order of execution.
+        order.sort_by(|a, b| norms[*b].total_cmp(&norms[*a]).then(a.cmp(b)));
+        for op in layers {
+            let layer = op.layer();
+            let position = names.iter().position(|name| *name == layer);
+            let (Some(index), Some(rank)) = (
+                position,
+                position.and_then(|index| order.iter().position(|ranked| *ranked == index)),
+            ) else {
+                return Err(PassError::new(format!("layer \"{layer}\" was not executed")));
+            };
+            let measured = statistics.get(index).copied().filter(|_| norms[index].is_finite());
+            let Some(measured) = measured.filter(|m| m.absmax.is_finite() && m.rms.is_finite()) else {
+                return Err(PassError::new(format!(
+                    "layer \"{layer}\" is not finite on the clean model (rms or gradient)"
+                ))
+                .hint("check the model's weights and the preprocessing of its inputs"));
+            };
+            let calibration = analog::Calibration {
+                samples: measured.samples,
+                rms: measured.rms,
+                absmax: measured.absmax,
+                mean_abs: measured.mean_abs,
+                std: measured.std,
+                input_absmax: measured.input_absmax,
+            };
+            let mut operation = ffi::as_mut(op.operation());
+            operation.set_attribute(analog::CALIBRATION, calibration.to_attribute(context));
+            operation.set_attribute(analog::GRADIENT_NORM, ir::float(context, norms[index]));
+            operation.set_attribute(analog::RANK, ir::integer(context, rank as i64));
+        }
+        Ok(())
+    }
+}
+
+impl RankSensitivity {
+    /// The weights of the backbone and of denoisers that are there already.
+    fn weights(&self, cx: &mut PassContext) -> Result<WeightStore, PassError> {
+        if let Some(path) = &self.weights {
+            let loader = cx
+                .weight_loader
+                .as_ref()
+                .ok_or_else(|| PassError::new("weights= is given, but the caller reads no weight files"))?;
+            let loaded = loader(path).map_err(PassError::new)?;
+            for (name, weight) in loaded.iter() {
+                if cx.weights.get(name).is_none() {
+                    cx.weights.insert(name, weight.clone());
+                }
+            }
+        }
+        let mut weights = cx.weights.clone();
+        for (name, weight) in cx.denoisers.iter() {
+            weights.insert(name, weight.clone());
+        }
+        Ok(weights)
+    }
+}
+
+/// Standard normal inputs, labelled with the clean model's own predictions.
+fn synthetic_samples(executor: &Executor, request: &SampleRequest) -> Result<Samples, PassError> {
+    let count = request.count.map_or(SYNTHETIC_SAMPLES, |count| count.min(SYNTHETIC_SAMPLES));
+    let inputs: Vec<Vec<f32>> = request
+        .shapes
+        .iter()
+        .enumerate()
+        .map(|(input, shape)| {
+            let source = Source::new(request.seed, &format!("synthetic input {input}"));
+            let elements = shape.iter().product::<usize>() * count;
+            (0..elements as u64).map(|index| source.normal(index) as f32).collect()
+        })
+        .collect();
+    let mut samples = Samples {
+        inputs,
+        labels: vec![0; count],
+        indices: (0..count as u64).collect(),
+    };
+    let key = Key {
+        seed: request.seed,
+        purpose: Purpose::Calibrate,
+        pass: 0,
+        chip: 0,
+    };
+    let mut labels = Vec::with_capacity(count);
+    for (inputs, range) in batches(&samples, &request.shapes) {
+        let batch = Batch {
+            inputs: &inputs,
+            samples: &samples.indices[range.clone()],
+        };
+        let logits = executor
+            .logits(batch, Mode::CLEAN, key)
+            .map_err(|error| PassError::new(error.to_string()))?;
+        let classes = (logits.len() / range.len().max(1)).max(1);
+        labels.extend(logits.chunks_exact(classes).map(|row| {
+            let mut best = 0;
+            for (class, value) in row.iter().enumerate() {
+                if *value > row[best] {
+                    best = class;
+                }
+            }
+            best as u32
+        }));
+    }
+    samples.labels = labels;
+    Ok(samples)
+}
+
+/// The samples in batches: one slice per input, and the range of samples.
+fn batches<'s>(samples: &'s Samples, shapes: &[Vec<usize>]) -> Vec<(Vec<&'s [f32]>, Range<usize>)> {
+    let count = samples.labels.len();
+    (0..count)
+        .step_by(BATCH)
+        .map(|start| {
+            let range = start..(start + BATCH).min(count);
+            let inputs = samples
+                .inputs
+                .iter()
+                .zip(shapes)
+                .map(|(values, shape)| {
+                    let elements: usize = shape.iter().product();
+                    &values[range.start * elements..range.end * elements]
+                })
+                .collect();
+            (inputs, range)
+        })
+        .collect()
+}
+
+fn check(samples: &Samples, shapes: &[Vec<usize>]) -> Result<(), PassError> {
+    let count = samples.labels.len();
+    let fits = samples.inputs.len() == shapes.len()
+        && samples.indices.len() == count
+        && samples
+            .inputs
+            .iter()
+            .zip(shapes)
+            .all(|(values, shape)| values.len() == shape.iter().product::<usize>() * count);
+    match (fits, count) {
+        (true, 1..) => Ok(()),
+        (true, 0) => Err(PassError::new("there are no samples to calibrate on")),
+        (false, _) => Err(PassError::new(format!(
+            "the samples do not fit the model's inputs: {count} labels, inputs of {:?} values for shapes {shapes:?}",
+            samples.inputs.iter().map(Vec::len).collect::<Vec<_>>()
+        ))),
+    }
+}

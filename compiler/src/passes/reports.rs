@@ -1,0 +1,59 @@
+//! What passes report besides the IR they leave.
+
+/// What the passes of a pipeline reported; the last run of a pass counts.
+#[derive(Clone, Debug, Default)]
+pub struct Reports {
+    /// By `canonicalize-graph`.
+    pub graph: Option<GraphReport>,
+    /// By `insert-denoisers`.
+    pub placement: Option<Placement>,
+}
+
+/// How the graph rewriting went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GraphReport {
+    /// Iterations until saturation or a limit.
+    pub iterations: usize,
+    /// E-nodes at the end.
+    pub nodes: usize,
+    /// The limit that ended it before saturation, in words.
+    pub limit: Option<String>,
+    /// Operations before and after.
+    pub operations: [usize; 2],
+}
+
+/// Which layers got denoisers, and why.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Placement {
+    /// The backbone's weights and biases after folding.
+    pub backbone_parameters: u64,
+    /// The parameters that the budget allows.
+    pub budget: u64,
+    /// The parameters of all denoisers.
+    pub denoiser_parameters: u64,
+    /// Every analog layer, largest gradient norm first.
+    pub layers: Vec<LayerPlacement>,
+}
+
+/// One analog layer's place in the ranking and its denoisers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LayerPlacement {
+    /// The layer's name.
+    pub layer: String,
+    /// Its output channels.
+    pub channels: usize,
+    /// Its `reference` statistic (rms by default) on the clean model, if calibrated.
+    pub reference: Option<f64>,
+    /// The mean over samples of ‖∂L/∂y‖₂, if ranked.
+    pub gradient_norm: Option<f64>,
+    /// 0 for the largest gradient norm.
+    pub rank: Option<usize>,
+    /// The kinds inserted, in the order of placement: `affine`, then `paper` or `mean`.
+    pub denoisers: Vec<String>,
+    /// Their parameters.
+    pub parameters: u64,
+    /// Whether any denoiser was inserted.
+    pub chosen: bool,
+    /// Why it was chosen or not.
+    pub reason: String,
+}

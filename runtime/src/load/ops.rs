@@ -1,0 +1,1038 @@
+//! Reading each operation into nodes.
+
+use super::{Bound, LoadError, Loader, View, entry, fail, is_f32, result};
+use crate::{
+    program::{Binary, Calibration, Layer, LayerId, Op, Reduce, Unary, ValueId},
+    store::Weight,
+};
+use melior::ir::{
+    OperationRef, ValueLike, attribute::DictionaryAttribute, operation::OperationLike,
+};
+use mxc_dialects::{ffi, ir};
+
+/// The elementwise operations of two operands.
+fn binary(name: &str) -> Option<Binary> {
+    Some(match name {
+        "tosa.add" => Binary::Add,
+        "tosa.sub" => Binary::Sub,
+        "tosa.mul" => Binary::Mul,
+        "tosa.maximum" => Binary::Max,
+        "tosa.minimum" => Binary::Min,
+        "tosa.pow" => Binary::Pow,
+        _ => return None,
+    })
+}
+
+/// The elementwise operations of one operand that have no attributes.
+fn unary(name: &str) -> Option<Unary> {
+    Some(match name {
+        "tosa.sigmoid" => Unary::Sigmoid,
+        "tosa.tanh" => Unary::Tanh,
+        "tosa.erf" => Unary::Erf,
+        "tosa.exp" => Unary::Exp,
+        "tosa.log" => Unary::Log,
+        "tosa.reciprocal" => Unary::Reciprocal,
+        "tosa.rsqrt" => Unary::Rsqrt,
+        "tosa.abs" => Unary::Abs,
+        "tosa.negate" => Unary::Negate,
+        "tosa.floor" => Unary::Floor,
+        "tosa.ceil" => Unary::Ceil,
+        _ => return None,
+    })
+}
+
+/// The reductions.
+fn reduction(name: &str) -> Option<Reduce> {
+    Some(match name {
+        "tosa.reduce_sum" => Reduce::Sum,
+        "tosa.reduce_max" => Reduce::Max,
+        "tosa.reduce_min" => Reduce::Min,
+        "tosa.reduce_product" => Reduce::Product,
+        _ => return None,
+    })
+}
+
+/// The other operations.
+const OTHERS: [&str; 23] = [
+    "func.return",
+    "ml_program.global_load_const",
+    "tosa.const",
+    "tosa.const_shape",
+    "tosa.conv2d",
+    "tosa.depthwise_conv2d",
+    "tosa.custom",
+    "tosa.matmul",
+    "tosa.avg_pool2d",
+    "tosa.max_pool2d",
+    "tosa.clamp",
+    "tosa.reshape",
+    "tosa.transpose",
+    "tosa.concat",
+    "tosa.slice",
+    "tosa.pad",
+    "tosa.identity",
+    "tosa.cast",
+    "analog.conv2d",
+    "analog.depthwise_conv2d",
+    "analog.fully_connected",
+    "denoise.block",
+    "denoise.affine",
+];
+
+/// Whether an operation can be read.
+pub(super) fn is_known(name: &str) -> bool {
+    OTHERS.contains(&name)
+        || binary(name).is_some()
+        || unary(name).is_some()
+        || reduction(name).is_some()
+}
+
+/// A convolution's or pooling's geometry.
+struct Window {
+    stride: [usize; 2],
+    pad: [usize; 4],
+    dilation: [usize; 2],
+}
+
+impl<'c> Loader<'c, '_> {
+    /// Reads one operation.
+    pub(super) fn operation(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let name = ir::op_name(op);
+        if let Some(kind) = binary(&name) {
+            return self.binary(op, kind);
+        }
+        if let Some(kind) = unary(&name) {
+            if kind == Unary::Negate {
+                self.zero(op, &[1, 2])?;
+            }
+            return self.unary(op, kind);
+        }
+        if let Some(kind) = reduction(&name) {
+            return self.reduce(op, kind);
+        }
+        match name.as_str() {
+            "ml_program.global_load_const" => {
+                let (name, weight) = self.global(op)?;
+                self.bind(result(op)?, Bound::Constant(name, weight));
+                Ok(())
+            }
+            "tosa.const" | "tosa.const_shape" => self.inline_constant(op),
+            "tosa.conv2d" => {
+                self.zero(op, &[3, 4])?;
+                let window = window_attributes(op)?;
+                self.convolution(op, window, 1, None)
+            }
+            "tosa.custom" => self.custom(op),
+            "tosa.depthwise_conv2d" => {
+                self.zero(op, &[3, 4])?;
+                let window = window_attributes(op)?;
+                self.depthwise(op, window, None)
+            }
+            "tosa.matmul" => self.matmul(op),
+            "tosa.avg_pool2d" => {
+                self.zero(op, &[1, 2])?;
+                self.pool(op, true)
+            }
+            "tosa.max_pool2d" => self.pool(op, false),
+            "tosa.clamp" => {
+                let bound = |name: &str| {
+                    ir::f64_attr(op, name)
+                        .ok_or_else(|| fail(op, format!("its {name} must be a float")))
+                };
+                let (min, max) = (bound("min_val")? as f32, bound("max_val")? as f32);
+                self.unary(op, Unary::Clamp { min, max })
+            }
+            "tosa.reshape" => self.reshape(op),
+            "tosa.transpose" => self.transpose(op),
+            "tosa.concat" => self.concat(op),
+            "tosa.slice" => self.slice(op),
+            "tosa.pad" => self.pad(op),
+            "tosa.identity" => self.alias(op),
+            "tosa.cast" => {
+                let from = op.operand(0).is_ok_and(is_f32);
+                if !from || !is_f32(result(op)?) {
+                    return Err(fail(
+                        op,
+                        "only casts from f32 to f32 can be executed".into(),
+                    ));
+                }
+                self.alias(op)
+            }
+            "analog.conv2d" => {
+                let window = window_attributes(op)?;
+                let groups = ir::i64_attr(op, "groups")
+                    .and_then(|groups| usize::try_from(groups).ok())
+                    .ok_or_else(|| fail(op, "its groups must be a positive integer".into()))?;
+                let channels = self.constant(op, 2)?.1.shape().iter().product();
+                let layer = self.layer(op, channels)?;
+                self.convolution(op, window, groups, Some(layer))
+            }
+            "analog.depthwise_conv2d" => {
+                let window = window_attributes(op)?;
+                let channels = self.constant(op, 2)?.1.shape().iter().product();
+                let layer = self.layer(op, channels)?;
+                self.depthwise(op, window, Some(layer))
+            }
+            "analog.fully_connected" => {
+                let channels = self.constant(op, 2)?.1.shape().iter().product();
+                let layer = self.layer(op, channels)?;
+                let (weight_name, weight) = self.constant(op, 1)?;
+                let (bias_name, bias) = self.constant(op, 2)?;
+                let weight = self.constant_value(weight_name, weight);
+                let bias = self.constant_value(bias_name, bias);
+                self.fully_connected(op, weight, bias, Some(layer))
+            }
+            "denoise.block" => self.denoise_block(op),
+            "denoise.affine" => self.denoise_affine(op),
+            _ => Err(fail(op, "it cannot be executed".into())),
+        }
+    }
+
+    /// Binds the result to what the first operand is.
+    fn alias(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let bound = self.operand(op, 0)?.clone();
+        self.bind(result(op)?, bound);
+        Ok(())
+    }
+
+    /// Checks that the operands at `indices` (zero points, shifts), where present, are zero.
+    fn zero(&self, op: &OperationRef<'c, '_>, indices: &[usize]) -> Result<(), LoadError> {
+        for &index in indices.iter().filter(|&&index| index < op.operand_count()) {
+            let zero = match self.operand(op, index)? {
+                Bound::Constant(_, weight) => weight.values().iter().all(|&value| value == 0.0),
+                Bound::Integers(values) => values.iter().all(|&value| value == 0),
+                Bound::Activation(..) => false,
+            };
+            if !zero {
+                return Err(fail(
+                    op,
+                    format!("operand {index} must be the constant zero"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn inline_constant(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let values = op
+            .attribute("values")
+            .map_err(|_| fail(op, "it has no values".into()))?;
+        let value = result(op)?;
+        let bound = if let Some(integers) = ir::dense_integers(values) {
+            Bound::Integers(integers)
+        } else {
+            let shape = super::static_shape(value)
+                .ok_or_else(|| fail(op, format!("its type {} is not static", value.r#type())))?;
+            let weight = ffi::dense_f32(values).and_then(|values| Weight::new(shape, values));
+            Bound::Constant(
+                String::new(),
+                weight.ok_or_else(|| {
+                    fail(
+                        op,
+                        "only dense f32 and integer values can be read; keep large ones in ml_program globals".into(),
+                    )
+                })?,
+            )
+        };
+        self.bind(value, bound);
+        Ok(())
+    }
+
+    fn unary(&mut self, op: &OperationRef<'c, '_>, kind: Unary) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let shape = self.program.values[input].shape.clone();
+        self.emit_checked(op, Op::Unary(kind), vec![input], view, &shape)?;
+        Ok(())
+    }
+
+    fn binary(&mut self, op: &OperationRef<'c, '_>, kind: Binary) -> Result<(), LoadError> {
+        if kind == Binary::Mul {
+            self.zero(op, &[2])?;
+        }
+        let operands = [self.operand(op, 0)?.clone(), self.operand(op, 1)?.clone()];
+        let view = match &operands {
+            [Bound::Activation(_, a), Bound::Activation(_, b)] if a == b => *a,
+            [Bound::Activation(_, view), Bound::Constant(..)]
+            | [Bound::Constant(..), Bound::Activation(_, view)] => *view,
+            [Bound::Activation(..), Bound::Activation(..)] => {
+                return Err(fail(
+                    op,
+                    "its operands have their batch at different axes".into(),
+                ));
+            }
+            _ => {
+                return Err(fail(
+                    op,
+                    "both operands are constants; fold constants first (canonicalize-graph)".into(),
+                ));
+            }
+        };
+        let mut inputs = Vec::with_capacity(2);
+        for operand in operands {
+            inputs.push(match operand {
+                Bound::Activation(id, _) => id,
+                Bound::Constant(name, weight) => self.broadcast_constant(op, name, weight, view)?,
+                Bound::Integers(_) => {
+                    return Err(fail(op, "integers cannot be computed with".into()));
+                }
+            });
+        }
+        let [a, b] = [0, 1].map(|index| &self.program.values[inputs[index]].shape);
+        // The batch wins over a constant's 1: it is `None` on one side at axis 0.
+        let expected: Option<Vec<_>> = (a.len() == b.len())
+            .then(|| {
+                a.iter()
+                    .zip(b)
+                    .map(|(&a, &b)| match (a, b) {
+                        _ if a == b => Some(a),
+                        (other, Some(1)) | (Some(1), other) => Some(other),
+                        _ => None,
+                    })
+                    .collect()
+            })
+            .flatten();
+        let expected =
+            expected.ok_or_else(|| fail(op, format!("shapes {a:?} and {b:?} do not broadcast")))?;
+        self.emit_checked(op, Op::Binary(kind), inputs, view, &expected)?;
+        Ok(())
+    }
+
+    /// A constant operand of an elementwise operation whose other operand has the view `view`: reshaped to the
+    /// program's axes, of size 1 at the batch.
+    fn broadcast_constant(
+        &mut self,
+        op: &OperationRef<'c, '_>,
+        name: String,
+        weight: Weight,
+        view: View,
+    ) -> Result<ValueId, LoadError> {
+        let shape = weight.shape();
+        if shape.len() <= view.lead || shape[..=view.lead].iter().any(|&size| size != 1) {
+            return Err(fail(
+                op,
+                format!(
+                    "a constant operand of shape {shape:?} must have size 1 up to the batch axis"
+                ),
+            ));
+        }
+        let mut program = vec![1; view.head()];
+        program.extend(&shape[view.lead + 1..]);
+        let weight = weight
+            .reshaped(program)
+            .ok_or_else(|| fail(op, "a constant operand has a wrong size".into()))?;
+        Ok(self.constant_value(name, weight))
+    }
+
+    fn reduce(&mut self, op: &OperationRef<'c, '_>, kind: Reduce) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let axis = axis_attribute(op)?;
+        let axis = view
+            .axis(axis)
+            .filter(|&axis| axis < self.program.values[input].shape.len())
+            .ok_or_else(|| fail(op, format!("axis {axis} is the batch or out of range")))?;
+        let mut expected = self.program.values[input].shape.clone();
+        expected[axis] = Some(1);
+        self.emit_checked(op, Op::Reduce { kind, axis }, vec![input], view, &expected)?;
+        Ok(())
+    }
+
+    fn custom(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let text = |name: &str| ir::string_attr(op, name).unwrap_or_default();
+        let (domain, operator) = (text("domain_name"), text("operator_name"));
+        if (domain.as_str(), operator.as_str()) != ("mxc", "conv2d") {
+            return Err(fail(
+                op,
+                format!(
+                    "operator `{operator}` of domain `{domain}` is unknown; only mxc's conv2d is"
+                ),
+            ));
+        }
+        let attributes = text("implementation_attrs");
+        let mut window = Window {
+            stride: [1; 2],
+            pad: [0; 4],
+            dilation: [1; 2],
+        };
+        let mut groups = 1;
+        for item in attributes
+            .split(|c: char| c == ';' || c.is_whitespace())
+            .filter(|item| !item.is_empty())
+        {
+            let error = || fail(op, format!("implementation_attrs: cannot read `{item}`"));
+            let (key, list) = item.split_once('=').ok_or_else(error)?;
+            let list: Vec<usize> = list
+                .trim_matches(|c| c == '[' || c == ']')
+                .split(',')
+                .map(|value| value.trim().parse())
+                .collect::<Result<_, _>>()
+                .map_err(|_| error())?;
+            match (key.trim(), list.as_slice()) {
+                ("stride", &[a, b]) => window.stride = [a, b],
+                ("dilation", &[a, b]) => window.dilation = [a, b],
+                ("pad", &[a, b, c, d]) => window.pad = [a, b, c, d],
+                ("groups", &[a]) => groups = a,
+                _ => return Err(error()),
+            }
+        }
+        self.convolution(op, window, groups, None)
+    }
+
+    fn convolution(
+        &mut self,
+        op: &OperationRef<'c, '_>,
+        window: Window,
+        groups: usize,
+        layer: Option<LayerId>,
+    ) -> Result<(), LoadError> {
+        let (weight_name, weight) = self.constant(op, 1)?;
+        let &[outputs, height, width, channels] = weight.shape() else {
+            return Err(fail(
+                op,
+                format!("its weight has shape {:?}, not OHWI", weight.shape()),
+            ));
+        };
+        let weight = self.constant_value(weight_name, weight);
+        self.emit_convolution(
+            op,
+            weight,
+            [outputs, height, width, channels],
+            window,
+            groups,
+            layer,
+        )
+    }
+
+    fn depthwise(
+        &mut self,
+        op: &OperationRef<'c, '_>,
+        window: Window,
+        layer: Option<LayerId>,
+    ) -> Result<(), LoadError> {
+        let (name, weight) = self.constant(op, 1)?;
+        let &[height, width, channels, multiplier] = weight.shape() else {
+            return Err(fail(
+                op,
+                format!("its weight has shape {:?}, not HWCM", weight.shape()),
+            ));
+        };
+        let outputs = channels * multiplier;
+        // HWCM → [C·M, H, W, 1]: output channel c·M + m.
+        let source = weight.values();
+        let taps = height * width;
+        let values: Vec<f32> = (0..outputs * taps)
+            .map(|index| source[index % taps * outputs + index / taps])
+            .collect();
+        let repacked = Weight::new(vec![outputs, height, width, 1], values)
+            .ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;
+        let weight = self.repacked_value(name, repacked);
+        self.emit_convolution(
+            op,
+            weight,
+            [outputs, height, width, 1],
+            window,
+            channels,
+            layer,
+        )
+    }
+
+    fn emit_convolution(
+        &mut self,
+        op: &OperationRef<'c, '_>,
+        weight: ValueId,
+        [outputs, height, width, depth]: [usize; 4],
+        window: Window,
+        groups: usize,
+        layer: Option<LayerId>,
+    ) -> Result<(), LoadError> {
+        let input = self.plain(op, 0)?;
+        let bias = self.bias(op, outputs)?;
+        let &[None, Some(rows), Some(columns), Some(channels)] =
+            self.program.values[input].shape.as_slice()
+        else {
+            return Err(fail(op, "its input must be a rank-4 NHWC tensor".into()));
+        };
+        if groups == 0
+            || outputs == 0
+            || outputs % groups != 0
+            || depth.checked_mul(groups) != Some(channels)
+        {
+            return Err(fail(
+                op,
+                format!(
+                    "{channels} input and {outputs} output channels in {groups} groups do not fit a weight of \
+                     depth {depth}"
+                ),
+            ));
+        }
+        let Window {
+            stride,
+            pad,
+            dilation,
+        } = window;
+        let size = |axis: usize, input: usize, kernel: usize| {
+            let span = kernel.checked_sub(1)?.checked_mul(dilation[axis])?;
+            let padded = input
+                .checked_add(pad[2 * axis])?
+                .checked_add(pad[2 * axis + 1])?;
+            Some(
+                padded
+                    .checked_sub(span)?
+                    .checked_sub(1)?
+                    .checked_div(stride[axis])?
+                    + 1,
+            )
+        };
+        let (Some(rows), Some(columns)) = (size(0, rows, height), size(1, columns, width)) else {
+            return Err(fail(op, "its window does not fit the padded input".into()));
+        };
+        let node = Op::Conv2d {
+            stride,
+            pad,
+            dilation,
+            groups,
+            layer,
+        };
+        let expected = [None, Some(rows), Some(columns), Some(outputs)];
+        self.emit_checked(op, node, vec![input, weight, bias], View::PLAIN, &expected)?;
+        Ok(())
+    }
+
+    /// The bias operand of a convolution, a single value expanded to all channels.
+    fn bias(&mut self, op: &OperationRef<'c, '_>, channels: usize) -> Result<ValueId, LoadError> {
+        let (name, bias) = self.constant(op, 2)?;
+        let bias = match bias.shape() {
+            [size] if *size == channels => Some(bias),
+            [1] => Weight::new(vec![channels], vec![bias.values()[0]; channels]),
+            _ => None,
+        };
+        let bias = bias.ok_or_else(|| fail(op, format!("its bias must hold {channels} values")))?;
+        Ok(self.constant_value(name, bias))
+    }
+
+    fn matmul(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        self.zero(op, &[2, 3])?;
+        let Bound::Constant(name, weight) = self.operand(op, 1)?.clone() else {
+            let a = self.plain(op, 0)?;
+            let b = self.plain(op, 1)?;
+            let shape = |id: ValueId| self.program.values[id].shape.as_slice();
+            let (&[None, rows, inner], &[None, other, columns]) = (shape(a), shape(b)) else {
+                return Err(fail(op, "its operands must be rank-3 tensors".into()));
+            };
+            if inner != other {
+                return Err(fail(
+                    op,
+                    format!("inner sizes {inner:?} and {other:?} differ"),
+                ));
+            }
+            let expected = [None, rows, columns];
+            self.emit_checked(op, Op::MatMul, vec![a, b], View::PLAIN, &expected)?;
+            return Ok(());
+        };
+        // A constant right side of batch 1 is the weight of a fully connected layer: [1, I, O] → [O, I].
+        let &[1, inputs, outputs] = weight.shape() else {
+            return Err(fail(
+                op,
+                format!(
+                    "its constant operand has shape {:?}; the batch must be 1",
+                    weight.shape()
+                ),
+            ));
+        };
+        let source = weight.values();
+        let values: Vec<f32> = (0..outputs * inputs)
+            .map(|index| source[index % inputs * outputs + index / inputs])
+            .collect();
+        let weight = Weight::new(vec![outputs, inputs], values)
+            .ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;
+        let weight = self.repacked_value(name, weight);
+        let bias = Weight::new(vec![outputs], vec![0.0; outputs])
+            .ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;
+        let bias = self.constant_value(String::new(), bias);
+        self.fully_connected(op, weight, bias, None)
+    }
+
+    fn fully_connected(
+        &mut self,
+        op: &OperationRef<'c, '_>,
+        weight: ValueId,
+        bias: ValueId,
+        layer: Option<LayerId>,
+    ) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let shape = |id: ValueId| self.program.values[id].shape.as_slice();
+        let (&[Some(outputs), Some(inputs)], &[Some(biases)]) = (shape(weight), shape(bias)) else {
+            return Err(fail(
+                op,
+                "its weight must be [O, I] and its bias [O]".into(),
+            ));
+        };
+        let mut expected = shape(input).to_vec();
+        let last = expected.last_mut().filter(|last| **last == Some(inputs));
+        match last {
+            Some(last) if biases == outputs => *last = Some(outputs),
+            _ => {
+                return Err(fail(
+                    op,
+                    format!(
+                        "an input {:?}, a weight [{outputs}, {inputs}] and {biases} biases do not fit",
+                        shape(input)
+                    ),
+                ));
+            }
+        }
+        let node = Op::FullyConnected { layer };
+        self.emit_checked(op, node, vec![input, weight, bias], view, &expected)?;
+        Ok(())
+    }
+
+    fn pool(&mut self, op: &OperationRef<'c, '_>, average: bool) -> Result<(), LoadError> {
+        let input = self.plain(op, 0)?;
+        let kernel = sizes(op, "kernel")?;
+        let stride = sizes(op, "stride")?;
+        let pad: [usize; 4] = sizes(op, "pad")?;
+        let &[None, Some(rows), Some(columns), Some(channels)] =
+            self.program.values[input].shape.as_slice()
+        else {
+            return Err(fail(op, "its input must be a rank-4 NHWC tensor".into()));
+        };
+        let size = |axis: usize, input: usize| {
+            let padded = input
+                .checked_add(pad[2 * axis])?
+                .checked_add(pad[2 * axis + 1])?;
+            // A window of padding only would have nothing to average.
+            let covered = pad[2 * axis].max(pad[2 * axis + 1]) < kernel[axis];
+            let steps = padded
+                .checked_sub(kernel[axis])?
+                .checked_div(stride[axis])?;
+            covered.then_some(Some(steps + 1))
+        };
+        let (Some(rows), Some(columns)) = (size(0, rows), size(1, columns)) else {
+            return Err(fail(op, "its window does not fit the padded input".into()));
+        };
+        let node = if average {
+            Op::AvgPool {
+                kernel,
+                stride,
+                pad,
+            }
+        } else {
+            Op::MaxPool {
+                kernel,
+                stride,
+                pad,
+            }
+        };
+        let expected = [None, rows, columns, Some(channels)];
+        self.emit_checked(op, node, vec![input], View::PLAIN, &expected)?;
+        Ok(())
+    }
+
+    fn reshape(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let value = result(op)?;
+        let target = ir::value_shape(value)
+            .filter(|_| is_f32(value))
+            .ok_or_else(|| fail(op, "its result must be a ranked f32 tensor".into()))?;
+        let (input, _) = match self.operand(op, 0)?.clone() {
+            Bound::Activation(input, view) => (input, view),
+            Bound::Constant(name, weight) => {
+                let reshaped = target
+                    .into_iter()
+                    .collect::<Option<Vec<_>>>()
+                    .and_then(|shape| weight.reshaped(shape))
+                    .ok_or_else(|| fail(op, "its constant operand has another size".into()))?;
+                self.bind(value, Bound::Constant(name, reshaped));
+                return Ok(());
+            }
+            Bound::Integers(_) => return Err(fail(op, "integers cannot be reshaped".into())),
+        };
+        let shape = &self.program.values[input].shape;
+        let elements = product(&shape[1..]).unwrap_or(0);
+        let view = batch_axis(&target, self.batch, elements).ok_or_else(|| {
+            fail(
+                op,
+                format!(
+                    "{elements} values per sample cannot become {target:?} with the batch in front"
+                ),
+            )
+        })?;
+        let to = self.shape(op, view)?;
+        if product(&to[1..]) != Some(elements) {
+            return Err(fail(op, format!("{shape:?} and {to:?} differ in size")));
+        }
+        if to == *shape {
+            self.bind(value, Bound::Activation(input, view));
+        } else {
+            self.emit(op, Op::Reshape, vec![input], view)?;
+        }
+        Ok(())
+    }
+
+    fn transpose(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let perms = ir::i64s_attr(op, "perms").unwrap_or_default();
+        let perms: Vec<usize> = perms.iter().map(|&axis| axis as usize).collect();
+        let mut sorted = perms.clone();
+        sorted.sort_unstable();
+        if !sorted.into_iter().eq(0..perms.len()) {
+            return Err(fail(op, format!("{perms:?} is no permutation")));
+        }
+        let (input, view) = match self.operand(op, 0)?.clone() {
+            Bound::Activation(input, view) => (input, view),
+            Bound::Constant(name, weight) => {
+                let transposed = weight
+                    .transposed(&perms)
+                    .ok_or_else(|| fail(op, "its constant operand has another rank".into()))?;
+                self.bind(result(op)?, Bound::Constant(name, transposed));
+                return Ok(());
+            }
+            Bound::Integers(_) => return Err(fail(op, "integers cannot be transposed".into())),
+        };
+        let shape = self.program.values[input].shape.clone();
+        if perms.len() != shape.len() - view.head() + view.lead + 1 {
+            return Err(fail(
+                op,
+                "its permutation has another rank than its operand".into(),
+            ));
+        }
+        // Each IR axis as program axes: none for a leading 1, one or two for the batch.
+        let program: Vec<usize> = perms
+            .iter()
+            .flat_map(|&axis| match view.axis(axis) {
+                Some(axis) => axis..axis + 1,
+                None if axis == view.lead => 0..view.head(),
+                None => 0..0,
+            })
+            .collect();
+        let lead = perms
+            .iter()
+            .position(|&axis| axis == view.lead)
+            .filter(|_| program.first() == Some(&0))
+            .ok_or_else(|| fail(op, "it moves the batch from the front".into()))?;
+        let moved = View { lead, ..view };
+        if program.iter().copied().eq(0..shape.len()) {
+            // Only axes of size 1 move.
+            if self.shape(op, moved)? == shape {
+                self.bind(result(op)?, Bound::Activation(input, moved));
+            } else {
+                self.emit(op, Op::Reshape, vec![input], moved)?;
+            }
+            return Ok(());
+        }
+        let expected: Vec<_> = program.iter().map(|&axis| shape[axis]).collect();
+        self.emit_checked(
+            op,
+            Op::Transpose { perms: program },
+            vec![input],
+            moved,
+            &expected,
+        )?;
+        Ok(())
+    }
+
+    fn concat(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (first, view) = self.activation(op, 0)?;
+        let axis = axis_attribute(op)?;
+        let axis = view
+            .axis(axis)
+            .filter(|&axis| axis < self.program.values[first].shape.len())
+            .ok_or_else(|| fail(op, format!("axis {axis} is the batch or out of range")))?;
+        let mut inputs = Vec::with_capacity(op.operand_count());
+        let mut expected = self.program.values[first].shape.clone();
+        let mut total = 0usize;
+        for index in 0..op.operand_count() {
+            let (input, other) = self.activation(op, index)?;
+            let mut shape = self.program.values[input].shape.clone();
+            let fits = other == view && shape.len() == expected.len();
+            let size = shape.get(axis).copied().flatten().filter(|_| fits);
+            let size = size.ok_or_else(|| fail(op, format!("operand {index} does not fit")))?;
+            shape[axis] = expected[axis];
+            if shape != expected {
+                return Err(fail(op, format!("operand {index} differs off the axis")));
+            }
+            total = total.saturating_add(size);
+            inputs.push(input);
+        }
+        expected[axis] = Some(total);
+        self.emit_checked(op, Op::Concat { axis }, inputs, view, &expected)?;
+        Ok(())
+    }
+
+    fn slice(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let starts = self.integers(op, 1)?;
+        let shape = self.program.values[input].shape.clone();
+        let to = self.shape(op, view)?;
+        if to.len() != shape.len() || starts.len() != shape.len() - view.head() + view.lead + 1 {
+            return Err(fail(
+                op,
+                "its start has another rank than its operand".into(),
+            ));
+        }
+        let mut start = vec![0; shape.len()];
+        for (axis, &first) in starts.iter().enumerate() {
+            let first = usize::try_from(first)
+                .map_err(|_| fail(op, format!("its start on axis {axis} is not known")))?;
+            match view.axis(axis) {
+                Some(axis) => start[axis] = first,
+                None if first == 0 => {}
+                None => return Err(fail(op, "it cuts the batch".into())),
+            }
+        }
+        let inside = shape
+            .iter()
+            .zip(&to)
+            .zip(&start)
+            .all(|((&from, &to), &start)| match (from, to) {
+                (Some(from), Some(to)) => start.checked_add(to).is_some_and(|end| end <= from),
+                _ => from == to,
+            });
+        if !inside {
+            return Err(fail(
+                op,
+                format!("{start:?} plus {to:?} reaches out of {shape:?}"),
+            ));
+        }
+        self.emit(op, Op::Slice { start }, vec![input], view)?;
+        Ok(())
+    }
+
+    fn pad(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let amounts = self.integers(op, 1)?;
+        let value = match self.constant(op, 2)?.1.values() {
+            [value] => *value,
+            _ => return Err(fail(op, "its pad value must be one number".into())),
+        };
+        let shape = self.program.values[input].shape.clone();
+        if amounts.len() != 2 * (shape.len() - view.head() + view.lead + 1) {
+            return Err(fail(
+                op,
+                "its padding has another rank than its operand".into(),
+            ));
+        }
+        let mut pad = vec![[0; 2]; shape.len()];
+        for (axis, amounts) in amounts.chunks_exact(2).enumerate() {
+            let amount = |index: usize| {
+                usize::try_from(amounts[index])
+                    .map_err(|_| fail(op, format!("its padding on axis {axis} is not known")))
+            };
+            let amounts = [amount(0)?, amount(1)?];
+            match view.axis(axis) {
+                Some(axis) => pad[axis] = amounts,
+                None if amounts == [0, 0] => {}
+                None => return Err(fail(op, "it pads the batch".into())),
+            }
+        }
+        let expected: Vec<_> = shape
+            .iter()
+            .zip(&pad)
+            .map(|(size, [before, after])| {
+                size.map(|size| size.saturating_add(*before).saturating_add(*after))
+            })
+            .collect();
+        self.emit_checked(op, Op::Pad { pad, value }, vec![input], view, &expected)?;
+        Ok(())
+    }
+
+    /// Declares the analog layer of an operation.
+    fn layer(&mut self, op: &OperationRef<'c, '_>, channels: usize) -> Result<LayerId, LoadError> {
+        let name =
+            ir::string_attr(op, "layer").ok_or_else(|| fail(op, "it has no layer name".into()))?;
+        if self.program.layers.iter().any(|layer| layer.name == name) {
+            return Err(fail(op, format!("layer `{name}` appears twice")));
+        }
+        let noise = ir::dict_attr(op, "noise");
+        let text = |key: &str| {
+            noise
+                .and_then(|noise| entry(&noise, key))
+                .and_then(ir::as_string)
+                .ok_or_else(|| fail(op, format!("layer `{name}`: its noise has no `{key}`")))
+        };
+        let (spec, scale, reference) = (text("spec")?, text("scale")?, text("reference")?);
+        let calibration = match ir::dict_attr(op, "calibration") {
+            Some(dictionary) => Some(calibration(&dictionary).ok_or_else(|| {
+                fail(op, format!("layer `{name}`: its calibration is incomplete"))
+            })?),
+            None => None,
+        };
+        self.program.layers.push(Layer {
+            name,
+            channels,
+            noise: spec,
+            scale,
+            reference,
+            calibration,
+        });
+        Ok(self.program.layers.len() - 1)
+    }
+
+    /// The layer that a denoiser cleans.
+    fn cleaned_layer(&self, op: &OperationRef<'c, '_>) -> Result<(LayerId, String), LoadError> {
+        let name =
+            ir::string_attr(op, "layer").ok_or_else(|| fail(op, "it has no layer name".into()))?;
+        let layer = self
+            .program
+            .layers
+            .iter()
+            .position(|layer| layer.name == name)
+            .ok_or_else(|| fail(op, format!("no analog layer `{name}` comes before it")))?;
+        Ok((layer, name))
+    }
+
+    /// A denoiser's weight; a constant without a name of its own is called `layer.role`.
+    fn trainable(
+        &mut self,
+        op: &OperationRef<'c, '_>,
+        index: usize,
+        layer: &str,
+        role: &str,
+        shape: &[usize],
+    ) -> Result<ValueId, LoadError> {
+        let (name, weight) = self.constant(op, index)?;
+        if weight.shape() != shape {
+            return Err(fail(
+                op,
+                format!("its {role} has shape {:?}, not {shape:?}", weight.shape()),
+            ));
+        }
+        let name = if name.is_empty() {
+            format!("{layer}.{role}")
+        } else {
+            name
+        };
+        let id = self.constant_value(name, weight);
+        self.program.values[id].trainable = true;
+        Ok(id)
+    }
+
+    fn denoise_block(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let (layer, name) = self.cleaned_layer(op)?;
+        let shape = self.program.values[input].shape.clone();
+        let channels = self.channels(op, input)?;
+        let bottleneck = ir::i64_attr(op, "bottleneck")
+            .and_then(|size| usize::try_from(size).ok())
+            .filter(|&size| size > 0)
+            .ok_or_else(|| fail(op, "its bottleneck must be positive".into()))?;
+        let slope = ir::f64_attr(op, "slope")
+            .ok_or_else(|| fail(op, "its slope must be a float".into()))?;
+        let taps = if shape.len() == 4 { 3 } else { 1 };
+        let mut roles = vec![
+            ("reduce_weight", vec![bottleneck, 1, 1, channels]),
+            ("reduce_bias", vec![bottleneck]),
+            ("depthwise_weight", vec![taps, taps, bottleneck, 1]),
+            ("depthwise_bias", vec![bottleneck]),
+            ("mean_weight", vec![channels, 1, 1, bottleneck]),
+            ("mean_bias", vec![channels]),
+        ];
+        match op.operand_count() {
+            7 => {}
+            9 => roles.extend([
+                ("sigma_weight", vec![channels, 1, 1, bottleneck]),
+                ("sigma_bias", vec![channels]),
+            ]),
+            count => return Err(fail(op, format!("it has {count} operands, not 7 or 9"))),
+        }
+        let mut inputs = vec![input];
+        for (index, (role, shape)) in roles.into_iter().enumerate() {
+            inputs.push(self.trainable(op, index + 1, &name, role, &shape)?);
+        }
+        let slope = slope as f32;
+        self.emit_checked(op, Op::DenoiseBlock { layer, slope }, inputs, view, &shape)?;
+        Ok(())
+    }
+
+    fn denoise_affine(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let (layer, name) = self.cleaned_layer(op)?;
+        let shape = self.program.values[input].shape.clone();
+        let channels = self.channels(op, input)?;
+        let scale = self.trainable(op, 1, &name, "scale", &[channels])?;
+        let shift = self.trainable(op, 2, &name, "shift", &[channels])?;
+        let inputs = vec![input, scale, shift];
+        self.emit_checked(op, Op::DenoiseAffine { layer }, inputs, view, &shape)?;
+        Ok(())
+    }
+
+    /// The size of a value's last axis.
+    fn channels(&self, op: &OperationRef<'c, '_>, input: ValueId) -> Result<usize, LoadError> {
+        let shape = &self.program.values[input].shape;
+        shape[1..]
+            .last()
+            .copied()
+            .flatten()
+            .ok_or_else(|| fail(op, "its input has no channel axis".into()))
+    }
+}
+
+/// The product of static sizes.
+fn product(shape: &[Option<usize>]) -> Option<usize> {
+    shape
+        .iter()
+        .try_fold(1usize, |product, size| product.checked_mul((*size)?))
+}
+
+/// Where the batch is in a reshape's result of `elements` values per sample: axis 0 if the rest has that many values,
+/// else the first axis after leading ones, which then counts batch · tokens.
+fn batch_axis(shape: &[Option<usize>], batch: Option<usize>, elements: usize) -> Option<View> {
+    if *shape.first()? == batch && product(&shape[1..]) == Some(elements) {
+        return Some(View::PLAIN);
+    }
+    let lead = match batch {
+        None => shape.iter().position(Option::is_none)?,
+        Some(_) => shape.iter().position(|&size| size != Some(1))?,
+    };
+    let rest = product(&shape[lead + 1..]).filter(|&rest| rest > 0)?;
+    let tokens = elements / rest;
+    (shape[..lead].iter().all(|&size| size == Some(1))
+        && tokens > 0
+        && tokens * rest == elements
+        && shape[lead] == batch.and_then(|batch| batch.checked_mul(tokens)))
+    .then_some(View { lead, tokens })
+}
+
+/// An `axis` attribute.
+fn axis_attribute(op: &OperationRef<'_, '_>) -> Result<usize, LoadError> {
+    ir::i64_attr(op, "axis")
+        .and_then(|axis| usize::try_from(axis).ok())
+        .ok_or_else(|| fail(op, "its axis must be a non-negative integer".into()))
+}
+
+/// An attribute of `N` sizes.
+fn sizes<const N: usize>(op: &OperationRef<'_, '_>, name: &str) -> Result<[usize; N], LoadError> {
+    ir::i64s_attr(op, name)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|size| usize::try_from(size).ok())
+        .collect::<Option<Vec<_>>>()
+        .and_then(|sizes| sizes.try_into().ok())
+        .ok_or_else(|| {
+            fail(
+                op,
+                format!("its {name} must hold {N} non-negative integers"),
+            )
+        })
+}
+
+/// A convolution's geometry attributes.
+fn window_attributes(op: &OperationRef<'_, '_>) -> Result<Window, LoadError> {
+    Ok(Window {
+        stride: sizes(op, "stride")?,
+        pad: sizes(op, "pad")?,
+        dilation: sizes(op, "dilation")?,
+    })
+}
+
+/// A `calibration` dictionary.
+fn calibration(dictionary: &DictionaryAttribute<'_>) -> Option<Calibration> {
+    let number = |key: &str| entry(dictionary, key).and_then(ir::as_f64);
+    Some(Calibration {
+        samples: entry(dictionary, "samples")
+            .and_then(ir::as_i64)
+            .and_then(|samples| u64::try_from(samples).ok())?,
+        rms: number("rms")?,
+        absmax: number("absmax")?,
+        mean_abs: number("mean_abs")?,
+        std: number("std")?,
+        input_absmax: number("input_absmax")?,
+    })
+}

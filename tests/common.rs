@@ -1,0 +1,77 @@
+//! What the tests share: the program under test, the example models, small data sets.
+
+use flate2::read::GzDecoder;
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+/// The folder of Debian's package `dataset-fashion-mnist`.
+pub const FASHION: &str = "/usr/share/datasets/fashion-mnist";
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository exists")
+}
+
+/// An example model by name, such as `resnet20`.
+pub fn model(name: &str) -> PathBuf {
+    root().join(format!("examples/models/{name}.onnx"))
+}
+
+/// The mxc program, to be run in `folder` without any of the caller's environment but PATH.
+pub fn mxc(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mxc-under-test"));
+    command.current_dir(folder).env_clear();
+    command
+}
+
+/// Runs a command that must succeed; returns its stdout.
+pub fn succeed(command: &mut Command) -> String {
+    let output = run(command);
+    assert!(
+        output.status.success(),
+        "{command:?} failed with {:?}\n{}",
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("stdout is UTF-8")
+}
+
+/// Runs a command that must fail with `code`; returns its stderr.
+pub fn fail(command: &mut Command, code: i32) -> String {
+    let output = run(command);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{command:?}\n{stderr}");
+    stderr
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// A JSON object from a command's stdout.
+pub fn json(command: &mut Command) -> serde_json::Value {
+    let text = succeed(command);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The first `train` and `test` images of Fashion-MNIST as a folder of plain IDX files in `folder`.
+pub fn small_fashion(folder: &Path, train: usize, test: usize) -> PathBuf {
+    let target = folder.join("fashion");
+    fs::create_dir_all(&target).expect("the folder is writable");
+    for (split, count) in [("train", train), ("t10k", test)] {
+        for (kind, header, item) in [("images-idx3-ubyte", 16, 28 * 28), ("labels-idx1-ubyte", 8, 1)] {
+            let source = Path::new(FASHION).join(format!("{split}-{kind}.gz"));
+            let file = File::open(&source)
+                .unwrap_or_else(|error| panic!("{}: {error}; run scripts/setup.sh", source.display()));
+            let mut bytes = vec![0; header + count * item];
+            GzDecoder::new(file).read_exact(&mut bytes).expect("the data set is whole");
+            bytes[4..8].copy_from_slice(&(count as u32).to_be_bytes());
+            fs::write(target.join(format!("{split}-{kind}")), bytes).expect("the folder is writable");
+        }
+    }
+    target
+}
