@@ -249,8 +249,10 @@ fn ln(x: f32) -> f32 {
     let square = m * m;
     // Estrin's scheme: a short chain of dependent operations.
     let quartic = square * square;
-    let low = (3.333_333_1e-1 + m * -2.499_999_4e-1) + square * (2.000_071_5e-1 + m * -1.666_805_7e-1);
-    let high = (1.424_932_3e-1 + m * -1.242_014_1e-1) + square * (1.167_699_9e-1 + m * -1.151_461e-1);
+    let low =
+        (3.333_333_1e-1 + m * -2.499_999_4e-1) + square * (2.000_071_5e-1 + m * -1.666_805_7e-1);
+    let high =
+        (1.424_932_3e-1 + m * -1.242_014_1e-1) + square * (1.167_699_9e-1 + m * -1.151_461e-1);
     let p = low + quartic * (high + quartic * 7.037_683_6e-2);
     let tail = m * square * p + exponent * -2.121_944_4e-4 - 0.5 * square;
     m + tail + exponent * 0.693_359_4

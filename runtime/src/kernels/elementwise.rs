@@ -130,10 +130,11 @@ pub fn affine_backward(
 ) {
     let channels = scale.len().max(1);
     for (g, x) in g.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-        for c in 0..channels {
-            scale_gradient[c] += g[c] * x[c];
-            shift_gradient[c] += g[c];
-            g[c] *= scale[c];
+        let sums = scale_gradient.iter_mut().zip(shift_gradient.iter_mut());
+        for (((g, &x), &scale), (scale_gradient, shift_gradient)) in g.iter_mut().zip(x).zip(scale).zip(sums) {
+            *scale_gradient += *g * x;
+            *shift_gradient += *g;
+            *g *= scale;
         }
     }
 }

@@ -185,7 +185,10 @@ impl OneThread {
             omp_set_num_threads(1);
             before
         };
-        Self { before, _not_send: PhantomData }
+        Self {
+            before,
+            _not_send: PhantomData,
+        }
     }
 }
 
