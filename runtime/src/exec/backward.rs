@@ -176,6 +176,11 @@ impl Executor {
                 }
                 Kernel::Affine { scale, shift } => {
                     let values = self.constant(*scale);
+                    if !weights.contains_key(scale) && !weights.contains_key(shift) {
+                        elementwise::scale_rows(&mut g, values);
+                        gradients.add(first, g, pool);
+                        continue;
+                    }
                     let mut sums = [
                         pool.take_zeroed(values.len()),
                         pool.take_zeroed(values.len()),

@@ -144,6 +144,17 @@ fn networks() -> Vec<(String, Program)> {
         ));
     }
     all.push((
+        "batch normalisation".into(),
+        elementwise(|net, x| {
+            let scale = net.weight(&[1, 1, 1, 8], 1.0, false);
+            let shift = net.weight(&[1, 1, 1, 8], 1.0, false);
+            let y = net.binary(Binary::Mul, scale, x);
+            let y = net.binary(Binary::Add, y, shift);
+            let y = net.relu(y);
+            net.node(Op::Concat { axis: 3 }, &[x, y], &[4, 5, 16])
+        }),
+    ));
+    all.push((
         "power".into(),
         elementwise(|net, x| {
             let y = net.affine(x);

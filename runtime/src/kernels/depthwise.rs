@@ -83,16 +83,19 @@ impl Depthwise {
     fn pad_input(&self, x: &[f32], padded: &mut [f32]) {
         let [height, width] = self.padded();
         let c = self.channels;
-        padded[..height * width * c].fill(0.0);
         let columns = self.input[1].min(width.saturating_sub(self.pad[1])) * c;
-        let rows = x.chunks_exact(self.input[1] * c).zip(
-            padded
-                .chunks_exact_mut(width * c)
-                .take(height)
-                .skip(self.pad[0]),
-        );
-        for (x, padded) in rows {
-            padded[self.pad[1] * c..][..columns].copy_from_slice(&x[..columns]);
+        let mut rows = x.chunks_exact(self.input[1] * c);
+        for (i, padded) in padded.chunks_exact_mut(width * c).take(height).enumerate() {
+            match if i < self.pad[0] { None } else { rows.next() } {
+                None => padded.fill(0.0),
+                Some(x) => {
+                    let (before, rest) = padded.split_at_mut((self.pad[1] * c).min(width * c));
+                    let (inside, after) = rest.split_at_mut(columns);
+                    before.fill(0.0);
+                    inside.copy_from_slice(&x[..columns]);
+                    after.fill(0.0);
+                }
+            }
         }
     }
 }

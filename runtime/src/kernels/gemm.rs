@@ -56,7 +56,6 @@ pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], start:
     const FMA: bool =
         target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
     let (b, c) = (&b[..k * n], &mut c[..m * n]);
-    let mut packed = [0f32; DEPTH * 6];
     // An empty sum still writes the start.
     for from in (0..k.max(1)).step_by(DEPTH) {
         let depth = DEPTH.min(k - from);
@@ -71,10 +70,10 @@ pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], start:
             };
             let c = &mut c[row * n..];
             row += match left {
-                6.. => panel::<FMA, 6>(&mut packed, a, b, c, n, depth, start),
-                4.. => panel::<FMA, 4>(&mut packed, a, b, c, n, depth, start),
-                2.. => panel::<FMA, 2>(&mut packed, a, b, c, n, depth, start),
-                _ => panel::<FMA, 1>(&mut packed, a, b, c, n, depth, start),
+                6.. => panel::<FMA, 6>(a, b, c, n, depth, start),
+                4.. => panel::<FMA, 4>(a, b, c, n, depth, start),
+                2.. => panel::<FMA, 2>(a, b, c, n, depth, start),
+                _ => panel::<FMA, 1>(a, b, c, n, depth, start),
             };
         }
     }
@@ -83,7 +82,6 @@ pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], start:
 /// `R` rows of the product; returns `R`.
 #[inline(always)]
 fn panel<const FMA: bool, const R: usize>(
-    packed: &mut [f32],
     a: View<'_>,
     b: &[f32],
     c: &mut [f32],
@@ -101,9 +99,15 @@ fn panel<const FMA: bool, const R: usize>(
         }
         columns::<FMA, R>(|row, at| rows[row][at], depth, b, c, n, start);
     } else {
-        let (packed, _) = packed.as_chunks_mut::<R>();
+        let mut packed = [[0f32; R]; DEPTH];
         let packed = &mut packed[..depth];
         for (at, column) in packed.iter_mut().enumerate() {
+            if a.row == 1
+                && let Some(values) = a.values[at * a.column..].first_chunk::<R>()
+            {
+                *column = *values;
+                continue;
+            }
             for (row, value) in column.iter_mut().enumerate() {
                 *value = a.values[row * a.row + at * a.column];
             }
