@@ -95,8 +95,8 @@ impl PassError {
     }
 
     /// The bytes of a weight are needed and not there.
-    pub fn missing_weight(pass: &str, symbol: &str) -> Self {
-        Self::new(format!("{pass} needs the values of @{symbol}, which are not in the IR"))
+    pub fn missing_weight(symbol: &str) -> Self {
+        Self::new(format!("the values of @{symbol} are needed, but they are not in the IR"))
             .hint("give the file that holds them: --weights FILE.safetensors or PKG.mxa")
     }
 }
