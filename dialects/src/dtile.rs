@@ -28,6 +28,9 @@ pub const WEIGHT_MEMORY: &str = "dtile.weight_memory_bytes";
 pub const ACTIVATION_MEMORY: &str = "dtile.activation_memory_bytes";
 /// The function attribute with the total number of cycles per sample, once scheduled.
 pub const CYCLES: &str = "dtile.cycles";
+/// The function attribute with the words brought into the weight memory before every sample: 0 when the weights of all
+/// programs fit and stay there.
+pub const WEIGHT_LOAD: &str = "dtile.weight_load_words";
 /// The function attribute that records the chosen mapping.
 pub const MAPPING: &str = "dtile.mapping";
 
@@ -494,7 +497,7 @@ pub fn set_integer<'c>(
 pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
     let mut violations = Vec::new();
     let programs = programs(module);
-    let mut weights: Vec<(i64, i64, String)> = Vec::new();
+    let mut weights = Vec::new();
     for program in &programs {
         let name = ir::string_attr(program, "sym_name").unwrap_or_default();
         let mut found = Vec::new();
@@ -509,10 +512,10 @@ pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
     }
     weights.sort();
     for pair in weights.windows(2) {
-        if pair[0].1 > pair[1].0 {
+        if pair[0].0 == pair[1].0 && pair[0].2 > pair[1].1 {
             violations.push(format!(
                 "the weights of @{} and @{} overlap at address {} of the weight memory",
-                pair[0].2, pair[1].2, pair[1].0
+                pair[0].3, pair[1].3, pair[1].1
             ));
         }
     }
@@ -747,7 +750,7 @@ struct Live<'c, 'a> {
 fn verify_program(
     program: OperationRef<'_, '_>,
     violations: &mut Vec<String>,
-    weights: &mut Vec<(i64, i64, String)>,
+    weights: &mut Vec<(String, i64, i64, String)>,
 ) -> Result<(), String> {
     let name = ir::string_attr(&program, "sym_name").unwrap_or_default();
     let capacity = |key: &str| {
@@ -793,7 +796,10 @@ fn verify_program(
                             "bytes {address} to {end} are not in the weight memory of {weight_memory}"
                         ))
                     })?;
-                    weights.push((address, end, name.clone()));
+                    // Programs that bring their weights along take turns in the memory.
+                    let resident = ir::i64_attr(&program, WEIGHT_LOAD).unwrap_or_default() == 0;
+                    let space = if resident { String::new() } else { name.clone() };
+                    weights.push((space, address, end, name.clone()));
                 } else if scheduled {
                     violations.push(at("has no address".to_owned()));
                 }

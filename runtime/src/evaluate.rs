@@ -1,1 +1,810 @@
-//! To be written.
+//! Evaluation: clean, noisy and denoised accuracy with confidence intervals, and the statistics of the clean model
+//! (calibration, sensitivity).
+
+use crate::{
+    data::{self, Source},
+    exec::{Batch, ExecError, Executor, Key, Mode, Purpose},
+    program::{Calibration, Op, Program},
+};
+use serde::Serialize;
+use statrs::distribution::{ContinuousCDF, StudentsT};
+use std::time::Instant;
+
+/// Why an evaluation fails.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// The options or the data do not fit the program.
+    #[error("{0}")]
+    Options(String),
+    /// The executor failed.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+}
+
+/// How to evaluate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalOptions {
+    /// Noise draws; their spread gives the interval (`--seeds`).
+    pub runs: u32,
+    /// Keys the noise.
+    pub seed: u64,
+    /// Evaluates the first so many samples only.
+    pub limit: Option<usize>,
+    /// Samples per executor call; does not change the result.
+    pub batch: usize,
+    /// The backbone's parameters, as the manifest counts them.
+    pub backbone_parameters: u64,
+}
+
+impl Default for EvalOptions {
+    fn default() -> Self {
+        Self {
+            runs: 5,
+            seed: 0,
+            limit: None,
+            batch: 100,
+            backbone_parameters: 0,
+        }
+    }
+}
+
+/// The noise that a report is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NoiseLabel {
+    /// The specification's text form; several, where layers differ, joined by `; `.
+    pub spec: String,
+    /// `range`, `constant` or `signal`.
+    pub scale: String,
+    /// `rms`, `absmax`, `mean-abs` or `std`.
+    pub reference: String,
+}
+
+impl NoiseLabel {
+    /// The noise of a program's layers.
+    pub fn of(program: &Program) -> Self {
+        let join = |field: fn(&crate::program::Layer) -> &str| {
+            let mut values: Vec<&str> = Vec::new();
+            for layer in &program.layers {
+                if !values.contains(&field(layer)) {
+                    values.push(field(layer));
+                }
+            }
+            values.join("; ")
+        };
+        Self {
+            spec: join(|layer| &layer.noise),
+            scale: join(|layer| &layer.scale),
+            reference: join(|layer| &layer.reference),
+        }
+    }
+}
+
+/// Accuracy of one deterministic run, in percent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// The label has the largest logit.
+    pub top1: f64,
+    /// The label is among the five largest logits.
+    pub top5: f64,
+}
+
+/// Accuracy over several noise draws, in percent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Accuracies {
+    /// The mean over the draws.
+    pub top1: f64,
+    /// Half the width of the 95 % interval of the mean (Student t); absent with one draw.
+    pub ci95: Option<f64>,
+    /// Each draw's accuracy.
+    pub runs: Vec<f64>,
+    /// The mean over the draws of top-5.
+    pub top5: f64,
+}
+
+/// The sizes of backbone and denoisers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Parameters {
+    /// Weights and biases after folding.
+    pub backbone: u64,
+    /// The denoisers' parameters.
+    pub denoisers: u64,
+    /// Their ratio, in percent.
+    pub overhead_percent: f64,
+}
+
+impl Parameters {
+    /// The sizes and their ratio.
+    pub fn new(backbone: u64, denoisers: u64) -> Self {
+        Self {
+            backbone,
+            denoisers,
+            overhead_percent: if backbone == 0 {
+                0.0
+            } else {
+                100.0 * denoisers as f64 / backbone as f64
+            },
+        }
+    }
+}
+
+/// What `mxc eval --json` prints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct EvalReport {
+    /// The number of samples.
+    pub samples: usize,
+    /// The noise.
+    pub noise: NoiseLabel,
+    /// No noise, no denoisers.
+    pub clean: Accuracy,
+    /// Noise, no denoisers.
+    pub noisy: Accuracies,
+    /// Noise and denoisers, on the same noise draws.
+    pub denoised: Accuracies,
+    /// Denoisers (with ε = 0), no noise.
+    pub clean_denoised: Accuracy,
+    /// The share of the drop that the denoisers undo, in percent; absent where nothing was lost.
+    pub recovered_percent: Option<f64>,
+    /// The sizes.
+    pub parameters: Parameters,
+}
+
+/// Where an evaluation is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvalProgress {
+    /// What is run: `clean`, `noisy`, `denoised` or `clean denoised`.
+    pub stage: &'static str,
+    /// The draw, from 0.
+    pub run: u32,
+    /// Samples done, over all stages.
+    pub done: u64,
+    /// Samples to do, over all stages.
+    pub total: u64,
+    /// Samples per second so far.
+    pub images_per_second: f64,
+}
+
+/// What is evaluated: the executor, or a stand-in in tests.
+trait Model {
+    fn program(&self) -> &Program;
+    fn logits(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<f32>, ExecError>;
+}
+
+impl Model for Executor {
+    fn program(&self) -> &Program {
+        self.program()
+    }
+
+    fn logits(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<f32>, ExecError> {
+        self.logits(batch, mode, key)
+    }
+}
+
+/// Evaluates a program on `data`, reporting to `progress` after every batch.
+///
+/// Only what can differ is run: without analog layers the noisy model is the clean one, without denoisers the denoised
+/// one is the noisy one. A sample whose logits hold a NaN counts as wrong.
+pub fn evaluate(
+    executor: &Executor,
+    data: &dyn Source,
+    options: &EvalOptions,
+    progress: &mut dyn FnMut(EvalProgress),
+) -> Result<EvalReport, EvalError> {
+    evaluate_model(executor, data, options, progress)
+}
+
+fn evaluate_model(
+    model: &dyn Model,
+    data: &dyn Source,
+    options: &EvalOptions,
+    progress: &mut dyn FnMut(EvalProgress),
+) -> Result<EvalReport, EvalError> {
+    let program = model.program();
+    let noisy_layers = !program.layers.is_empty();
+    let denoisers = program
+        .nodes
+        .iter()
+        .any(|node| matches!(node.op, Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. }));
+    let trainable: u64 = program
+        .values
+        .iter()
+        .filter(|value| value.trainable)
+        .filter_map(|value| value.constant.as_ref())
+        .map(|weight| weight.values().len() as u64)
+        .sum();
+    let samples = check(program, data, options)?;
+    let runs = if noisy_layers { options.runs } else { 1 };
+    let passes = 1
+        + u64::from(denoisers)
+        + u64::from(noisy_layers) * u64::from(runs) * (1 + u64::from(denoisers));
+    let mut meter = Meter {
+        progress,
+        start: Instant::now(),
+        done: 0,
+        total: passes * samples as u64,
+    };
+    let mut run = |mode: Mode, stage: &'static str, pass: u32| {
+        accuracy(model, data, samples, options, mode, pass, |count| {
+            meter.advance(stage, pass, count);
+        })
+    };
+    let clean = run(Mode::CLEAN, "clean", 0)?;
+    let clean_denoised = if denoisers {
+        run(Mode::CLEAN_DENOISED, "clean denoised", 0)?
+    } else {
+        clean
+    };
+    let mut noisy = Vec::new();
+    let mut denoised = Vec::new();
+    for pass in 0..runs {
+        let draw = if noisy_layers {
+            run(Mode::NOISY, "noisy", pass)?
+        } else {
+            clean
+        };
+        noisy.push(draw);
+        denoised.push(match (denoisers, noisy_layers) {
+            (true, true) => run(Mode::DENOISED, "denoised", pass)?,
+            (true, false) => clean_denoised,
+            (false, _) => draw,
+        });
+    }
+    let noisy = summary(&noisy);
+    let denoised = summary(&denoised);
+    let lost = clean.top1 - noisy.top1;
+    Ok(EvalReport {
+        samples,
+        noise: NoiseLabel::of(program),
+        recovered_percent: (lost > 0.0).then(|| 100.0 * (denoised.top1 - noisy.top1) / lost),
+        clean,
+        noisy,
+        denoised,
+        clean_denoised,
+        parameters: Parameters::new(options.backbone_parameters, trainable),
+    })
+}
+
+/// Checks data and options against the program; the number of samples to evaluate.
+fn check(program: &Program, data: &dyn Source, options: &EvalOptions) -> Result<usize, EvalError> {
+    let error = |reason: String| EvalError::Options(reason);
+    let samples = options.limit.unwrap_or(usize::MAX).min(data.len());
+    if samples == 0 || options.batch == 0 || options.runs == 0 {
+        return Err(error(
+            "there is nothing to evaluate: the data, --limit and --seeds must not be 0".into(),
+        ));
+    }
+    single_input(program, data)?;
+    let labels = data
+        .labels(&(0..samples).collect::<Vec<_>>())
+        .ok_or_else(|| error("evaluation needs labelled data; pass --data".into()))?;
+    let classes = classes(program)?;
+    if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
+        return Err(error(format!(
+            "the data has label {label} but the network only {classes} classes"
+        )));
+    }
+    Ok(samples)
+}
+
+/// Checks that the program has one input, of the data's size.
+fn single_input(program: &Program, data: &dyn Source) -> Result<(), EvalError> {
+    let &[input] = program.inputs.as_slice() else {
+        return Err(EvalError::Options(format!(
+            "the network has {} inputs; data sets can feed networks with one",
+            program.inputs.len()
+        )));
+    };
+    let shape = &program.values[input].shape[1..];
+    let len: usize = shape.iter().map(|size| size.unwrap_or(0)).product();
+    if len != data.sample_len() {
+        return Err(EvalError::Options(format!(
+            "the network takes {len} values per sample but the data gives {}",
+            data.sample_len()
+        )));
+    }
+    Ok(())
+}
+
+/// The number of logits per sample.
+fn classes(program: &Program) -> Result<usize, EvalError> {
+    let shape = &program.values[program.logits].shape[1..];
+    match shape.iter().map(|size| size.unwrap_or(0)).product() {
+        0 => Err(EvalError::Options("the network gives no logits".into())),
+        classes => Ok(classes),
+    }
+}
+
+/// Reports progress.
+struct Meter<'a> {
+    progress: &'a mut dyn FnMut(EvalProgress),
+    start: Instant,
+    done: u64,
+    total: u64,
+}
+
+impl Meter<'_> {
+    fn advance(&mut self, stage: &'static str, run: u32, count: usize) {
+        self.done += count as u64;
+        (self.progress)(EvalProgress {
+            stage,
+            run,
+            done: self.done,
+            total: self.total,
+            images_per_second: self.done as f64 / self.start.elapsed().as_secs_f64().max(1e-9),
+        });
+    }
+}
+
+/// One run over the first `samples` samples.
+fn accuracy(
+    model: &dyn Model,
+    data: &dyn Source,
+    samples: usize,
+    options: &EvalOptions,
+    mode: Mode,
+    pass: u32,
+    mut advance: impl FnMut(usize),
+) -> Result<Accuracy, EvalError> {
+    let key = Key {
+        seed: options.seed,
+        purpose: Purpose::Eval,
+        pass,
+        chip: 0,
+    };
+    let classes = classes(model.program())?;
+    let all: Vec<usize> = (0..samples).collect();
+    let mut inputs = Vec::new();
+    let (mut first, mut five) = (0u64, 0u64);
+    for indices in all.chunks(options.batch) {
+        data.load(indices, &mut inputs);
+        let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
+        let labels = data.labels(indices).unwrap_or_default();
+        let batch = Batch {
+            inputs: &[&inputs],
+            samples: &ids,
+        };
+        let logits = model.logits(batch, mode, key)?;
+        for (logits, &label) in logits.chunks_exact(classes).zip(&labels) {
+            if let Some(rank) = rank(logits, label as usize) {
+                first += u64::from(rank < 1);
+                five += u64::from(rank < 5);
+            }
+        }
+        advance(indices.len());
+    }
+    let percent = |hits: u64| 100.0 * hits as f64 / samples as f64;
+    Ok(Accuracy {
+        top1: percent(first),
+        top5: percent(five),
+    })
+}
+
+/// How many logits come before the label's: the larger ones, and equal ones of a smaller class (as argmax takes the
+/// first). `None` when a logit is NaN or the label is no class.
+fn rank(logits: &[f32], label: usize) -> Option<usize> {
+    let &own = logits.get(label)?;
+    if logits.iter().any(|logit| logit.is_nan()) {
+        return None;
+    }
+    let before = |(class, &logit): (usize, &f32)| logit > own || (logit == own && class < label);
+    Some(
+        logits
+            .iter()
+            .enumerate()
+            .filter(|&item| before(item))
+            .count(),
+    )
+}
+
+/// The class with the largest logit, the first of equal ones; class 0 if all are NaN.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (class, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] || logits[best].is_nan() {
+            best = class;
+        }
+    }
+    best as u32
+}
+
+/// The mean and its interval.
+fn summary(runs: &[Accuracy]) -> Accuracies {
+    let count = runs.len() as f64;
+    let top1: Vec<f64> = runs.iter().map(|run| run.top1).collect();
+    Accuracies {
+        top1: top1.iter().sum::<f64>() / count,
+        ci95: confidence95(&top1),
+        top5: runs.iter().map(|run| run.top5).sum::<f64>() / count,
+        runs: top1,
+    }
+}
+
+/// Half the width of the 95 % confidence interval of the mean of `values` (Student t); `None` for fewer than two.
+pub fn confidence95(values: &[f64]) -> Option<f64> {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let freedom = count - 1.0;
+    let quantile = StudentsT::new(0.0, 1.0, freedom).ok()?.inverse_cdf(0.975);
+    let variance = values
+        .iter()
+        .map(|value| (value - mean).powi(2))
+        .sum::<f64>()
+        / freedom;
+    Some(quantile * (variance / count).sqrt())
+}
+
+/// Every layer's statistics on the clean model, over `samples` samples of `data` drawn without replacement by `seed`;
+/// in the order of [`Program::layers`]. The number of samples used is in each [`Calibration`].
+pub fn calibrate(
+    executor: &Executor,
+    data: &dyn Source,
+    samples: usize,
+    seed: u64,
+) -> Result<Vec<Calibration>, EvalError> {
+    let drawn = Drawn::new(executor.program(), data, samples, seed)?;
+    let inputs = drawn.inputs();
+    let mut batches = drawn.batches(&inputs);
+    Ok(executor.calibrate(&mut batches)?)
+}
+
+/// Every layer's mean over `samples` samples of ‖∂L/∂y‖₂ at its output on the clean model, in the order of
+/// [`Program::layers`] (DESIGN §6). The samples are those of [`calibrate`]; without labels the model's own predictions
+/// serve.
+pub fn sensitivity(
+    executor: &Executor,
+    data: &dyn Source,
+    samples: usize,
+    seed: u64,
+) -> Result<Vec<f64>, EvalError> {
+    let program = executor.program();
+    let classes = classes(program)?;
+    let drawn = Drawn::new(program, data, samples, seed)?;
+    let inputs = drawn.inputs();
+    let labels = match data.labels(&drawn.indices) {
+        Some(labels) => labels,
+        None => {
+            let key = Key {
+                seed,
+                purpose: Purpose::Calibrate,
+                pass: 0,
+                chip: 0,
+            };
+            let mut labels = Vec::new();
+            for batch in drawn.batches(&inputs) {
+                let logits = executor.logits(batch, Mode::CLEAN, key)?;
+                labels.extend(logits.chunks_exact(classes).map(argmax));
+            }
+            labels
+        }
+    };
+    if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
+        return Err(EvalError::Options(format!(
+            "the data has label {label} but the network only {classes} classes"
+        )));
+    }
+    let mut totals = vec![0.0; program.layers.len()];
+    for (batch, labels) in drawn.batches(&inputs).zip(labels.chunks(Drawn::BATCH)) {
+        let sums = executor.sensitivity(batch, labels)?;
+        for (total, sum) in totals.iter_mut().zip(sums) {
+            *total += sum;
+        }
+    }
+    let count = drawn.indices.len() as f64;
+    Ok(totals.into_iter().map(|total| total / count).collect())
+}
+
+/// Samples drawn for calibration, loaded.
+struct Drawn {
+    indices: Vec<usize>,
+    ids: Vec<u64>,
+    values: Vec<f32>,
+    sample_len: usize,
+}
+
+impl Drawn {
+    /// A multiple of the executor's shards of 16 samples.
+    const BATCH: usize = 64;
+
+    fn new(
+        program: &Program,
+        data: &dyn Source,
+        samples: usize,
+        seed: u64,
+    ) -> Result<Self, EvalError> {
+        single_input(program, data)?;
+        let indices = data::sample(data.len(), samples, seed);
+        if indices.is_empty() {
+            return Err(EvalError::Options(
+                "calibration needs at least one sample; --samples and the data must not be empty"
+                    .into(),
+            ));
+        }
+        let mut values = Vec::new();
+        data.load(&indices, &mut values);
+        Ok(Self {
+            ids: indices.iter().map(|&index| data.id(index)).collect(),
+            indices,
+            values,
+            sample_len: data.sample_len(),
+        })
+    }
+
+    /// One slice per batch.
+    fn inputs(&self) -> Vec<[&[f32]; 1]> {
+        self.values
+            .chunks(Self::BATCH * self.sample_len)
+            .map(|values| [values])
+            .collect()
+    }
+
+    fn batches<'a>(&'a self, inputs: &'a [[&'a [f32]; 1]]) -> impl Iterator<Item = Batch<'a>> {
+        inputs
+            .iter()
+            .zip(self.ids.chunks(Self::BATCH))
+            .map(|(inputs, samples)| Batch { inputs, samples })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_break_ties_by_class_and_refuse_nan() {
+        assert_eq!(rank(&[1.0, 3.0, 2.0], 1), Some(0));
+        assert_eq!(rank(&[1.0, 3.0, 2.0], 0), Some(2));
+        assert_eq!(rank(&[2.0, 2.0, 2.0], 0), Some(0));
+        assert_eq!(rank(&[2.0, 2.0, 2.0], 2), Some(2));
+        assert_eq!(rank(&[2.0, f32::NAN, 3.0], 2), None);
+        assert_eq!(rank(&[2.0], 1), None);
+        assert_eq!(rank(&[f32::INFINITY, 0.0], 0), Some(0));
+        assert_eq!(argmax(&[0.0, 2.0, 2.0]), 1);
+        assert_eq!(argmax(&[f32::NAN, -1.0]), 1);
+    }
+
+    #[test]
+    fn interval_is_students_t() {
+        // t(0.975, 4) = 2.7764451; the standard deviation of 1..=5 is √2.5.
+        let half = confidence95(&[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+        assert!(
+            (half - 2.776_445_105 * (2.5f64 / 5.0).sqrt()).abs() < 1e-6,
+            "{half}"
+        );
+        assert_eq!(confidence95(&[1.0]), None);
+        assert_eq!(confidence95(&[]), None);
+        assert_eq!(confidence95(&[4.0, 4.0]), Some(0.0));
+    }
+
+    #[test]
+    fn report_has_the_documented_shape() {
+        let report = EvalReport {
+            samples: 10,
+            noise: NoiseLabel {
+                spec: "gaussian(sigma=6%)".into(),
+                scale: "range".into(),
+                reference: "rms".into(),
+            },
+            clean: Accuracy {
+                top1: 90.0,
+                top5: 99.0,
+            },
+            noisy: summary(&[Accuracy {
+                top1: 80.0,
+                top5: 90.0,
+            }]),
+            parameters: Parameters::new(1000, 40),
+            ..Default::default()
+        };
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["noise"]["spec"], "gaussian(sigma=6%)");
+        assert_eq!(json["noisy"]["runs"], serde_json::json!([80.0]));
+        assert!(json["noisy"]["ci95"].is_null() && json["recovered_percent"].is_null());
+        assert_eq!(json["parameters"]["overhead_percent"], 4.0);
+        let keys: Vec<&str> = json
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let mut expected = [
+            "samples",
+            "noise",
+            "clean",
+            "noisy",
+            "denoised",
+            "clean_denoised",
+            "recovered_percent",
+            "parameters",
+        ];
+        expected.sort_unstable();
+        assert_eq!(keys, expected);
+    }
+
+    /// Classifies sample `i` of class `i % 3` rightly unless a mode or run spoils it; counts its calls per mode.
+    struct Fake {
+        program: Program,
+        calls: std::cell::RefCell<Vec<(Mode, u32, usize)>>,
+    }
+
+    impl Model for Fake {
+        fn program(&self) -> &Program {
+            &self.program
+        }
+
+        fn logits(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<f32>, ExecError> {
+            self.calls
+                .borrow_mut()
+                .push((mode, key.pass, batch.samples.len()));
+            Ok(batch
+                .samples
+                .iter()
+                .flat_map(|&sample| {
+                    let mut logits = [0.0; 3];
+                    logits[sample as usize % 3] = 1.0;
+                    match mode {
+                        // One NaN sample, and as many wrong ones as the run says.
+                        Mode::NOISY if sample == 0 => logits[1] = f32::NAN,
+                        Mode::NOISY if sample <= 2 + u64::from(key.pass) => {
+                            logits[(sample as usize + 1) % 3] = 2.0
+                        }
+                        Mode::DENOISED if sample == 5 => logits[(sample as usize + 1) % 3] = 2.0,
+                        _ => {}
+                    }
+                    logits
+                })
+                .collect())
+        }
+    }
+
+    struct Numbers;
+
+    impl Source for Numbers {
+        fn len(&self) -> usize {
+            12
+        }
+
+        fn sample_len(&self) -> usize {
+            2
+        }
+
+        fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
+            out.clear();
+            out.resize(indices.len() * 2, 0.0);
+        }
+
+        fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
+            Some(indices.iter().map(|&index| index as u32 % 3).collect())
+        }
+
+        fn fingerprint(&self) -> String {
+            String::new()
+        }
+    }
+
+    fn fake(layers: usize, denoisers: bool) -> Fake {
+        use crate::{
+            program::{Layer, Node, Value},
+            store::Weight,
+        };
+        let value = |shape: &[usize], constant: Option<Weight>| Value {
+            name: String::new(),
+            shape: std::iter::once(None)
+                .chain(shape.iter().map(|&size| Some(size)))
+                .collect(),
+            trainable: constant.is_some(),
+            constant,
+        };
+        let layer = |index: usize| Layer {
+            name: format!("layer{index}"),
+            channels: 3,
+            noise: "gaussian(sigma=6%)".into(),
+            scale: "range".into(),
+            reference: "rms".into(),
+            calibration: None,
+        };
+        let node = Node {
+            op: Op::DenoiseAffine { layer: 0 },
+            inputs: vec![0, 2, 2],
+            output: 1,
+        };
+        let weight = Weight::new(vec![3], vec![1.0; 3]);
+        Fake {
+            program: Program {
+                values: vec![value(&[2], None), value(&[3], None), value(&[3], weight)],
+                nodes: if denoisers { vec![node] } else { vec![] },
+                inputs: vec![0],
+                outputs: vec![1],
+                logits: 1,
+                layers: (0..layers).map(layer).collect(),
+            },
+            calls: Default::default(),
+        }
+    }
+
+    #[test]
+    fn evaluates_every_mode_over_the_runs() {
+        let model = fake(2, true);
+        let options = EvalOptions {
+            runs: 2,
+            batch: 5,
+            backbone_parameters: 300,
+            ..Default::default()
+        };
+        let mut last = None;
+        let report = evaluate_model(&model, &Numbers, &options, &mut |progress| {
+            last = Some(progress)
+        })
+        .unwrap();
+        assert_eq!(report.samples, 12);
+        assert_eq!(report.noise.spec, "gaussian(sigma=6%)");
+        assert_eq!(report.clean.top1, 100.0);
+        // Run 0 spoils samples 0 to 2, run 1 sample 3, too; the NaN sample is not in the top 5 either.
+        assert_eq!(report.noisy.runs, [75.0, 100.0 * 8.0 / 12.0]);
+        assert!((report.noisy.top5 - 100.0 * 11.0 / 12.0).abs() < 1e-9);
+        assert!(report.noisy.ci95.unwrap() > 0.0);
+        assert_eq!(report.denoised.ci95, Some(0.0));
+        assert_eq!(report.clean_denoised.top1, 100.0);
+        let noisy = (75.0 + 100.0 * 8.0 / 12.0) / 2.0;
+        let recovered = 100.0 * (100.0 * 11.0 / 12.0 - noisy) / (100.0 - noisy);
+        assert!((report.recovered_percent.unwrap() - recovered).abs() < 1e-9);
+        assert_eq!(
+            report.parameters,
+            Parameters {
+                backbone: 300,
+                denoisers: 3,
+                overhead_percent: 1.0
+            }
+        );
+        let last = last.unwrap();
+        assert_eq!((last.done, last.total), (72, 72));
+        assert_eq!(model.calls.borrow().len(), 6 * 3);
+    }
+
+    #[test]
+    fn runs_only_what_can_differ() {
+        let options = EvalOptions::default();
+        let model = fake(2, false);
+        let report = evaluate_model(&model, &Numbers, &options, &mut |_| {}).unwrap();
+        assert_eq!(report.denoised, report.noisy);
+        assert_eq!(report.recovered_percent, Some(0.0));
+        assert_eq!(model.calls.borrow().len(), 6);
+        let model = fake(0, false);
+        let report = evaluate_model(&model, &Numbers, &options, &mut |_| {}).unwrap();
+        assert_eq!((report.noisy.top1, report.recovered_percent), (100.0, None));
+        assert_eq!(model.calls.borrow().len(), 1);
+        let limited = EvalOptions {
+            limit: Some(4),
+            ..options.clone()
+        };
+        assert_eq!(
+            evaluate_model(&model, &Numbers, &limited, &mut |_| {})
+                .unwrap()
+                .samples,
+            4
+        );
+        let none = EvalOptions {
+            runs: 0,
+            ..options.clone()
+        };
+        let error = evaluate_model(&model, &Numbers, &none, &mut |_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("nothing to evaluate"), "{error}");
+        let mut small = fake(0, false);
+        small.program.values[1].shape = vec![None, Some(2)];
+        let error = evaluate_model(&small, &Numbers, &options, &mut |_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("label 2 but the network only 2 classes"),
+            "{error}"
+        );
+        small.program.values[0].shape = vec![None, Some(7)];
+        let error = evaluate_model(&small, &Numbers, &options, &mut |_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("takes 7 values per sample but the data gives 2"),
+            "{error}"
+        );
+    }
+}

@@ -1,1 +1,456 @@
-//! To be written.
+//! Fine-tuning: trains the denoisers with the noise simulated while the backbone stays as it is.
+//!
+//! Every random choice is keyed by the seed, the epoch and the step, and the state is written to a checkpoint after
+//! every epoch and when the run is stopped, so that a resumed run ends in the same bytes as an uninterrupted one.
+
+mod adam;
+mod checkpoint;
+
+pub use adam::Adam;
+pub use checkpoint::CheckpointError;
+
+use crate::{
+    data::{self, Source},
+    exec::{Batch, ExecError, Executor, Gradients, Key, Purpose},
+    program::{Program, ValueId},
+};
+use checkpoint::{Checkpoint, Tensor};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::Path,
+    str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+/// A named set of training options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipe {
+    /// The paper's: Adam at a constant 10⁻³.
+    Paper,
+    /// Adam from 10⁻² along half a cosine to 0 over all steps.
+    Cosine,
+}
+
+impl Recipe {
+    /// The learning rate unless `--lr` says otherwise.
+    pub fn learning_rate(self) -> f64 {
+        match self {
+            Self::Paper => 1e-3,
+            Self::Cosine => 1e-2,
+        }
+    }
+
+    /// The learning rate of step `step` of `steps`.
+    fn scheduled(self, learning_rate: f64, step: u64, steps: u64) -> f64 {
+        match self {
+            Self::Paper => learning_rate,
+            Self::Cosine => {
+                let progress = step as f64 / steps.max(1) as f64;
+                learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Paper => "paper",
+            Self::Cosine => "cosine",
+        })
+    }
+}
+
+impl FromStr for Recipe {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "paper" => Ok(Self::Paper),
+            "cosine" => Ok(Self::Cosine),
+            _ => Err(format!("`{text}` is no recipe; use paper or cosine")),
+        }
+    }
+}
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FinetuneOptions {
+    /// The schedule.
+    pub recipe: Recipe,
+    /// The (first) learning rate.
+    pub learning_rate: f64,
+    /// Passes over the samples.
+    pub epochs: u32,
+    /// Samples per step; the last step of an epoch takes what is left.
+    pub batch: usize,
+    /// Trains on the first so many samples only.
+    pub limit: Option<usize>,
+    /// Keys the order of samples and the noise.
+    pub seed: u64,
+    /// The SHA-256 of the package that is trained; a checkpoint of another one is refused.
+    pub parent_sha256: String,
+    /// Goes on from the checkpoint, if there is one.
+    pub resume: bool,
+}
+
+impl FinetuneOptions {
+    /// A recipe's options: 5 epochs, batches of 128, all samples, seed 0.
+    pub fn new(recipe: Recipe) -> Self {
+        Self {
+            recipe,
+            learning_rate: recipe.learning_rate(),
+            epochs: 5,
+            batch: 128,
+            limit: None,
+            seed: 0,
+            parent_sha256: String::new(),
+            resume: false,
+        }
+    }
+}
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// The epoch, from 0.
+    pub epoch: u32,
+    /// How many epochs there are.
+    pub epochs: u32,
+    /// Steps done, over all epochs.
+    pub step: u64,
+    /// How many steps there are, over all epochs.
+    pub steps: u64,
+    /// The mean loss of this epoch so far.
+    pub loss: f64,
+    /// The training accuracy of this epoch so far, in percent.
+    pub accuracy: f64,
+    /// Samples per second since the run started or was resumed.
+    pub images_per_second: f64,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FinetuneReport {
+    /// Whether all epochs are done; otherwise the run was stopped, and the checkpoint holds its state.
+    pub completed: bool,
+    /// The step that the run was resumed from.
+    pub resumed_from: Option<u64>,
+    /// Steps done, over all epochs.
+    pub steps: u64,
+    /// The number of samples per epoch.
+    pub samples: usize,
+    /// Each finished epoch's mean loss.
+    pub losses: Vec<f64>,
+    /// Each finished epoch's training accuracy, in percent.
+    pub accuracies: Vec<f64>,
+}
+
+/// Why fine-tuning fails.
+#[derive(Debug, thiserror::Error)]
+pub enum FinetuneError {
+    /// The options or the data do not fit the program.
+    #[error("{0}")]
+    Options(String),
+    /// The executor failed.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// The checkpoint cannot be read, written or used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The loss is no number any more.
+    #[error("the loss became {loss} at step {step}: training diverged; use a smaller --lr")]
+    Diverged {
+        /// The step, from 0.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+}
+
+/// What is trained: the executor, or a stand-in in tests.
+trait Trainee {
+    fn program(&self) -> &Program;
+    fn weight(&self, value: ValueId) -> &[f32];
+    fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError>;
+    fn gradients(&self, batch: Batch<'_>, labels: &[u32], key: Key)
+    -> Result<Gradients, ExecError>;
+}
+
+impl Trainee for Executor {
+    fn program(&self) -> &Program {
+        self.program()
+    }
+
+    fn weight(&self, value: ValueId) -> &[f32] {
+        self.weight(value)
+    }
+
+    fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError> {
+        self.set_weight(value, values)
+    }
+
+    fn gradients(
+        &self,
+        batch: Batch<'_>,
+        labels: &[u32],
+        key: Key,
+    ) -> Result<Gradients, ExecError> {
+        self.gradients(batch, labels, key)
+    }
+}
+
+/// Trains the executor's trainable weights on `data` (the training split); they are left in the executor.
+///
+/// `checkpoint` is the file that the state is written to; without one a stopped run is lost. When `stop` becomes true
+/// the run ends after the current step with [`FinetuneReport::completed`] unset. The caller removes the checkpoint once
+/// it has saved the result. A program without denoisers is left alone.
+pub fn finetune(
+    executor: &mut Executor,
+    data: &dyn Source,
+    options: &FinetuneOptions,
+    checkpoint: Option<&Path>,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<FinetuneReport, FinetuneError> {
+    train(executor, data, options, checkpoint, stop, progress)
+}
+
+/// The trainable weights: value and name, in the order of values.
+fn trainable(program: &Program) -> Vec<(ValueId, String)> {
+    program
+        .values
+        .iter()
+        .enumerate()
+        .filter(|(_, value)| value.trainable)
+        .map(|(id, value)| (id, value.name.clone()))
+        .collect()
+}
+
+/// The options that must agree for a checkpoint to be used, by the name of the flag that sets them.
+fn identity(
+    program: &Program,
+    data: &dyn Source,
+    options: &FinetuneOptions,
+) -> BTreeMap<String, String> {
+    let noise: Vec<String> = program
+        .layers
+        .iter()
+        .map(|layer| format!("{} {} {}", layer.noise, layer.scale, layer.reference))
+        .collect();
+    // One line where all layers agree, as is usual.
+    let mut distinct = noise.clone();
+    distinct.dedup();
+    let noise = if distinct.len() == 1 { distinct } else { noise };
+    BTreeMap::from(
+        [
+            ("--recipe", options.recipe.to_string()),
+            ("--lr", options.learning_rate.to_string()),
+            ("--epochs", options.epochs.to_string()),
+            ("--batch", options.batch.to_string()),
+            (
+                "--limit",
+                options
+                    .limit
+                    .map_or("none".into(), |limit| limit.to_string()),
+            ),
+            ("--seed", options.seed.to_string()),
+            ("--noise", noise.join("; ")),
+            ("--data or --holdout", data.fingerprint()),
+            ("the package", options.parent_sha256.clone()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    )
+}
+
+fn train<T: Trainee>(
+    trainee: &mut T,
+    data: &dyn Source,
+    options: &FinetuneOptions,
+    checkpoint: Option<&Path>,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<FinetuneReport, FinetuneError> {
+    let samples = options.limit.unwrap_or(usize::MAX).min(data.len());
+    if samples == 0 || options.batch == 0 {
+        return Err(FinetuneError::Options(
+            "there is nothing to train on: the data, --limit and --batch must not be 0".into(),
+        ));
+    }
+    if !(options.learning_rate > 0.0 && options.learning_rate.is_finite()) {
+        return Err(FinetuneError::Options(format!(
+            "--lr {} must be positive",
+            options.learning_rate
+        )));
+    }
+    if data.labels(&[0]).is_none() {
+        return Err(FinetuneError::Options(
+            "fine-tuning needs labelled data; pass --data".into(),
+        ));
+    }
+    if trainee.program().inputs.len() != 1 {
+        return Err(FinetuneError::Options(format!(
+            "the network has {} inputs; only networks with one can be trained",
+            trainee.program().inputs.len()
+        )));
+    }
+    let parameters = trainable(trainee.program());
+    let steps_per_epoch = samples.div_ceil(options.batch) as u64;
+    let steps = steps_per_epoch * u64::from(options.epochs);
+    let mut report = FinetuneReport {
+        completed: true,
+        resumed_from: None,
+        steps: 0,
+        samples,
+        losses: Vec::new(),
+        accuracies: Vec::new(),
+    };
+    if parameters.is_empty() {
+        return Ok(report);
+    }
+
+    let identity = identity(trainee.program(), data, options);
+    let mut optimizers: Vec<Adam> = parameters
+        .iter()
+        .map(|&(id, _)| Adam::new(trainee.weight(id).len()))
+        .collect();
+    // The loss and hits of the epoch that `report.steps` is in.
+    let (mut loss, mut correct) = (0.0, 0u64);
+    if let Some(path) = checkpoint.filter(|path| options.resume && path.exists()) {
+        let state = Checkpoint::read(path)?;
+        state.check_options(path, &identity)?;
+        let fits = state.tensors.len() == parameters.len()
+            && state.step <= steps
+            && state.losses.len() as u64 == state.step / steps_per_epoch
+            && state.accuracies.len() == state.losses.len()
+            && state
+                .tensors
+                .iter()
+                .zip(&parameters)
+                .all(|(tensor, (id, name))| {
+                    let len = trainee.weight(*id).len();
+                    tensor.name == *name
+                        && [&tensor.weight, &tensor.first, &tensor.second]
+                            .iter()
+                            .all(|values| values.len() == len)
+                });
+        if !fits {
+            return Err(
+                CheckpointError::corrupt(path, "its weights are not this package's").into(),
+            );
+        }
+        for ((tensor, &(id, _)), optimizer) in
+            state.tensors.iter().zip(&parameters).zip(&mut optimizers)
+        {
+            trainee.set_weight(id, &tensor.weight)?;
+            *optimizer = Adam::resume(tensor.first.clone(), tensor.second.clone(), state.step);
+        }
+        report.steps = state.step;
+        report.resumed_from = Some(state.step);
+        report.losses = state.losses;
+        report.accuracies = state.accuracies;
+        (loss, correct) = (state.epoch_loss, state.epoch_correct);
+    }
+
+    let save =
+        |trainee: &T, optimizers: &[Adam], report: &FinetuneReport, loss: f64, correct: u64| {
+            let Some(path) = checkpoint else {
+                return Ok(());
+            };
+            Checkpoint {
+                options: identity.clone(),
+                step: report.steps,
+                epoch_loss: loss,
+                epoch_correct: correct,
+                losses: report.losses.clone(),
+                accuracies: report.accuracies.clone(),
+                tensors: parameters
+                    .iter()
+                    .zip(optimizers)
+                    .map(|((id, name), optimizer)| Tensor {
+                        name: name.clone(),
+                        weight: trainee.weight(*id).to_vec(),
+                        first: optimizer.first().to_vec(),
+                        second: optimizer.second().to_vec(),
+                    })
+                    .collect(),
+            }
+            .write(path)
+        };
+
+    let start = Instant::now();
+    let mut trained = 0;
+    let mut inputs = Vec::new();
+    let mut weights = Vec::new();
+    while report.steps < steps {
+        let epoch = report.steps / steps_per_epoch;
+        let order = data::permutation(samples, options.seed, "train", epoch);
+        let done = (report.steps % steps_per_epoch) as usize;
+        for indices in order.chunks(options.batch).skip(done) {
+            if stop.load(Ordering::Relaxed) {
+                report.completed = false;
+                save(trainee, &optimizers, &report, loss, correct)?;
+                return Ok(report);
+            }
+            let step = report.steps;
+            data.load(indices, &mut inputs);
+            let labels = data.labels(indices).unwrap_or_default();
+            let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
+            let batch = Batch {
+                inputs: &[&inputs],
+                samples: &ids,
+            };
+            // A new chip every step.
+            let key = Key {
+                seed: options.seed,
+                purpose: Purpose::Train,
+                pass: epoch as u32,
+                chip: step as u32,
+            };
+            let gradients = trainee.gradients(batch, &labels, key)?;
+            if !gradients.loss.is_finite() {
+                return Err(FinetuneError::Diverged {
+                    step,
+                    loss: gradients.loss,
+                });
+            }
+            let rate = options.recipe.scheduled(options.learning_rate, step, steps);
+            for (&(id, ref name), optimizer) in parameters.iter().zip(&mut optimizers) {
+                let gradient = gradients.weights.get(&id).ok_or_else(|| {
+                    ExecError::Program(format!("the executor gave no gradient for `{name}`"))
+                })?;
+                weights.clear();
+                weights.extend_from_slice(trainee.weight(id));
+                optimizer.step(&mut weights, gradient, rate);
+                trainee.set_weight(id, &weights)?;
+            }
+            loss += gradients.loss;
+            correct += gradients.correct as u64;
+            trained += indices.len();
+            report.steps += 1;
+            let seen = ((step % steps_per_epoch) as usize + 1) * options.batch;
+            let seen = seen.min(samples) as f64;
+            progress(Progress {
+                epoch: epoch as u32,
+                epochs: options.epochs,
+                step: report.steps,
+                steps,
+                loss: loss / seen,
+                accuracy: 100.0 * correct as f64 / seen,
+                images_per_second: trained as f64 / start.elapsed().as_secs_f64().max(1e-9),
+            });
+        }
+        report.losses.push(loss / samples as f64);
+        report
+            .accuracies
+            .push(100.0 * correct as f64 / samples as f64);
+        (loss, correct) = (0.0, 0);
+        save(trainee, &optimizers, &report, loss, correct)?;
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests;

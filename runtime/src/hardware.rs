@@ -305,10 +305,7 @@ impl Hardware {
         if self.word.bits != 16 {
             return Err((
                 "word.bits",
-                format!(
-                    "is {}, only 16-bit words are implemented",
-                    self.word.bits
-                ),
+                format!("is {}, only 16-bit words are implemented", self.word.bits),
             ));
         }
         positive("memory.weight_bytes", self.memory.weight_bytes, 1 << 40)?;

@@ -3,14 +3,22 @@
 //! A module at any level is read once into a [`program::Program`] ([`load`]), which the [`exec`] executor turns into a
 //! plan and runs for many batches.
 
+// Tests share helpers with examples, which name the crate from outside.
+#[cfg(test)]
+extern crate self as mxc_runtime;
+
 pub mod data;
 pub mod digital;
 pub mod evaluate;
 pub mod exec;
 pub mod finetune;
 pub mod hardware;
+pub mod kernels;
 pub mod load;
 pub mod noise;
+pub mod onednn;
 pub mod package;
+mod plan;
 pub mod program;
+pub mod rng;
 pub mod store;

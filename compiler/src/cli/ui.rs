@@ -73,6 +73,14 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Says how many images there are, where that is known only later.
+    pub fn set_total(&mut self, total: u64) {
+        self.total = total;
+        if let Output::Bar(bar) = &self.mode {
+            bar.set_length(total);
+        }
+    }
+
     /// Shows that `done` images are finished; `detail` (a loss, a run) follows the description.
     pub fn update(&mut self, done: u64, detail: &str) {
         let elapsed = self.started.elapsed();

@@ -151,6 +151,8 @@ pub(super) fn decode(mut model: ModelProto, folder: &Path) -> Result<Model, Impo
         names: BTreeSet::new(),
         files: BTreeMap::new(),
     };
+    // The graph first: its nodes' names must not depend on those inside functions.
+    let graph = decoder.graph(model.graph.take().unwrap_or_default(), &BTreeSet::new())?;
     let functions = std::mem::take(&mut model.functions)
         .into_iter()
         .map(|function| {
@@ -158,7 +160,6 @@ pub(super) fn decode(mut model: ModelProto, folder: &Path) -> Result<Model, Impo
             Ok((key, Rc::new(decoder.function(function)?)))
         })
         .collect::<Result<_, ImportError>>()?;
-    let graph = decoder.graph(model.graph.take().unwrap_or_default(), &BTreeSet::new())?;
     Ok(Model {
         graph,
         opsets: opsets(&model.opset_import),

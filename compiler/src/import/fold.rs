@@ -70,28 +70,6 @@ pub(super) fn is_foldable(op: &str) -> bool {
     )
 }
 
-/// Operators that only make sense on constants: they have no form in the graph.
-pub(super) fn folds_only(op: &str) -> bool {
-    matches!(
-        op,
-        "And"
-            | "CastLike"
-            | "ConstantOfShape"
-            | "Equal"
-            | "Greater"
-            | "GreaterOrEqual"
-            | "Less"
-            | "LessOrEqual"
-            | "Mod"
-            | "Not"
-            | "Or"
-            | "Range"
-            | "ReduceProd"
-            | "Tile"
-            | "Where"
-    )
-}
-
 /// The outputs of a node whose inputs are all constants (`None`: left out). `opset` is that of ONNX's own operators.
 pub(super) fn fold(
     node: &Node,
@@ -619,7 +597,7 @@ fn reshape(shape: &[usize], target: &[i64], allow_zero: bool) -> Result<Vec<usiz
 }
 
 /// Cast to one of ONNX's data types.
-fn cast(tensor: &Tensor, to: i64) -> Result<Tensor, Problem> {
+pub(super) fn cast(tensor: &Tensor, to: i64) -> Result<Tensor, Problem> {
     let shape = tensor.shape.clone();
     Ok(match (to, &tensor.data) {
         (1 | 10 | 11 | 16, Data::Float(_))

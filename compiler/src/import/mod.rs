@@ -24,7 +24,7 @@ mod tensor;
 pub use error::{ImportError, UnsupportedNode};
 pub use inline::inline_weights;
 
-pub(crate) use decode::{node_names, parse};
+pub(crate) use decode::{node_names, parse, unique};
 
 use decode::{InputDim, Model};
 use emit::Emitter;
@@ -557,12 +557,10 @@ fn main_function<'c>(
 
 /// Removes the operations whose results nothing uses.
 fn prune(block: &Block<'_>) {
-    let mut operations = Vec::new();
-    let mut next = block.first_operation_mut();
-    while let Some(operation) = next {
-        next = operation.next_in_block_mut();
-        operations.push(operation);
-    }
+    let operations: Vec<_> = std::iter::successors(block.first_operation(), |operation| {
+        operation.next_in_block()
+    })
+    .collect();
     for operation in operations.into_iter().rev() {
         let used = operation.result_count() == 0
             || operation
@@ -584,14 +582,8 @@ fn drop_unused_globals(module: &Module<'_>, weights: &mut WeightStore) {
             }
         }
     }
-    let mut next = module.body().first_operation_mut();
-    while let Some(operation) = next {
-        next = operation.next_in_block_mut();
-        let name = operation
-            .attribute("sym_name")
-            .ok()
-            .and_then(ir::as_string)
-            .unwrap_or_default();
+    for operation in ir::module_ops(module) {
+        let name = ir::string_attr(&operation, "sym_name").unwrap_or_default();
         if name != ir::MAIN && !loaded.contains(&name) {
             ffi::erase(operation);
         }

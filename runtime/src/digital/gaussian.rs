@@ -160,7 +160,11 @@ mod tests {
     fn constants_are_right() {
         assert!((HALF_PI as f64 / ONE as f64 - TAU / 4.0).abs() < 1e-16);
         assert!((LN_2 as f64 / ONE as f64 - LN2).abs() < 1e-16);
-        assert!((ln_ratio(2, 1) - LN_2).abs() < 64, "{}", ln_ratio(2, 1) - LN_2);
+        assert!(
+            (ln_ratio(2, 1) - LN_2).abs() < 64,
+            "{}",
+            ln_ratio(2, 1) - LN_2
+        );
         assert!(cosine(HALF_PI).abs() < 64);
         assert!(minus_two_ln(1 << 63, 64).abs_diff((LN_2 as u64) >> 3) <= 1);
     }
@@ -200,8 +204,7 @@ mod tests {
             let mut worst = 0f64;
             let corners = [1, 2, mask(width), mask(width) - 1, mask(width) / 2 + 1];
             let mut check = |a: u64, b: u64| {
-                let error =
-                    f64::from(box_muller(a, b, width)) - reference(a, b, width) / ulp;
+                let error = f64::from(box_muller(a, b, width)) - reference(a, b, width) / ulp;
                 worst = worst.max(error.abs());
             };
             for a in corners {

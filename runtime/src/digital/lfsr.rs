@@ -85,9 +85,7 @@ pub fn is_maximal(width: u32, taps: &[u32]) -> bool {
         return false;
     }
     // x^width = Σ x^(width − tap): the recurrence's characteristic polynomial, without its leading term.
-    let low = taps
-        .iter()
-        .fold(0u64, |low, tap| low ^ 1 << (width - tap));
+    let low = taps.iter().fold(0u64, |low, tap| low ^ 1 << (width - tap));
     let order = mask(width);
     power_of_x(order, low, width) == 1
         && prime_factors(order)
@@ -194,8 +192,8 @@ fn is_prime(number: u64) -> bool {
 fn divisor(number: u64) -> u64 {
     for offset in 1u64.. {
         let next = |x: u64| {
-            ((u128::from(multiply_modulo(x, x, number)) + u128::from(offset))
-                % u128::from(number)) as u64
+            ((u128::from(multiply_modulo(x, x, number)) + u128::from(offset)) % u128::from(number))
+                as u64
         };
         let (mut slow, mut fast, mut divisor) = (2, 2, 1);
         while divisor == 1 {
@@ -265,7 +263,10 @@ mod tests {
     #[test]
     fn factors_of_mersenne_numbers() {
         assert_eq!(prime_factors(mask(32)), [3, 5, 17, 257, 65_537]);
-        assert_eq!(prime_factors(mask(64)), [3, 5, 17, 257, 641, 65_537, 6_700_417]);
+        assert_eq!(
+            prime_factors(mask(64)),
+            [3, 5, 17, 257, 641, 65_537, 6_700_417]
+        );
         assert_eq!(prime_factors(mask(59)), [179_951, 3_203_431_780_337]);
         assert_eq!(prime_factors(mask(61)), [mask(61)]);
     }

@@ -349,7 +349,7 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             }
             "Shape" | "Size" | "Flatten" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze"
             | "Concat" | "Split" | "Slice" | "Pad" | "Expand" | "Gather" | "Identity"
-            | "Dropout" | "Cast" => self.reshaping(call),
+            | "Dropout" | "Cast" | "CastLike" => self.reshaping(call),
             _ => self.unary(call),
         }
     }

@@ -6,7 +6,7 @@ use crate::import::{
     attributes::{axes, axis, integers},
     emit::{Activation, logical},
     error::{Problem, invalid, unsupported},
-    fold::{perms, shape_of, slices, split_axis, split_sizes},
+    fold::{cast, perms, shape_of, slices, split_axis, split_sizes},
     tensor::{Data, Dim, Sym, Tensor, element_count, show},
 };
 use std::rc::Rc;
@@ -16,6 +16,21 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let node = call.node;
         if node.op == "Concat" {
             return self.concat(call);
+        }
+        if node.op == "CastLike" {
+            // Activations are floats.
+            return match (call.entry(0)?, call.entry(1)?) {
+                (Entry::Constant(tensor), Entry::Activation(_)) => {
+                    Ok(vec![Entry::Constant(Rc::new(cast(tensor, 1)?))])
+                }
+                (Entry::Activation(input), Entry::Activation(_)) => one(input.clone()),
+                (_, like) => match like {
+                    Entry::Constant(like) if matches!(like.data, Data::Float(_)) => {
+                        Ok(vec![call.entry(0)?.clone()])
+                    }
+                    _ => unsupported("a cast of an activation to integers"),
+                },
+            };
         }
         let input = call.activation(0)?.clone();
         let rank = input.rank();

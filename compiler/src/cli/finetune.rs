@@ -1,0 +1,210 @@
+//! `mxc finetune`: trains a package's denoisers.
+
+use super::{Failure, Global, args::FinetuneArgs, session};
+use crate::passes::{Options, PassContext, Pipeline, RunOptions, run_pipeline};
+use melior::ir::operation::OperationLike;
+use mxc_dialects::{analog::AnalogOp, ir};
+use mxc_runtime::{
+    data::{Dataset, Source, Split},
+    finetune::{FinetuneOptions, Recipe, finetune},
+    package::{self, CalibrationSource, Package, Training, sha256_file},
+    store::Weight,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
+    let mut package = Package::open(&args.package)?;
+    let parent = sha256_file(&args.package).map_err(|error| format!("{}: {error}", args.package.display()))?;
+    let output = args.output.clone().unwrap_or_else(|| args.package.with_extension("tuned.mxa"));
+    let holdout = args.holdout.unwrap_or_else(|| session::compiled_holdout(&package));
+    let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
+    let noise = session::noise_option(args.sigma, args.noise.clone())?;
+    if let Some(provenance) = &mut package.manifest.provenance {
+        provenance.parent_sha256 = Some(parent.clone());
+    }
+    if package.denoisers.is_empty() {
+        global.ui.warn("the package has no denoisers, so there is nothing to train; it is copied");
+        package.write(&output)?;
+        return finish(&package, &output, global);
+    }
+    let data = Dataset::open(&args.data, Split::Train, holdout, &preprocessing)?;
+    if session::is_synthetic(&package) {
+        recalibrate(&mut package, &args, global, holdout)?;
+    }
+
+    let mut program = session::packaged(&package, &args.package)?;
+    session::override_noise(&mut program, noise.as_deref());
+    let mut executor = session::executor(program, global)?;
+    let options = options(&args, &package, global, parent)?;
+    let checkpoint = checkpoint_path(&output);
+    if !args.resume && checkpoint.exists() {
+        global.ui.note(format!("starting anew; {} is replaced (--resume goes on from it)", checkpoint.display()));
+    }
+    let stop = stop_flag()?;
+    let samples = options.limit.unwrap_or(usize::MAX).min(data.len()) as u64;
+    let mut progress = global.ui.progress("finetune", samples * u64::from(options.epochs));
+    let report = finetune(&mut executor, &data, &options, Some(&checkpoint), &stop, &mut |now| {
+        progress.update(
+            now.step * samples * u64::from(now.epochs) / now.steps.max(1),
+            &format!(" epoch {}/{} loss {:.4}", now.epoch + 1, now.epochs, now.loss),
+        );
+    })?;
+    drop(progress);
+    if let Some(step) = report.resumed_from {
+        global.ui.note(format!("resumed from step {step} of {}", checkpoint.display()));
+    }
+    if !report.completed {
+        return Err(format!(
+            "stopped at step {}; go on with the same command and --resume (state in {})",
+            report.steps,
+            checkpoint.display()
+        )
+        .into());
+    }
+
+    let program = executor.program();
+    for (id, value) in program.values.iter().enumerate().filter(|(_, value)| value.trainable) {
+        let shape = value.shape.iter().map(|size| size.unwrap_or(1)).collect();
+        let weight = Weight::new(shape, executor.weight(id)).ok_or("a denoiser's shape changed")?;
+        package.denoisers.insert(value.name.clone(), weight);
+    }
+    let trained_under = session::packaged_noise(&package);
+    package.manifest.training = Some(Training {
+        recipe: options.recipe.to_string(),
+        learning_rate: options.learning_rate,
+        epochs: options.epochs,
+        batch: options.batch as u32,
+        seed: options.seed,
+        samples: report.samples as u64,
+        noise: Some(package::Noise { spec: noise.unwrap_or(trained_under.spec.clone()), ..trained_under }),
+        losses: report.losses.clone(),
+    });
+    package.write(&output)?;
+    // The package stands; the state that led to it is of no more use.
+    let _ = fs::remove_file(&checkpoint);
+    finish(&package, &output, global)
+}
+
+fn finish(package: &Package, output: &Path, global: &Global) -> Result<(), Failure> {
+    let training = package.manifest.training.clone();
+    if global.ui.json {
+        return super::print_json(&serde_json::json!({ "training": training }));
+    }
+    if let Some(training) = training {
+        for (epoch, loss) in training.losses.iter().enumerate() {
+            super::print(&format!("epoch {}: loss {loss:.4}\n", epoch + 1))?;
+        }
+    }
+    super::print(&format!("{}\n", output.display()))
+}
+
+fn checkpoint_path(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".ckpt");
+    PathBuf::from(name)
+}
+
+/// The recipe, then what the command line overrides.
+fn options(
+    args: &FinetuneArgs,
+    package: &Package,
+    global: &Global,
+    parent: String,
+) -> Result<FinetuneOptions, Failure> {
+    let kind = package.manifest.placement.as_ref().map_or("paper", |placement| placement.denoiser.as_str());
+    let recipe: Recipe = match &args.recipe {
+        Some(name) => name.parse()?,
+        None if kind == "paper" => Recipe::Paper,
+        None => Recipe::Cosine,
+    };
+    let default = FinetuneOptions::new(recipe);
+    Ok(FinetuneOptions {
+        learning_rate: args.lr.unwrap_or(default.learning_rate),
+        epochs: args.epochs.unwrap_or(default.epochs),
+        batch: args.batch.unwrap_or(default.batch),
+        limit: args.limit,
+        seed: global.seed,
+        parent_sha256: parent,
+        resume: args.resume,
+        ..default
+    })
+}
+
+/// A flag that the first Ctrl-C raises; the second ends the program at once.
+fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let raised = stop.clone();
+    ctrlc::set_handler(move || {
+        if raised.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+    })?;
+    Ok(stop)
+}
+
+/// Measures a package's layers anew on real data: it was calibrated on synthetic inputs. Placement stays as compiled.
+fn recalibrate(
+    package: &mut Package,
+    args: &FinetuneArgs,
+    global: &Global,
+    holdout: usize,
+) -> Result<(), Failure> {
+    let context = mxc_dialects::new_context();
+    let name = args.package.display().to_string();
+    let mut module = ir::parse(&context, &package.module, &name)?;
+    let ranking = |module: &melior::ir::Module<'_>| {
+        let mut layers: Vec<_> =
+            AnalogOp::all(module).into_iter().map(|op| (op.rank(), op.layer())).collect();
+        layers.sort();
+        layers.into_iter().map(|(_, layer)| layer).collect::<Vec<_>>()
+    };
+    let before = ranking(&module);
+    let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
+    let samples = 512;
+    let mut cx = PassContext {
+        weights: package.weights(),
+        samples: Some(super::compile::sample_source(&args.data, holdout, &preprocessing)?),
+        seed: global.seed,
+        threads: global.threads,
+        ..PassContext::default()
+    };
+    let mut options = Options::default();
+    options.push("samples", samples.to_string());
+    let pipeline = Pipeline::default().then("rank-sensitivity", options);
+    run_pipeline(&context, &mut module, &pipeline, &mut cx, &RunOptions::default())?;
+    let after = ranking(&module);
+    let moved = before.iter().zip(&after).filter(|(old, new)| old != new).count();
+    global.ui.note(format!(
+        "recalibrated on {samples} samples of {}: {moved} of {} layers changed their rank; most sensitive now: {}",
+        args.data.display(),
+        after.len(),
+        after.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
+    ));
+    package.manifest.calibration = Some(CalibrationSource {
+        kind: "data".to_owned(),
+        samples,
+        seed: global.seed,
+    });
+    if let Some(placement) = &mut package.manifest.placement {
+        let reference = package.manifest.noise.clone().unwrap_or_default().reference;
+        let measured: Vec<_> = AnalogOp::all(&module);
+        for layer in &mut placement.layers {
+            if let Some(op) = measured.iter().find(|op| op.layer() == layer.name) {
+                layer.gradient_norm = op.gradient_norm();
+                layer.rank = op.rank().map(|rank| rank as u64 + 1);
+                layer.reference = op.calibration()?.and_then(|statistics| statistics.reference(&reference));
+            }
+        }
+        placement.layers.sort_by_key(|layer| layer.rank);
+    }
+    package.module = module.as_operation().write_bytecode();
+    Ok(())
+}

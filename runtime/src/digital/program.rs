@@ -1,0 +1,682 @@
+//! A scheduled dtile program without MLIR: what the interpreter runs and the reports count.
+
+use super::{
+    DigitalError,
+    cycles::{self, Activity, ConvMapping, ConvShape, Order},
+    gaussian,
+    lfsr::{self, Leap},
+};
+use crate::hardware::Hardware;
+use melior::ir::{BlockLike, Module, OperationRef, Value, ValueLike, operation::OperationLike};
+use mxc_dialects::{
+    dtile::{self, Instruction},
+    ir,
+};
+
+/// A buffer in the activation memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// The first word.
+    pub word: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// Channels.
+    pub channels: usize,
+}
+
+impl Buffer {
+    /// The number of words.
+    pub fn len(&self) -> usize {
+        self.rows * self.columns * self.channels
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One set of filters with its bias, and the shifts that align its fractions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The first word of the weights in the weight memory.
+    pub weight: usize,
+    /// The first word of the bias.
+    pub bias: usize,
+    /// The left shift from the bias's to the sum's fraction.
+    pub bias_shift: i32,
+    /// The right shift from the sum's to the output's fraction.
+    pub output_shift: i32,
+    /// Where the result goes.
+    pub output: Buffer,
+}
+
+/// A convolution's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// 1×1: weights `[filters, 1, 1, channels]`, from filter `first`.
+    Pointwise {
+        /// The first filter.
+        first: usize,
+    },
+    /// One kernel per channel: weights `[height, width, channels, 1]`.
+    Depthwise {
+        /// Height, width.
+        kernel: [usize; 2],
+        /// Rows above, columns to the left.
+        pad: [usize; 2],
+    },
+}
+
+/// The uniform-to-normal converters' generators, the same in a whole program.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    /// Bits of a register.
+    pub width: u32,
+    /// The step between two words.
+    pub leap: Leap,
+    /// Seeds of U1 and U2 per lane.
+    pub seeds: Vec<[u64; 2]>,
+    /// Fraction bits of the normal values.
+    pub fraction: i32,
+}
+
+/// One operation of the tile.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Rows from `first_row` of the input into a buffer.
+    Load {
+        /// The first row.
+        first_row: usize,
+        /// The buffer.
+        into: Buffer,
+    },
+    /// Rows of a buffer to the output.
+    Store {
+        /// The buffer.
+        from: Buffer,
+        /// Its first row.
+        strip_row: usize,
+        /// The output's first row.
+        first_row: usize,
+        /// The number of rows.
+        rows: usize,
+    },
+    /// A convolution with one or two heads.
+    Conv {
+        /// The input.
+        input: Buffer,
+        /// Pointwise or depthwise.
+        kind: Kind,
+        /// The filters.
+        heads: Vec<Head>,
+        /// How it runs on the cores.
+        mapping: ConvMapping,
+    },
+    /// LeakyReLU in place.
+    LeakyRelu {
+        /// The buffer.
+        buffer: Buffer,
+        /// The slope's exponent.
+        shift: u32,
+    },
+    /// x·scale + shift in place.
+    Affine {
+        /// The buffer.
+        buffer: Buffer,
+        /// The first row.
+        first_row: usize,
+        /// The number of rows.
+        rows: usize,
+        /// The first word of the scales in the weight memory.
+        scale: usize,
+        /// The first word of the shifts.
+        shift: usize,
+        /// The left shift from the shift's to the product's fraction.
+        shift_shift: i32,
+        /// The right shift from the product's to the output's fraction.
+        output_shift: i32,
+    },
+    /// Noise cancellation in place.
+    Cancel {
+        /// The buffer of x.
+        buffer: Buffer,
+        /// The first row of x.
+        first_row: usize,
+        /// The first channel of x.
+        first_channel: usize,
+        /// μ̂.
+        mean: Buffer,
+        /// σ̂, unless the block has none.
+        sigma: Option<Buffer>,
+        /// Left shifts of x, μ̂ and the product to the common fraction.
+        shifts: [i32; 3],
+        /// The right shift from the common to the output's fraction.
+        output_shift: i32,
+    },
+}
+
+/// A step with its place in the schedule.
+#[derive(Clone, Debug)]
+pub struct Scheduled {
+    /// What it does.
+    pub step: Step,
+    /// The phase it runs in.
+    pub phase: usize,
+}
+
+/// A phase of the control unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// The enabled unit.
+    pub unit: String,
+    /// The first cycle.
+    pub start: u64,
+    /// The duration.
+    pub cycles: u64,
+}
+
+/// A denoiser as the digital tile runs it.
+#[derive(Clone, Debug)]
+pub struct TileProgram {
+    /// The layer that it cleans.
+    pub layer: String,
+    /// Rows, columns, channels of a sample.
+    pub shape: [usize; 3],
+    /// Fraction bits of the input words.
+    pub input_fraction: i32,
+    /// Fraction bits of the output words.
+    pub output_fraction: i32,
+    /// The program's part of the weight memory.
+    pub weights: Vec<i16>,
+    /// Words brought into the weight memory before every sample; 0 when the weights stay there.
+    pub weight_load_words: usize,
+    /// The words of activation memory it uses.
+    pub activation_words: usize,
+    /// The generators, if it draws noise.
+    pub generator: Option<Generator>,
+    /// The operations in order.
+    pub steps: Vec<Scheduled>,
+    /// The phases in order.
+    pub phases: Vec<Phase>,
+    /// The total cycles per sample.
+    pub cycles: u64,
+}
+
+impl Step {
+    /// The unit that runs it.
+    pub fn unit(&self) -> &'static str {
+        match self {
+            Self::Load { .. } | Self::Store { .. } => "transfer",
+            Self::Conv { .. } => "convolution",
+            Self::LeakyRelu { .. } => "leaky_relu",
+            Self::Affine { .. } => "affine",
+            Self::Cancel { .. } => "noise_cancellation",
+        }
+    }
+
+    /// The size of a convolution with all its heads.
+    pub fn conv_shape(&self) -> Option<ConvShape> {
+        let Self::Conv {
+            input, kind, heads, ..
+        } = self
+        else {
+            return None;
+        };
+        let output = heads.first()?.output;
+        let pixels = output.rows * output.columns;
+        Some(match kind {
+            Kind::Pointwise { .. } => ConvShape {
+                pixels,
+                reduction: input.channels,
+                filters: heads.iter().map(|head| head.output.channels).sum(),
+                groups: 1,
+            },
+            Kind::Depthwise { kernel, .. } => ConvShape {
+                pixels,
+                reduction: kernel[0] * kernel[1],
+                filters: 1,
+                groups: input.channels,
+            },
+        })
+    }
+
+    /// The cycles it takes, without the phase's start.
+    pub fn cycles(&self, hardware: &Hardware) -> u64 {
+        match self {
+            Self::Load { into, .. } => {
+                cycles::lane_cycles(into.len(), hardware.memory.interface_words)
+            }
+            Self::Store { from, rows, .. } => cycles::lane_cycles(
+                rows * from.columns * from.channels,
+                hardware.memory.interface_words,
+            ),
+            Self::Conv { mapping, .. } => self
+                .conv_shape()
+                .map_or(0, |shape| cycles::conv_cycles(hardware, &shape, mapping)),
+            Self::LeakyRelu { buffer, .. } => {
+                cycles::lane_cycles(buffer.len(), hardware.relu.lanes)
+            }
+            Self::Affine { buffer, rows, .. } => cycles::lane_cycles(
+                rows * buffer.columns * buffer.channels,
+                hardware.affine.lanes,
+            ),
+            Self::Cancel { mean, sigma, .. } => {
+                cycles::cancel_cycles(hardware, mean.len(), sigma.is_some())
+            }
+        }
+    }
+
+    /// What it computes and moves.
+    pub fn activity(&self, hardware: &Hardware) -> Activity {
+        match self {
+            Self::Load { into, .. } => cycles::transfer_activity(into.len()),
+            Self::Store { from, rows, .. } => {
+                cycles::transfer_activity(rows * from.columns * from.channels)
+            }
+            Self::Conv { mapping, .. } => self
+                .conv_shape()
+                .map(|shape| cycles::conv_activity(hardware, &shape, mapping))
+                .unwrap_or_default(),
+            Self::LeakyRelu { buffer, .. } => cycles::relu_activity(buffer.len()),
+            Self::Affine { buffer, rows, .. } => {
+                cycles::affine_activity(rows * buffer.columns * buffer.channels)
+            }
+            Self::Cancel { mean, sigma, .. } => {
+                cycles::cancel_activity(mean.len(), sigma.is_some())
+            }
+        }
+    }
+}
+
+impl TileProgram {
+    /// Reads every dtile program of a module, in order. They must be scheduled, and their weights' values in the module.
+    pub fn read_all(module: &Module<'_>) -> Result<Vec<Self>, DigitalError> {
+        dtile::verify(module).map_err(|violations| DigitalError::Program {
+            program: "?".to_owned(),
+            message: violations.join("; "),
+        })?;
+        dtile::programs(module)
+            .into_iter()
+            .map(|function| {
+                Reader::new(module, function)
+                    .read()
+                    .map_err(|message| DigitalError::Program {
+                        program: ir::string_attr(&function, "sym_name").unwrap_or_default(),
+                        message,
+                    })
+            })
+            .collect()
+    }
+}
+
+struct Reader<'c, 'a> {
+    module: &'a Module<'c>,
+    function: OperationRef<'c, 'a>,
+    weights: Vec<i16>,
+    base: usize,
+}
+
+impl<'c, 'a> Reader<'c, 'a> {
+    fn new(module: &'a Module<'c>, function: OperationRef<'c, 'a>) -> Self {
+        Self {
+            module,
+            function,
+            weights: Vec::new(),
+            base: 0,
+        }
+    }
+
+    fn read(mut self) -> Result<TileProgram, String> {
+        let attribute = |name: &str| {
+            ir::i64_attr(&self.function, name).ok_or_else(|| format!("lacks `{name}`"))
+        };
+        let total = attribute(dtile::CYCLES)
+            .map_err(|_| "is not scheduled: run schedule-dtile on it".to_owned())?;
+        let input_fraction = attribute(dtile::INPUT_FRACTION)? as i32;
+        let output_fraction = attribute(dtile::OUTPUT_FRACTION)? as i32;
+        let weight_load_words =
+            ir::i64_attr(&self.function, dtile::WEIGHT_LOAD).unwrap_or_default() as usize;
+        let block = ir::entry_block(self.function).ok_or("is empty")?;
+        let input = block.argument(0).map_err(|error| error.to_string())?;
+        let shape = <[usize; 3]>::try_from(dtile::shape(input.into())?)
+            .map_err(|shape| format!("takes {shape:?}"))?;
+        let operations = ir::block_ops(block);
+        self.read_weights(&operations)?;
+
+        let mut steps = Vec::new();
+        let mut phases: Vec<Phase> = Vec::new();
+        let mut generator: Option<Generator> = None;
+        let mut seeds: Option<[Vec<i64>; 2]> = None;
+        let mut activation_words = 0;
+        for operation in &operations {
+            let Some(instruction) = Instruction::parse(*operation)? else {
+                continue;
+            };
+            match &instruction {
+                Instruction::Phase(phase) => phases.push(Phase {
+                    unit: phase.unit.clone(),
+                    start: phase.start as u64,
+                    cycles: phase.cycles as u64,
+                }),
+                Instruction::ActivationAlloc(alloc) => {
+                    let end = alloc.address.unwrap_or_default() + alloc.bytes;
+                    activation_words = activation_words.max((end as usize).div_ceil(2));
+                }
+                _ => {}
+            }
+            if let Instruction::NoiseCancel(cancel) = &instruction
+                && let Some(normal) = cancel.noise.get(1)
+            {
+                let (found, its_seeds) = self.generator(*normal)?;
+                if seeds.get_or_insert_with(|| its_seeds.clone()) != &its_seeds {
+                    return Err("uses two sets of LFSRs".to_owned());
+                }
+                if i64::from(found.fraction) != cancel.normal_fraction {
+                    return Err("reads normal values with another fraction".to_owned());
+                }
+                generator.get_or_insert(found);
+            }
+            if let Some(step) = self.step(&instruction, *operation)? {
+                steps.push(Scheduled {
+                    step,
+                    phase: phases.len().saturating_sub(1),
+                });
+            }
+        }
+        Ok(TileProgram {
+            layer: ir::string_attr(&self.function, dtile::LAYER).unwrap_or_default(),
+            shape,
+            input_fraction,
+            output_fraction,
+            weights: self.weights,
+            weight_load_words,
+            activation_words,
+            generator,
+            steps,
+            phases,
+            cycles: total as u64,
+        })
+    }
+
+    fn read_weights(&mut self, operations: &[OperationRef<'c, 'a>]) -> Result<(), String> {
+        let mut allocations = Vec::new();
+        for operation in operations {
+            if let Some(Instruction::WeightAlloc(alloc)) = Instruction::parse(*operation)? {
+                let address = alloc.address.ok_or("a weight has no address")? as usize / 2;
+                allocations.push((address, self.constant(alloc.value)?));
+            }
+        }
+        self.base = allocations
+            .iter()
+            .map(|(address, _)| *address)
+            .min()
+            .unwrap_or_default();
+        for (address, values) in allocations {
+            let start = address - self.base;
+            if self.weights.len() < start + values.len() {
+                self.weights.resize(start + values.len(), 0);
+            }
+            self.weights[start..start + values.len()].copy_from_slice(&values);
+        }
+        Ok(())
+    }
+
+    /// The words of a constant: a global's value in the module, or an inline constant.
+    fn constant(&self, value: Value<'c, 'a>) -> Result<Vec<i16>, String> {
+        let attribute = match ir::loaded_global(value) {
+            Some(name) => ir::globals(self.module)
+                .get(&name)
+                .and_then(|global| global.attribute("value").ok())
+                .ok_or_else(|| format!("no global @{name}"))?,
+            None => {
+                let operation = ir::defining_op(value).ok_or("a weight is not constant")?;
+                ["values", "value"]
+                    .iter()
+                    .find_map(|name| operation.attribute(name).ok())
+                    .ok_or("a weight is not constant")?
+            }
+        };
+        let words = ir::dense_integers(attribute)
+            .ok_or_else(|| "a weight's words are not in the module".to_owned())?;
+        if words.len() != dtile::shape(value)?.iter().product::<usize>() {
+            return Err(format!("a weight has {} words for {}", words.len(), value.r#type()));
+        }
+        words
+            .into_iter()
+            .map(|word| i16::try_from(word).map_err(|_| format!("the weight {word} is no i16")))
+            .collect()
+    }
+
+    fn buffer(&self, value: Value<'c, 'a>) -> Result<Buffer, String> {
+        let address = dtile::buffer(value)
+            .and_then(|alloc| ir::i64_attr(&alloc, "address"))
+            .ok_or("a buffer has no address")?;
+        let [rows, columns, channels] = <[usize; 3]>::try_from(dtile::shape(value)?)
+            .map_err(|shape| format!("a buffer of {shape:?}"))?;
+        Ok(Buffer {
+            word: address as usize / 2,
+            rows,
+            columns,
+            channels,
+        })
+    }
+
+    fn weight(&self, value: Value<'c, 'a>) -> Result<usize, String> {
+        dtile::buffer(value)
+            .and_then(|alloc| ir::i64_attr(&alloc, "address"))
+            .map(|address| address as usize / 2 - self.base)
+            .ok_or_else(|| "a weight has no address".to_owned())
+    }
+
+    fn mapping(&self, cores: &[i64], order: &str) -> Result<ConvMapping, String> {
+        Ok(ConvMapping {
+            pixel_groups: cores[0].max(1) as usize,
+            filter_groups: cores[1].max(1) as usize,
+            order: Order::from_name(order).ok_or_else(|| format!("order {order:?}"))?,
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn head(
+        &self,
+        weight: Value<'c, 'a>,
+        bias: Value<'c, 'a>,
+        output: Value<'c, 'a>,
+        input_fraction: i64,
+        weight_fraction: i64,
+        bias_fraction: i64,
+        output_fraction: i64,
+    ) -> Result<Head, String> {
+        let sum = input_fraction + weight_fraction;
+        let shift = |shift: i64, from: i64| {
+            i32::try_from(shift)
+                .ok()
+                .filter(|shift| (from as i32..=62).contains(shift))
+                .ok_or_else(|| format!("an alignment by {shift} bits"))
+        };
+        Ok(Head {
+            weight: self.weight(weight)?,
+            bias: self.weight(bias)?,
+            // A bias below the sum's resolution would have to be rounded; the compiler never makes one.
+            bias_shift: shift(sum - bias_fraction, 0)?,
+            output_shift: shift(sum - output_fraction, -62)?,
+            output: self.buffer(output)?,
+        })
+    }
+
+    fn generator(&self, normal: Value<'c, 'a>) -> Result<(Generator, [Vec<i64>; 2]), String> {
+        let unit = ir::defining_op(normal).map(Instruction::parse).transpose()?;
+        let Some(Some(Instruction::BoxMuller(unit))) = unit else {
+            return Err("normal values must come from dtile.box_muller".to_owned());
+        };
+        let register = |words| match ir::defining_op(words).map(Instruction::parse).transpose()? {
+            Some(Some(Instruction::Lfsr(lfsr))) => Ok::<_, String>(lfsr),
+            _ => Err("uniform words must come from dtile.lfsr".to_owned()),
+        };
+        let (first, second) = (register(unit.first)?, register(unit.second)?);
+        let width = u32::try_from(first.width)
+            .ok()
+            .filter(|width| (8..=64).contains(width))
+            .ok_or_else(|| format!("an LFSR of {} bits", first.width))?;
+        if (first.width, &first.taps, first.shifts_per_draw, first.seeds.len())
+            != (second.width, &second.taps, second.shifts_per_draw, second.seeds.len())
+        {
+            return Err("U1 and U2 come from different registers".to_owned());
+        }
+        if unit.fraction != i64::from(gaussian::fraction(width)) {
+            return Err(format!("normal values with {} fraction bits", unit.fraction));
+        }
+        let taps: Vec<u32> = first.taps.iter().map(|&tap| tap as u32).collect();
+        let seeds = first
+            .seeds
+            .iter()
+            .zip(&second.seeds)
+            .map(|(a, b)| [*a as u64 & lfsr::mask(width), *b as u64 & lfsr::mask(width)])
+            .collect();
+        let generator = Generator {
+            width,
+            leap: Leap::new(width, &taps, first.shifts_per_draw as u32),
+            seeds,
+            fraction: gaussian::fraction(width),
+        };
+        Ok((generator, [first.seeds, second.seeds]))
+    }
+
+    fn step(
+        &self,
+        instruction: &Instruction<'c, 'a>,
+        operation: OperationRef<'c, 'a>,
+    ) -> Result<Option<Step>, String> {
+        let result = |index| {
+            operation
+                .result(index)
+                .map(Value::from)
+                .map_err(|error| error.to_string())
+        };
+        // `verify` has checked that rows, channels and filters are inside their tensors.
+        let size = |value: i64| value.max(0) as usize;
+        Ok(Some(match instruction {
+            Instruction::Load(load) => Step::Load {
+                first_row: size(load.first_row),
+                into: self.buffer(load.into)?,
+            },
+            Instruction::Store(store) => Step::Store {
+                from: self.buffer(store.strip)?,
+                strip_row: size(store.strip_row),
+                first_row: size(store.first_row),
+                rows: size(store.rows),
+            },
+            Instruction::SystolicConv(conv) => {
+                let weight = dtile::shape(conv.weight)?;
+                Step::Conv {
+                    input: self.buffer(conv.input)?,
+                    kind: if conv.kind == "pointwise" {
+                        Kind::Pointwise {
+                            first: size(conv.first_filter),
+                        }
+                    } else {
+                        Kind::Depthwise {
+                            kernel: [weight[0], weight[1]],
+                            pad: [size(conv.pad[0]), size(conv.pad[2])],
+                        }
+                    },
+                    heads: vec![self.head(
+                        conv.weight,
+                        conv.bias,
+                        result(0)?,
+                        conv.input_fraction,
+                        conv.weight_fraction,
+                        conv.bias_fraction,
+                        conv.output_fraction,
+                    )?],
+                    mapping: self.mapping(&conv.cores, &conv.order)?,
+                }
+            }
+            Instruction::SystolicConvPair(pair) => {
+                let operands = [
+                    (pair.first_weight, pair.first_bias),
+                    (pair.second_weight, pair.second_bias),
+                ];
+                let heads = operands
+                    .into_iter()
+                    .enumerate()
+                    .map(|(head, (weight, bias))| {
+                        self.head(
+                            weight,
+                            bias,
+                            result(head)?,
+                            pair.input_fraction,
+                            pair.weight_fractions[head],
+                            pair.bias_fractions[head],
+                            pair.output_fractions[head],
+                        )
+                    })
+                    .collect::<Result<_, String>>()?;
+                Step::Conv {
+                    input: self.buffer(pair.input)?,
+                    kind: Kind::Pointwise {
+                        first: size(pair.first_filter),
+                    },
+                    heads,
+                    mapping: self.mapping(&pair.cores, &pair.order)?,
+                }
+            }
+            Instruction::LeakyRelu(relu) => Step::LeakyRelu {
+                buffer: self.buffer(relu.input)?,
+                shift: relu.shift as u32,
+            },
+            Instruction::Affine(affine) => {
+                let product = affine.input_fraction + affine.scale_fraction;
+                Step::Affine {
+                    buffer: self.buffer(affine.input)?,
+                    first_row: size(affine.first_row),
+                    rows: size(affine.rows),
+                    scale: self.weight(affine.scale)?,
+                    shift: self.weight(affine.shift)?,
+                    shift_shift: alignment(product - affine.shift_fraction)?,
+                    output_shift: signed_alignment(product - affine.output_fraction)?,
+                }
+            }
+            Instruction::NoiseCancel(cancel) => {
+                let sigma = cancel.noise.first().copied();
+                let product = cancel.sigma_fraction + cancel.normal_fraction;
+                let mut common = cancel.input_fraction.max(cancel.mean_fraction);
+                if sigma.is_some() {
+                    common = common.max(product);
+                }
+                Step::Cancel {
+                    buffer: self.buffer(cancel.input)?,
+                    first_row: size(cancel.first_row),
+                    first_channel: size(cancel.first_channel),
+                    mean: self.buffer(cancel.mean)?,
+                    sigma: sigma.map(|sigma| self.buffer(sigma)).transpose()?,
+                    shifts: [
+                        alignment(common - cancel.input_fraction)?,
+                        alignment(common - cancel.mean_fraction)?,
+                        if sigma.is_some() { alignment(common - product)? } else { 0 },
+                    ],
+                    output_shift: signed_alignment(common - cancel.output_fraction)?,
+                }
+            }
+            _ => return Ok(None),
+        }))
+    }
+}
+
+/// A left shift of a word or product that leaves 63 bits.
+fn alignment(shift: i64) -> Result<i32, String> {
+    i32::try_from(shift)
+        .ok()
+        .filter(|shift| (0..=30).contains(shift))
+        .ok_or_else(|| format!("an alignment by {shift} bits"))
+}
+
+fn signed_alignment(shift: i64) -> Result<i32, String> {
+    i32::try_from(shift)
+        .ok()
+        .filter(|shift| (-30..=62).contains(shift))
+        .ok_or_else(|| format!("an alignment by {shift} bits"))
+}

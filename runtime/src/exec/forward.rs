@@ -1,0 +1,409 @@
+//! The forward pass of one sample.
+
+use super::{
+    ExecError, Executor, Key, Mode,
+    worker::{Buffer, Extra, Worker},
+};
+use crate::{
+    kernels::{
+        depthwise,
+        elementwise::{self, Normals},
+        gemm::{self, View, gemm},
+        layout, pool,
+    },
+    noise::{Lifetime, Scale},
+    plan::{Block, Id, Kernel, Place, Plan},
+    program::{LayerId, ValueId},
+    rng::{Kind, StreamKey},
+};
+
+/// What a run of one sample depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    pub mode: Mode,
+    pub key: Key,
+    /// Its data-set index.
+    pub index: u64,
+    /// Whether a backward pass follows.
+    pub tape: bool,
+}
+
+/// What calibration sees of a layer: the layer, the tile's input and its output.
+pub(super) type Observer<'a> = dyn FnMut(LayerId, &[f32], &[f32]) + 'a;
+
+/// A value of a plan.
+pub(super) fn value<'a>(
+    executor: &'a Executor,
+    plan: &Plan,
+    values: &'a [Option<Buffer>],
+    inputs: &[&'a [f32]],
+    id: Id,
+) -> &'a [f32] {
+    match plan.values[id].place {
+        Place::Input(input) => inputs[input],
+        Place::Constant(constant) => executor.constant(constant),
+        Place::Buffer => values[id].as_deref().unwrap_or(&[]),
+    }
+}
+
+impl Executor {
+    /// The normals' stream of a noise component or a denoiser.
+    fn stream(
+        &self,
+        layer: LayerId,
+        kind: Kind,
+        component: usize,
+        lifetime: Lifetime,
+        sample: &Sample,
+    ) -> crate::rng::Stream {
+        let key = sample.key;
+        let fixed = lifetime == Lifetime::Chip;
+        StreamKey {
+            seed: key.seed,
+            purpose: key.purpose as u8,
+            kind,
+            component: component as u32,
+            chip: key.chip,
+            // A chip's draws outlast passes and samples; u64::MAX is no data-set index.
+            pass: if fixed { 0 } else { key.pass },
+            layer: self.network.layers[layer].hash,
+            sample: if fixed { u64::MAX } else { sample.index },
+        }
+        .stream()
+    }
+
+    /// Runs a plan for one sample; the worker keeps the values that outlive their last use.
+    pub(super) fn run_forward<'a>(
+        &'a self,
+        plan: &Plan,
+        worker: &mut Worker,
+        inputs: &[&'a [f32]],
+        sample: &Sample,
+        mut observer: Option<&mut Observer<'_>>,
+    ) -> Result<(), ExecError> {
+        worker.reset(plan.values.len(), plan.steps.len());
+        for (index, step) in plan.steps.iter().enumerate() {
+            let len = plan.values[step.output].len;
+            let first = step.inputs[0];
+            let mut out = if step.takes_buffer {
+                worker.values[first].take().unwrap_or_default()
+            } else {
+                worker.pool.take(len)
+            };
+            // Kernels that work in place find their operand in `out`.
+            let in_place = matches!(
+                step.kernel,
+                Kernel::Noise { .. }
+                    | Kernel::Block(_)
+                    | Kernel::Affine { .. }
+                    | Kernel::Unit { .. }
+                    | Kernel::Unary(_)
+                    | Kernel::Silu
+            );
+            if in_place && !step.takes_buffer {
+                out.copy_from_slice(value(self, plan, &worker.values, inputs, first));
+            }
+            let mut extra = Extra::Nothing;
+            match &step.kernel {
+                Kernel::Convolution { limit, .. }
+                | Kernel::Depthwise { limit, .. }
+                | Kernel::FullyConnected { limit, .. } => {
+                    // The values move out of the worker while it runs the primitive.
+                    let values = std::mem::take(&mut worker.values);
+                    let x = value(self, plan, &values, inputs, first);
+                    let clamped = limit.filter(|&limit| elementwise::absmax(x) > limit);
+                    let result = match clamped {
+                        None => self.product(&step.kernel, worker, x, &mut out),
+                        Some(limit) => {
+                            let mut tile = worker.pool.take(x.len());
+                            elementwise::clamp_into(x, -limit, limit, &mut tile);
+                            let result = self.product(&step.kernel, worker, &tile, &mut out);
+                            worker.pool.give(tile);
+                            result
+                        }
+                    };
+                    if let (Some(observer), Some(layer)) = (&mut observer, step.layer) {
+                        observer(layer, x, &out);
+                    }
+                    worker.values = values;
+                    result?;
+                    extra = Extra::Clamped(clamped.is_some());
+                }
+                Kernel::Noise { layer } => {
+                    if let Some(magnitude) = self.add_noise(*layer, worker, &mut out, sample) {
+                        extra = Extra::Magnitude(magnitude);
+                    }
+                }
+                Kernel::Block(block) => extra = self.block(block, worker, &mut out, sample),
+                Kernel::Affine { scale, shift } => {
+                    elementwise::affine(&mut out, self.constant(*scale), self.constant(*shift));
+                }
+                Kernel::Unit { layer, shape } => {
+                    if let Some(unit) = self.units.get(layer) {
+                        unit.run(&mut out, *shape, sample.index, sample.key);
+                    }
+                }
+                Kernel::Unary(op) => elementwise::unary(*op, &mut out),
+                Kernel::Silu => elementwise::silu(&mut out),
+                kernel => {
+                    let operand = |position: usize| {
+                        value(self, plan, &worker.values, inputs, step.inputs[position])
+                    };
+                    let x = operand(0);
+                    match kernel {
+                        Kernel::MatMul { batch, m, n, k } => {
+                            let y = operand(1);
+                            for image in 0..*batch {
+                                gemm(
+                                    [*m, *n, *k],
+                                    View::rows(&x[image * m * k..][..m * k], *k),
+                                    &y[image * k * n..][..k * n],
+                                    &mut out[image * m * n..][..m * n],
+                                    false,
+                                );
+                            }
+                        }
+                        Kernel::Binary { op, shape } => {
+                            elementwise::binary(*op, shape, x, operand(1), &mut out)
+                        }
+                        Kernel::AddClamp { min, max } => {
+                            elementwise::add_clamp(x, operand(1), *min, *max, &mut out)
+                        }
+                        Kernel::Average(window) => {
+                            images(x, &mut out, window.input, window.output, window.channels)
+                                .for_each(|(x, out)| pool::average(window, x, out))
+                        }
+                        Kernel::Maximum(window) => {
+                            images(x, &mut out, window.input, window.output, window.channels)
+                                .for_each(|(x, out)| pool::maximum(window, x, out))
+                        }
+                        Kernel::Reduce { kind, shape } => pool::reduce(*kind, *shape, x, &mut out),
+                        Kernel::Gather(gather) => gather.copy(x, &mut out),
+                        Kernel::Pad { place, value } => {
+                            out.fill(*value);
+                            place.scatter(x, &mut out);
+                        }
+                        Kernel::Concat { widths } => {
+                            let total = widths.iter().sum();
+                            let mut at = 0;
+                            for (position, &width) in widths.iter().enumerate() {
+                                layout::copy_columns(operand(position), width, at, total, &mut out);
+                                at += width;
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            worker.values[step.output] = Some(out);
+            if sample.tape {
+                worker.extras[index] = extra;
+            } else if let Extra::Block { h, g, epsilon } = extra {
+                worker.pool.give(h);
+                worker.pool.give(g);
+                epsilon
+                    .into_iter()
+                    .for_each(|buffer| worker.pool.give(buffer));
+            }
+            for &id in &step.frees {
+                if let Some(buffer) = worker.values[id].take() {
+                    worker.pool.give(buffer);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An analog layer's product: bias included, before its noise.
+    fn product(
+        &self,
+        kernel: &Kernel,
+        worker: &mut Worker,
+        x: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), ExecError> {
+        match kernel {
+            Kernel::Convolution { node, .. } => {
+                let (number, convolution) =
+                    self.convolution(*node, crate::onednn::Direction::Forward)?;
+                worker.convolve(&self.engine, number, &convolution, x, out)?;
+            }
+            Kernel::Depthwise {
+                shape,
+                filter,
+                bias,
+                ..
+            } => {
+                images(x, out, shape.input, shape.output, shape.channels)
+                    .for_each(|(x, out)| depthwise::forward(shape, x, filter, bias, out));
+            }
+            Kernel::FullyConnected {
+                rows,
+                inputs,
+                outputs,
+                weights,
+                transposed,
+                bias,
+                ..
+            } => match transposed {
+                Some(transposed) => {
+                    gemm(
+                        [*rows, *outputs, *inputs],
+                        View::rows(x, *inputs),
+                        transposed,
+                        out,
+                        false,
+                    );
+                    gemm::add_rows(out, bias);
+                }
+                None => gemm::matrix_vector(self.constant(*weights), x, bias, out),
+            },
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Adds a layer's noise in place (and saturates); returns the magnitude where it is the signal's own.
+    fn add_noise(
+        &self,
+        layer: LayerId,
+        worker: &mut Worker,
+        y: &mut [f32],
+        sample: &Sample,
+    ) -> Option<f64> {
+        let noise = &self.network.layers[layer];
+        let magnitude = match noise.scale {
+            Scale::Signal => elementwise::magnitude(y, noise.reference),
+            Scale::Range | Scale::Constant => noise.constant_magnitude(),
+        };
+        let mut offset = 0.0;
+        for (index, component) in noise.spec.components.iter().enumerate() {
+            offset += magnitude * component.mu;
+            if component.lifetime == Lifetime::Chip && component.sigma > 0.0 {
+                let stream = self.stream(layer, Kind::Noise, index, Lifetime::Chip, sample);
+                let entry = worker
+                    .chip
+                    .entry((layer, index))
+                    .or_insert_with(|| (stream, Vec::new()));
+                if entry.0 != stream || entry.1.len() != y.len() {
+                    entry.0 = stream;
+                    entry.1.resize(y.len(), 0.0);
+                    stream.fill_normals(0, &mut entry.1);
+                }
+            }
+        }
+        let parts: Vec<(Normals<'_>, f32)> = noise
+            .spec
+            .components
+            .iter()
+            .enumerate()
+            .filter(|(_, component)| component.sigma > 0.0)
+            .map(|(index, component)| {
+                let normals = match component.lifetime {
+                    Lifetime::Sample => Normals::Stream(self.stream(
+                        layer,
+                        Kind::Noise,
+                        index,
+                        Lifetime::Sample,
+                        sample,
+                    )),
+                    Lifetime::Chip => Normals::Values(
+                        worker
+                            .chip
+                            .get(&(layer, index))
+                            .map_or(&[], |entry| entry.1.as_slice()),
+                    ),
+                };
+                (normals, (magnitude * component.sigma) as f32)
+            })
+            .collect();
+        elementwise::add_noise(
+            y,
+            offset as f32,
+            &parts,
+            noise.limits().map(|limits| limits[1]),
+        );
+        (noise.scale == Scale::Signal).then_some(magnitude)
+    }
+
+    /// The paper's block in place: `x − (ε ⊙ σ̂ + μ̂)`.
+    fn block(&self, block: &Block, worker: &mut Worker, x: &mut [f32], sample: &Sample) -> Extra {
+        let Block {
+            rows,
+            channels,
+            bottleneck,
+            ..
+        } = *block;
+        let pool = &mut worker.pool;
+        let mut filter = pool.take(channels * bottleneck);
+        let mut h = pool.take(rows * bottleneck);
+        gemm::transpose(self.constant(block.reduce[0]), channels, &mut filter);
+        gemm(
+            [rows, bottleneck, channels],
+            View::rows(x, channels),
+            &filter,
+            &mut h,
+            false,
+        );
+        gemm::add_rows(&mut h, self.constant(block.reduce[1]));
+        elementwise::leaky_relu(&mut h, block.slope);
+
+        let mut g = pool.take(rows * bottleneck);
+        let shape = &block.depthwise;
+        let (weights, bias) = (
+            self.constant(block.spatial[0]),
+            self.constant(block.spatial[1]),
+        );
+        images(&h, &mut g, shape.input, shape.output, bottleneck)
+            .take(block.images)
+            .for_each(|(h, g)| depthwise::forward(shape, h, weights, bias, g));
+        elementwise::leaky_relu(&mut g, block.slope);
+
+        let mut head = |pair: [ValueId; 2], pool: &mut super::worker::Pool| {
+            let mut out = pool.take(rows * channels);
+            gemm::transpose(self.constant(pair[0]), bottleneck, &mut filter);
+            gemm(
+                [rows, channels, bottleneck],
+                View::rows(&g, bottleneck),
+                &filter,
+                &mut out,
+                false,
+            );
+            gemm::add_rows(&mut out, self.constant(pair[1]));
+            out
+        };
+        let mu = head(block.mean, pool);
+        let mut epsilon = None;
+        match block.sigma.filter(|_| sample.mode.sampling) {
+            Some(pair) => {
+                let sigma = head(pair, pool);
+                let mut draws = pool.take(rows * channels);
+                self.stream(block.layer, Kind::Epsilon, 0, Lifetime::Sample, sample)
+                    .fill_normals(0, &mut draws);
+                elementwise::subtract_noise(x, &mu, &sigma, &draws);
+                pool.give(sigma);
+                epsilon = Some(draws);
+            }
+            None => elementwise::subtract(x, &mu),
+        }
+        pool.give(mu);
+        pool.give(filter);
+        Extra::Block { h, g, epsilon }
+    }
+}
+
+/// The images of a sample (one, unless a reshape folded an axis into the batch).
+pub(super) fn images<'a>(
+    x: &'a [f32],
+    out: &'a mut [f32],
+    input: [usize; 2],
+    output: [usize; 2],
+    channels: usize,
+) -> impl Iterator<Item = (&'a [f32], &'a mut [f32])> {
+    let (from, to) = (
+        input[0] * input[1] * channels,
+        output[0] * output[1] * channels,
+    );
+    x.chunks_exact(from.max(1))
+        .zip(out.chunks_exact_mut(to.max(1)))
+}

@@ -1,0 +1,687 @@
+//! The executor: a [`Program`] turned once into plans, then run for many batches.
+//!
+//! **Threads and determinism.** A worker thread runs the whole network for one sample at a time, so that the activations
+//! stay in its cache and a sample's result depends on nothing but the sample. Forward results are therefore bit-equal for any
+//! number of threads and any batch. A gradient's sum over the batch is taken in a fixed order: over the samples of a
+//! shard of 16, then over the shards. Bit-identity holds per instruction set.
+
+mod backward;
+mod forward;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use crate::{
+    onednn::{self, Convolution, Direction, Engine},
+    plan::{ConvolutionKind, Goal, Network, Plan, PlanKey},
+    program::{Calibration, LayerId, Program, ValueId},
+};
+use backward::{WeightGradients, cross_entropy};
+use forward::{Sample, value};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use worker::Worker;
+
+/// Weight gradients are summed over shards of this many samples, each on one thread, then over the shards in order.
+const SHARD: usize = 16;
+
+/// What a run simulates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode {
+    /// Analog layers are noisy (and saturate under the scale `range`).
+    pub noise: bool,
+    /// Denoisers act; otherwise they are the identity.
+    pub denoise: bool,
+    /// The σ̂ path of the paper's block draws ε; otherwise ε = 0.
+    pub sampling: bool,
+}
+
+impl Mode {
+    /// No noise, no denoisers.
+    pub const CLEAN: Self = Self {
+        noise: false,
+        denoise: false,
+        sampling: false,
+    };
+    /// Noise, no denoisers.
+    pub const NOISY: Self = Self {
+        noise: true,
+        denoise: false,
+        sampling: false,
+    };
+    /// Noise and denoisers.
+    pub const DENOISED: Self = Self {
+        noise: true,
+        denoise: true,
+        sampling: true,
+    };
+    /// Denoisers with ε = 0, no noise: `mxc run`.
+    pub const CLEAN_DENOISED: Self = Self {
+        noise: false,
+        denoise: true,
+        sampling: false,
+    };
+}
+
+/// What random draws are for; part of their key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Purpose {
+    Calibrate,
+    Train,
+    Eval,
+}
+
+/// The key of a run's random draws; the rest of the key (stream, component, layer, sample, element) is added inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// `--seed`.
+    pub seed: u64,
+    /// Calibration, training or evaluation.
+    pub purpose: Purpose,
+    /// The epoch or evaluation run.
+    pub pass: u32,
+    /// The simulated chip.
+    pub chip: u32,
+}
+
+/// Samples to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// One slice per program input: the samples' values one after another, in the input's layout.
+    pub inputs: &'a [&'a [f32]],
+    /// The samples' data-set indices; their number is the batch size.
+    pub samples: &'a [u64],
+}
+
+/// What a training step computed over a batch.
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    /// The sum of the samples' losses.
+    pub loss: f64,
+    /// How many samples were classified right.
+    pub correct: usize,
+    /// ∂(mean loss)/∂w of every trainable constant.
+    pub weights: BTreeMap<ValueId, Vec<f32>>,
+}
+
+/// Why a program cannot be planned or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The program is inconsistent or uses something unsupported.
+    #[error("{0}")]
+    Program(String),
+    /// The batch does not fit the program's inputs.
+    #[error("{0}")]
+    Input(String),
+    /// oneDNN failed.
+    #[error("oneDNN: {0}")]
+    Engine(String),
+}
+
+/// A denoiser executed by other means than the float plan: the integer digital tile.
+pub trait DenoiserUnit: Send + Sync {
+    /// Cleans one sample's layer output in place: `x` is HWC (`H = W = 1` without spatial axes), `key` and `sample` seed
+    /// the unit's own random generator.
+    fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Key);
+}
+
+/// The primitives of one convolution node: forward, backward.
+type Primitives = [OnceLock<Arc<Convolution>>; 2];
+
+/// Runs a program.
+pub struct Executor {
+    network: Network,
+    threads: usize,
+    engine: Engine,
+    convolutions: Vec<Primitives>,
+    /// Trainable constants' current values.
+    trained: BTreeMap<ValueId, Vec<f32>>,
+    units: BTreeMap<LayerId, Arc<dyn DenoiserUnit>>,
+    plans: Mutex<BTreeMap<PlanKey, Arc<Plan>>>,
+    idle: Mutex<Vec<Worker>>,
+}
+
+/// A lock whose data stays consistent even if a holder panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Executor {
+    /// Plans a program for `threads` worker threads (at least one).
+    pub fn new(program: Program, threads: usize) -> Result<Self, ExecError> {
+        let network = Network::new(program)?;
+        let trained = network
+            .program
+            .values
+            .iter()
+            .enumerate()
+            .filter(|(_, value)| value.trainable)
+            .filter_map(|(id, value)| Some((id, value.constant.as_ref()?.values().to_vec())))
+            .collect();
+        let convolutions = network
+            .convolutions
+            .iter()
+            .map(|_| Primitives::default())
+            .collect();
+        let executor = Self {
+            network,
+            threads: threads.max(1),
+            engine: Engine::cpu()?,
+            convolutions,
+            trained,
+            units: BTreeMap::new(),
+            plans: Mutex::default(),
+            idle: Mutex::default(),
+        };
+        for (node, kind) in executor.network.convolutions.iter().enumerate() {
+            if let Some(ConvolutionKind::Dense(_)) = kind {
+                executor.convolution(node, Direction::Forward)?;
+            }
+        }
+        Ok(executor)
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.network.program
+    }
+
+    /// The values of a constant (a trainable weight, as last set); empty for a value that is no constant.
+    pub fn weight(&self, value: ValueId) -> &[f32] {
+        self.constant(value)
+    }
+
+    fn constant(&self, value: ValueId) -> &[f32] {
+        match self.trained.get(&value) {
+            Some(values) => values,
+            None => match self
+                .network
+                .program
+                .values
+                .get(value)
+                .and_then(|value| value.constant.as_ref())
+            {
+                Some(weight) => weight.values(),
+                None => &[],
+            },
+        }
+    }
+
+    /// Replaces a trainable weight's values.
+    pub fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError> {
+        let name = self
+            .network
+            .program
+            .values
+            .get(value)
+            .map_or("", |value| value.name.as_str())
+            .to_owned();
+        match self.trained.get_mut(&value) {
+            None => Err(ExecError::Input(format!(
+                "`{name}` (value {value}) is not trainable"
+            ))),
+            Some(old) if old.len() != values.len() => Err(ExecError::Input(format!(
+                "`{name}` has {} values, not {}",
+                old.len(),
+                values.len()
+            ))),
+            Some(old) => {
+                old.copy_from_slice(values);
+                Ok(())
+            }
+        }
+    }
+
+    /// Replaces the denoisers of layers by other units (the digital tile) in forward runs with [`Mode::denoise`]; a unit
+    /// stands for all denoisers of its layer. Gradients always use the program's own.
+    pub fn set_denoiser_units(&mut self, units: BTreeMap<LayerId, Arc<dyn DenoiserUnit>>) {
+        self.units = units;
+        lock(&self.plans).clear();
+    }
+
+    /// The program's outputs, each with all samples one after another.
+    pub fn forward(
+        &self,
+        batch: Batch<'_>,
+        mode: Mode,
+        key: Key,
+    ) -> Result<Vec<Vec<f32>>, ExecError> {
+        self.run(batch, mode, key, Goal::Outputs)
+    }
+
+    /// The logits only (the value the loss is taken of).
+    pub fn logits(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<f32>, ExecError> {
+        Ok(self
+            .run(batch, mode, key, Goal::Logits)?
+            .pop()
+            .unwrap_or_default())
+    }
+
+    /// Cross-entropy with `labels` and its gradient in every trainable weight, under noise with the denoisers sampling
+    /// ([`Mode::DENOISED`]). Bit-equal for any number of threads.
+    pub fn gradients(
+        &self,
+        batch: Batch<'_>,
+        labels: &[u32],
+        key: Key,
+    ) -> Result<Gradients, ExecError> {
+        self.gradients_in(Mode::DENOISED, batch, labels, key)
+    }
+
+    /// [`Self::gradients`] in any mode.
+    pub fn gradients_in(
+        &self,
+        mode: Mode,
+        batch: Batch<'_>,
+        labels: &[u32],
+        key: Key,
+    ) -> Result<Gradients, ExecError> {
+        self.check_labels(batch, labels)?;
+        let plan = self.plan(mode, Goal::Train)?;
+        let count = batch.samples.len();
+        let weight = 1.0 / count.max(1) as f64;
+        let shards = self.run_shards(batch, SHARD, |worker, range| {
+            let mut weights: WeightGradients = self
+                .trained
+                .iter()
+                .map(|(&id, values)| (id, vec![0.0; values.len()]))
+                .collect();
+            let (mut loss, mut correct) = (0.0, 0);
+            for n in range {
+                let inputs = self.sample_inputs(batch, n);
+                let sample = Sample {
+                    mode,
+                    key,
+                    index: batch.samples[n],
+                    tape: true,
+                };
+                self.run_forward(&plan, worker, &inputs, &sample, None)?;
+                let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
+                let mut seed = worker.pool.take(logits.len());
+                let (sample_loss, right) =
+                    cross_entropy(logits, labels[n] as usize, weight, &mut seed);
+                loss += sample_loss;
+                correct += usize::from(right);
+                self.run_backward(&plan, worker, &inputs, seed, &mut weights, None)?;
+            }
+            Ok((loss, correct, weights))
+        })?;
+        let mut shards = shards.into_iter();
+        let Some((loss, correct, weights)) = shards.next() else {
+            return Err(ExecError::Input("the batch is empty".to_owned()));
+        };
+        let mut total = Gradients {
+            loss,
+            correct,
+            weights,
+        };
+        for (loss, correct, weights) in shards {
+            total.loss += loss;
+            total.correct += correct;
+            for (total, shard) in total.weights.values_mut().zip(weights.values()) {
+                crate::kernels::elementwise::add_assign(total, shard);
+            }
+        }
+        Ok(total)
+    }
+
+    /// Per layer, the sum over the batch's samples of ‖∂L/∂y‖₂ on the clean model without denoisers (DESIGN §6); 0 for a
+    /// layer that the loss does not depend on.
+    pub fn sensitivity(&self, batch: Batch<'_>, labels: &[u32]) -> Result<Vec<f64>, ExecError> {
+        self.check_labels(batch, labels)?;
+        let plan = self.plan(Mode::CLEAN, Goal::Sensitivity)?;
+        let layers = self.network.layers.len();
+        // Norms per sample, summed in the samples' order.
+        let norms = self.run_shards(batch, self.shard(batch), |worker, range| {
+            range
+                .map(|n| {
+                    let inputs = self.sample_inputs(batch, n);
+                    let sample = Sample {
+                        mode: Mode::CLEAN,
+                        key: NO_DRAWS,
+                        index: batch.samples[n],
+                        tape: true,
+                    };
+                    self.run_forward(&plan, worker, &inputs, &sample, None)?;
+                    let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
+                    let mut seed = worker.pool.take(logits.len());
+                    cross_entropy(logits, labels[n] as usize, 1.0, &mut seed);
+                    let mut norms = vec![0.0; layers];
+                    let mut observe = |layer: LayerId, gradient: &[f32]| {
+                        norms[layer] = crate::kernels::elementwise::sums(gradient)[1].sqrt();
+                    };
+                    self.run_backward(
+                        &plan,
+                        worker,
+                        &inputs,
+                        seed,
+                        &mut BTreeMap::new(),
+                        Some(&mut observe),
+                    )?;
+                    Ok(norms)
+                })
+                .collect::<Result<Vec<_>, ExecError>>()
+        })?;
+        let mut total = vec![0.0; layers];
+        for sample in norms.iter().flatten() {
+            total
+                .iter_mut()
+                .zip(sample)
+                .for_each(|(total, norm)| *total += norm);
+        }
+        Ok(total)
+    }
+
+    /// Every layer's statistics over the batches on the clean model (the batches are the calibration samples).
+    pub fn calibrate<'a>(
+        &self,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+    ) -> Result<Vec<Calibration>, ExecError> {
+        let plan = self.plan(Mode::CLEAN, Goal::Layers)?;
+        let layers = self.network.layers.len();
+        let mut total = vec![Statistics::default(); layers];
+        let mut count = 0u64;
+        for batch in batches {
+            self.check_batch(batch)?;
+            count += batch.samples.len() as u64;
+            let samples = self.run_shards(batch, self.shard(batch), |worker, range| {
+                range
+                    .map(|n| {
+                        let inputs = self.sample_inputs(batch, n);
+                        let sample = Sample {
+                            mode: Mode::CLEAN,
+                            key: NO_DRAWS,
+                            index: batch.samples[n],
+                            tape: false,
+                        };
+                        let mut statistics = vec![Statistics::default(); layers];
+                        let mut observe =
+                            |layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
+                        self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
+                        Ok(statistics)
+                    })
+                    .collect::<Result<Vec<_>, ExecError>>()
+            })?;
+            for sample in samples.iter().flatten() {
+                total
+                    .iter_mut()
+                    .zip(sample)
+                    .for_each(|(total, sample)| total.add(sample));
+            }
+        }
+        Ok(total
+            .iter()
+            .map(|statistics| statistics.calibration(count))
+            .collect())
+    }
+
+    /// oneDNN's kernel for every dense convolution, by node; for reports on where the time goes.
+    pub fn implementations(&self) -> Vec<(usize, &'static str)> {
+        self.convolutions
+            .iter()
+            .enumerate()
+            .filter_map(|(node, [forward, _])| Some((node, forward.get()?.implementation())))
+            .collect()
+    }
+
+    /// A node's primitive, made at its first use, and a number that names it.
+    fn convolution(
+        &self,
+        node: usize,
+        direction: Direction,
+    ) -> Result<(usize, &Arc<Convolution>), ExecError> {
+        let slot = direction as usize;
+        let cell = &self.convolutions[node][slot];
+        let number = 2 * node + slot;
+        if let Some(convolution) = cell.get() {
+            return Ok((number, convolution));
+        }
+        let operands = &self.network.program.nodes[node].inputs;
+        let (weights, bias) = (self.constant(operands[1]), self.constant(operands[2]));
+        let Some(ConvolutionKind::Dense(geometry)) = &self.network.convolutions[node] else {
+            return Err(ExecError::Program(format!(
+                "node {node} is no dense convolution"
+            )));
+        };
+        let bias = match bias {
+            [one] => vec![*one; geometry.output[2]],
+            values => values.to_vec(),
+        };
+        let made = Convolution::new(&self.engine, geometry, direction, weights, &bias)?;
+        Ok((number, cell.get_or_init(|| Arc::new(made))))
+    }
+
+    /// The plan for a kind of run, made at its first use.
+    fn plan(&self, mode: Mode, goal: Goal) -> Result<Arc<Plan>, ExecError> {
+        let key = PlanKey {
+            noise: mode.noise,
+            denoise: mode.denoise,
+            goal,
+        };
+        if let Some(plan) = lock(&self.plans).get(&key) {
+            return Ok(Arc::clone(plan));
+        }
+        let units: BTreeSet<LayerId> = match goal {
+            Goal::Train | Goal::Sensitivity => BTreeSet::new(),
+            _ => self.units.keys().copied().collect(),
+        };
+        let plan = Arc::new(Plan::new(&self.network, key, &units)?);
+        lock(&self.plans).insert(key, Arc::clone(&plan));
+        Ok(plan)
+    }
+
+    fn check_batch(&self, batch: Batch<'_>) -> Result<(), ExecError> {
+        let inputs = &self.network.program.inputs;
+        if batch.inputs.len() != inputs.len() {
+            return Err(ExecError::Input(format!(
+                "the model has {} inputs, the batch {}",
+                inputs.len(),
+                batch.inputs.len()
+            )));
+        }
+        for (values, &input) in batch.inputs.iter().zip(inputs) {
+            let want = self.network.len(input) * batch.samples.len();
+            if values.len() != want {
+                return Err(ExecError::Input(format!(
+                    "input `{}` has {} values, but {} samples of shape {:?} need {want}",
+                    self.network.program.values[input].name,
+                    values.len(),
+                    batch.samples.len(),
+                    self.network.shapes[input],
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_labels(&self, batch: Batch<'_>, labels: &[u32]) -> Result<(), ExecError> {
+        self.check_batch(batch)?;
+        let classes = self.network.len(self.network.program.logits);
+        if labels.len() != batch.samples.len() {
+            return Err(ExecError::Input(format!(
+                "{} labels for {} samples",
+                labels.len(),
+                batch.samples.len()
+            )));
+        }
+        match labels.iter().find(|&&label| label as usize >= classes) {
+            Some(label) => Err(ExecError::Input(format!(
+                "label {label}, but the model has {classes} classes"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The inputs of the batch's `n`th sample.
+    fn sample_inputs<'a>(&self, batch: Batch<'a>, n: usize) -> Vec<&'a [f32]> {
+        batch
+            .inputs
+            .iter()
+            .zip(&self.network.program.inputs)
+            .map(|(values, &input)| {
+                let len = self.network.len(input);
+                &values[n * len..(n + 1) * len]
+            })
+            .collect()
+    }
+
+    /// How many samples a thread takes at a time where their results are not summed.
+    fn shard(&self, batch: Batch<'_>) -> usize {
+        batch.samples.len().div_ceil(self.threads).clamp(1, SHARD)
+    }
+
+    /// Runs `work` for every shard of `size` samples on the worker threads; the results are in the shards' order. The first
+    /// failing shard's error is returned.
+    fn run_shards<R: Send>(
+        &self,
+        batch: Batch<'_>,
+        size: usize,
+        work: impl Fn(&mut Worker, Range<usize>) -> Result<R, ExecError> + Sync,
+    ) -> Result<Vec<R>, ExecError> {
+        let count = batch.samples.len();
+        let shards = count.div_ceil(size);
+        let results: Vec<Mutex<Option<Result<R, ExecError>>>> =
+            (0..shards).map(|_| Mutex::new(None)).collect();
+        let next = AtomicUsize::new(0);
+        let mut workers = Vec::new();
+        for _ in 0..self.threads.min(shards) {
+            let idle = lock(&self.idle).pop();
+            workers.push(match idle {
+                Some(worker) => worker,
+                None => Worker::new(&self.engine)?,
+            });
+        }
+        std::thread::scope(|scope| {
+            for worker in &mut workers {
+                scope.spawn(|| {
+                    onednn::use_one_thread();
+                    loop {
+                        let shard = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(result) = results.get(shard) else {
+                            break;
+                        };
+                        let done = work(worker, shard * size..((shard + 1) * size).min(count));
+                        *lock(result) = Some(done);
+                    }
+                });
+            }
+        });
+        lock(&self.idle).append(&mut workers);
+        results
+            .into_iter()
+            .map(|result| {
+                lock(&result).take().unwrap_or_else(|| {
+                    Err(ExecError::Engine("a worker thread ended early".to_owned()))
+                })
+            })
+            .collect()
+    }
+
+    fn run(
+        &self,
+        batch: Batch<'_>,
+        mode: Mode,
+        key: Key,
+        goal: Goal,
+    ) -> Result<Vec<Vec<f32>>, ExecError> {
+        self.check_batch(batch)?;
+        let plan = self.plan(mode, goal)?;
+        let shards = self.run_shards(batch, self.shard(batch), |worker, range| {
+            let mut outputs: Vec<Vec<f32>> = plan
+                .targets
+                .iter()
+                .map(|&id| Vec::with_capacity(plan.values[id].len * range.len()))
+                .collect();
+            for n in range {
+                let inputs = self.sample_inputs(batch, n);
+                let sample = Sample {
+                    mode,
+                    key,
+                    index: batch.samples[n],
+                    tape: false,
+                };
+                self.run_forward(&plan, worker, &inputs, &sample, None)?;
+                for (output, &id) in outputs.iter_mut().zip(&plan.targets) {
+                    output.extend_from_slice(value(self, &plan, &worker.values, &inputs, id));
+                }
+            }
+            Ok(outputs)
+        })?;
+        let mut outputs: Vec<Vec<f32>> = plan
+            .targets
+            .iter()
+            .map(|&id| Vec::with_capacity(plan.values[id].len * batch.samples.len()))
+            .collect();
+        for shard in shards {
+            outputs
+                .iter_mut()
+                .zip(shard)
+                .for_each(|(output, part)| output.extend_from_slice(&part));
+        }
+        Ok(outputs)
+    }
+}
+
+/// The key of runs that draw nothing.
+const NO_DRAWS: Key = Key {
+    seed: 0,
+    purpose: Purpose::Calibrate,
+    pass: 0,
+    chip: 0,
+};
+
+/// Sums of a layer's statistics.
+#[derive(Clone, Copy, Debug, Default)]
+struct Statistics {
+    elements: u64,
+    /// Σy, Σy², Σ|y|.
+    sums: [f64; 3],
+    absmax: f32,
+    input_absmax: f32,
+}
+
+impl Statistics {
+    fn observe(&mut self, x: &[f32], y: &[f32]) {
+        use crate::kernels::elementwise::{absmax, sums};
+        self.elements += y.len() as u64;
+        self.sums
+            .iter_mut()
+            .zip(sums(y))
+            .for_each(|(total, sum)| *total += sum);
+        self.absmax = self.absmax.max(absmax(y));
+        self.input_absmax = self.input_absmax.max(absmax(x));
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.elements += other.elements;
+        self.sums
+            .iter_mut()
+            .zip(other.sums)
+            .for_each(|(total, sum)| *total += sum);
+        self.absmax = self.absmax.max(other.absmax);
+        self.input_absmax = self.input_absmax.max(other.input_absmax);
+    }
+
+    fn calibration(&self, samples: u64) -> Calibration {
+        let [sum, square, abs] = self.sums.map(|sum| sum / self.elements.max(1) as f64);
+        Calibration {
+            samples,
+            rms: square.sqrt(),
+            absmax: f64::from(self.absmax),
+            mean_abs: abs,
+            std: (square - sum * sum).max(0.0).sqrt(),
+            input_absmax: f64::from(self.input_absmax),
+        }
+    }
+}

@@ -1,0 +1,382 @@
+use super::*;
+use crate::{program::Value, store::Weight};
+
+/// A linear classifier-like trainee: its gradients depend on weights, samples and key, so that a wrong order, state or
+/// key changes the result.
+struct Fake {
+    program: Program,
+    weights: BTreeMap<ValueId, Vec<f32>>,
+    /// Stops the run (or, as `kill -9` would, fails) at this many calls.
+    calls: std::cell::Cell<u64>,
+    kill_at: Option<u64>,
+}
+
+impl Fake {
+    fn new() -> Self {
+        let value =
+            |name: &str, shape: Vec<Option<usize>>, constant: Option<Weight>, trainable| Value {
+                name: name.into(),
+                shape,
+                constant,
+                trainable,
+            };
+        let weight = |values: &[f32]| Weight::new(vec![values.len()], values.to_vec());
+        Self {
+            program: Program {
+                values: vec![
+                    value("in", vec![None, Some(3)], None, false),
+                    value("a", vec![Some(3)], weight(&[1.0, 1.0, 1.0]), true),
+                    value("frozen", vec![Some(1)], weight(&[5.0]), false),
+                    value("b", vec![Some(1)], weight(&[0.0]), true),
+                ],
+                inputs: vec![0],
+                ..Default::default()
+            },
+            weights: BTreeMap::from([(1, vec![1.0; 3]), (3, vec![0.0])]),
+            calls: std::cell::Cell::new(0),
+            kill_at: None,
+        }
+    }
+}
+
+impl Trainee for Fake {
+    fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn weight(&self, value: ValueId) -> &[f32] {
+        &self.weights[&value]
+    }
+
+    fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError> {
+        self.weights.insert(value, values.to_vec());
+        Ok(())
+    }
+
+    fn gradients(
+        &self,
+        batch: Batch<'_>,
+        labels: &[u32],
+        key: Key,
+    ) -> Result<Gradients, ExecError> {
+        self.calls.set(self.calls.get() + 1);
+        if self.kill_at == Some(self.calls.get()) {
+            return Err(ExecError::Engine("killed".into()));
+        }
+        assert_eq!(batch.inputs[0].len(), 3 * labels.len());
+        let mut gradient = vec![0.0f32; 3];
+        let (mut loss, mut bias) = (0.0, 0.0);
+        for ((sample, &label), &id) in batch.inputs[0].chunks(3).zip(labels).zip(batch.samples) {
+            let weight = &self.weights[&1];
+            let output: f32 =
+                sample.iter().zip(weight).map(|(x, w)| x * w).sum::<f32>() + self.weights[&3][0];
+            let noise = (id as f32 * 0.01 + key.pass as f32 * 0.1 + key.chip as f32 * 0.001).sin();
+            let error = output + noise - label as f32;
+            loss += f64::from(error * error);
+            bias += 2.0 * error / labels.len() as f32;
+            for (slot, x) in gradient.iter_mut().zip(sample) {
+                *slot += 2.0 * error * x / labels.len() as f32;
+            }
+        }
+        Ok(Gradients {
+            loss,
+            correct: 1,
+            weights: BTreeMap::from([(1, gradient), (3, vec![bias])]),
+        })
+    }
+}
+
+/// 10 samples of 3 values; sample 9 belongs to nobody if the length is 9.
+struct Numbers(usize);
+
+impl Source for Numbers {
+    fn len(&self) -> usize {
+        self.0
+    }
+
+    fn sample_len(&self) -> usize {
+        3
+    }
+
+    fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
+        out.clear();
+        out.extend(
+            indices
+                .iter()
+                .flat_map(|&i| [i as f32 * 0.1, 1.0, (i % 3) as f32]),
+        );
+    }
+
+    fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
+        Some(indices.iter().map(|&i| (i % 2) as u32).collect())
+    }
+
+    fn fingerprint(&self) -> String {
+        format!("numbers/{}", self.0)
+    }
+}
+
+fn options() -> FinetuneOptions {
+    FinetuneOptions {
+        epochs: 3,
+        batch: 4,
+        seed: 7,
+        parent_sha256: "abc".into(),
+        ..FinetuneOptions::new(Recipe::Cosine)
+    }
+}
+
+fn run(
+    fake: &mut Fake,
+    options: &FinetuneOptions,
+    checkpoint: Option<&Path>,
+) -> Result<FinetuneReport, FinetuneError> {
+    train(
+        fake,
+        &Numbers(10),
+        options,
+        checkpoint,
+        &AtomicBool::new(false),
+        &mut |_| {},
+    )
+}
+
+#[test]
+fn trains_all_samples_every_epoch() {
+    let mut fake = Fake::new();
+    let mut seen = Vec::new();
+    let stop = AtomicBool::new(false);
+    let options = || FinetuneOptions {
+        learning_rate: 0.2,
+        ..options()
+    };
+    let report = train(
+        &mut fake,
+        &Numbers(10),
+        &options(),
+        None,
+        &stop,
+        &mut |progress| {
+            seen.push((progress.epoch, progress.step, progress.steps));
+        },
+    )
+    .unwrap();
+    assert!(report.completed);
+    assert_eq!(
+        (report.steps, report.samples, report.losses.len()),
+        (9, 10, 3)
+    );
+    assert_eq!(seen.len(), 9);
+    assert_eq!(seen[8], (2, 9, 9));
+    assert!(report.losses[2] < report.losses[0], "{:?}", report.losses);
+    assert_ne!(fake.weights[&1], [1.0; 3]);
+    // --limit leaves the rest out.
+    let limited = FinetuneOptions {
+        limit: Some(5),
+        ..options()
+    };
+    assert_eq!(run(&mut Fake::new(), &limited, None).unwrap().steps, 6);
+}
+
+#[test]
+fn resuming_gives_the_same_bytes() {
+    let mut whole = Fake::new();
+    let expected = run(&mut whole, &options(), None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.mxa.ckpt");
+    // Killed at every step: what was not saved is repeated.
+    for kill in 1..=9 {
+        let _ = std::fs::remove_file(&path);
+        let mut fake = Fake::new();
+        fake.kill_at = Some(kill);
+        run(&mut fake, &options(), Some(&path)).unwrap_err();
+        let resume = FinetuneOptions {
+            resume: true,
+            ..options()
+        };
+        let mut fake = Fake::new();
+        let report = run(&mut fake, &resume, Some(&path)).unwrap();
+        assert_eq!(
+            report.resumed_from,
+            (kill > 3).then_some((kill - 1) / 3 * 3),
+            "{kill}"
+        );
+        assert_eq!(fake.weights, whole.weights, "{kill}");
+        assert_eq!(report.losses, expected.losses);
+    }
+    // Stopped at every step: the run goes on within the epoch.
+    for last in 1..9 {
+        let _ = std::fs::remove_file(&path);
+        let mut fake = Fake::new();
+        let stop = AtomicBool::new(false);
+        let report = train(
+            &mut fake,
+            &Numbers(10),
+            &options(),
+            Some(&path),
+            &stop,
+            &mut |progress| {
+                stop.store(progress.step == last, Ordering::Relaxed);
+            },
+        )
+        .unwrap();
+        assert!(!report.completed);
+        assert_eq!(report.steps, last);
+        let resume = FinetuneOptions {
+            resume: true,
+            ..options()
+        };
+        let mut fake = Fake::new();
+        let report = run(&mut fake, &resume, Some(&path)).unwrap();
+        assert_eq!(report.resumed_from, Some(last));
+        assert_eq!(fake.calls.get(), 9 - last);
+        assert_eq!(fake.weights, whole.weights, "{last}");
+        assert_eq!(report.losses, expected.losses);
+        assert_eq!(report.accuracies, expected.accuracies);
+    }
+}
+
+#[test]
+fn other_options_do_not_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.mxa.ckpt");
+    run(&mut Fake::new(), &options(), Some(&path)).unwrap();
+    let resume = FinetuneOptions {
+        resume: true,
+        ..options()
+    };
+    let refused = |options: FinetuneOptions, needle: &str| {
+        let error = run(&mut Fake::new(), &options, Some(&path))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(needle), "{error}");
+    };
+    refused(
+        FinetuneOptions {
+            learning_rate: 0.5,
+            ..resume.clone()
+        },
+        "made with another --lr (0.01, now 0.5)",
+    );
+    refused(
+        FinetuneOptions {
+            seed: 8,
+            ..resume.clone()
+        },
+        "another --seed (7, now 8)",
+    );
+    refused(
+        FinetuneOptions {
+            batch: 5,
+            ..resume.clone()
+        },
+        "another --batch (4, now 5)",
+    );
+    refused(
+        FinetuneOptions {
+            parent_sha256: "def".into(),
+            ..resume.clone()
+        },
+        "another the package (abc, now def)",
+    );
+    let stop = AtomicBool::new(false);
+    let error = train(
+        &mut Fake::new(),
+        &Numbers(9),
+        &resume,
+        Some(&path),
+        &stop,
+        &mut |_| {},
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("--data or --holdout"), "{error}");
+    // Without --resume the old checkpoint is overwritten.
+    run(
+        &mut Fake::new(),
+        &FinetuneOptions {
+            seed: 8,
+            ..options()
+        },
+        Some(&path),
+    )
+    .unwrap();
+    // Damage.
+    let bytes = std::fs::read(&path).unwrap();
+    for len in 0..bytes.len() {
+        std::fs::write(&path, &bytes[..len]).unwrap();
+        refused(resume.clone(), "not a usable checkpoint");
+    }
+    for index in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[index] ^= 0x10;
+        std::fs::write(&path, &damaged).unwrap();
+        refused(resume.clone(), "not a usable checkpoint");
+    }
+}
+
+#[test]
+fn bad_input_is_refused() {
+    let refused = |options: FinetuneOptions, needle: &str| {
+        let error = run(&mut Fake::new(), &options, None)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(needle), "{error}");
+    };
+    refused(
+        FinetuneOptions {
+            batch: 0,
+            ..options()
+        },
+        "nothing to train on",
+    );
+    refused(
+        FinetuneOptions {
+            limit: Some(0),
+            ..options()
+        },
+        "nothing to train on",
+    );
+    refused(
+        FinetuneOptions {
+            learning_rate: f64::NAN,
+            ..options()
+        },
+        "--lr NaN",
+    );
+    refused(
+        FinetuneOptions {
+            learning_rate: 1e30,
+            ..options()
+        },
+        "training diverged; use a smaller --lr",
+    );
+    let stop = AtomicBool::new(false);
+    let synthetic = data::Synthetic::new(&[3], 8, 0);
+    let error = train(
+        &mut Fake::new(),
+        &synthetic,
+        &options(),
+        None,
+        &stop,
+        &mut |_| {},
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("labelled data"), "{error}");
+    // Nothing to train.
+    let mut fake = Fake::new();
+    for value in &mut fake.program.values {
+        value.trainable = false;
+    }
+    let report = run(&mut fake, &options(), None).unwrap();
+    assert!(report.completed && report.steps == 0);
+}
+
+#[test]
+fn schedules() {
+    assert_eq!(Recipe::Paper.scheduled(1e-3, 99, 100), 1e-3);
+    assert_eq!(Recipe::Cosine.scheduled(1e-2, 0, 100), 1e-2);
+    assert!((Recipe::Cosine.scheduled(1e-2, 50, 100) - 5e-3).abs() < 1e-12);
+    assert!(Recipe::Cosine.scheduled(1e-2, 99, 100) < 1e-5);
+    assert_eq!("cosine".parse(), Ok(Recipe::Cosine));
+    assert!("cos".parse::<Recipe>().is_err());
+}

@@ -1,0 +1,1263 @@
+//! Plans: a [`Program`] checked once ([`Network`]), then turned into a straight line of kernels for each kind of run
+//! ([`Plan`]), with no-ops dropped, neighbours fused, dead values' buffers reused and what a gradient needs kept.
+//!
+//! A plan runs **one sample**: batch axes have size 1 (or k, where a reshape folded another axis into the batch). So a
+//! result cannot depend on the batch that a sample comes in.
+
+use crate::{
+    exec::ExecError,
+    kernels::{
+        depthwise::{Depthwise, MAX_TAPS},
+        elementwise::{Broadcast, Reads, binary_reads, unary_reads},
+        layout::Gather,
+        pool::Window,
+    },
+    noise::{NoiseSpec, Reference, Scale},
+    onednn::Geometry,
+    program::{Binary, Calibration, LayerId, Op, Program, Reduce, Unary, ValueId},
+    rng::layer_hash,
+};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// A value of a plan.
+pub(crate) type Id = usize;
+
+/// An analog layer's noise, ready to be drawn.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerNoise {
+    /// The hash of the layer's name.
+    pub hash: u64,
+    pub spec: NoiseSpec,
+    pub scale: Scale,
+    pub reference: Reference,
+    pub calibration: Option<Calibration>,
+}
+
+impl LayerNoise {
+    /// The calibrated magnitude s.
+    pub fn constant_magnitude(&self) -> f64 {
+        self.calibration
+            .map_or(0.0, |statistics| match self.reference {
+                Reference::Rms => statistics.rms,
+                Reference::Absmax => statistics.absmax,
+                Reference::MeanAbs => statistics.mean_abs,
+                Reference::Std => statistics.std,
+            })
+    }
+
+    /// The tile's input and output limits, if it saturates.
+    pub fn limits(&self) -> Option<[f32; 2]> {
+        let statistics = self.calibration.filter(|_| self.scale == Scale::Range)?;
+        Some([statistics.input_absmax as f32, statistics.absmax as f32])
+    }
+}
+
+/// A checked program: shapes per sample, layers' noise.
+pub(crate) struct Network {
+    pub program: Program,
+    /// Every value's shape for one sample.
+    pub shapes: Vec<Vec<usize>>,
+    /// Every layer's noise.
+    pub layers: Vec<LayerNoise>,
+    /// Every convolution node's geometry for oneDNN, or the depthwise kernel's.
+    pub convolutions: Vec<Option<ConvolutionKind>>,
+}
+
+/// Which kernel a convolution node uses.
+#[derive(Clone, Debug)]
+pub(crate) enum ConvolutionKind {
+    Dense(Geometry),
+    /// With the filter as `[KH, KW, C]`.
+    Depthwise(Depthwise, Arc<[f32]>),
+}
+
+fn error(node: usize, op: &Op, message: impl std::fmt::Display) -> ExecError {
+    let name = format!("{op:?}");
+    let name = name
+        .split([' ', '(', '{'])
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    ExecError::Program(format!("node {node} ({name}): {message}"))
+}
+
+impl Network {
+    /// Checks a program: operand counts, shapes, constants.
+    pub fn new(program: Program) -> Result<Self, ExecError> {
+        let count = program.values.len();
+        let mut shapes: Vec<Option<Vec<usize>>> = vec![None; count];
+        for (id, value) in program.values.iter().enumerate() {
+            if let Some(weight) = &value.constant {
+                shapes[id] = Some(weight.shape().to_vec());
+            }
+        }
+        for &id in &program.inputs {
+            let value = program
+                .values
+                .get(id)
+                .ok_or_else(|| ExecError::Program(format!("input {id} is no value")))?;
+            shapes[id] = Some(sample_shape(&value.shape, 1, &value.name)?);
+        }
+        let mut convolutions = Vec::with_capacity(program.nodes.len());
+        for (index, node) in program.nodes.iter().enumerate() {
+            let fail = |message: String| error(index, &node.op, message);
+            let operands =
+                node.inputs
+                    .iter()
+                    .map(|&id| {
+                        shapes.get(id).and_then(Option::as_ref).ok_or_else(|| {
+                            fail(format!("operand {id} is used before it is defined"))
+                        })
+                    })
+                    .collect::<Result<Vec<_>, _>>()?;
+            let (least, most) = arity(&node.op);
+            if operands.len() < least || operands.len() > most {
+                return Err(fail(format!("it has {} operands", operands.len())));
+            }
+            let output = program
+                .values
+                .get(node.output)
+                .ok_or_else(|| fail("its result is no value".to_owned()))?;
+            if shapes[node.output].is_some() {
+                return Err(fail(format!("value {} is defined twice", node.output)));
+            }
+            let multiple = match node.op {
+                Op::Reshape => {
+                    let rest: usize = output
+                        .shape
+                        .iter()
+                        .skip(1)
+                        .map(|size| size.unwrap_or(1))
+                        .product();
+                    operands[0].iter().product::<usize>() / rest.max(1)
+                }
+                _ => operands
+                    .iter()
+                    .filter_map(|shape| shape.first())
+                    .copied()
+                    .max()
+                    .unwrap_or(1),
+            };
+            let multiple = match node.op {
+                Op::Conv2d { .. }
+                | Op::FullyConnected { .. }
+                | Op::DenoiseBlock { .. }
+                | Op::DenoiseAffine { .. } => operands[0].first().copied().unwrap_or(1),
+                _ => multiple,
+            };
+            let shape = sample_shape(&output.shape, multiple, &output.name)?;
+            check_shapes(&node.op, &operands, &shape).map_err(fail)?;
+            if let Op::Conv2d { layer, .. } | Op::FullyConnected { layer } = node.op
+                && layer.is_some_and(|layer| layer >= program.layers.len())
+            {
+                return Err(fail("its layer does not exist".to_owned()));
+            }
+            convolutions.push(match &node.op {
+                Op::Conv2d {
+                    stride,
+                    pad,
+                    dilation,
+                    groups,
+                    ..
+                } => {
+                    if program.values[node.inputs[1]].constant.is_none()
+                        || program.values[node.inputs[2]].constant.is_none()
+                    {
+                        return Err(fail("its weight and bias must be constants".to_owned()));
+                    }
+                    let weights = program.values[node.inputs[1]]
+                        .constant
+                        .as_ref()
+                        .map_or(&[][..], |w| w.values());
+                    Some(convolution(
+                        operands[0],
+                        operands[1],
+                        &shape,
+                        *stride,
+                        *pad,
+                        *dilation,
+                        *groups,
+                        weights,
+                    ))
+                }
+                _ => None,
+            });
+            shapes[node.output] = Some(shape);
+        }
+        for &id in program.outputs.iter().chain([&program.logits]) {
+            if shapes.get(id).and_then(Option::as_ref).is_none() {
+                return Err(ExecError::Program(format!("output {id} is never computed")));
+            }
+        }
+        let layers = program
+            .layers
+            .iter()
+            .map(|layer| {
+                let wrap = |error: crate::noise::NoiseError| {
+                    ExecError::Program(format!("layer `{}`: {error}", layer.name))
+                };
+                Ok(LayerNoise {
+                    hash: layer_hash(&layer.name),
+                    spec: layer.noise.parse().map_err(wrap)?,
+                    scale: layer.scale.parse().map_err(wrap)?,
+                    reference: layer.reference.parse().map_err(wrap)?,
+                    calibration: layer.calibration,
+                })
+            })
+            .collect::<Result<_, ExecError>>()?;
+        check_trainables(&program)?;
+        Ok(Self {
+            program,
+            shapes: shapes.into_iter().map(Option::unwrap_or_default).collect(),
+            layers,
+            convolutions,
+        })
+    }
+
+    /// The number of elements of a value for one sample.
+    pub fn len(&self, value: ValueId) -> usize {
+        self.shapes[value].iter().product()
+    }
+}
+
+/// Gradients are known of denoiser weights only.
+fn check_trainables(program: &Program) -> Result<(), ExecError> {
+    for (index, node) in program.nodes.iter().enumerate() {
+        let denoiser = matches!(node.op, Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. });
+        for (position, &id) in node.inputs.iter().enumerate() {
+            let value = &program.values[id];
+            if value.trainable && !(denoiser && position > 0) {
+                return Err(error(
+                    index,
+                    &node.op,
+                    format!(
+                        "`{}` is trainable, but only the weights of denoisers can be trained",
+                        value.name
+                    ),
+                ));
+            }
+            if denoiser && position > 0 && value.constant.is_none() {
+                return Err(error(index, &node.op, "its weights must be constants"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A value's shape for one sample; `multiple` stands for the batch.
+fn sample_shape(
+    shape: &[Option<usize>],
+    multiple: usize,
+    name: &str,
+) -> Result<Vec<usize>, ExecError> {
+    shape
+        .iter()
+        .enumerate()
+        .map(|(axis, size)| match size {
+            Some(size) => Ok(*size),
+            None if axis == 0 => Ok(multiple),
+            None => Err(ExecError::Program(format!(
+                "value `{name}`: axis {axis} has no fixed size; only the batch (axis 0) may vary"
+            ))),
+        })
+        .collect()
+}
+
+/// The least and the greatest number of operands.
+fn arity(op: &Op) -> (usize, usize) {
+    match op {
+        Op::Conv2d { .. } | Op::FullyConnected { .. } | Op::DenoiseAffine { .. } => (3, 3),
+        Op::MatMul | Op::Binary(_) => (2, 2),
+        Op::DenoiseBlock { .. } => (7, 9),
+        Op::Concat { .. } => (1, usize::MAX),
+        _ => (1, 1),
+    }
+}
+
+/// Checks that the operands' shapes give the result's.
+fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(), String> {
+    let x = operands[0];
+    let expect = |what: &str, want: Vec<usize>| {
+        (want == result)
+            .then_some(())
+            .ok_or_else(|| format!("{what} gives {want:?}, not {result:?}"))
+    };
+    let rank = |wanted: usize| {
+        (x.len() == wanted)
+            .then_some(())
+            .ok_or_else(|| format!("its operand has rank {}, not {wanted}", x.len()))
+    };
+    let axis_in = |axis: usize| {
+        (axis < x.len())
+            .then_some(())
+            .ok_or_else(|| format!("there is no axis {axis}"))
+    };
+    let vector = |operand: usize, len: usize| {
+        let shape = operands[operand];
+        (shape.iter().product::<usize>() == len)
+            .then_some(())
+            .ok_or_else(|| format!("operand {operand} has shape {shape:?}, not {len} elements"))
+    };
+    let windows =
+        |kernel: [usize; 2], stride: [usize; 2], pad: [usize; 4], dilation: [usize; 2]| {
+            let mut sizes = [0; 2];
+            for axis in 0..2 {
+                let extent = (kernel[axis].max(1) - 1) * dilation[axis] + 1;
+                let padded = x[axis + 1] + pad[2 * axis] + pad[2 * axis + 1];
+                if stride[axis] == 0 || dilation[axis] == 0 || kernel[axis] == 0 || padded < extent
+                {
+                    return Err(format!(
+                        "a {kernel:?} window does not fit {x:?} with pad {pad:?}"
+                    ));
+                }
+                sizes[axis] = (padded - extent) / stride[axis] + 1;
+            }
+            Ok(sizes)
+        };
+    match op {
+        Op::Conv2d {
+            stride,
+            pad,
+            dilation,
+            groups,
+            ..
+        } => {
+            rank(4)?;
+            let &[outputs, kh, kw, inputs] = operands[1].as_slice() else {
+                return Err(format!("its weight has shape {:?}, not OHWI", operands[1]));
+            };
+            if *groups == 0 || inputs * groups != x[3] || outputs % groups != 0 {
+                return Err(format!(
+                    "weight {:?} in {groups} groups does not fit {} input channels",
+                    operands[1], x[3]
+                ));
+            }
+            if ![1, outputs].contains(&operands[2].iter().product::<usize>()) {
+                return Err(format!(
+                    "its bias has shape {:?}, not {outputs} elements",
+                    operands[2]
+                ));
+            }
+            let [h, w] = windows([kh, kw], *stride, *pad, *dilation)?;
+            expect("the convolution", vec![x[0], h, w, outputs])
+        }
+        Op::FullyConnected { .. } => {
+            let &[outputs, inputs] = operands[1].as_slice() else {
+                return Err(format!(
+                    "its weight has shape {:?}, not [O, I]",
+                    operands[1]
+                ));
+            };
+            if x.last() != Some(&inputs) {
+                return Err(format!(
+                    "weight {:?} does not fit operand {x:?}",
+                    operands[1]
+                ));
+            }
+            if ![1, outputs].contains(&operands[2].iter().product::<usize>()) {
+                return Err(format!(
+                    "its bias has shape {:?}, not {outputs} elements",
+                    operands[2]
+                ));
+            }
+            let mut want = x.clone();
+            want.pop();
+            want.push(outputs);
+            expect("the product", want)
+        }
+        Op::MatMul => {
+            rank(3)?;
+            let y = operands[1];
+            if y.len() != 3 || y[0] != x[0] || y[1] != x[2] {
+                return Err(format!("{x:?} and {y:?} do not multiply"));
+            }
+            expect("the product", vec![x[0], x[1], y[2]])
+        }
+        Op::DenoiseBlock { .. } => {
+            let channels = x.last().copied().unwrap_or(0);
+            let bottleneck = operands[2].iter().product::<usize>();
+            let taps = if x.len() == 4 { 9 } else { 1 };
+            for (operand, len) in [
+                (1, bottleneck * channels),
+                (3, taps * bottleneck),
+                (4, bottleneck),
+                (5, bottleneck * channels),
+                (6, channels),
+                (7, bottleneck * channels),
+                (8, channels),
+            ] {
+                if operand < operands.len() {
+                    vector(operand, len)?;
+                }
+            }
+            if operands.len() == 8 {
+                return Err("its sigma path has no bias".to_owned());
+            }
+            expect("the denoiser", x.clone())
+        }
+        Op::DenoiseAffine { .. } => {
+            let channels = x.last().copied().unwrap_or(0);
+            vector(1, channels)?;
+            vector(2, channels)?;
+            expect("the denoiser", x.clone())
+        }
+        Op::Unary(_) => expect("the function", x.clone()),
+        Op::Binary(_) => {
+            Broadcast::new(x, operands[1])
+                .ok_or_else(|| format!("{x:?} and {:?} do not broadcast", operands[1]))?;
+            expect("the broadcast", Broadcast::shape(x, operands[1]))
+        }
+        Op::AvgPool {
+            kernel,
+            stride,
+            pad,
+        }
+        | Op::MaxPool {
+            kernel,
+            stride,
+            pad,
+        } => {
+            rank(4)?;
+            let [h, w] = windows(*kernel, *stride, *pad, [1, 1])?;
+            if (0..2).any(|axis| pad[2 * axis] >= kernel[axis] || pad[2 * axis + 1] >= kernel[axis])
+            {
+                return Err(format!("pad {pad:?} reaches past the window {kernel:?}"));
+            }
+            expect("pooling", vec![x[0], h, w, x[3]])
+        }
+        Op::Reduce { axis, .. } => {
+            axis_in(*axis)?;
+            let mut want = x.clone();
+            want[*axis] = 1;
+            expect("the reduction", want)
+        }
+        Op::Reshape => (x.iter().product::<usize>() == result.iter().product::<usize>())
+            .then_some(())
+            .ok_or_else(|| format!("{x:?} and {result:?} differ in size")),
+        Op::Transpose { perms } => {
+            if perms.len() != x.len() || perms.iter().collect::<BTreeSet<_>>().len() != x.len() {
+                return Err(format!("{perms:?} does not permute {} axes", x.len()));
+            }
+            perms.iter().try_for_each(|&axis| axis_in(axis))?;
+            expect("the transpose", perms.iter().map(|&axis| x[axis]).collect())
+        }
+        Op::Concat { axis } => {
+            axis_in(*axis)?;
+            let mut want = x.clone();
+            want[*axis] = 0;
+            for operand in operands {
+                let fits = operand.len() == x.len()
+                    && operand
+                        .iter()
+                        .zip(x)
+                        .enumerate()
+                        .all(|(at, (a, b))| at == *axis || a == b);
+                if !fits {
+                    return Err(format!(
+                        "{x:?} and {operand:?} do not join along axis {axis}"
+                    ));
+                }
+                want[*axis] += operand[*axis];
+            }
+            expect("joining", want)
+        }
+        Op::Slice { start } => {
+            let fits = start.len() == x.len()
+                && result.len() == x.len()
+                && start
+                    .iter()
+                    .zip(result)
+                    .zip(x)
+                    .all(|((start, size), x)| start + size <= *x);
+            fits.then_some(())
+                .ok_or_else(|| format!("{result:?} at {start:?} reaches past {x:?}"))
+        }
+        Op::Pad { pad, .. } => {
+            if pad.len() != x.len() {
+                return Err(format!("{pad:?} does not fit rank {}", x.len()));
+            }
+            expect(
+                "padding",
+                x.iter()
+                    .zip(pad)
+                    .map(|(x, [before, after])| x + before + after)
+                    .collect(),
+            )
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn convolution(
+    x: &[usize],
+    w: &[usize],
+    y: &[usize],
+    stride: [usize; 2],
+    pad: [usize; 4],
+    dilation: [usize; 2],
+    groups: usize,
+    weights: &[f32],
+) -> ConvolutionKind {
+    let taps = w[1] * w[2];
+    if groups > 1 && groups == x[3] && groups == y[3] && taps <= MAX_TAPS {
+        let mut filter = vec![0.0; weights.len()];
+        crate::kernels::gemm::transpose(weights, taps, &mut filter);
+        let shape = Depthwise {
+            input: [x[1], x[2]],
+            output: [y[1], y[2]],
+            channels: groups,
+            kernel: [w[1], w[2]],
+            stride,
+            pad: [pad[0], pad[2]],
+            dilation,
+        };
+        return ConvolutionKind::Depthwise(shape, filter.into());
+    }
+    ConvolutionKind::Dense(Geometry {
+        batch: x[0],
+        input: [x[1], x[2], x[3]],
+        output: [y[1], y[2], y[3]],
+        kernel: [w[1], w[2]],
+        stride,
+        pad,
+        dilation,
+        groups,
+    })
+}
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Goal {
+    /// All outputs.
+    Outputs,
+    /// The logits.
+    Logits,
+    /// Every layer's output.
+    Layers,
+    /// The logits, and gradients in the trainable weights.
+    Train,
+    /// The logits, and gradients in every layer's output.
+    Sensitivity,
+}
+
+/// Which plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PlanKey {
+    pub noise: bool,
+    pub denoise: bool,
+    pub goal: Goal,
+}
+
+/// Where a plan's value lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A program input.
+    Input(usize),
+    /// A program constant.
+    Constant(ValueId),
+    /// A buffer of the run.
+    Buffer,
+}
+
+/// A value of a plan.
+#[derive(Clone, Debug)]
+pub(crate) struct Value {
+    pub place: Place,
+    pub len: usize,
+    /// Whether a gradient of it is wanted.
+    pub gradient: bool,
+    /// Whether it is kept until the backward pass.
+    saved: bool,
+}
+
+/// The geometry of a denoising block, and its weights.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    pub layer: LayerId,
+    pub slope: f32,
+    /// Pixels: rows of the operand.
+    pub rows: usize,
+    pub channels: usize,
+    pub bottleneck: usize,
+    /// The depthwise stage (1×1 over one row of pixels without spatial axes), for each of `images`.
+    pub depthwise: Depthwise,
+    pub images: usize,
+    /// Weights and biases: reduce, depthwise, mean, and sigma unless the kind is `mean`.
+    pub reduce: [ValueId; 2],
+    pub spatial: [ValueId; 2],
+    pub mean: [ValueId; 2],
+    pub sigma: Option<[ValueId; 2]>,
+}
+
+/// A kernel with its geometry.
+#[derive(Clone, Debug)]
+pub(crate) enum Kernel {
+    /// The program's convolution node; the tile's input limit.
+    Convolution {
+        node: usize,
+        limit: Option<f32>,
+    },
+    Depthwise {
+        shape: Depthwise,
+        filter: Arc<[f32]>,
+        bias: Arc<[f32]>,
+        limit: Option<f32>,
+    },
+    FullyConnected {
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+        weights: ValueId,
+        /// `[I, O]`, for more than one row.
+        transposed: Option<Arc<[f32]>>,
+        bias: Arc<[f32]>,
+        limit: Option<f32>,
+    },
+    MatMul {
+        batch: usize,
+        m: usize,
+        n: usize,
+        k: usize,
+    },
+    /// In place.
+    Noise {
+        layer: LayerId,
+    },
+    /// In place.
+    Block(Box<Block>),
+    /// In place.
+    Affine {
+        scale: ValueId,
+        shift: ValueId,
+    },
+    /// In place.
+    Unit {
+        layer: LayerId,
+        shape: [usize; 3],
+    },
+    /// In place.
+    Unary(Unary),
+    /// In place.
+    Silu,
+    Binary {
+        op: Binary,
+        shape: Broadcast,
+    },
+    /// Equal shapes.
+    AddClamp {
+        min: f32,
+        max: f32,
+    },
+    Average(Window),
+    Maximum(Window),
+    Reduce {
+        kind: Reduce,
+        shape: [usize; 3],
+    },
+    Gather(Gather),
+    /// Writes the operand to where the gather reads.
+    Pad {
+        place: Gather,
+        value: f32,
+    },
+    /// The operands' row lengths.
+    Concat {
+        widths: Vec<usize>,
+    },
+}
+
+impl Kernel {
+    /// Whether it works in place on its first operand's values.
+    fn in_place(&self) -> bool {
+        matches!(
+            self,
+            Self::Noise { .. }
+                | Self::Block(_)
+                | Self::Affine { .. }
+                | Self::Unit { .. }
+                | Self::Unary(_)
+                | Self::Silu
+        )
+    }
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub kernel: Kernel,
+    pub inputs: Vec<Id>,
+    pub output: Id,
+    /// The analog layer whose output y this computes.
+    pub layer: Option<LayerId>,
+    /// Whether an in-place kernel may take over its operand's buffer.
+    pub takes_buffer: bool,
+    /// Values that are not read after this step.
+    pub frees: Vec<Id>,
+    /// Whether the backward pass visits it.
+    pub gradient: bool,
+}
+
+/// A straight line of kernels for one sample.
+pub(crate) struct Plan {
+    pub steps: Vec<Step>,
+    pub values: Vec<Value>,
+    /// The program outputs' values (or only the logits').
+    pub targets: Vec<Id>,
+    pub logits: Id,
+}
+
+struct Builder<'a> {
+    network: &'a Network,
+    key: PlanKey,
+    values: Vec<Value>,
+    steps: Vec<Step>,
+    /// Program value → plan value.
+    map: Vec<Option<Id>>,
+}
+
+impl Builder<'_> {
+    fn value(&mut self, place: Place, len: usize) -> Id {
+        self.values.push(Value {
+            place,
+            len,
+            gradient: false,
+            saved: false,
+        });
+        self.values.len() - 1
+    }
+
+    /// The plan value of a program value.
+    fn id(&mut self, value: ValueId) -> Id {
+        if let Some(id) = self.map[value] {
+            return id;
+        }
+        let len = self.network.len(value);
+        let place = match self
+            .network
+            .program
+            .inputs
+            .iter()
+            .position(|&input| input == value)
+        {
+            Some(input) => Place::Input(input),
+            None => Place::Constant(value),
+        };
+        let id = self.value(place, len);
+        self.map[value] = Some(id);
+        id
+    }
+
+    fn step(&mut self, kernel: Kernel, inputs: Vec<Id>, len: usize) -> Id {
+        let output = self.value(Place::Buffer, len);
+        self.steps.push(Step {
+            kernel,
+            inputs,
+            output,
+            layer: None,
+            takes_buffer: false,
+            frees: Vec::new(),
+            gradient: false,
+        });
+        output
+    }
+
+    fn constant(&self, value: ValueId) -> &[f32] {
+        self.network.program.values[value]
+            .constant
+            .as_ref()
+            .map_or(&[], |weight| weight.values())
+    }
+
+    fn bias(&self, value: ValueId, len: usize) -> Arc<[f32]> {
+        match self.constant(value) {
+            [one] if len != 1 => vec![*one; len].into(),
+            values => values.into(),
+        }
+    }
+
+    /// The noise that acts on a layer in this plan.
+    fn noise(&self, layer: Option<LayerId>) -> Option<(LayerId, &LayerNoise)> {
+        let layer = layer.filter(|_| self.key.noise)?;
+        let noise = &self.network.layers[layer];
+        (!noise.spec.is_ideal()).then_some((layer, noise))
+    }
+
+    /// Emits an analog layer: its product, then its noise.
+    fn layer(
+        &mut self,
+        node: usize,
+        layer: Option<LayerId>,
+        x: Id,
+        kernel: impl FnOnce(&Self, Option<f32>) -> Kernel,
+    ) -> Result<Id, ExecError> {
+        let network = self.network;
+        let len = network.len(network.program.nodes[node].output);
+        let noise = self.noise(layer);
+        if let Some((layer, noise)) = noise
+            && noise.scale != Scale::Signal
+            && noise.calibration.is_none()
+        {
+            return Err(ExecError::Program(format!(
+                "layer `{}` has no calibration, which the noise scale `{}` needs; calibrate the model first",
+                network.program.layers[layer].name, noise.scale
+            )));
+        }
+        let limit = noise
+            .and_then(|(_, noise)| noise.limits())
+            .map(|limits| limits[0]);
+        let noisy = noise.map(|(layer, _)| layer);
+        let kernel = kernel(self, limit);
+        let y = self.step(kernel, vec![x], len);
+        if let Some(step) = self.steps.last_mut() {
+            step.layer = layer;
+        }
+        Ok(match noisy {
+            Some(layer) => self.step(Kernel::Noise { layer }, vec![y], len),
+            None => y,
+        })
+    }
+
+    /// The step that computes a value.
+    fn producer(&self, id: Id) -> Option<&Step> {
+        self.steps.iter().rev().find(|step| step.output == id)
+    }
+
+    #[allow(clippy::too_many_lines)]
+    fn node(&mut self, index: usize, units: &BTreeSet<LayerId>) -> Result<(), ExecError> {
+        let network = self.network;
+        let node = &network.program.nodes[index];
+        let shape = |operand: usize| &network.shapes[node.inputs[operand]];
+        let x = self.id(node.inputs[0]);
+        let len = network.len(node.output);
+        let result = &network.shapes[node.output];
+        let id = match &node.op {
+            Op::Conv2d { layer, .. } => {
+                let bias = node.inputs[2];
+                self.layer(index, *layer, x, |builder, limit| {
+                    match &network.convolutions[index] {
+                        Some(ConvolutionKind::Depthwise(shape, filter)) => Kernel::Depthwise {
+                            shape: *shape,
+                            filter: Arc::clone(filter),
+                            bias: builder.bias(bias, shape.channels),
+                            limit,
+                        },
+                        _ => Kernel::Convolution { node: index, limit },
+                    }
+                })?
+            }
+            Op::FullyConnected { layer } => {
+                let (outputs, inputs) = (shape(1)[0], shape(1)[1]);
+                let rows = len / outputs.max(1);
+                let (weights, bias) = (node.inputs[1], node.inputs[2]);
+                if network.program.values[weights].constant.is_none()
+                    || network.program.values[bias].constant.is_none()
+                {
+                    return Err(error(
+                        index,
+                        &node.op,
+                        "its weight and bias must be constants",
+                    ));
+                }
+                self.layer(index, *layer, x, |builder, limit| {
+                    let transposed = (rows > 1).then(|| {
+                        let mut transposed = vec![0.0; inputs * outputs];
+                        crate::kernels::gemm::transpose(
+                            builder.constant(weights),
+                            inputs,
+                            &mut transposed,
+                        );
+                        transposed.into()
+                    });
+                    let bias = builder.bias(bias, outputs);
+                    Kernel::FullyConnected {
+                        rows,
+                        inputs,
+                        outputs,
+                        weights,
+                        transposed,
+                        bias,
+                        limit,
+                    }
+                })?
+            }
+            Op::MatMul => {
+                let y = self.id(node.inputs[1]);
+                let kernel = Kernel::MatMul {
+                    batch: shape(0)[0],
+                    m: shape(0)[1],
+                    k: shape(0)[2],
+                    n: shape(1)[2],
+                };
+                self.step(kernel, vec![x, y], len)
+            }
+            Op::DenoiseBlock { layer, .. } | Op::DenoiseAffine { layer }
+                if self.key.denoise && units.contains(layer) =>
+            {
+                // The unit stands for all of the layer's denoisers: the first of them runs it, the others do nothing.
+                let seen = self
+                    .steps
+                    .iter()
+                    .any(|step| matches!(step.kernel, Kernel::Unit { layer: other, .. } if other == *layer));
+                if seen {
+                    x
+                } else {
+                    let channels = result.last().copied().unwrap_or(1);
+                    let shape = match result.as_slice() {
+                        &[1, h, w, c] => [h, w, c],
+                        _ => [len / channels.max(1), 1, channels],
+                    };
+                    self.step(
+                        Kernel::Unit {
+                            layer: *layer,
+                            shape,
+                        },
+                        vec![x],
+                        len,
+                    )
+                }
+            }
+            Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. } if !self.key.denoise => x,
+            Op::DenoiseBlock { layer, slope } => {
+                let channels = result.last().copied().unwrap_or(1);
+                let bottleneck = network.len(node.inputs[2]);
+                let (images, [h, w], kernel) = match result.as_slice() {
+                    &[n, h, w, _] => (n, [h, w], 3),
+                    _ => (1, [1, len / channels.max(1)], 1),
+                };
+                let pair = |at: usize| [node.inputs[at], node.inputs[at + 1]];
+                let block = Block {
+                    layer: *layer,
+                    slope: *slope,
+                    rows: len / channels.max(1),
+                    channels,
+                    bottleneck,
+                    depthwise: Depthwise {
+                        input: [h, w],
+                        output: [h, w],
+                        channels: bottleneck,
+                        kernel: [kernel; 2],
+                        stride: [1; 2],
+                        pad: [kernel / 2; 2],
+                        dilation: [1; 2],
+                    },
+                    images,
+                    reduce: pair(1),
+                    spatial: pair(3),
+                    mean: pair(5),
+                    sigma: (node.inputs.len() == 9).then(|| pair(7)),
+                };
+                self.step(Kernel::Block(Box::new(block)), vec![x], len)
+            }
+            Op::DenoiseAffine { .. } => self.step(
+                Kernel::Affine {
+                    scale: node.inputs[1],
+                    shift: node.inputs[2],
+                },
+                vec![x],
+                len,
+            ),
+            Op::Unary(Unary::Identity) | Op::Reshape => x,
+            Op::Unary(op) => self.step(Kernel::Unary(*op), vec![x], len),
+            Op::Binary(op) => {
+                let y = self.id(node.inputs[1]);
+                let is_sigmoid_of = |builder: &Self, gate: Id, of: Id| {
+                    builder.producer(gate).is_some_and(|step| {
+                        matches!(step.kernel, Kernel::Unary(Unary::Sigmoid)) && step.inputs[0] == of
+                    })
+                };
+                let broadcast = Broadcast::new(shape(0), shape(1))
+                    .ok_or_else(|| error(index, &node.op, "its operands do not broadcast"))?;
+                if *op == Binary::Mul && is_sigmoid_of(self, y, x) {
+                    self.step(Kernel::Silu, vec![x], len)
+                } else if *op == Binary::Mul && is_sigmoid_of(self, x, y) {
+                    self.step(Kernel::Silu, vec![y], len)
+                } else {
+                    self.step(
+                        Kernel::Binary {
+                            op: *op,
+                            shape: broadcast,
+                        },
+                        vec![x, y],
+                        len,
+                    )
+                }
+            }
+            Op::AvgPool {
+                kernel,
+                stride,
+                pad,
+            }
+            | Op::MaxPool {
+                kernel,
+                stride,
+                pad,
+            } => {
+                let window = Window {
+                    input: [shape(0)[1], shape(0)[2]],
+                    output: [result[1], result[2]],
+                    channels: result[3],
+                    kernel: *kernel,
+                    stride: *stride,
+                    pad: [pad[0], pad[2]],
+                };
+                let average = matches!(node.op, Op::AvgPool { .. });
+                let kernel = if average {
+                    Kernel::Average(window)
+                } else {
+                    Kernel::Maximum(window)
+                };
+                self.step(kernel, vec![x], len)
+            }
+            Op::Reduce { kind, axis } => {
+                let shape = shape(0);
+                let around = [
+                    shape[..*axis].iter().product(),
+                    shape[*axis],
+                    shape[axis + 1..].iter().product(),
+                ];
+                if around[1] == 1 {
+                    x
+                } else {
+                    self.step(
+                        Kernel::Reduce {
+                            kind: *kind,
+                            shape: around,
+                        },
+                        vec![x],
+                        len,
+                    )
+                }
+            }
+            Op::Transpose { perms } => self.gather(Gather::transpose(shape(0), perms), x, len),
+            Op::Slice { start } => self.gather(Gather::slice(shape(0), start, result), x, len),
+            Op::Pad { pad, value } => {
+                let start: Vec<usize> = pad.iter().map(|[before, _]| *before).collect();
+                let place = Gather::slice(result, &start, shape(0));
+                if place.is_identity(len) {
+                    x
+                } else {
+                    self.step(
+                        Kernel::Pad {
+                            place,
+                            value: *value,
+                        },
+                        vec![x],
+                        len,
+                    )
+                }
+            }
+            Op::Concat { axis } => {
+                let inputs: Vec<Id> = node.inputs.iter().map(|&input| self.id(input)).collect();
+                let widths = (0..inputs.len())
+                    .map(|operand| shape(operand)[*axis..].iter().product())
+                    .collect();
+                if inputs.len() == 1 {
+                    x
+                } else {
+                    self.step(Kernel::Concat { widths }, inputs, len)
+                }
+            }
+        };
+        self.map[node.output] = Some(id);
+        Ok(())
+    }
+
+    fn gather(&mut self, gather: Gather, x: Id, len: usize) -> Id {
+        if gather.is_identity(len) && self.values[x].len == len {
+            x
+        } else {
+            self.step(Kernel::Gather(gather), vec![x], len)
+        }
+    }
+
+    /// Drops steps whose results nobody reads.
+    fn drop_dead(&mut self, targets: &[Id]) {
+        let mut live = vec![false; self.values.len()];
+        targets.iter().for_each(|&id| live[id] = true);
+        for index in (0..self.steps.len()).rev() {
+            let step = &self.steps[index];
+            let observed = step.layer.is_some() && matches!(self.key.goal, Goal::Layers);
+            if live[step.output] || observed {
+                step.inputs.iter().for_each(|&id| live[id] = true);
+                live[step.output] = true;
+            }
+        }
+        self.steps.retain(|step| live[step.output]);
+    }
+
+    /// Fuses a clamp into the sum that it alone reads.
+    fn fuse_clamps(&mut self, targets: &[Id]) {
+        let mut uses = vec![0usize; self.values.len()];
+        self.steps
+            .iter()
+            .flat_map(|step| &step.inputs)
+            .chain(targets)
+            .for_each(|&id| uses[id] += 1);
+        for index in 1..self.steps.len() {
+            let (before, after) = self.steps.split_at_mut(index);
+            let clamp = &mut after[0];
+            let Kernel::Unary(Unary::Clamp { min, max }) = clamp.kernel else {
+                continue;
+            };
+            let Some(sum) = before
+                .iter_mut()
+                .find(|step| step.output == clamp.inputs[0])
+            else {
+                continue;
+            };
+            let Kernel::Binary {
+                op: Binary::Add, ..
+            } = sum.kernel
+            else {
+                continue;
+            };
+            let equal = sum
+                .inputs
+                .iter()
+                .all(|&id| self.values[id].len == self.values[sum.output].len);
+            if equal && uses[sum.output] == 1 {
+                clamp.kernel = Kernel::AddClamp { min, max };
+                clamp.inputs.clone_from(&sum.inputs);
+                uses[sum.output] = 0;
+            }
+        }
+        self.drop_dead(targets);
+    }
+
+    /// Marks what the backward pass visits, and the values that it reads.
+    fn mark_gradients(&mut self) {
+        let values = &self.network.program.values;
+        let trainable = |ids: &[ValueId]| ids.iter().any(|&id| values[id].trainable);
+        for index in 0..self.steps.len() {
+            let step = &self.steps[index];
+            let starts = match (&step.kernel, self.key.goal) {
+                (_, Goal::Sensitivity) => step.layer.is_some(),
+                (Kernel::Affine { scale, shift }, _) => trainable(&[*scale, *shift]),
+                (Kernel::Block(block), _) => [
+                    Some(block.reduce),
+                    Some(block.spatial),
+                    Some(block.mean),
+                    block.sigma,
+                ]
+                .iter()
+                .flatten()
+                .any(|pair| trainable(pair)),
+                _ => false,
+            };
+            let passes = step.inputs.iter().any(|&id| self.values[id].gradient);
+            self.values[step.output].gradient = starts || passes;
+            self.steps[index].gradient = starts || passes;
+            if !(starts || passes) {
+                continue;
+            }
+            let step = &self.steps[index];
+            let mut saved = Vec::new();
+            match &step.kernel {
+                Kernel::Convolution { limit, .. }
+                | Kernel::Depthwise { limit, .. }
+                | Kernel::FullyConnected { limit, .. } => {
+                    if limit.is_some() {
+                        saved.push(step.inputs[0]);
+                    }
+                }
+                Kernel::Noise { layer } => match self.network.layers[*layer].scale {
+                    Scale::Range => saved.push(step.output),
+                    Scale::Constant => {}
+                    Scale::Signal => saved.extend([step.inputs[0], step.output]),
+                },
+                Kernel::Block(_) | Kernel::Affine { .. } | Kernel::Silu => {
+                    saved.push(step.inputs[0])
+                }
+                Kernel::Unary(op) => match unary_reads(*op) {
+                    Reads::Nothing => {}
+                    Reads::Input => saved.push(step.inputs[0]),
+                    Reads::Output => saved.push(step.output),
+                },
+                Kernel::Binary { op, .. } if binary_reads(*op) => saved.extend(&step.inputs),
+                Kernel::MatMul { .. } => saved.extend(&step.inputs),
+                Kernel::AddClamp { .. } => saved.push(step.output),
+                Kernel::Maximum(_) | Kernel::Reduce { .. } => {
+                    saved.extend([step.inputs[0], step.output])
+                }
+                _ => {}
+            }
+            saved
+                .into_iter()
+                .for_each(|id| self.values[id].saved = true);
+        }
+    }
+
+    /// Decides which values are freed where and which buffers are taken over.
+    fn assign_buffers(&mut self, targets: &[Id]) {
+        let mut last = vec![None; self.values.len()];
+        for (index, step) in self.steps.iter().enumerate() {
+            step.inputs.iter().for_each(|&id| last[id] = Some(index));
+            last[step.output] = last[step.output].or(Some(index));
+        }
+        let keep = |values: &[Value], id: Id| {
+            values[id].saved || targets.contains(&id) || values[id].place != Place::Buffer
+        };
+        for index in 0..self.steps.len() {
+            let step = &self.steps[index];
+            let takes = step.kernel.in_place()
+                && last[step.inputs[0]] == Some(index)
+                && !keep(&self.values, step.inputs[0]);
+            let mut frees: BTreeSet<Id> = step
+                .inputs
+                .iter()
+                .chain([&step.output])
+                .copied()
+                .filter(|&id| last[id] == Some(index) && !keep(&self.values, id))
+                .collect();
+            if takes {
+                frees.remove(&step.inputs[0]);
+            }
+            let step = &mut self.steps[index];
+            step.takes_buffer = takes;
+            step.frees = frees.into_iter().collect();
+        }
+    }
+}
+
+impl Plan {
+    /// Plans a kind of run. `units` are the layers whose denoisers are run by other means.
+    pub fn new(
+        network: &Network,
+        key: PlanKey,
+        units: &BTreeSet<LayerId>,
+    ) -> Result<Self, ExecError> {
+        let mut builder = Builder {
+            network,
+            key,
+            values: Vec::new(),
+            steps: Vec::new(),
+            map: vec![None; network.program.values.len()],
+        };
+        for index in 0..network.program.nodes.len() {
+            builder.node(index, units)?;
+        }
+        let logits = builder.id(network.program.logits);
+        let targets: Vec<Id> = match key.goal {
+            Goal::Outputs => network
+                .program
+                .outputs
+                .iter()
+                .map(|&output| builder.id(output))
+                .collect(),
+            Goal::Layers => Vec::new(),
+            Goal::Logits | Goal::Train | Goal::Sensitivity => vec![logits],
+        };
+        builder.drop_dead(&targets);
+        builder.fuse_clamps(&targets);
+        if matches!(key.goal, Goal::Train | Goal::Sensitivity) {
+            builder.mark_gradients();
+        }
+        builder.assign_buffers(&targets);
+        Ok(Self {
+            steps: builder.steps,
+            values: builder.values,
+            targets,
+            logits,
+        })
+    }
+}
