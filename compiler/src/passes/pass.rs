@@ -231,6 +231,8 @@ pub struct PassContext {
     pub weight_loader: Option<WeightLoader>,
     /// Gives calibration samples.
     pub samples: Option<SampleSource>,
+    /// The hardware profile of passes that lower to the digital tile, unless their option names a file; the paper's if `None`.
+    pub hardware: Option<mxc_runtime::hardware::Hardware>,
     /// The default seed of passes with a `seed=` option.
     pub seed: u64,
     /// Worker threads of passes that execute the network; 0 is one per core.
