@@ -4,3 +4,6 @@
 
 mod common;
 mod cli;
+mod docs;
+mod guide;
+mod guide_pass;
