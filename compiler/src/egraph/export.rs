@@ -10,7 +10,7 @@ use super::{
 };
 use crate::passes::{
     PassContext, PassError,
-    constants::{add_constant, built, insert_before, remove_dead, settle_names, weight},
+    constants::{add_constant, built, insert_before, order_globals, remove_dead, settle_names, weight},
 };
 use egg::Id;
 use melior::{
@@ -87,6 +87,7 @@ pub fn write<'c>(
     }
     remove_dead(network.block);
     settle_names(context, module, cx, &renames);
+    order_globals(module);
     Ok(())
 }
 
@@ -175,26 +176,6 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         ir::loaded_global(self.network.constants[number]).is_none()
     }
 
-    /// Whether all of a constant e-class comes from the IR.
-    fn stems_from_ir(&self, id: Id) -> Result<bool, PassError> {
-        if !self.network.egraph[id].data.constant {
-            return Ok(true);
-        }
-        let node = self.node(id)?;
-        match &node.op {
-            Op::Constant(number) => Ok(self.is_inline(*number)),
-            Op::Value(_) | Op::Splat(..) => Ok(self.all_inline),
-            _ => {
-                for child in node.children.iter() {
-                    if !self.stems_from_ir(*child)? {
-                        return Ok(false);
-                    }
-                }
-                Ok(true)
-            }
-        }
-    }
-
     /// A constant e-class's values.
     fn evaluate(&self, id: Id) -> Result<Tensor, PassError> {
         let node = self.node(id)?;
@@ -222,21 +203,15 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         }
     }
 
-    /// The operand of a site, named after its layer and kept where its weight is: in the IR or in the store. A weight of the
-    /// source program takes that name too if its bytes are at hand, so that one network exported with other tensor names gives
-    /// one program.
-    fn site_operand(
-        &mut self,
-        site: usize,
-        id: Id,
-        part: &str,
-        inline: bool,
-    ) -> Result<Value<'c, 'a>, PassError> {
+    /// The operand of a site, named after its layer, in the store if the network has any weight there. A weight of the source
+    /// program takes that name too if its bytes are at hand, so that one network exported with other tensor names gives one
+    /// program.
+    fn site_operand(&mut self, site: usize, id: Id, part: &str) -> Result<Value<'c, 'a>, PassError> {
         let layer = &self.network.egraph.analysis.sites[site].layer;
         let name = format!("{layer}.{part}");
         // Zeros stand for no bias, and stay in the IR.
         let zeros = self.network.egraph[id].data.splat == Some(0.0);
-        let inline = inline || zeros;
+        let inline = self.all_inline || zeros;
         let constant = self.network.egraph[id].data.constant;
         let value = self.placed_operand(id, &name, constant.then_some(inline))?;
         if let Some(global) = ir::loaded_global(value)
@@ -270,11 +245,10 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
             Op::Constant(_) | Op::Splat(..) | Op::Value(_) | Op::Fold(_) => self.operand(id, &name),
             Op::Convolution(site, pad) => {
                 let original = network.sites[*site];
-                let inline = self.stems_from_ir(node.children[1])?;
                 let mut operands = vec![
                     operand(self)?,
-                    self.site_operand(*site, node.children[1], "weight", inline)?,
-                    self.site_operand(*site, node.children[2], "bias", inline)?,
+                    self.site_operand(*site, node.children[1], "weight")?,
+                    self.site_operand(*site, node.children[2], "bias")?,
                 ];
                 let kind = network.egraph.analysis.sites[*site].kind;
                 let changed = if kind == SiteKind::Grouped {
@@ -294,10 +268,9 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
             }
             Op::MatMul(site) => {
                 let zero = self.zero()?;
-                let inline = self.stems_from_ir(node.children[1])?;
                 let operands = [
                     operand(self)?,
-                    self.site_operand(*site, node.children[1], "weight", inline)?,
+                    self.site_operand(*site, node.children[1], "weight")?,
                     zero,
                     zero,
                 ];

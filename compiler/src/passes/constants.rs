@@ -146,6 +146,25 @@ pub fn remove_unreferenced(module: &Module<'_>, cx: &mut PassContext) -> Vec<Str
     removed
 }
 
+/// Puts the globals that are loaded in the order of their loads, before everything else in the module.
+pub fn order_globals(module: &Module<'_>) {
+    let globals = ir::globals(module);
+    let Some(function) = ir::main_function(module) else {
+        return;
+    };
+    let mut moved = BTreeSet::new();
+    for load in ir::entry_block(function).map(ir::block_ops).unwrap_or_default() {
+        let Some(name) = ir::symbol_attr(&load, "global") else {
+            continue;
+        };
+        if let Some(global) = globals.get(&name)
+            && moved.insert(name)
+        {
+            ffi::as_mut(*global).move_before(function);
+        }
+    }
+}
+
 /// The globals that some `global_load…`/`global_store…` operation names.
 pub fn referenced_globals(module: &Module<'_>) -> BTreeSet<String> {
     ir::module_ops(module)
