@@ -2,5 +2,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-mod common;
 mod cli;
+mod common;
+mod export;
+mod import;
+mod onnx_model;
+mod reference;
