@@ -17,6 +17,8 @@ fn main() {
         let lib = root.join("lib");
         println!("cargo:rustc-link-search=native={}", lib.display());
         println!("cargo:lib={}", lib.display());
+        // For this crate's own tests, examples and benchmarks.
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     }
     println!("cargo:rustc-link-lib=dylib=dnnl");
     println!("cargo:rustc-link-lib=dylib=gomp");

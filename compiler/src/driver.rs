@@ -83,6 +83,17 @@ pub struct Compiled<'c> {
     pub warnings: Vec<String>,
 }
 
+impl Compiled<'_> {
+    /// Every weight, backbone and denoisers; values are shared.
+    pub fn all_weights(&self) -> WeightStore {
+        let mut weights = self.weights.clone();
+        for (name, weight) in self.denoisers.iter() {
+            weights.insert(name, weight.clone());
+        }
+        weights
+    }
+}
+
 /// Imports a model by its file name: `.mlir` and `.mlirbc` are TOSA modules, everything else ONNX.
 pub fn import<'c>(
     context: &'c Context,

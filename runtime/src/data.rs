@@ -5,11 +5,11 @@
 //! | kind | path | train / test |
 //! |---|---|---|
 //! | IDX | a folder with `train-images-idx3-ubyte`, …, plain or `.gz` | `train-…` / `t10k-…` or `test-…` |
-//! | CIFAR-10, CIFAR-100 | the folder of the binary version | `data_batch_*.bin`, `train.bin` / `test_batch.bin`, `test.bin` |
+//! | CIFAR | the folder of the binary version | `data_batch_*.bin`, `train.bin` / `test_batch.bin`, `test.bin` |
 //! | NumPy | an `.npz` file with `x`, `y` | the same for both; `x_train`, `y_train` / `x_test`, `y_test` if there |
 //!
-//! Bytes become `(byte / 255 − mean) / std` per channel. Floats in an `.npz` are taken to be the model's input already, in
-//! its layout.
+//! Bytes become `(byte / 255 − mean) / std` per channel. Floats in an `.npz` are taken to be the model's input already,
+//! in its layout.
 
 mod cifar;
 mod idx;
@@ -430,8 +430,8 @@ impl Source for Dataset {
     }
 }
 
-/// Standard normal inputs without labels, for compiling without data: sample `i` is drawn by a xoshiro256++ generator keyed by
-/// the seed and `i`.
+/// Standard normal inputs without labels, for compiling without data: sample `i` is drawn by a xoshiro256++ generator
+/// keyed by the seed and `i`.
 #[derive(Clone, Debug)]
 pub struct Synthetic {
     sample_len: usize,
@@ -503,7 +503,8 @@ pub fn permutation(len: usize, seed: u64, purpose: &str, counter: u64) -> Vec<us
     order
 }
 
-/// `count` numbers below `len` (all, if there are fewer) drawn without replacement, keyed by the seed, in ascending order.
+/// `count` numbers below `len` (all, if there are fewer) drawn without replacement, keyed by the seed, in ascending
+/// order.
 pub fn sample(len: usize, count: usize, seed: u64) -> Vec<usize> {
     let mut drawn = permutation(len, seed, "calibration", 0);
     drawn.truncate(count);

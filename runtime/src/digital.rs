@@ -9,6 +9,7 @@ pub mod fixed;
 pub mod gaussian;
 pub mod interpret;
 pub mod lfsr;
+pub mod memory;
 pub mod program;
 
 use crate::{
@@ -109,7 +110,7 @@ pub fn units(
 }
 
 /// What one denoiser costs per sample.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct DenoiserCost {
     /// The layer.
     pub layer: String,
@@ -132,7 +133,7 @@ pub struct DenoiserCost {
 }
 
 /// What the denoisers cost per sample.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Report {
     /// The profile's name.
     pub hardware: String,

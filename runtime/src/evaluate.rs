@@ -163,17 +163,42 @@ pub struct EvalProgress {
     pub images_per_second: f64,
 }
 
+/// What is evaluated: the executor, or a stand-in in tests.
+trait Model {
+    fn program(&self) -> &Program;
+    fn logits(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<f32>, ExecError>;
+}
+
+impl Model for Executor {
+    fn program(&self) -> &Program {
+        self.program()
+    }
+
+    fn logits(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<f32>, ExecError> {
+        self.logits(batch, mode, key)
+    }
+}
+
 /// Evaluates a program on `data`, reporting to `progress` after every batch.
 ///
-/// Only what can differ is run: without analog layers the noisy model is the clean one, without denoisers the denoised one is
-/// the noisy one. A sample whose logits hold a NaN counts as wrong.
+/// Only what can differ is run: without analog layers the noisy model is the clean one, without denoisers the denoised
+/// one is the noisy one. A sample whose logits hold a NaN counts as wrong.
 pub fn evaluate(
     executor: &Executor,
     data: &dyn Source,
     options: &EvalOptions,
     progress: &mut dyn FnMut(EvalProgress),
 ) -> Result<EvalReport, EvalError> {
-    let program = executor.program();
+    evaluate_model(executor, data, options, progress)
+}
+
+fn evaluate_model(
+    model: &dyn Model,
+    data: &dyn Source,
+    options: &EvalOptions,
+    progress: &mut dyn FnMut(EvalProgress),
+) -> Result<EvalReport, EvalError> {
+    let program = model.program();
     let noisy_layers = !program.layers.is_empty();
     let denoisers = program
         .nodes
@@ -198,7 +223,7 @@ pub fn evaluate(
         total: passes * samples as u64,
     };
     let mut run = |mode: Mode, stage: &'static str, pass: u32| {
-        accuracy(executor, data, samples, options, mode, pass, |count| {
+        accuracy(model, data, samples, options, mode, pass, |count| {
             meter.advance(stage, pass, count);
         })
     };
@@ -311,7 +336,7 @@ impl Meter<'_> {
 
 /// One run over the first `samples` samples.
 fn accuracy(
-    executor: &Executor,
+    model: &dyn Model,
     data: &dyn Source,
     samples: usize,
     options: &EvalOptions,
@@ -325,7 +350,7 @@ fn accuracy(
         pass,
         chip: 0,
     };
-    let classes = classes(executor.program())?;
+    let classes = classes(model.program())?;
     let all: Vec<usize> = (0..samples).collect();
     let mut inputs = Vec::new();
     let (mut first, mut five) = (0u64, 0u64);
@@ -337,7 +362,7 @@ fn accuracy(
             inputs: &[&inputs],
             samples: &ids,
         };
-        let logits = executor.logits(batch, mode, key)?;
+        let logits = model.logits(batch, mode, key)?;
         for (logits, &label) in logits.chunks_exact(classes).zip(&labels) {
             if let Some(rank) = rank(logits, label as usize) {
                 first += u64::from(rank < 1);
@@ -353,8 +378,8 @@ fn accuracy(
     })
 }
 
-/// How many logits come before the label's: the larger ones, and equal ones of a smaller class (as argmax takes the first).
-/// `None` when a logit is NaN or the label is no class.
+/// How many logits come before the label's: the larger ones, and equal ones of a smaller class (as argmax takes the
+/// first). `None` when a logit is NaN or the label is no class.
 fn rank(logits: &[f32], label: usize) -> Option<usize> {
     let &own = logits.get(label)?;
     if logits.iter().any(|logit| logit.is_nan()) {
@@ -407,8 +432,8 @@ pub fn confidence95(values: &[f64]) -> Option<f64> {
     Some(quantile * (variance / count).sqrt())
 }
 
-/// Every layer's statistics on the clean model, over `samples` samples of `data` drawn without replacement by `seed`; in the
-/// order of [`Program::layers`]. The number of samples used is in each [`Calibration`].
+/// Every layer's statistics on the clean model, over `samples` samples of `data` drawn without replacement by `seed`;
+/// in the order of [`Program::layers`]. The number of samples used is in each [`Calibration`].
 pub fn calibrate(
     executor: &Executor,
     data: &dyn Source,
@@ -422,7 +447,8 @@ pub fn calibrate(
 }
 
 /// Every layer's mean over `samples` samples of ‖∂L/∂y‖₂ at its output on the clean model, in the order of
-/// [`Program::layers`] (DESIGN §6). The samples are those of [`calibrate`]; without labels the model's own predictions serve.
+/// [`Program::layers`] (DESIGN §6). The samples are those of [`calibrate`]; without labels the model's own predictions
+/// serve.
 pub fn sensitivity(
     executor: &Executor,
     data: &dyn Source,
@@ -591,5 +617,194 @@ mod tests {
         ];
         expected.sort_unstable();
         assert_eq!(keys, expected);
+    }
+
+    /// Classifies sample `i` of class `i % 3` rightly unless a mode or run spoils it; counts its calls per mode.
+    struct Fake {
+        program: Program,
+        calls: std::cell::RefCell<Vec<(Mode, u32, usize)>>,
+    }
+
+    impl Model for Fake {
+        fn program(&self) -> &Program {
+            &self.program
+        }
+
+        fn logits(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<f32>, ExecError> {
+            self.calls
+                .borrow_mut()
+                .push((mode, key.pass, batch.samples.len()));
+            Ok(batch
+                .samples
+                .iter()
+                .flat_map(|&sample| {
+                    let mut logits = [0.0; 3];
+                    logits[sample as usize % 3] = 1.0;
+                    match mode {
+                        // One NaN sample, and as many wrong ones as the run says.
+                        Mode::NOISY if sample == 0 => logits[1] = f32::NAN,
+                        Mode::NOISY if sample <= 2 + u64::from(key.pass) => {
+                            logits[(sample as usize + 1) % 3] = 2.0
+                        }
+                        Mode::DENOISED if sample == 5 => logits[(sample as usize + 1) % 3] = 2.0,
+                        _ => {}
+                    }
+                    logits
+                })
+                .collect())
+        }
+    }
+
+    struct Numbers;
+
+    impl Source for Numbers {
+        fn len(&self) -> usize {
+            12
+        }
+
+        fn sample_len(&self) -> usize {
+            2
+        }
+
+        fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
+            out.clear();
+            out.resize(indices.len() * 2, 0.0);
+        }
+
+        fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
+            Some(indices.iter().map(|&index| index as u32 % 3).collect())
+        }
+
+        fn fingerprint(&self) -> String {
+            String::new()
+        }
+    }
+
+    fn fake(layers: usize, denoisers: bool) -> Fake {
+        use crate::{
+            program::{Layer, Node, Value},
+            store::Weight,
+        };
+        let value = |shape: &[usize], constant: Option<Weight>| Value {
+            name: String::new(),
+            shape: std::iter::once(None)
+                .chain(shape.iter().map(|&size| Some(size)))
+                .collect(),
+            trainable: constant.is_some(),
+            constant,
+        };
+        let layer = |index: usize| Layer {
+            name: format!("layer{index}"),
+            channels: 3,
+            noise: "gaussian(sigma=6%)".into(),
+            scale: "range".into(),
+            reference: "rms".into(),
+            calibration: None,
+        };
+        let node = Node {
+            op: Op::DenoiseAffine { layer: 0 },
+            inputs: vec![0, 2, 2],
+            output: 1,
+        };
+        let weight = Weight::new(vec![3], vec![1.0; 3]);
+        Fake {
+            program: Program {
+                values: vec![value(&[2], None), value(&[3], None), value(&[3], weight)],
+                nodes: if denoisers { vec![node] } else { vec![] },
+                inputs: vec![0],
+                outputs: vec![1],
+                logits: 1,
+                layers: (0..layers).map(layer).collect(),
+            },
+            calls: Default::default(),
+        }
+    }
+
+    #[test]
+    fn evaluates_every_mode_over_the_runs() {
+        let model = fake(2, true);
+        let options = EvalOptions {
+            runs: 2,
+            batch: 5,
+            backbone_parameters: 300,
+            ..Default::default()
+        };
+        let mut last = None;
+        let report = evaluate_model(&model, &Numbers, &options, &mut |progress| {
+            last = Some(progress)
+        })
+        .unwrap();
+        assert_eq!(report.samples, 12);
+        assert_eq!(report.noise.spec, "gaussian(sigma=6%)");
+        assert_eq!(report.clean.top1, 100.0);
+        // Run 0 spoils samples 0 to 2, run 1 sample 3, too; the NaN sample is not in the top 5 either.
+        assert_eq!(report.noisy.runs, [75.0, 100.0 * 8.0 / 12.0]);
+        assert!((report.noisy.top5 - 100.0 * 11.0 / 12.0).abs() < 1e-9);
+        assert!(report.noisy.ci95.unwrap() > 0.0);
+        assert_eq!(report.denoised.ci95, Some(0.0));
+        assert_eq!(report.clean_denoised.top1, 100.0);
+        let noisy = (75.0 + 100.0 * 8.0 / 12.0) / 2.0;
+        let recovered = 100.0 * (100.0 * 11.0 / 12.0 - noisy) / (100.0 - noisy);
+        assert!((report.recovered_percent.unwrap() - recovered).abs() < 1e-9);
+        assert_eq!(
+            report.parameters,
+            Parameters {
+                backbone: 300,
+                denoisers: 3,
+                overhead_percent: 1.0
+            }
+        );
+        let last = last.unwrap();
+        assert_eq!((last.done, last.total), (72, 72));
+        assert_eq!(model.calls.borrow().len(), 6 * 3);
+    }
+
+    #[test]
+    fn runs_only_what_can_differ() {
+        let options = EvalOptions::default();
+        let model = fake(2, false);
+        let report = evaluate_model(&model, &Numbers, &options, &mut |_| {}).unwrap();
+        assert_eq!(report.denoised, report.noisy);
+        assert_eq!(report.recovered_percent, Some(0.0));
+        assert_eq!(model.calls.borrow().len(), 6);
+        let model = fake(0, false);
+        let report = evaluate_model(&model, &Numbers, &options, &mut |_| {}).unwrap();
+        assert_eq!((report.noisy.top1, report.recovered_percent), (100.0, None));
+        assert_eq!(model.calls.borrow().len(), 1);
+        let limited = EvalOptions {
+            limit: Some(4),
+            ..options.clone()
+        };
+        assert_eq!(
+            evaluate_model(&model, &Numbers, &limited, &mut |_| {})
+                .unwrap()
+                .samples,
+            4
+        );
+        let none = EvalOptions {
+            runs: 0,
+            ..options.clone()
+        };
+        let error = evaluate_model(&model, &Numbers, &none, &mut |_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("nothing to evaluate"), "{error}");
+        let mut small = fake(0, false);
+        small.program.values[1].shape = vec![None, Some(2)];
+        let error = evaluate_model(&small, &Numbers, &options, &mut |_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("label 2 but the network only 2 classes"),
+            "{error}"
+        );
+        small.program.values[0].shape = vec![None, Some(7)];
+        let error = evaluate_model(&small, &Numbers, &options, &mut |_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("takes 7 values per sample but the data gives 2"),
+            "{error}"
+        );
     }
 }

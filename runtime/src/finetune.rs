@@ -1,7 +1,7 @@
 //! Fine-tuning: trains the denoisers with the noise simulated while the backbone stays as it is.
 //!
-//! Every random choice is keyed by the seed, the epoch and the step, and the state is written to a checkpoint after every epoch
-//! and when the run is stopped, so that a resumed run ends in the same bytes as an uninterrupted one.
+//! Every random choice is keyed by the seed, the epoch and the step, and the state is written to a checkpoint after
+//! every epoch and when the run is stopped, so that a resumed run ends in the same bytes as an uninterrupted one.
 
 mod adam;
 mod checkpoint;
@@ -204,9 +204,9 @@ impl Trainee for Executor {
 
 /// Trains the executor's trainable weights on `data` (the training split); they are left in the executor.
 ///
-/// `checkpoint` is the file that the state is written to; without one a stopped run is lost. When `stop` becomes true the run
-/// ends after the current step with [`FinetuneReport::completed`] unset. The caller removes the checkpoint once it has
-/// saved the result. A program without denoisers is left alone.
+/// `checkpoint` is the file that the state is written to; without one a stopped run is lost. When `stop` becomes true
+/// the run ends after the current step with [`FinetuneReport::completed`] unset. The caller removes the checkpoint once
+/// it has saved the result. A program without denoisers is left alone.
 pub fn finetune(
     executor: &mut Executor,
     data: &dyn Source,

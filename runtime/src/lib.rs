@@ -3,6 +3,10 @@
 //! A module at any level is read once into a [`program::Program`] ([`load`]), which the [`exec`] executor turns into a
 //! plan and runs for many batches.
 
+// Tests share helpers with examples, which name the crate from outside.
+#[cfg(test)]
+extern crate self as mxc_runtime;
+
 pub mod data;
 pub mod digital;
 pub mod evaluate;
@@ -14,7 +18,7 @@ pub mod load;
 pub mod noise;
 pub mod onednn;
 pub mod package;
-pub mod plan;
+mod plan;
 pub mod program;
 pub mod rng;
 pub mod store;

@@ -3,7 +3,8 @@
 //!
 //! Where the batch goes: in a program it is axis 0 of every value that depends on an input. TOSA's rank-3 matmul makes
 //! modules move it (`[N, C]` → `[1, N, C]`, or `[N, T, C]` → `[1, N·T, C]` with tokens); such values keep the program
-//! shapes `[N, C]` and `[N, T, C]`, and the reshapes around the matmul vanish. A static batch size is read as the batch, too.
+//! shapes `[N, C]` and `[N, T, C]`, and the reshapes around the matmul vanish. A static batch size is read as the
+//! batch, too.
 
 mod ops;
 
@@ -26,7 +27,7 @@ pub enum LoadError {
     #[error("the module has no function @main with a body")]
     NoMain,
     /// `@main` holds operations that the executor does not know; all of them are listed.
-    #[error("operations that cannot be executed:\n{}", .0.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"))]
+    #[error("operations that cannot be executed:\n  {}", .0.join("\n  "))]
     UnknownOps(Vec<String>),
     /// An operation is used in a way the executor does not support, or is inconsistent.
     #[error("{op} at {location}: {reason}")]
@@ -60,8 +61,8 @@ pub enum LoadError {
 
 /// Reads a module (graph, analog or denoise level) into a program.
 ///
-/// `weights` holds the values of the `ml_program` globals that the module declares external. Errors name the operation and
-/// its location.
+/// `weights` holds the values of the `ml_program` globals that the module declares external. Errors name the operation
+/// and its location.
 pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, LoadError> {
     let main = ir::main_function(module).ok_or(LoadError::NoMain)?;
     let block = ir::entry_block(main).ok_or(LoadError::NoMain)?;
@@ -551,9 +552,10 @@ fn softmax_input(program: &Program, output: ValueId) -> Option<ValueId> {
     let inverse = defining(inverse).filter(|node| node.op == Op::Unary(Unary::Reciprocal))?;
     let last_axis = |id: ValueId| program.values[id].shape.len().checked_sub(1);
     let reduction = |id: ValueId, kind: Reduce| {
-        defining(through(id)).filter(
-            |node| matches!(node.op, Op::Reduce { kind: k, axis } if k == kind && Some(axis) == last_axis(node.inputs[0])),
-        )
+        defining(through(id)).filter(|node| {
+            matches!(node.op, Op::Reduce { kind: k, axis }
+                if k == kind && Some(axis) == last_axis(node.inputs[0]))
+        })
     };
     let sum = reduction(inverse.inputs[0], Reduce::Sum)?;
     if through(sum.inputs[0]) != exponential {

@@ -134,7 +134,11 @@ fn parse_component(text: &str) -> Result<Result<Component, NoiseError>, String> 
         return Err(format!("there is no component `{name}`"));
     }
     let (mut sigma, mut mu, mut lifetime) = (None, None, None);
-    for argument in arguments.split(',').map(str::trim).filter(|argument| !argument.is_empty()) {
+    for argument in arguments
+        .split(',')
+        .map(str::trim)
+        .filter(|argument| !argument.is_empty())
+    {
         let (key, value) = argument
             .split_once('=')
             .ok_or_else(|| format!("`{argument}` is not KEY=VALUE"))?;
@@ -149,7 +153,11 @@ fn parse_component(text: &str) -> Result<Result<Component, NoiseError>, String> 
                     _ => return Err(format!("lifetime `{value}` is neither `sample` nor `chip`")),
                 })
                 .is_some(),
-            _ => return Err(format!("gaussian has no `{key}`, only sigma, mu and lifetime")),
+            _ => {
+                return Err(format!(
+                    "gaussian has no `{key}`, only sigma, mu and lifetime"
+                ));
+            }
         };
         if repeated {
             return Err(format!("`{key}` is given twice"));
@@ -316,10 +324,18 @@ mod tests {
             ("gaussian(sigma=6%)", "gaussian(sigma=6%)"),
             ("0.06", "gaussian(sigma=6%)"),
             ("7%", "gaussian(sigma=7%)"),
-            (" gaussian( sigma = 0.04 , mu=0 ) + gaussian(sigma=1%,lifetime=chip)",
-             "gaussian(sigma=4%)+gaussian(sigma=1%,lifetime=chip)"),
-            ("gaussian(sigma=1e+0%,mu=-0.5%)", "gaussian(sigma=1%,mu=-0.5%)"),
-            ("gaussian(sigma=0.0333333333333333333)", "gaussian(sigma=0.03333333333333333)"),
+            (
+                " gaussian( sigma = 0.04 , mu=0 ) + gaussian(sigma=1%,lifetime=chip)",
+                "gaussian(sigma=4%)+gaussian(sigma=1%,lifetime=chip)",
+            ),
+            (
+                "gaussian(sigma=1e+0%,mu=-0.5%)",
+                "gaussian(sigma=1%,mu=-0.5%)",
+            ),
+            (
+                "gaussian(sigma=0.0333333333333333333)",
+                "gaussian(sigma=0.03333333333333333)",
+            ),
             ("ideal", "ideal"),
         ] {
             let spec: NoiseSpec = text.parse().unwrap();
@@ -345,11 +361,20 @@ mod tests {
             ("gaussian(sigma=nan)", "not a number"),
             ("poisson(sigma=1%)", "no component `poisson`"),
             ("gaussian(sigma=1%)+", "no component ``"),
-            ("gaussian(sigma=4%)+adc(bits=8)", "`adc` is not supported yet"),
+            (
+                "gaussian(sigma=4%)+adc(bits=8)",
+                "`adc` is not supported yet",
+            ),
         ] {
             let message = text.parse::<NoiseSpec>().unwrap_err().to_string();
             assert!(message.contains(part), "{text}: {message}");
         }
-        assert!("half".parse::<Scale>().unwrap_err().to_string().contains("signal"));
+        assert!(
+            "half"
+                .parse::<Scale>()
+                .unwrap_err()
+                .to_string()
+                .contains("signal")
+        );
     }
 }

@@ -90,11 +90,11 @@ pub struct Package {
 }
 
 impl Package {
-    /// Opens a package: checks its structure and checksums and maps its weights. The file must not be changed in place while
-    /// the package lives (mxc replaces files by renaming).
+    /// Opens a package: checks its structure and checksums and maps its weights. The file must not be changed in place
+    /// while the package lives (mxc replaces files by renaming).
     ///
-    /// The module is not parsed here. Its checksum guards against damage, not against hostile bytecode, which MLIR's reader
-    /// does not withstand.
+    /// The module is not parsed here. Its checksum guards against damage, not against hostile bytecode, which MLIR's
+    /// reader does not withstand.
     pub fn open(path: &Path) -> Result<Self, PackageError> {
         let display = path.display().to_string();
         let io = |source| PackageError::Io {
@@ -206,8 +206,8 @@ impl Package {
         Ok(zip.finish()?.into_inner())
     }
 
-    /// Writes the package: to a temporary file in the target's folder, synced, then renamed, so that a crash leaves the old
-    /// file or the new one.
+    /// Writes the package: to a temporary file in the target's folder, synced, then renamed, so that a crash leaves the
+    /// old file or the new one.
     pub fn write(&self, path: &Path) -> Result<(), PackageError> {
         self.to_bytes()
             .and_then(|bytes| write_atomically(path, &bytes))

@@ -272,8 +272,8 @@ impl WeightStore {
         Ok(Self { weights })
     }
 
-    /// Writes the store as a safetensors file: tensors in the order of their names, the header padded with spaces so that
-    /// the data section starts at a multiple of [`ALIGNMENT`]. The same store gives the same bytes.
+    /// Writes the store as a safetensors file: tensors in the order of their names, the header padded with spaces so
+    /// that the data section starts at a multiple of [`ALIGNMENT`]. The same store gives the same bytes.
     pub fn write_safetensors(&self, writer: &mut dyn Write) -> io::Result<()> {
         let mut header = String::from("{");
         let mut offset = 0;

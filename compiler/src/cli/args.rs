@@ -279,6 +279,12 @@ pub struct OptArgs {
     /// Where the result goes [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Where the weights go that passes changed or added (.safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub output_weights: Option<PathBuf>,
+    /// Print locations, which carry the layers' names
+    #[arg(long)]
+    pub print_debuginfo: bool,
     /// Print the IR after each pass to stderr
     #[arg(long)]
     pub print_ir_after_all: bool,

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     driver::{self, CompileOptions, Compiled, Record},
     import::{self, SourceInfo, SourceInput},
-    passes::{RunOptions, SampleSource, Samples, run::print_module},
+    passes::{RunOptions, SampleRequest, SampleSource, Samples, run::print_module},
 };
 use mxc_runtime::{
     data::{self, Dataset, Source, Split},
@@ -110,14 +110,11 @@ fn emit<'c>(
     hardware: &str,
 ) -> Result<(), Failure> {
     if level == Level::Dtile {
-        lower_denoisers(context, compiled, hardware)?;
+        let weights = compiled.all_weights();
+        session::lower_denoisers(context, &mut compiled.module, weights, &Hardware::parse(hardware, "the profile")?)?;
     }
     if args.inline_weights {
-        let mut weights = compiled.weights.clone();
-        for (name, weight) in compiled.denoisers.iter() {
-            weights.insert(name, weight.clone());
-        }
-        import::inline_weights(context, &compiled.module, &weights)?;
+        import::inline_weights(context, &compiled.module, &compiled.all_weights())?;
     }
     let text = print_module(&compiled.module, false);
     match &args.output {
@@ -205,6 +202,30 @@ pub fn sample_source(
     }))
 }
 
+/// Samples for a pass that `mxc opt` runs with `data=PATH`; pixels are scaled to 0..1.
+pub fn requested_samples(request: &SampleRequest) -> Result<Option<Samples>, String> {
+    let Some(path) = &request.data else {
+        return Ok(None);
+    };
+    let [shape] = request.shapes.as_slice() else {
+        return Err("data= needs a network with one input".into());
+    };
+    let [a, b, c] = shape[..] else {
+        return Err("data= needs an image input".into());
+    };
+    // Few channels tell the layout; a network read from MLIR records none.
+    let (layout, height, width, channels) = if a <= 4 { ("NCHW", b, c, a) } else { ("NHWC", a, b, c) };
+    let preprocessing = Preprocessing {
+        layout: layout.to_owned(),
+        height: height as u32,
+        width: width as u32,
+        channels: channels as u32,
+        ..Preprocessing::default()
+    };
+    let source = sample_source(path, 0, &preprocessing).map_err(|error| error.to_string())?;
+    source(request)
+}
+
 /// The options that shaped a package: what `inspect` shows.
 fn recorded_options(args: &CompileArgs, options: &CompileOptions) -> Vec<String> {
     let mut recorded = vec![
@@ -280,21 +301,3 @@ pub fn layer_table(placement: &package::Placement) -> comfy_table::Table {
     table
 }
 
-/// Lowers a compiled network's denoisers to the dtile level.
-fn lower_denoisers<'c>(
-    context: &'c melior::Context,
-    compiled: &mut Compiled<'c>,
-    hardware: &str,
-) -> Result<(), Failure> {
-    let _ = hardware;
-    let mut cx = crate::passes::PassContext {
-        weights: compiled.weights.clone(),
-        denoisers: compiled.denoisers.clone(),
-        ..Default::default()
-    };
-    let pipeline = crate::passes::Pipeline::parse("lower-denoisers")?;
-    crate::passes::run_pipeline(context, &mut compiled.module, &pipeline, &mut cx, &RunOptions::default())?;
-    compiled.weights = cx.weights;
-    compiled.denoisers = cx.denoisers;
-    Ok(())
-}

@@ -26,7 +26,7 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
     }
     let mut executor = session::executor(program, global)?;
     if args.digital == "fixed" {
-        session::use_digital_tile(&mut executor, &package, &args.package, global)?;
+        session::use_digital_tile(&mut executor, &package, &args.package)?;
     }
     let options = EvalOptions {
         runs: args.seeds,

@@ -5,7 +5,7 @@ use crate::passes::{Options, PassContext, Pipeline, RunOptions, run_pipeline};
 use melior::ir::operation::OperationLike;
 use mxc_dialects::{analog::AnalogOp, ir};
 use mxc_runtime::{
-    data::{Dataset, Split},
+    data::{Dataset, Source, Split},
     finetune::{FinetuneOptions, Recipe, finetune},
     package::{self, CalibrationSource, Package, Training, sha256_file},
     store::Weight,

@@ -1,16 +1,20 @@
 //! From a package to something that runs.
 
 use super::{Failure, Global};
+use crate::passes::{PassContext, RunOptions, run_pipeline};
+use melior::{Context, ir::Module};
 use mxc_dialects::ir;
 use mxc_runtime::{
+    digital,
     exec::Executor,
+    hardware::Hardware,
     load,
     noise::NoiseSpec,
     package::{Noise, Package},
     program::Program,
     store::WeightStore,
 };
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// Reads MLIR (bytecode or text) into a program.
 pub fn program(module: &[u8], name: &str, weights: &WeightStore) -> Result<Program, Failure> {
@@ -76,4 +80,49 @@ pub fn compiled_holdout(package: &Package) -> usize {
 /// The backbone's parameters after folding.
 pub fn backbone_parameters(package: &Package) -> u64 {
     package.manifest.placement.as_ref().map_or(0, |placement| placement.backbone_parameters)
+}
+
+/// Lowers a module's denoisers to scheduled digital-tile programs.
+pub fn lower_denoisers<'c>(
+    context: &'c Context,
+    module: &mut Module<'c>,
+    weights: WeightStore,
+    hardware: &Hardware,
+) -> Result<(), Failure> {
+    let pipeline = crate::passes::Pipeline::parse("lower-denoisers")?;
+    let mut cx = PassContext { weights, hardware: Some(hardware.clone()), ..PassContext::default() };
+    run_pipeline(context, module, &pipeline, &mut cx, &RunOptions::default())?;
+    Ok(())
+}
+
+/// A package's module with its denoisers lowered for a profile.
+pub fn lowered<'c>(
+    context: &'c Context,
+    package: &Package,
+    path: &Path,
+    hardware: &Hardware,
+) -> Result<Module<'c>, Failure> {
+    let mut module = ir::parse(context, &package.module, &path.display().to_string())?;
+    lower_denoisers(context, &mut module, package.weights(), hardware)?;
+    Ok(module)
+}
+
+/// Runs a package's denoisers on the integer digital tile instead of in floating point.
+pub fn use_digital_tile(executor: &mut Executor, package: &Package, path: &Path) -> Result<(), Failure> {
+    let hardware = Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?;
+    let context = mxc_dialects::new_context();
+    let module = lowered(&context, package, path, &hardware)?;
+    let layers: BTreeMap<String, usize> = executor
+        .program()
+        .layers
+        .iter()
+        .enumerate()
+        .map(|(index, layer)| (layer.name.clone(), index))
+        .collect();
+    let units = digital::units(&module, true)?
+        .into_iter()
+        .filter_map(|(layer, unit)| Some((*layers.get(&layer)?, unit)))
+        .collect();
+    executor.set_denoiser_units(units);
+    Ok(())
 }

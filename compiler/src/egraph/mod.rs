@@ -1,4 +1,4 @@
-//! The e-graph over TOSA that `canonicalize-graph` rewrites.
+//! Where egg works: the graph rewrites of `canonicalize-graph`, and ([`mapping`]) a denoiser's mapping to the digital tile.
 //!
 //! `@main` is read into an e-graph ([`import`]), [`rules`] add equal forms until nothing new is found, [`extract`] picks the
 //! cheapest program, [`export`] writes it back. The values of weights never enter: constants are leaves, and what folding does
@@ -12,6 +12,7 @@ pub mod fold;
 pub mod grouped;
 pub mod import;
 pub mod language;
+pub mod mapping;
 pub mod rules;
 
 use melior::ir::{OperationRef, operation::OperationLike};

@@ -192,6 +192,10 @@ fn fold_constants(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
 
 /// `x · 1`, `x + 0`, `x − 0`, a clamp without bounds, and no-op shapes are `x`, also among constants.
 fn drop_identities(egraph: &Graph, id: Id, found: &Node) -> Vec<Term> {
+    if matches!(found.op, Op::Fold(_)) && data(egraph, id).value.is_some() {
+        // Known constants are found equal by value.
+        return Vec::new();
+    }
     let first = found.children.first().copied();
     let same_shape = |x: Id| data(egraph, x).shape == data(egraph, id).shape;
     let dropped = match (&found.op, first) {
@@ -569,6 +573,11 @@ fn move_transposes(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
                         terms.push(node(inner.op.clone(), [moved]));
                     }
                     Op::Binary(op) => {
+                        // Constants whose values are not at hand would grow by a transpose at each turn.
+                        let unknown = |id: &Id| is_constant(egraph, *id) && data(egraph, *id).value.is_none();
+                        if inner.children.iter().any(|child| unknown(child)) {
+                            continue;
+                        }
                         let moved = |id: Id| {
                             if is_constant(egraph, id) {
                                 fold(Fold::Transpose(perms.clone()), [id.into()])

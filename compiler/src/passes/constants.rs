@@ -48,7 +48,7 @@ pub fn weight(pass: &str, value: Value<'_, '_>, store: &WeightStore) -> Result<W
         (Some(Source::Global(name)), _) => {
             let weight = store
                 .get(&name)
-                .ok_or_else(|| PassError::missing_weight(pass, &name))?;
+                .ok_or_else(|| PassError::missing_weight(&name))?;
             if weight.shape() != shape {
                 return Err(refused(format!(
                     "@{name} is {shape:?} in the IR but {:?} in the weights",

@@ -1,6 +1,7 @@
 //! Resizing and cropping images of bytes.
 
-/// The size that [`resize_and_crop`] gives: the shorter side becomes `resize`, then the centre `crop`×`crop` is cut out.
+/// The size that [`resize_and_crop`] gives: the shorter side becomes `resize`, then the centre `crop`×`crop` is cut
+/// out.
 pub(super) fn size(
     [height, width]: [usize; 2],
     resize: Option<usize>,
@@ -33,8 +34,8 @@ pub(super) fn interleaved(
         .collect()
 }
 
-/// Resizes (bilinear, widened to an antialiasing triangle when shrinking, as Pillow and torchvision do) and crops the centre.
-/// Returns the HWC pixels and their height and width.
+/// Resizes (bilinear, widened to an antialiasing triangle when shrinking, as Pillow and torchvision do) and crops the
+/// centre. Returns the HWC pixels and their height and width.
 pub(super) fn resize_and_crop(
     pixels: Vec<u8>,
     [height, width, channels]: [usize; 3],

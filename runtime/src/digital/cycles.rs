@@ -68,7 +68,7 @@ pub struct ConvMapping {
 }
 
 /// Operations and words moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Activity {
     /// Multiply-accumulates.
     pub multiply_accumulates: u64,

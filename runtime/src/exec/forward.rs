@@ -48,7 +48,14 @@ pub(super) fn value<'a>(
 
 impl Executor {
     /// The normals' stream of a noise component or a denoiser.
-    fn stream(&self, layer: LayerId, kind: Kind, component: usize, lifetime: Lifetime, sample: &Sample) -> crate::rng::Stream {
+    fn stream(
+        &self,
+        layer: LayerId,
+        kind: Kind,
+        component: usize,
+        lifetime: Lifetime,
+        sample: &Sample,
+    ) -> crate::rng::Stream {
         let key = sample.key;
         let fixed = lifetime == Lifetime::Chip;
         StreamKey {
@@ -98,7 +105,9 @@ impl Executor {
             }
             let mut extra = Extra::Nothing;
             match &step.kernel {
-                Kernel::Convolution { limit, .. } | Kernel::Depthwise { limit, .. } | Kernel::FullyConnected { limit, .. } => {
+                Kernel::Convolution { limit, .. }
+                | Kernel::Depthwise { limit, .. }
+                | Kernel::FullyConnected { limit, .. } => {
                     // The values move out of the worker while it runs the primitive.
                     let values = std::mem::take(&mut worker.values);
                     let x = value(self, plan, &values, inputs, first);
@@ -137,7 +146,9 @@ impl Executor {
                 Kernel::Unary(op) => elementwise::unary(*op, &mut out),
                 Kernel::Silu => elementwise::silu(&mut out),
                 kernel => {
-                    let operand = |position: usize| value(self, plan, &worker.values, inputs, step.inputs[position]);
+                    let operand = |position: usize| {
+                        value(self, plan, &worker.values, inputs, step.inputs[position])
+                    };
                     let x = operand(0);
                     match kernel {
                         Kernel::MatMul { batch, m, n, k } => {
@@ -152,12 +163,20 @@ impl Executor {
                                 );
                             }
                         }
-                        Kernel::Binary { op, shape } => elementwise::binary(*op, shape, x, operand(1), &mut out),
-                        Kernel::AddClamp { min, max } => elementwise::add_clamp(x, operand(1), *min, *max, &mut out),
-                        Kernel::Average(window) => images(x, &mut out, window.input, window.output, window.channels)
-                            .for_each(|(x, out)| pool::average(window, x, out)),
-                        Kernel::Maximum(window) => images(x, &mut out, window.input, window.output, window.channels)
-                            .for_each(|(x, out)| pool::maximum(window, x, out)),
+                        Kernel::Binary { op, shape } => {
+                            elementwise::binary(*op, shape, x, operand(1), &mut out)
+                        }
+                        Kernel::AddClamp { min, max } => {
+                            elementwise::add_clamp(x, operand(1), *min, *max, &mut out)
+                        }
+                        Kernel::Average(window) => {
+                            images(x, &mut out, window.input, window.output, window.channels)
+                                .for_each(|(x, out)| pool::average(window, x, out))
+                        }
+                        Kernel::Maximum(window) => {
+                            images(x, &mut out, window.input, window.output, window.channels)
+                                .for_each(|(x, out)| pool::maximum(window, x, out))
+                        }
                         Kernel::Reduce { kind, shape } => pool::reduce(*kind, *shape, x, &mut out),
                         Kernel::Gather(gather) => gather.copy(x, &mut out),
                         Kernel::Pad { place, value } => {
@@ -182,7 +201,9 @@ impl Executor {
             } else if let Extra::Block { h, g, epsilon } = extra {
                 worker.pool.give(h);
                 worker.pool.give(g);
-                epsilon.into_iter().for_each(|buffer| worker.pool.give(buffer));
+                epsilon
+                    .into_iter()
+                    .for_each(|buffer| worker.pool.give(buffer));
             }
             for &id in &step.frees {
                 if let Some(buffer) = worker.values[id].take() {
@@ -194,19 +215,45 @@ impl Executor {
     }
 
     /// An analog layer's product: bias included, before its noise.
-    fn product(&self, kernel: &Kernel, worker: &mut Worker, x: &[f32], out: &mut [f32]) -> Result<(), ExecError> {
+    fn product(
+        &self,
+        kernel: &Kernel,
+        worker: &mut Worker,
+        x: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), ExecError> {
         match kernel {
             Kernel::Convolution { node, .. } => {
-                let (number, convolution) = self.convolution(*node, crate::onednn::Direction::Forward)?;
+                let (number, convolution) =
+                    self.convolution(*node, crate::onednn::Direction::Forward)?;
                 worker.convolve(&self.engine, number, &convolution, x, out)?;
             }
-            Kernel::Depthwise { shape, filter, bias, .. } => {
+            Kernel::Depthwise {
+                shape,
+                filter,
+                bias,
+                ..
+            } => {
                 images(x, out, shape.input, shape.output, shape.channels)
                     .for_each(|(x, out)| depthwise::forward(shape, x, filter, bias, out));
             }
-            Kernel::FullyConnected { rows, inputs, outputs, weights, transposed, bias, .. } => match transposed {
+            Kernel::FullyConnected {
+                rows,
+                inputs,
+                outputs,
+                weights,
+                transposed,
+                bias,
+                ..
+            } => match transposed {
                 Some(transposed) => {
-                    gemm([*rows, *outputs, *inputs], View::rows(x, *inputs), transposed, out, false);
+                    gemm(
+                        [*rows, *outputs, *inputs],
+                        View::rows(x, *inputs),
+                        transposed,
+                        out,
+                        false,
+                    );
                     gemm::add_rows(out, bias);
                 }
                 None => gemm::matrix_vector(self.constant(*weights), x, bias, out),
@@ -217,7 +264,13 @@ impl Executor {
     }
 
     /// Adds a layer's noise in place (and saturates); returns the magnitude where it is the signal's own.
-    fn add_noise(&self, layer: LayerId, worker: &mut Worker, y: &mut [f32], sample: &Sample) -> Option<f64> {
+    fn add_noise(
+        &self,
+        layer: LayerId,
+        worker: &mut Worker,
+        y: &mut [f32],
+        sample: &Sample,
+    ) -> Option<f64> {
         let noise = &self.network.layers[layer];
         let magnitude = match noise.scale {
             Scale::Signal => elementwise::magnitude(y, noise.reference),
@@ -228,7 +281,10 @@ impl Executor {
             offset += magnitude * component.mu;
             if component.lifetime == Lifetime::Chip && component.sigma > 0.0 {
                 let stream = self.stream(layer, Kind::Noise, index, Lifetime::Chip, sample);
-                let entry = worker.chip.entry((layer, index)).or_insert_with(|| (stream, Vec::new()));
+                let entry = worker
+                    .chip
+                    .entry((layer, index))
+                    .or_insert_with(|| (stream, Vec::new()));
                 if entry.0 != stream || entry.1.len() != y.len() {
                     entry.0 = stream;
                     entry.1.resize(y.len(), 0.0);
@@ -244,32 +300,60 @@ impl Executor {
             .filter(|(_, component)| component.sigma > 0.0)
             .map(|(index, component)| {
                 let normals = match component.lifetime {
-                    Lifetime::Sample => Normals::Stream(self.stream(layer, Kind::Noise, index, Lifetime::Sample, sample)),
-                    Lifetime::Chip => {
-                        Normals::Values(worker.chip.get(&(layer, index)).map_or(&[], |entry| entry.1.as_slice()))
-                    }
+                    Lifetime::Sample => Normals::Stream(self.stream(
+                        layer,
+                        Kind::Noise,
+                        index,
+                        Lifetime::Sample,
+                        sample,
+                    )),
+                    Lifetime::Chip => Normals::Values(
+                        worker
+                            .chip
+                            .get(&(layer, index))
+                            .map_or(&[], |entry| entry.1.as_slice()),
+                    ),
                 };
                 (normals, (magnitude * component.sigma) as f32)
             })
             .collect();
-        elementwise::add_noise(y, offset as f32, &parts, noise.limits().map(|limits| limits[1]));
+        elementwise::add_noise(
+            y,
+            offset as f32,
+            &parts,
+            noise.limits().map(|limits| limits[1]),
+        );
         (noise.scale == Scale::Signal).then_some(magnitude)
     }
 
     /// The paper's block in place: `x − (ε ⊙ σ̂ + μ̂)`.
     fn block(&self, block: &Block, worker: &mut Worker, x: &mut [f32], sample: &Sample) -> Extra {
-        let Block { rows, channels, bottleneck, .. } = *block;
+        let Block {
+            rows,
+            channels,
+            bottleneck,
+            ..
+        } = *block;
         let pool = &mut worker.pool;
         let mut filter = pool.take(channels * bottleneck);
         let mut h = pool.take(rows * bottleneck);
         gemm::transpose(self.constant(block.reduce[0]), channels, &mut filter);
-        gemm([rows, bottleneck, channels], View::rows(x, channels), &filter, &mut h, false);
+        gemm(
+            [rows, bottleneck, channels],
+            View::rows(x, channels),
+            &filter,
+            &mut h,
+            false,
+        );
         gemm::add_rows(&mut h, self.constant(block.reduce[1]));
         elementwise::leaky_relu(&mut h, block.slope);
 
         let mut g = pool.take(rows * bottleneck);
         let shape = &block.depthwise;
-        let (weights, bias) = (self.constant(block.spatial[0]), self.constant(block.spatial[1]));
+        let (weights, bias) = (
+            self.constant(block.spatial[0]),
+            self.constant(block.spatial[1]),
+        );
         images(&h, &mut g, shape.input, shape.output, bottleneck)
             .take(block.images)
             .for_each(|(h, g)| depthwise::forward(shape, h, weights, bias, g));
@@ -278,7 +362,13 @@ impl Executor {
         let mut head = |pair: [ValueId; 2], pool: &mut super::worker::Pool| {
             let mut out = pool.take(rows * channels);
             gemm::transpose(self.constant(pair[0]), bottleneck, &mut filter);
-            gemm([rows, channels, bottleneck], View::rows(&g, bottleneck), &filter, &mut out, false);
+            gemm(
+                [rows, channels, bottleneck],
+                View::rows(&g, bottleneck),
+                &filter,
+                &mut out,
+                false,
+            );
             gemm::add_rows(&mut out, self.constant(pair[1]));
             out
         };
@@ -288,7 +378,8 @@ impl Executor {
             Some(pair) => {
                 let sigma = head(pair, pool);
                 let mut draws = pool.take(rows * channels);
-                self.stream(block.layer, Kind::Epsilon, 0, Lifetime::Sample, sample).fill_normals(0, &mut draws);
+                self.stream(block.layer, Kind::Epsilon, 0, Lifetime::Sample, sample)
+                    .fill_normals(0, &mut draws);
                 elementwise::subtract_noise(x, &mu, &sigma, &draws);
                 pool.give(sigma);
                 epsilon = Some(draws);
@@ -309,6 +400,10 @@ pub(super) fn images<'a>(
     output: [usize; 2],
     channels: usize,
 ) -> impl Iterator<Item = (&'a [f32], &'a mut [f32])> {
-    let (from, to) = (input[0] * input[1] * channels, output[0] * output[1] * channels);
-    x.chunks_exact(from.max(1)).zip(out.chunks_exact_mut(to.max(1)))
+    let (from, to) = (
+        input[0] * input[1] * channels,
+        output[0] * output[1] * channels,
+    );
+    x.chunks_exact(from.max(1))
+        .zip(out.chunks_exact_mut(to.max(1)))
 }

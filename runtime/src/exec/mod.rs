@@ -8,6 +8,10 @@
 mod backward;
 mod forward;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod worker;
 
@@ -165,7 +169,11 @@ impl Executor {
             .filter(|(_, value)| value.trainable)
             .filter_map(|(id, value)| Some((id, value.constant.as_ref()?.values().to_vec())))
             .collect();
-        let convolutions = network.convolutions.iter().map(|_| Primitives::default()).collect();
+        let convolutions = network
+            .convolutions
+            .iter()
+            .map(|_| Primitives::default())
+            .collect();
         let executor = Self {
             network,
             threads: threads.max(1),
@@ -197,7 +205,13 @@ impl Executor {
     fn constant(&self, value: ValueId) -> &[f32] {
         match self.trained.get(&value) {
             Some(values) => values,
-            None => match self.network.program.values.get(value).and_then(|value| value.constant.as_ref()) {
+            None => match self
+                .network
+                .program
+                .values
+                .get(value)
+                .and_then(|value| value.constant.as_ref())
+            {
                 Some(weight) => weight.values(),
                 None => &[],
             },
@@ -206,9 +220,17 @@ impl Executor {
 
     /// Replaces a trainable weight's values.
     pub fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError> {
-        let name = self.network.program.values.get(value).map_or("", |value| value.name.as_str()).to_owned();
+        let name = self
+            .network
+            .program
+            .values
+            .get(value)
+            .map_or("", |value| value.name.as_str())
+            .to_owned();
         match self.trained.get_mut(&value) {
-            None => Err(ExecError::Input(format!("`{name}` (value {value}) is not trainable"))),
+            None => Err(ExecError::Input(format!(
+                "`{name}` (value {value}) is not trainable"
+            ))),
             Some(old) if old.len() != values.len() => Err(ExecError::Input(format!(
                 "`{name}` has {} values, not {}",
                 old.len(),
@@ -240,7 +262,10 @@ impl Executor {
 
     /// The logits only (the value the loss is taken of).
     pub fn logits(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<f32>, ExecError> {
-        Ok(self.run(batch, mode, key, Goal::Logits)?.pop().unwrap_or_default())
+        Ok(self
+            .run(batch, mode, key, Goal::Logits)?
+            .pop()
+            .unwrap_or_default())
     }
 
     /// Cross-entropy with `labels` and its gradient in every trainable weight, under noise with the denoisers sampling
@@ -267,16 +292,25 @@ impl Executor {
         let count = batch.samples.len();
         let weight = 1.0 / count.max(1) as f64;
         let shards = self.run_shards(batch, SHARD, |worker, range| {
-            let mut weights: WeightGradients =
-                self.trained.iter().map(|(&id, values)| (id, vec![0.0; values.len()])).collect();
+            let mut weights: WeightGradients = self
+                .trained
+                .iter()
+                .map(|(&id, values)| (id, vec![0.0; values.len()]))
+                .collect();
             let (mut loss, mut correct) = (0.0, 0);
             for n in range {
                 let inputs = self.sample_inputs(batch, n);
-                let sample = Sample { mode, key, index: batch.samples[n], tape: true };
+                let sample = Sample {
+                    mode,
+                    key,
+                    index: batch.samples[n],
+                    tape: true,
+                };
                 self.run_forward(&plan, worker, &inputs, &sample, None)?;
                 let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
                 let mut seed = worker.pool.take(logits.len());
-                let (sample_loss, right) = cross_entropy(logits, labels[n] as usize, weight, &mut seed);
+                let (sample_loss, right) =
+                    cross_entropy(logits, labels[n] as usize, weight, &mut seed);
                 loss += sample_loss;
                 correct += usize::from(right);
                 self.run_backward(&plan, worker, &inputs, seed, &mut weights, None)?;
@@ -287,7 +321,11 @@ impl Executor {
         let Some((loss, correct, weights)) = shards.next() else {
             return Err(ExecError::Input("the batch is empty".to_owned()));
         };
-        let mut total = Gradients { loss, correct, weights };
+        let mut total = Gradients {
+            loss,
+            correct,
+            weights,
+        };
         for (loss, correct, weights) in shards {
             total.loss += loss;
             total.correct += correct;
@@ -309,7 +347,12 @@ impl Executor {
             range
                 .map(|n| {
                     let inputs = self.sample_inputs(batch, n);
-                    let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: true };
+                    let sample = Sample {
+                        mode: Mode::CLEAN,
+                        key: NO_DRAWS,
+                        index: batch.samples[n],
+                        tape: true,
+                    };
                     self.run_forward(&plan, worker, &inputs, &sample, None)?;
                     let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
                     let mut seed = worker.pool.take(logits.len());
@@ -318,14 +361,24 @@ impl Executor {
                     let mut observe = |layer: LayerId, gradient: &[f32]| {
                         norms[layer] = crate::kernels::elementwise::sums(gradient)[1].sqrt();
                     };
-                    self.run_backward(&plan, worker, &inputs, seed, &mut BTreeMap::new(), Some(&mut observe))?;
+                    self.run_backward(
+                        &plan,
+                        worker,
+                        &inputs,
+                        seed,
+                        &mut BTreeMap::new(),
+                        Some(&mut observe),
+                    )?;
                     Ok(norms)
                 })
                 .collect::<Result<Vec<_>, ExecError>>()
         })?;
         let mut total = vec![0.0; layers];
         for sample in norms.iter().flatten() {
-            total.iter_mut().zip(sample).for_each(|(total, norm)| *total += norm);
+            total
+                .iter_mut()
+                .zip(sample)
+                .for_each(|(total, norm)| *total += norm);
         }
         Ok(total)
     }
@@ -346,7 +399,12 @@ impl Executor {
                 range
                     .map(|n| {
                         let inputs = self.sample_inputs(batch, n);
-                        let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: false };
+                        let sample = Sample {
+                            mode: Mode::CLEAN,
+                            key: NO_DRAWS,
+                            index: batch.samples[n],
+                            tape: false,
+                        };
                         let mut statistics = vec![Statistics::default(); layers];
                         let mut observe =
                             |layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
@@ -356,10 +414,16 @@ impl Executor {
                     .collect::<Result<Vec<_>, ExecError>>()
             })?;
             for sample in samples.iter().flatten() {
-                total.iter_mut().zip(sample).for_each(|(total, sample)| total.add(sample));
+                total
+                    .iter_mut()
+                    .zip(sample)
+                    .for_each(|(total, sample)| total.add(sample));
             }
         }
-        Ok(total.iter().map(|statistics| statistics.calibration(count)).collect())
+        Ok(total
+            .iter()
+            .map(|statistics| statistics.calibration(count))
+            .collect())
     }
 
     /// oneDNN's kernel for every dense convolution, by node; for reports on where the time goes.
@@ -372,7 +436,11 @@ impl Executor {
     }
 
     /// A node's primitive, made at its first use, and a number that names it.
-    fn convolution(&self, node: usize, direction: Direction) -> Result<(usize, &Arc<Convolution>), ExecError> {
+    fn convolution(
+        &self,
+        node: usize,
+        direction: Direction,
+    ) -> Result<(usize, &Arc<Convolution>), ExecError> {
         let slot = direction as usize;
         let cell = &self.convolutions[node][slot];
         let number = 2 * node + slot;
@@ -382,7 +450,9 @@ impl Executor {
         let operands = &self.network.program.nodes[node].inputs;
         let (weights, bias) = (self.constant(operands[1]), self.constant(operands[2]));
         let Some(ConvolutionKind::Dense(geometry)) = &self.network.convolutions[node] else {
-            return Err(ExecError::Program(format!("node {node} is no dense convolution")));
+            return Err(ExecError::Program(format!(
+                "node {node} is no dense convolution"
+            )));
         };
         let bias = match bias {
             [one] => vec![*one; geometry.output[2]],
@@ -394,7 +464,11 @@ impl Executor {
 
     /// The plan for a kind of run, made at its first use.
     fn plan(&self, mode: Mode, goal: Goal) -> Result<Arc<Plan>, ExecError> {
-        let key = PlanKey { noise: mode.noise, denoise: mode.denoise, goal };
+        let key = PlanKey {
+            noise: mode.noise,
+            denoise: mode.denoise,
+            goal,
+        };
         if let Some(plan) = lock(&self.plans).get(&key) {
             return Ok(Arc::clone(plan));
         }
@@ -435,10 +509,16 @@ impl Executor {
         self.check_batch(batch)?;
         let classes = self.network.len(self.network.program.logits);
         if labels.len() != batch.samples.len() {
-            return Err(ExecError::Input(format!("{} labels for {} samples", labels.len(), batch.samples.len())));
+            return Err(ExecError::Input(format!(
+                "{} labels for {} samples",
+                labels.len(),
+                batch.samples.len()
+            )));
         }
         match labels.iter().find(|&&label| label as usize >= classes) {
-            Some(label) => Err(ExecError::Input(format!("label {label}, but the model has {classes} classes"))),
+            Some(label) => Err(ExecError::Input(format!(
+                "label {label}, but the model has {classes} classes"
+            ))),
             None => Ok(()),
         }
     }
@@ -471,7 +551,8 @@ impl Executor {
     ) -> Result<Vec<R>, ExecError> {
         let count = batch.samples.len();
         let shards = count.div_ceil(size);
-        let results: Vec<Mutex<Option<Result<R, ExecError>>>> = (0..shards).map(|_| Mutex::new(None)).collect();
+        let results: Vec<Mutex<Option<Result<R, ExecError>>>> =
+            (0..shards).map(|_| Mutex::new(None)).collect();
         let next = AtomicUsize::new(0);
         let mut workers = Vec::new();
         for _ in 0..self.threads.min(shards) {
@@ -484,10 +565,12 @@ impl Executor {
         std::thread::scope(|scope| {
             for worker in &mut workers {
                 scope.spawn(|| {
-                    onednn::use_one_thread();
+                    let _one_thread = onednn::OneThread::enter();
                     loop {
                         let shard = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(result) = results.get(shard) else { break };
+                        let Some(result) = results.get(shard) else {
+                            break;
+                        };
                         let done = work(worker, shard * size..((shard + 1) * size).min(count));
                         *lock(result) = Some(done);
                     }
@@ -498,22 +581,36 @@ impl Executor {
         results
             .into_iter()
             .map(|result| {
-                lock(&result)
-                    .take()
-                    .unwrap_or_else(|| Err(ExecError::Engine("a worker thread ended early".to_owned())))
+                lock(&result).take().unwrap_or_else(|| {
+                    Err(ExecError::Engine("a worker thread ended early".to_owned()))
+                })
             })
             .collect()
     }
 
-    fn run(&self, batch: Batch<'_>, mode: Mode, key: Key, goal: Goal) -> Result<Vec<Vec<f32>>, ExecError> {
+    fn run(
+        &self,
+        batch: Batch<'_>,
+        mode: Mode,
+        key: Key,
+        goal: Goal,
+    ) -> Result<Vec<Vec<f32>>, ExecError> {
         self.check_batch(batch)?;
         let plan = self.plan(mode, goal)?;
         let shards = self.run_shards(batch, self.shard(batch), |worker, range| {
-            let mut outputs: Vec<Vec<f32>> =
-                plan.targets.iter().map(|&id| Vec::with_capacity(plan.values[id].len * range.len())).collect();
+            let mut outputs: Vec<Vec<f32>> = plan
+                .targets
+                .iter()
+                .map(|&id| Vec::with_capacity(plan.values[id].len * range.len()))
+                .collect();
             for n in range {
                 let inputs = self.sample_inputs(batch, n);
-                let sample = Sample { mode, key, index: batch.samples[n], tape: false };
+                let sample = Sample {
+                    mode,
+                    key,
+                    index: batch.samples[n],
+                    tape: false,
+                };
                 self.run_forward(&plan, worker, &inputs, &sample, None)?;
                 for (output, &id) in outputs.iter_mut().zip(&plan.targets) {
                     output.extend_from_slice(value(self, &plan, &worker.values, &inputs, id));
@@ -527,14 +624,22 @@ impl Executor {
             .map(|&id| Vec::with_capacity(plan.values[id].len * batch.samples.len()))
             .collect();
         for shard in shards {
-            outputs.iter_mut().zip(shard).for_each(|(output, part)| output.extend_from_slice(&part));
+            outputs
+                .iter_mut()
+                .zip(shard)
+                .for_each(|(output, part)| output.extend_from_slice(&part));
         }
         Ok(outputs)
     }
 }
 
 /// The key of runs that draw nothing.
-const NO_DRAWS: Key = Key { seed: 0, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+const NO_DRAWS: Key = Key {
+    seed: 0,
+    purpose: Purpose::Calibrate,
+    pass: 0,
+    chip: 0,
+};
 
 /// Sums of a layer's statistics.
 #[derive(Clone, Copy, Debug, Default)]
@@ -550,14 +655,20 @@ impl Statistics {
     fn observe(&mut self, x: &[f32], y: &[f32]) {
         use crate::kernels::elementwise::{absmax, sums};
         self.elements += y.len() as u64;
-        self.sums.iter_mut().zip(sums(y)).for_each(|(total, sum)| *total += sum);
+        self.sums
+            .iter_mut()
+            .zip(sums(y))
+            .for_each(|(total, sum)| *total += sum);
         self.absmax = self.absmax.max(absmax(y));
         self.input_absmax = self.input_absmax.max(absmax(x));
     }
 
     fn add(&mut self, other: &Self) {
         self.elements += other.elements;
-        self.sums.iter_mut().zip(other.sums).for_each(|(total, sum)| *total += sum);
+        self.sums
+            .iter_mut()
+            .zip(other.sums)
+            .for_each(|(total, sum)| *total += sum);
         self.absmax = self.absmax.max(other.absmax);
         self.input_absmax = self.input_absmax.max(other.input_absmax);
     }

@@ -1,1 +1,826 @@
+//! The executor against the plain f64 reference: values in every mode, gradients by finite differences, bit-equality.
 
+use super::{reference::Run, testing::Net, *};
+use crate::program::{Binary, Op, Reduce, Unary};
+
+const KEY: Key = Key {
+    seed: 7,
+    purpose: Purpose::Train,
+    pass: 3,
+    chip: 0,
+};
+const MODES: [Mode; 4] = [
+    Mode::CLEAN,
+    Mode::NOISY,
+    Mode::DENOISED,
+    Mode::CLEAN_DENOISED,
+];
+/// A denoised run without noise whose blocks sample.
+const SAMPLING: Mode = Mode {
+    noise: false,
+    denoise: true,
+    sampling: true,
+};
+
+/// Small networks that between them hold every operation, each behind a trainable denoiser.
+fn networks() -> Vec<(String, Program)> {
+    let mut all: Vec<(String, Program)> = Vec::new();
+    for (scale, reference) in [
+        ("range", "rms"),
+        ("constant", "absmax"),
+        ("constant", "mean-abs"),
+        ("constant", "std"),
+        ("signal", "rms"),
+        ("signal", "absmax"),
+        ("signal", "mean-abs"),
+        ("signal", "std"),
+    ] {
+        let mut net = start(scale);
+        net.reference = reference;
+        net.noise = "gaussian(sigma=8%,mu=2%)+gaussian(sigma=4%,lifetime=chip)";
+        let x = net.input(&[5, 6, 2]);
+        let x = net.conv(x, 8, 3, 1, 1);
+        let x = net.block(x, true, 0.4);
+        let x = net.affine(x);
+        let x = net.relu(x);
+        let y = net.conv(x, 8, 3, 1, 1);
+        let y = net.block(y, false, 0.4);
+        let x = net.binary(Binary::Add, x, y);
+        let x = net.unary(
+            Unary::Clamp {
+                min: -0.5,
+                max: 0.7,
+            },
+            x,
+        );
+        let x = net.conv(x, 6, 3, 2, 1);
+        all.push((format!("residual, {scale} {reference}"), net.classify(x, 4)));
+    }
+    // Convolutions of many geometries.
+    type Geometry = (usize, [usize; 2], [usize; 2], [usize; 4], [usize; 2], usize);
+    let geometries: [Geometry; 9] = [
+        (7, [1, 1], [1, 1], [0; 4], [1, 1], 1),
+        (8, [3, 3], [2, 2], [1, 0, 1, 1], [1, 1], 1),
+        (8, [3, 2], [1, 2], [2, 1, 0, 1], [2, 1], 1),
+        (8, [3, 3], [1, 1], [1; 4], [1, 1], 8),
+        (8, [3, 3], [2, 2], [1, 1, 0, 1], [1, 1], 8),
+        (8, [2, 3], [2, 1], [0, 1, 2, 1], [2, 2], 8),
+        (16, [3, 3], [1, 1], [1; 4], [1, 1], 8),
+        (8, [3, 3], [2, 2], [1; 4], [1, 1], 2),
+        (8, [5, 5], [1, 1], [2; 4], [1, 1], 1),
+    ];
+    for (outputs, kernel, stride, pad, dilation, groups) in geometries {
+        let mut net = start("range");
+        let x = net.input(&[7, 6, 3]);
+        let x = net.conv(x, 8, 1, 1, 1);
+        let x = net.affine(x);
+        let x = net.conv_with(x, outputs, kernel, stride, pad, dilation, groups);
+        let x = net.affine(x);
+        all.push((
+            format!("convolution {kernel:?} {stride:?} {pad:?} {dilation:?} {groups}"),
+            net.classify(x, 4),
+        ));
+    }
+    for op in [
+        Unary::Clamp {
+            min: -0.3,
+            max: 0.4,
+        },
+        Unary::Sigmoid,
+        Unary::Tanh,
+        Unary::Erf,
+        Unary::Exp,
+        Unary::Abs,
+        Unary::Negate,
+        Unary::Identity,
+        Unary::Floor,
+        Unary::Ceil,
+    ] {
+        all.push((format!("{op:?}"), elementwise(|net, x| net.unary(op, x))));
+    }
+    for op in [Unary::Log, Unary::Reciprocal, Unary::Rsqrt] {
+        all.push((
+            format!("{op:?}"),
+            elementwise(|net, x| {
+                let x = net.unary(Unary::Exp, x);
+                net.unary(op, x)
+            }),
+        ));
+    }
+    for op in [
+        Binary::Add,
+        Binary::Sub,
+        Binary::Mul,
+        Binary::Max,
+        Binary::Min,
+    ] {
+        for shape in [
+            vec![1, 4, 5, 8],
+            vec![1, 1, 1, 8],
+            vec![1, 1, 1, 1],
+            vec![1, 4, 1, 1],
+            vec![1, 1, 5, 8],
+        ] {
+            all.push((
+                format!("{op:?} constant {shape:?}"),
+                elementwise(|net, x| {
+                    let c = net.weight(&shape, 1.0, false);
+                    let x = net.binary(op, x, c);
+                    net.binary(op, c, x)
+                }),
+            ));
+        }
+        all.push((
+            format!("{op:?} both ways"),
+            elementwise(|net, x| {
+                let y = net.affine(x);
+                let y = net.unary(Unary::Tanh, y);
+                net.binary(op, x, y)
+            }),
+        ));
+        all.push((
+            format!("{op:?} with itself"),
+            elementwise(|net, x| net.binary(op, x, x)),
+        ));
+    }
+    all.push((
+        "power".into(),
+        elementwise(|net, x| {
+            let y = net.affine(x);
+            let x = net.unary(Unary::Exp, x);
+            net.binary(Binary::Pow, x, y)
+        }),
+    ));
+    all.push((
+        "SiLU".into(),
+        elementwise(|net, x| {
+            let s = net.unary(Unary::Sigmoid, x);
+            net.binary(Binary::Mul, s, x)
+        }),
+    ));
+    all.push((
+        "squeeze and excitation".into(),
+        elementwise(|net, x| {
+            let s = net.mean(x);
+            let s = net.conv(s, 2, 1, 1, 1);
+            let s = net.block(s, true, 0.4);
+            let s = net.relu(s);
+            let s = net.conv(s, 8, 1, 1, 1);
+            let s = net.affine(s);
+            let s = net.unary(Unary::Sigmoid, s);
+            net.binary(Binary::Mul, x, s)
+        }),
+    ));
+    for average in [true, false] {
+        for (kernel, stride, pad, out) in [
+            ([2, 2], [2, 2], [0; 4], [2, 2]),
+            ([3, 3], [1, 2], [1, 1, 1, 1], [4, 3]),
+            ([3, 2], [2, 1], [0, 1, 1, 0], [2, 5]),
+        ] {
+            all.push((
+                format!("pool {average} {kernel:?}"),
+                elementwise(|net, x| {
+                    let op = if average {
+                        Op::AvgPool {
+                            kernel,
+                            stride,
+                            pad,
+                        }
+                    } else {
+                        Op::MaxPool {
+                            kernel,
+                            stride,
+                            pad,
+                        }
+                    };
+                    net.node(op, &[x], &[out[0], out[1], 8])
+                }),
+            ));
+        }
+    }
+    for kind in [Reduce::Sum, Reduce::Max, Reduce::Min, Reduce::Product] {
+        for axis in 1..4 {
+            all.push((
+                format!("{kind:?} of axis {axis}"),
+                elementwise(|net, x| {
+                    let mut shape = net.shape(x);
+                    shape[axis] = 1;
+                    net.node(Op::Reduce { kind, axis }, &[x], &shape[1..])
+                }),
+            ));
+        }
+    }
+    all.push((
+        "moving".into(),
+        elementwise(|net, x| {
+            let y = net.node(
+                Op::Transpose {
+                    perms: vec![0, 3, 1, 2],
+                },
+                &[x],
+                &[8, 4, 5],
+            );
+            let y = net.node(
+                Op::Slice {
+                    start: vec![0, 1, 0, 2],
+                },
+                &[y],
+                &[6, 4, 3],
+            );
+            let pad = vec![[0, 0], [0, 1], [2, 0], [1, 1]];
+            let y = net.node(Op::Pad { pad, value: 0.3 }, &[y], &[7, 6, 5]);
+            let y = net.reshape(y, &[6, 7, 5]);
+            let y = net.node(
+                Op::Slice {
+                    start: vec![0, 0, 2, 0],
+                },
+                &[y],
+                &[4, 4, 5],
+            );
+            let y = net.node(
+                Op::Transpose {
+                    perms: vec![0, 1, 3, 2],
+                },
+                &[y],
+                &[4, 5, 4],
+            );
+            let c = net.weight(&[1, 4, 5, 2], 1.0, false);
+            let z = net.node(Op::Concat { axis: 3 }, &[y, x, c, y], &[4, 5, 18]);
+            net.node(Op::Concat { axis: 1 }, &[z, z], &[8, 5, 18])
+        }),
+    ));
+    // Tokens: fully connected layers over rows, activation products, a folded batch axis.
+    let mut net = start("range");
+    let x = net.input(&[6, 8]);
+    let x = net.linear(x, 8);
+    let x = net.block(x, true, 0.4);
+    let x = net.affine(x);
+    let q = net.linear(x, 8);
+    let split = |net: &mut Net, x| {
+        let x = net.reshape(x, &[6, 2, 4]);
+        let x = net.node(
+            Op::Transpose {
+                perms: vec![0, 2, 1, 3],
+            },
+            &[x],
+            &[2, 6, 4],
+        );
+        net.reshape(x, &[6, 4])
+    };
+    let (q, k) = (split(&mut net, q), split(&mut net, x));
+    let transposed = net.node(
+        Op::Transpose {
+            perms: vec![0, 2, 1],
+        },
+        &[k],
+        &[4, 6],
+    );
+    let scores = net.node(Op::MatMul, &[q, transposed], &[6, 6]);
+    let scores = net.unary(Unary::Exp, scores);
+    let total = net.node(
+        Op::Reduce {
+            kind: Reduce::Sum,
+            axis: 2,
+        },
+        &[scores],
+        &[6, 1],
+    );
+    let total = net.unary(Unary::Reciprocal, total);
+    let scores = net.binary(Binary::Mul, scores, total);
+    let x = net.node(Op::MatMul, &[scores, k], &[6, 4]);
+    let x = net.reshape(x, &[2, 6, 4]);
+    all.push(("tokens".into(), net.classify(x, 4)));
+    all
+}
+
+fn start(scale: &'static str) -> Net {
+    let mut net = Net::new();
+    net.scale = scale;
+    net.noise = "gaussian(sigma=10%)";
+    net
+}
+
+/// A convolution and a trainable affine, then `f` of `[4, 5, 8]`, then a classifier.
+fn elementwise(f: impl FnOnce(&mut Net, ValueId) -> ValueId) -> Program {
+    let mut net = start("constant");
+    let x = net.input(&[4, 5, 3]);
+    let x = net.conv(x, 8, 3, 1, 1);
+    let x = net.affine(x);
+    let x = f(&mut net, x);
+    net.classify(x, 4)
+}
+
+fn samples(program: &Program, count: usize) -> (Vec<f32>, Vec<u64>, Vec<u32>) {
+    let len: usize = program.values[program.inputs[0]]
+        .shape
+        .iter()
+        .flatten()
+        .product();
+    let mut net = Net::new();
+    let values = net.randoms(len * count, 1.0);
+    (
+        (values),
+        (0..count as u64).map(|n| n * 3 + 1).collect(),
+        (0..count as u32).map(|n| n % 4).collect(),
+    )
+}
+
+fn close(got: &[f32], want: &[f64], tolerance: f64) -> Result<(), String> {
+    assert_eq!(got.len(), want.len());
+    let scale = want.iter().fold(1e-3f64, |max, x| x.abs().max(max));
+    for (at, (&got, &want)) in got.iter().zip(want).enumerate() {
+        if (f64::from(got) - want).abs() > tolerance * scale || !got.is_finite() {
+            return Err(format!("element {at}: {got}, not {want} (scale {scale})"));
+        }
+    }
+    Ok(())
+}
+
+/// Outputs agree with the reference to 10⁻⁵ of the largest.
+#[test]
+fn values_match_the_reference() {
+    for (name, program) in networks() {
+        let executor = Executor::new(program.clone(), 1).unwrap();
+        let (x, indices, _) = samples(&program, 2);
+        let len = x.len() / 2;
+        for mode in MODES.into_iter().chain([SAMPLING]) {
+            let batch = Batch {
+                inputs: &[&x],
+                samples: &indices,
+            };
+            let got = executor.forward(batch, mode, KEY).unwrap().remove(0);
+            assert_eq!(got, executor.logits(batch, mode, KEY).unwrap());
+            for n in 0..2 {
+                let run = Run {
+                    program: &program,
+                    mode,
+                    key: KEY,
+                    sample: indices[n],
+                    weights: BTreeMap::new(),
+                    nudge: None,
+                };
+                let want = &run.values(&[&x[n * len..(n + 1) * len]])[program.logits].values;
+                if let Err(error) = close(&got[n * 4..(n + 1) * 4], want, 1e-5) {
+                    panic!("{name}, {mode:?}, sample {n}: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Every trainable's gradient against central differences (step 10⁻⁶) of the f64 reference, to 10⁻⁴ of the largest; at most
+/// 12 elements of each.
+#[test]
+fn gradients_match_finite_differences() {
+    for (name, program) in networks() {
+        let executor = Executor::new(program.clone(), 1).unwrap();
+        let (x, indices, labels) = samples(&program, 2);
+        let len = x.len() / 2;
+        for mode in [Mode::DENOISED, SAMPLING] {
+            let batch = Batch {
+                inputs: &[&x],
+                samples: &indices,
+            };
+            let got = executor.gradients_in(mode, batch, &labels, KEY).unwrap();
+            let loss = |weights: &BTreeMap<ValueId, Vec<f64>>| -> f64 {
+                (0..2)
+                    .map(|n| {
+                        let run = Run {
+                            program: &program,
+                            mode,
+                            key: KEY,
+                            sample: indices[n],
+                            weights: weights.clone(),
+                            nudge: None,
+                        };
+                        run.loss(&[&x[n * len..(n + 1) * len]], labels[n] as usize)
+                    })
+                    .sum()
+            };
+            assert!((got.loss - loss(&BTreeMap::new())).abs() < 1e-4, "{name}");
+            for (&id, gradient) in &got.weights {
+                let base: Vec<f64> = executor.weight(id).iter().map(|&x| f64::from(x)).collect();
+                let step = (gradient.len() / 12).max(1);
+                let picked: Vec<usize> = (0..gradient.len()).step_by(step).collect();
+                let want: Vec<f64> = picked
+                    .iter()
+                    .map(|&at| {
+                        let shifted = |by: f64| {
+                            let mut values = base.clone();
+                            values[at] += by;
+                            loss(&BTreeMap::from([(id, values)]))
+                        };
+                        // Of the mean over two samples.
+                        (shifted(1e-6) - shifted(-1e-6)) / 2e-6 / 2.0
+                    })
+                    .collect();
+                let got: Vec<f32> = picked.iter().map(|&at| gradient[at]).collect();
+                if let Err(error) = close(&got, &want, 1e-4) {
+                    panic!("{name}, {mode:?}, weight {id}: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// ‖∂L/∂y‖₂ of every layer against central differences in every element of y, to 10⁻⁴.
+#[test]
+fn sensitivities_match_finite_differences() {
+    for (name, program) in networks() {
+        let executor = Executor::new(program.clone(), 1).unwrap();
+        let (x, indices, labels) = samples(&program, 2);
+        let len = x.len() / 2;
+        let batch = Batch {
+            inputs: &[&x[..len]],
+            samples: &indices[..1],
+        };
+        let got = executor.sensitivity(batch, &labels[..1]).unwrap();
+        for node in &program.nodes {
+            let (Op::Conv2d {
+                layer: Some(layer), ..
+            }
+            | Op::FullyConnected { layer: Some(layer) }) = node.op
+            else {
+                continue;
+            };
+            let elements: usize = program.values[node.output].shape.iter().flatten().product();
+            let want: f64 = (0..1)
+                .map(|n| {
+                    let loss = |at: usize, by: f64| {
+                        let run = Run {
+                            program: &program,
+                            mode: Mode::CLEAN,
+                            key: KEY,
+                            sample: indices[n],
+                            weights: BTreeMap::new(),
+                            nudge: Some((layer, at, by)),
+                        };
+                        run.loss(&[&x[n * len..(n + 1) * len]], labels[n] as usize)
+                    };
+                    (0..elements)
+                        .map(|at| ((loss(at, 1e-6) - loss(at, -1e-6)) / 2e-6).powi(2))
+                        .sum::<f64>()
+                        .sqrt()
+                })
+                .sum();
+            assert!(
+                (got[layer] - want).abs() < 1e-4 * want.max(1e-2),
+                "{name}, layer {layer}: {} {want}",
+                got[layer]
+            );
+        }
+    }
+}
+
+/// Threads, batch size and position do not change a bit of any result.
+#[test]
+fn results_are_bit_equal_for_any_threads_and_batches() {
+    let program = Net::resnet(1, true);
+    let (x, indices, labels) = samples(&program, 37);
+    let one = Executor::new(program.clone(), 1).unwrap();
+    let two = Executor::new(program, 2).unwrap();
+    let len = x.len() / 37;
+    let whole = Batch {
+        inputs: &[&x],
+        samples: &indices,
+    };
+    for mode in MODES {
+        let want = one.logits(whole, mode, KEY).unwrap();
+        assert_eq!(want, two.logits(whole, mode, KEY).unwrap());
+        for size in [1, 7, 16] {
+            let parts: Vec<f32> = x
+                .chunks(size * len)
+                .zip(indices.chunks(size))
+                .flat_map(|(x, samples)| {
+                    two.logits(
+                        Batch {
+                            inputs: &[x],
+                            samples,
+                        },
+                        mode,
+                        KEY,
+                    )
+                    .unwrap()
+                })
+                .collect();
+            assert_eq!(want, parts, "{mode:?} {size}");
+        }
+    }
+    let (a, b) = (
+        one.gradients(whole, &labels, KEY).unwrap(),
+        two.gradients(whole, &labels, KEY).unwrap(),
+    );
+    assert_eq!(
+        (a.loss.to_bits(), a.correct, a.weights),
+        (b.loss.to_bits(), b.correct, b.weights)
+    );
+    let sensitivity = one.sensitivity(whole, &labels).unwrap();
+    assert_eq!(sensitivity, two.sensitivity(whole, &labels).unwrap());
+    let calibrate = |executor: &Executor, size: usize| {
+        let chunks: Vec<_> = x.chunks(size * len).map(|x| [x]).collect();
+        let mut batches = chunks
+            .iter()
+            .zip(indices.chunks(size))
+            .map(|(inputs, samples)| Batch { inputs, samples });
+        executor.calibrate(&mut batches).unwrap()
+    };
+    assert_eq!(calibrate(&one, 37), calibrate(&two, 5));
+}
+
+/// Noise is the same with and without denoisers: fresh blocks (zero heads) are the identity to the bit.
+#[test]
+fn noisy_and_denoised_runs_share_their_draws() {
+    let mut net = start("range");
+    let x = net.input(&[6, 6, 3]);
+    let x = net.conv(x, 8, 3, 1, 1);
+    let x = net.block(x, true, 0.0);
+    let x = net.conv(x, 8, 3, 1, 1);
+    let program = net.classify(x, 4);
+    let (x, indices, _) = samples(&program, 3);
+    let executor = Executor::new(program, 1).unwrap();
+    let batch = Batch {
+        inputs: &[&x],
+        samples: &indices,
+    };
+    let noisy = executor.logits(batch, Mode::NOISY, KEY).unwrap();
+    assert_eq!(noisy, executor.logits(batch, Mode::DENOISED, KEY).unwrap());
+    assert_ne!(noisy, executor.logits(batch, Mode::CLEAN, KEY).unwrap());
+    let other = |key: Key| executor.logits(batch, Mode::NOISY, key).unwrap();
+    for key in [
+        Key { seed: 8, ..KEY },
+        Key { pass: 4, ..KEY },
+        Key {
+            purpose: Purpose::Eval,
+            ..KEY
+        },
+        Key { chip: 1, ..KEY },
+    ] {
+        assert_ne!(noisy, other(key));
+    }
+}
+
+/// Chip noise stays from sample to sample and pass to pass, and is another on another chip.
+#[test]
+fn chip_noise_outlasts_samples_and_passes() {
+    let mut net = start("constant");
+    net.noise = "gaussian(sigma=10%,lifetime=chip)";
+    let x = net.input(&[4, 4, 1]);
+    let x = net.conv(x, 8, 3, 1, 1);
+    let program = net.classify(x, 4);
+    let executor = Executor::new(program, 1).unwrap();
+    let x = [0.5; 32];
+    let run = |key: Key, samples: [u64; 2]| {
+        executor
+            .logits(
+                Batch {
+                    inputs: &[&x],
+                    samples: &samples,
+                },
+                Mode::NOISY,
+                key,
+            )
+            .unwrap()
+    };
+    let first = run(KEY, [1, 2]);
+    assert_eq!(first[..4], first[4..]);
+    assert_eq!(first, run(Key { pass: 9, ..KEY }, [5, 6]));
+    assert_ne!(first, run(Key { chip: 1, ..KEY }, [1, 2]));
+    assert_eq!(first, run(KEY, [1, 2]));
+}
+
+/// The scale `range` clamps what the tile sees, not what other consumers of the value see.
+#[test]
+fn saturation_is_the_tiles_own() {
+    let mut net = start("range");
+    net.noise = "gaussian(sigma=0%)";
+    let x = net.input(&[1, 1, 1]);
+    let one = net.constant(&[1, 1, 1, 1], vec![0.5], false);
+    let zero = net.constant(&[1], vec![0.0], false);
+    let layer = Some(net.layer(1));
+    let op = Op::Conv2d {
+        stride: [1, 1],
+        pad: [0; 4],
+        dilation: [1, 1],
+        groups: 1,
+        layer,
+    };
+    let y = net.node(op, &[x, one, zero], &[1, 1, 1]);
+    let sum = net.binary(Binary::Add, x, y);
+    net.program.outputs = vec![y, sum];
+    net.program.logits = sum;
+    let mut program = net.program;
+    program.layers[0].calibration.as_mut().unwrap().input_absmax = 2.0;
+    let run = |program: &Program, mode: Mode, x: f32| {
+        let executor = Executor::new(program.clone(), 1).unwrap();
+        let outputs = executor
+            .forward(
+                Batch {
+                    inputs: &[&[x]],
+                    samples: &[0],
+                },
+                mode,
+                KEY,
+            )
+            .unwrap();
+        (outputs[0][0], outputs[1][0])
+    };
+    // Input limit 2, output limit 1.
+    assert_eq!(run(&program, Mode::NOISY, 1.0), (0.5, 1.5));
+    assert_eq!(run(&program, Mode::NOISY, 5.0), (1.0, 6.0));
+    assert_eq!(run(&program, Mode::NOISY, -5.0), (-1.0, -6.0));
+    assert_eq!(run(&program, Mode::CLEAN, 5.0), (2.5, 7.5));
+    program.layers[0].calibration.as_mut().unwrap().absmax = 10.0;
+    assert_eq!(run(&program, Mode::NOISY, 5.0), (1.0, 6.0));
+    program.layers[0].scale = "constant".to_owned();
+    assert_eq!(run(&program, Mode::NOISY, 5.0), (2.5, 7.5));
+    program.layers[0].scale = "range".to_owned();
+    program.layers[0].noise = "ideal".to_owned();
+    assert_eq!(run(&program, Mode::NOISY, 5.0), (2.5, 7.5));
+}
+
+#[test]
+fn calibration_measures_inputs_and_outputs() {
+    let mut net = start("range");
+    let x = net.input(&[1, 1, 2]);
+    let w = net.constant(&[2, 1, 1, 2], vec![1.0, 0.0, 0.0, -1.0], false);
+    let b = net.constant(&[1], vec![0.0], false);
+    let layer = Some(net.layer(2));
+    let op = Op::Conv2d {
+        stride: [1, 1],
+        pad: [0; 4],
+        dilation: [1, 1],
+        groups: 1,
+        layer,
+    };
+    let x = net.node(op, &[x, w, b], &[1, 1, 2]);
+    let program = net.classify(x, 4);
+    let executor = Executor::new(program, 2).unwrap();
+    let x = [1.0, 2.0, -3.0, 4.0];
+    let got = executor
+        .calibrate(
+            &mut [Batch {
+                inputs: &[&x],
+                samples: &[0, 1],
+            }]
+            .into_iter(),
+        )
+        .unwrap();
+    // y = 1, −2, −3, −4.
+    assert_eq!(got[0].samples, 2);
+    assert_eq!(
+        (got[0].absmax, got[0].input_absmax, got[0].mean_abs),
+        (4.0, 4.0, 2.5)
+    );
+    assert!((got[0].rms - 7.5f64.sqrt()).abs() < 1e-12);
+    assert!((got[0].std - (7.5f64 - 4.0).sqrt()).abs() < 1e-12);
+}
+
+/// A unit takes the place of a layer's denoisers.
+#[test]
+fn units_replace_denoisers() {
+    struct Double;
+    impl DenoiserUnit for Double {
+        fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Key) {
+            assert_eq!((shape, sample, key), ([2, 3, 4], 9, KEY));
+            x.iter_mut().for_each(|x| *x *= 2.0);
+        }
+    }
+    let mut net = start("constant");
+    let x = net.input(&[2, 3, 1]);
+    let y = net.conv(x, 4, 1, 1, 1);
+    let z = net.block(y, true, 1.0);
+    let z = net.affine(z);
+    net.program.outputs = vec![y, z];
+    net.program.logits = z;
+    let mut executor = Executor::new(net.program, 1).unwrap();
+    executor.set_denoiser_units(BTreeMap::from([(
+        0,
+        Arc::new(Double) as Arc<dyn DenoiserUnit>,
+    )]));
+    let batch = Batch {
+        inputs: &[&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]],
+        samples: &[9],
+    };
+    let outputs = executor.forward(batch, Mode::CLEAN_DENOISED, KEY).unwrap();
+    assert!(
+        outputs[0]
+            .iter()
+            .zip(&outputs[1])
+            .all(|(y, z)| *z == 2.0 * y)
+    );
+    let outputs = executor.forward(batch, Mode::CLEAN, KEY).unwrap();
+    assert_eq!(outputs[0], outputs[1]);
+}
+
+#[test]
+fn weights_can_be_set() {
+    let (name, program) = networks().remove(0);
+    let trainable: Vec<ValueId> = (0..program.values.len())
+        .filter(|&id| program.values[id].trainable)
+        .collect();
+    let (x, indices, labels) = samples(&program, 4);
+    let mut executor = Executor::new(program.clone(), 1).unwrap();
+    let batch = Batch {
+        inputs: &[&x],
+        samples: &indices,
+    };
+    let mut last = f64::INFINITY;
+    for _ in 0..5 {
+        let gradients = executor.gradients(batch, &labels, KEY).unwrap();
+        assert!(gradients.loss < last, "{name}");
+        last = gradients.loss;
+        for (&id, gradient) in &gradients.weights {
+            let values: Vec<f32> = executor
+                .weight(id)
+                .iter()
+                .zip(gradient)
+                .map(|(w, g)| w - 0.02 * g)
+                .collect();
+            executor.set_weight(id, &values).unwrap();
+        }
+    }
+    assert!(
+        executor
+            .set_weight(trainable[0], &[])
+            .unwrap_err()
+            .to_string()
+            .contains("values, not 0")
+    );
+    assert!(
+        executor
+            .set_weight(program.inputs[0], &[1.0])
+            .unwrap_err()
+            .to_string()
+            .contains("not trainable")
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let program = || networks().remove(0).1;
+    let fails = |program: Program, part: &str| {
+        let message = match Executor::new(program, 1) {
+            Err(error) => error.to_string(),
+            Ok(_) => "no error".to_owned(),
+        };
+        assert!(message.contains(part), "{message}");
+    };
+    let mut bad = program();
+    bad.nodes[0].inputs.pop();
+    fails(bad, "node 0 (Conv2d): it has 2 operands");
+    let mut bad = program();
+    bad.values[bad.nodes[0].output].shape[1] = Some(4);
+    fails(
+        bad,
+        "node 0 (Conv2d): the convolution gives [1, 5, 6, 8], not [1, 4, 6, 8]",
+    );
+    let mut bad = program();
+    bad.layers[1].noise = "adc(bits=8)".to_owned();
+    fails(
+        bad,
+        "layer `layer1`: noise component `adc` is not supported yet",
+    );
+    let mut bad = program();
+    bad.nodes.swap(0, 1);
+    fails(bad, "is used before it is defined");
+    let mut bad = program();
+    let weight = bad.nodes[0].inputs[1];
+    bad.values[weight].trainable = true;
+    fails(bad, "only the weights of denoisers can be trained");
+    let mut bad = program();
+    bad.layers[0].calibration = None;
+    let executor = Executor::new(bad, 1).unwrap();
+    let x = vec![0.0; 60];
+    let batch = Batch {
+        inputs: &[&x],
+        samples: &[0],
+    };
+    let error = executor
+        .logits(batch, Mode::NOISY, KEY)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("layer `layer0` has no calibration"),
+        "{error}"
+    );
+    let error = executor
+        .logits(
+            Batch {
+                samples: &[0, 1],
+                ..batch
+            },
+            Mode::CLEAN,
+            KEY,
+        )
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("2 samples of shape [1, 5, 6, 2] need 120"),
+        "{error}"
+    );
+    let error = executor.sensitivity(batch, &[4]).unwrap_err().to_string();
+    assert!(
+        error.contains("label 4, but the model has 4 classes"),
+        "{error}"
+    );
+}

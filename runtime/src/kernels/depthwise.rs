@@ -31,20 +31,40 @@ pub const MAX_TAPS: usize = 256;
 
 /// The output position and tap that meet at an input position, along one axis.
 #[inline(always)]
-fn source(position: usize, tap: usize, stride: usize, pad: usize, dilation: usize, size: usize) -> Option<usize> {
+fn source(
+    position: usize,
+    tap: usize,
+    stride: usize,
+    pad: usize,
+    dilation: usize,
+    size: usize,
+) -> Option<usize> {
     let at = (position * stride + tap * dilation).checked_sub(pad)?;
     (at < size).then_some(at)
 }
 
 #[inline(always)]
-fn target(position: usize, tap: usize, stride: usize, pad: usize, dilation: usize, size: usize) -> Option<usize> {
+fn target(
+    position: usize,
+    tap: usize,
+    stride: usize,
+    pad: usize,
+    dilation: usize,
+    size: usize,
+) -> Option<usize> {
     let at = (position + pad).checked_sub(tap * dilation)?;
     (at % stride == 0 && at / stride < size).then_some(at / stride)
 }
 
 /// `out[c] = start[c] + Σ x[tap][c]·w[tap][c]`.
 #[inline(always)]
-fn pixel<const FMA: bool>(taps: &[Tap], x: &[f32], w: &[f32], start: Option<&[f32]>, out: &mut [f32]) {
+fn pixel<const FMA: bool>(
+    taps: &[Tap],
+    x: &[f32],
+    w: &[f32],
+    start: Option<&[f32]>,
+    out: &mut [f32],
+) {
     let channels = out.len();
     let mut channel = 0;
     while channels - channel >= 32 {
@@ -83,9 +103,10 @@ fn lanes<const FMA: bool, const L: usize>(
         sums = *start;
     }
     for &(from, filter) in taps {
-        let (Some(x), Some(w)) =
-            (x[from + channel..].first_chunk::<L>(), w[filter + channel..].first_chunk::<L>())
-        else {
+        let (Some(x), Some(w)) = (
+            x[from + channel..].first_chunk::<L>(),
+            w[filter + channel..].first_chunk::<L>(),
+        ) else {
             return;
         };
         for lane in 0..L {
@@ -98,21 +119,37 @@ fn lanes<const FMA: bool, const L: usize>(
 /// The convolution of one sample; `w` is `[KH, KW, C]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn forward(shape: &Depthwise, x: &[f32], w: &[f32], bias: &[f32], out: &mut [f32]) {
-    const FMA: bool = target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    const FMA: bool =
+        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
     let c = shape.channels;
     let mut taps = [(0, 0); MAX_TAPS];
     for (i, row) in out.chunks_exact_mut(shape.output[1] * c).enumerate() {
         for (j, out) in row.chunks_exact_mut(c).enumerate() {
             let mut count = 0;
             for kh in 0..shape.kernel[0] {
-                let Some(y) = source(i, kh, shape.stride[0], shape.pad[0], shape.dilation[0], shape.input[0]) else {
+                let Some(y) = source(
+                    i,
+                    kh,
+                    shape.stride[0],
+                    shape.pad[0],
+                    shape.dilation[0],
+                    shape.input[0],
+                ) else {
                     continue;
                 };
                 for kw in 0..shape.kernel[1] {
-                    if let Some(x) =
-                        source(j, kw, shape.stride[1], shape.pad[1], shape.dilation[1], shape.input[1])
-                    {
-                        taps[count] = ((y * shape.input[1] + x) * c, (kh * shape.kernel[1] + kw) * c);
+                    if let Some(x) = source(
+                        j,
+                        kw,
+                        shape.stride[1],
+                        shape.pad[1],
+                        shape.dilation[1],
+                        shape.input[1],
+                    ) {
+                        taps[count] = (
+                            (y * shape.input[1] + x) * c,
+                            (kh * shape.kernel[1] + kw) * c,
+                        );
                         count += 1;
                     }
                 }
@@ -125,21 +162,37 @@ pub fn forward(shape: &Depthwise, x: &[f32], w: &[f32], bias: &[f32], out: &mut 
 /// The input's gradient from the output's.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn backward_data(shape: &Depthwise, g: &[f32], w: &[f32], out: &mut [f32]) {
-    const FMA: bool = target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    const FMA: bool =
+        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
     let c = shape.channels;
     let mut taps = [(0, 0); MAX_TAPS];
     for (i, row) in out.chunks_exact_mut(shape.input[1] * c).enumerate() {
         for (j, out) in row.chunks_exact_mut(c).enumerate() {
             let mut count = 0;
             for kh in 0..shape.kernel[0] {
-                let Some(y) = target(i, kh, shape.stride[0], shape.pad[0], shape.dilation[0], shape.output[0]) else {
+                let Some(y) = target(
+                    i,
+                    kh,
+                    shape.stride[0],
+                    shape.pad[0],
+                    shape.dilation[0],
+                    shape.output[0],
+                ) else {
                     continue;
                 };
                 for kw in 0..shape.kernel[1] {
-                    if let Some(x) =
-                        target(j, kw, shape.stride[1], shape.pad[1], shape.dilation[1], shape.output[1])
-                    {
-                        taps[count] = ((y * shape.output[1] + x) * c, (kh * shape.kernel[1] + kw) * c);
+                    if let Some(x) = target(
+                        j,
+                        kw,
+                        shape.stride[1],
+                        shape.pad[1],
+                        shape.dilation[1],
+                        shape.output[1],
+                    ) {
+                        taps[count] = (
+                            (y * shape.output[1] + x) * c,
+                            (kh * shape.kernel[1] + kw) * c,
+                        );
                         count += 1;
                     }
                 }
@@ -152,19 +205,24 @@ pub fn backward_data(shape: &Depthwise, g: &[f32], w: &[f32], out: &mut [f32]) {
 /// Adds the filter's gradient `[KH, KW, C]` to `out`. Only for stride 1 and dilation 1 (the denoisers).
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn backward_weights(shape: &Depthwise, x: &[f32], g: &[f32], out: &mut [f32]) {
-    const FMA: bool = target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    const FMA: bool =
+        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
     let c = shape.channels;
     for kh in 0..shape.kernel[0] {
         for kw in 0..shape.kernel[1] {
             let out = &mut out[(kh * shape.kernel[1] + kw) * c..][..c];
             // The output columns whose input column lies inside.
             let first = shape.pad[1].saturating_sub(kw);
-            let last = (shape.input[1] + shape.pad[1]).saturating_sub(kw).min(shape.output[1]);
+            let last = (shape.input[1] + shape.pad[1])
+                .saturating_sub(kw)
+                .min(shape.output[1]);
             if first >= last {
                 continue;
             }
             for i in 0..shape.output[0] {
-                let Some(y) = source(i, kh, 1, shape.pad[0], 1, shape.input[0]) else { continue };
+                let Some(y) = source(i, kh, 1, shape.pad[0], 1, shape.input[0]) else {
+                    continue;
+                };
                 let g = &g[(i * shape.output[1] + first) * c..(i * shape.output[1] + last) * c];
                 let x = &x[(y * shape.input[1] + first + kw - shape.pad[1]) * c..][..g.len()];
                 for (g, x) in g.chunks_exact(c).zip(x.chunks_exact(c)) {

@@ -18,12 +18,20 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// A row-major matrix with `columns` columns.
     pub fn rows(values: &'a [f32], columns: usize) -> Self {
-        Self { values, row: columns, column: 1 }
+        Self {
+            values,
+            row: columns,
+            column: 1,
+        }
     }
 
     /// The transpose of a row-major matrix with `columns` columns.
     pub fn transposed(values: &'a [f32], columns: usize) -> Self {
-        Self { values, row: 1, column: columns }
+        Self {
+            values,
+            row: 1,
+            column: columns,
+        }
     }
 }
 
@@ -34,7 +42,8 @@ const DEPTH: usize = 256;
 /// of k, in blocks of 256.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], accumulate: bool) {
-    const FMA: bool = target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    const FMA: bool =
+        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
     let (b, c) = (&b[..k * n], &mut c[..m * n]);
     if !accumulate && k == 0 {
         c.fill(0.0);
@@ -47,7 +56,10 @@ pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], accumu
         let mut row = 0;
         while row < m {
             let left = m - row;
-            let a = View { values: &a.values[row * a.row + start * a.column..], ..a };
+            let a = View {
+                values: &a.values[row * a.row + start * a.column..],
+                ..a
+            };
             let c = &mut c[row * n..];
             row += match left {
                 6.. => panel::<FMA, 6>(&mut packed, a, b, c, n, depth, accumulate),
@@ -108,7 +120,9 @@ fn tile<const FMA: bool, const R: usize, const N: usize>(
 ) {
     let mut sums = [[0f32; N]; R];
     for (a, b) in packed.iter().zip(b.chunks_exact(n)) {
-        let Some(b) = b[column..].first_chunk::<N>() else { return };
+        let Some(b) = b[column..].first_chunk::<N>() else {
+            return;
+        };
         for (sums, &a) in sums.iter_mut().zip(a) {
             for (sum, &b) in sums.iter_mut().zip(b) {
                 *sum = multiply_add::<FMA>(a, b, *sum);
@@ -126,11 +140,21 @@ fn tile<const FMA: bool, const R: usize, const N: usize>(
 /// `out[o] = bias[o] + Σᵢ x[i]·weights[o][i]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn matrix_vector(weights: &[f32], x: &[f32], bias: &[f32], out: &mut [f32]) {
-    const FMA: bool = target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
-    for ((out, row), &bias) in out.iter_mut().zip(weights.chunks_exact(x.len().max(1))).zip(bias) {
+    const FMA: bool =
+        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    for ((out, row), &bias) in out
+        .iter_mut()
+        .zip(weights.chunks_exact(x.len().max(1)))
+        .zip(bias)
+    {
         let mut sums = [[0f32; 16]; 2];
         let (rows, xs) = (row.chunks_exact(32), x.chunks_exact(32));
-        let rest: f32 = rows.remainder().iter().zip(xs.remainder()).map(|(&w, &x)| w * x).sum();
+        let rest: f32 = rows
+            .remainder()
+            .iter()
+            .zip(xs.remainder())
+            .map(|(&w, &x)| w * x)
+            .sum();
         for (row, x) in rows.zip(xs) {
             for (half, sums) in sums.iter_mut().enumerate() {
                 for (lane, sum) in sums.iter_mut().enumerate() {
@@ -181,27 +205,50 @@ mod tests {
     use super::*;
 
     fn values(len: usize, seed: u32) -> Vec<f32> {
-        (0..len as u32).map(|i| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0).collect()
+        (0..len as u32)
+            .map(|i| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0)
+            .collect()
     }
 
     #[test]
     fn products_match_the_definition() {
-        for (m, n, k) in [(1, 1, 1), (7, 5, 3), (6, 16, 300), (13, 37, 19), (4, 8, 0), (49, 24, 96), (3, 20, 513)] {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (7, 5, 3),
+            (6, 16, 300),
+            (13, 37, 19),
+            (4, 8, 0),
+            (49, 24, 96),
+            (3, 20, 513),
+        ] {
             let (a, b, start) = (values(m * k, 1), values(k * n, 2), values(m * n, 3));
             for transposed in [false, true] {
                 for accumulate in [false, true] {
-                    let view = if transposed { View::transposed(&a, m) } else { View::rows(&a, k) };
+                    let view = if transposed {
+                        View::transposed(&a, m)
+                    } else {
+                        View::rows(&a, k)
+                    };
                     let mut c = start.clone();
                     gemm([m, n, k], view, &b, &mut c, accumulate);
                     for i in 0..m {
                         for j in 0..n {
                             let sum: f64 = (0..k)
                                 .map(|l| {
-                                    let a = if transposed { a[l * m + i] } else { a[i * k + l] };
+                                    let a = if transposed {
+                                        a[l * m + i]
+                                    } else {
+                                        a[i * k + l]
+                                    };
                                     f64::from(a) * f64::from(b[l * n + j])
                                 })
                                 .sum();
-                            let want = sum + if accumulate { f64::from(start[i * n + j]) } else { 0.0 };
+                            let want = sum
+                                + if accumulate {
+                                    f64::from(start[i * n + j])
+                                } else {
+                                    0.0
+                                };
                             assert!((f64::from(c[i * n + j]) - want).abs() < 1e-4, "{m} {n} {k}");
                         }
                     }

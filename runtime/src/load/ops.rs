@@ -297,8 +297,8 @@ impl<'c> Loader<'c, '_> {
         Ok(())
     }
 
-    /// A constant operand of an elementwise operation whose other operand has the view `view`: reshaped to the program's
-    /// axes, of size 1 at the batch.
+    /// A constant operand of an elementwise operation whose other operand has the view `view`: reshaped to the
+    /// program's axes, of size 1 at the batch.
     fn broadcast_constant(
         &mut self,
         op: &OperationRef<'c, '_>,
@@ -459,7 +459,8 @@ impl<'c> Loader<'c, '_> {
             return Err(fail(
                 op,
                 format!(
-                    "{channels} input and {outputs} output channels in {groups} groups do not fit a weight of depth {depth}"
+                    "{channels} input and {outputs} output channels in {groups} groups do not fit a weight of \
+                     depth {depth}"
                 ),
             ));
         }
@@ -970,8 +971,8 @@ fn product(shape: &[Option<usize>]) -> Option<usize> {
         .try_fold(1usize, |product, size| product.checked_mul((*size)?))
 }
 
-/// Where the batch is in a reshape's result of `elements` values per sample: axis 0 if the rest has that many values, else
-/// the first axis after leading ones, which then counts batch · tokens.
+/// Where the batch is in a reshape's result of `elements` values per sample: axis 0 if the rest has that many values,
+/// else the first axis after leading ones, which then counts batch · tokens.
 fn batch_axis(shape: &[Option<usize>], batch: Option<usize>, elements: usize) -> Option<View> {
     if *shape.first()? == batch && product(&shape[1..]) == Some(elements) {
         return Some(View::PLAIN);

@@ -6,4 +6,6 @@
 
 mod ffi;
 
-pub use ffi::{BoundConvolution, Convolution, Direction, Engine, Error, Geometry, Stream, use_one_thread};
+pub use ffi::{
+    BoundConvolution, Convolution, Direction, Engine, Error, Geometry, OneThread, Stream,
+};

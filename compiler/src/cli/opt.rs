@@ -1,0 +1,35 @@
+//! `mxc opt`: passes by name.
+
+use super::{Failure, Global, args::OptArgs};
+use crate::{opt, passes};
+
+pub fn run(args: OptArgs, global: &Global) -> Result<(), Failure> {
+    if args.show_passes {
+        return super::print(&passes::pass_help());
+    }
+    if args.show_irdl {
+        return super::print(&mxc_dialects::irdl_source());
+    }
+    let options = opt::OptOptions {
+        input: args.file,
+        output: args.output,
+        pipeline: Some(args.pass_pipeline).filter(|pipeline| !pipeline.is_empty()),
+        weights: args.weights,
+        output_weights: args.output_weights,
+        print_ir_after_all: args.print_ir_after_all,
+        verify_each: args.verify_each || cfg!(debug_assertions),
+        timing: args.timing,
+        split_input_file: args.split_input_file,
+        run_reproducer: args.run_reproducer,
+        reproducer: Some(args.reproducer),
+        print_debuginfo: args.print_debuginfo,
+        seed: global.seed,
+        threads: global.threads,
+        samples: Some(Box::new(super::compile::requested_samples)),
+        ..opt::OptOptions::default()
+    };
+    for warning in opt::run(options)? {
+        global.ui.warn(warning);
+    }
+    Ok(())
+}

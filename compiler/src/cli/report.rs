@@ -1,0 +1,34 @@
+//! `mxc report`: what the denoisers cost on the digital tile.
+
+use super::{Failure, Global, args::ReportArgs, session, ui};
+use mxc_runtime::{digital, hardware::Hardware, package::Package};
+
+pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
+    let package = Package::open(&args.package)?;
+    let hardware = match &args.hardware {
+        Some(path) => Hardware::load(path)?,
+        None => Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?,
+    };
+    let context = mxc_dialects::new_context();
+    let module = session::lowered(&context, &package, &args.package, &hardware)?;
+    let report = digital::report(&module, &hardware)?;
+    if global.ui.json {
+        return super::print_json(&report);
+    }
+    let mut table = ui::table(&["layer", "cycles", "µs", "nJ"]);
+    for denoiser in &report.denoisers {
+        table.add_row([
+            denoiser.layer.clone(),
+            denoiser.cycles.to_string(),
+            format!("{:.2}", denoiser.microseconds),
+            format!("{:.2}", denoiser.nanojoules),
+        ]);
+    }
+    super::print(&format!(
+        "{table}\n\nper sample on {}: {} cycles, {:.2} nJ, {:.3} mW while the tile runs\n",
+        report.hardware,
+        report.cycles(),
+        report.nanojoules(),
+        report.milliwatts()
+    ))
+}

@@ -1,0 +1,447 @@
+//! The program's meaning, written plainly in f64: what the executor is tested against, and what finite differences are
+//! taken of.
+
+use super::{Key, Mode};
+use crate::{
+    noise::{Lifetime, NoiseSpec},
+    program::{Binary, LayerId, Op, Program, Reduce, Unary, ValueId},
+    rng::{Kind, StreamKey, layer_hash},
+};
+use std::collections::BTreeMap;
+
+/// A dense tensor.
+#[derive(Clone, Debug, Default)]
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub values: Vec<f64>,
+}
+
+impl Tensor {
+    fn from_fn(shape: &[usize], f: impl Fn(&[usize]) -> f64) -> Self {
+        let mut index = vec![0; shape.len()];
+        let values = (0..shape.iter().product())
+            .map(|at| {
+                let mut rest = at;
+                for axis in (0..shape.len()).rev() {
+                    index[axis] = rest % shape[axis];
+                    rest /= shape[axis];
+                }
+                f(&index)
+            })
+            .collect();
+        Self {
+            shape: shape.to_vec(),
+            values,
+        }
+    }
+
+    /// The value at an index; size-1 axes broadcast.
+    fn at(&self, index: &[usize]) -> f64 {
+        let offset = self.shape.iter().zip(index).fold(0, |at, (&size, &index)| {
+            at * size + if size == 1 { 0 } else { index }
+        });
+        self.values[offset]
+    }
+}
+
+/// A run of one sample.
+pub struct Run<'a> {
+    pub program: &'a Program,
+    pub mode: Mode,
+    pub key: Key,
+    pub sample: u64,
+    /// Weights that differ from the program's.
+    pub weights: BTreeMap<ValueId, Vec<f64>>,
+    /// Something added to one element of a layer's output before its noise.
+    pub nudge: Option<(LayerId, usize, f64)>,
+}
+
+impl Run<'_> {
+    fn normals(
+        &self,
+        layer: LayerId,
+        kind: Kind,
+        component: u32,
+        chip: bool,
+        len: usize,
+    ) -> Vec<f64> {
+        let mut out = vec![0.0; len];
+        StreamKey {
+            seed: self.key.seed,
+            purpose: self.key.purpose as u8,
+            kind,
+            component,
+            chip: self.key.chip,
+            pass: if chip { 0 } else { self.key.pass },
+            layer: layer_hash(&self.program.layers[layer].name),
+            sample: if chip { u64::MAX } else { self.sample },
+        }
+        .stream()
+        .fill_normals(0, &mut out);
+        out.into_iter().map(f64::from).collect()
+    }
+
+    /// Every value of the program.
+    pub fn values(&self, inputs: &[&[f32]]) -> Vec<Tensor> {
+        let program = self.program;
+        let mut values = vec![Tensor::default(); program.values.len()];
+        for (id, value) in program.values.iter().enumerate() {
+            if let Some(weight) = &value.constant {
+                values[id].shape = weight.shape().to_vec();
+                values[id].values = match self.weights.get(&id) {
+                    Some(values) => values.clone(),
+                    None => weight.values().iter().map(|&x| f64::from(x)).collect(),
+                };
+            }
+        }
+        for (&id, input) in program.inputs.iter().zip(inputs) {
+            values[id].shape = program.values[id]
+                .shape
+                .iter()
+                .map(|size| size.unwrap_or(1))
+                .collect();
+            values[id].values = input.iter().map(|&x| f64::from(x)).collect();
+        }
+        for node in &program.nodes {
+            let operands: Vec<&Tensor> = node.inputs.iter().map(|&id| &values[id]).collect();
+            let mut shape: Vec<usize> = program.values[node.output]
+                .shape
+                .iter()
+                .map(|size| size.unwrap_or(1))
+                .collect();
+            // A reshape may fold another axis into the batch.
+            if program.values[node.output].shape.first() == Some(&None) {
+                shape[0] = match node.op {
+                    Op::Reshape => operands[0].values.len() / shape.iter().product::<usize>(),
+                    _ => operands[0].shape[0].max(operands.last().map_or(1, |x| match node.op {
+                        Op::Binary(_) => x.shape[0],
+                        _ => 1,
+                    })),
+                };
+            }
+            values[node.output] = self.node(&node.op, &operands, shape);
+        }
+        values
+    }
+
+    fn tile_input(&self, layer: Option<LayerId>, x: &Tensor) -> Tensor {
+        let mut x = x.clone();
+        if let Some(layer) = layer
+            && self.mode.noise
+            && self.program.layers[layer].scale == "range"
+        {
+            let limit = self.program.layers[layer].calibration.unwrap().input_absmax as f32;
+            x.values
+                .iter_mut()
+                .for_each(|x| *x = x.clamp(-f64::from(limit), f64::from(limit)));
+        }
+        x
+    }
+
+    fn finish_layer(&self, layer: Option<LayerId>, mut y: Tensor) -> Tensor {
+        let Some(layer) = layer else { return y };
+        if let Some((_, at, by)) = self.nudge.filter(|nudge| nudge.0 == layer) {
+            y.values[at] += by;
+        }
+        if !self.mode.noise {
+            return y;
+        }
+        let info = &self.program.layers[layer];
+        let (n, values) = (y.values.len() as f64, &y.values);
+        let mean = values.iter().sum::<f64>() / n;
+        let square = values.iter().map(|y| y * y).sum::<f64>() / n;
+        let s = match (
+            info.scale.as_str(),
+            info.reference.as_str(),
+            info.calibration,
+        ) {
+            ("signal", "rms", _) => square.sqrt(),
+            ("signal", "absmax", _) => values.iter().fold(0.0, |max, y| y.abs().max(max)),
+            ("signal", "mean-abs", _) => values.iter().map(|y| y.abs()).sum::<f64>() / n,
+            ("signal", "std", _) => (square - mean * mean).sqrt(),
+            (_, "rms", Some(calibration)) => calibration.rms,
+            (_, "absmax", Some(calibration)) => calibration.absmax,
+            (_, "mean-abs", Some(calibration)) => calibration.mean_abs,
+            (_, _, Some(calibration)) => calibration.std,
+            _ => panic!("no scale"),
+        };
+        let spec: NoiseSpec = info.noise.parse().unwrap();
+        for (index, component) in spec.components.iter().enumerate() {
+            let chip = component.lifetime == Lifetime::Chip;
+            let normals = self.normals(layer, Kind::Noise, index as u32, chip, y.values.len());
+            for (y, normal) in y.values.iter_mut().zip(normals) {
+                *y += s * (component.mu + component.sigma * normal);
+            }
+        }
+        if info.scale == "range" && !spec.is_ideal() {
+            let limit = f64::from(info.calibration.unwrap().absmax as f32);
+            y.values
+                .iter_mut()
+                .for_each(|y| *y = y.clamp(-limit, limit));
+        }
+        y
+    }
+
+    fn node(&self, op: &Op, operands: &[&Tensor], shape: Vec<usize>) -> Tensor {
+        let x = operands[0];
+        match op {
+            Op::Conv2d {
+                stride,
+                pad,
+                dilation,
+                groups,
+                layer,
+            } => {
+                let (w, b) = (operands[1], operands[2]);
+                let x = self.tile_input(*layer, x);
+                let (per_in, per_out) = (w.shape[3], w.shape[0] / groups);
+                let y = Tensor::from_fn(&shape, |i| {
+                    let mut sum = b.at(&[i[3]]);
+                    for kh in 0..w.shape[1] {
+                        for kw in 0..w.shape[2] {
+                            let row =
+                                (i[1] * stride[0] + kh * dilation[0]) as isize - pad[0] as isize;
+                            let column =
+                                (i[2] * stride[1] + kw * dilation[1]) as isize - pad[2] as isize;
+                            if row < 0 || column < 0 {
+                                continue;
+                            }
+                            let (row, column) = (row as usize, column as usize);
+                            if row >= x.shape[1] || column >= x.shape[2] {
+                                continue;
+                            }
+                            for c in 0..per_in {
+                                let channel = i[3] / per_out * per_in + c;
+                                sum +=
+                                    x.at(&[i[0], row, column, channel]) * w.at(&[i[3], kh, kw, c]);
+                            }
+                        }
+                    }
+                    sum
+                });
+                self.finish_layer(*layer, y)
+            }
+            Op::FullyConnected { layer } => {
+                let (w, b) = (operands[1], operands[2]);
+                let x = self.tile_input(*layer, x);
+                let y = Tensor::from_fn(&shape, |i| {
+                    let (&o, lead) = i.split_last().unwrap();
+                    let mut index = lead.to_vec();
+                    index.push(0);
+                    b.at(&[o])
+                        + (0..w.shape[1])
+                            .map(|k| {
+                                index[lead.len()] = k;
+                                x.at(&index) * w.at(&[o, k])
+                            })
+                            .sum::<f64>()
+                });
+                self.finish_layer(*layer, y)
+            }
+            Op::MatMul => Tensor::from_fn(&shape, |i| {
+                (0..x.shape[2])
+                    .map(|k| x.at(&[i[0], i[1], k]) * operands[1].at(&[i[0], k, i[2]]))
+                    .sum()
+            }),
+            Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. } if !self.mode.denoise => x.clone(),
+            Op::DenoiseBlock { layer, slope } => {
+                let c = *shape.last().unwrap();
+                let b = operands[2].values.len();
+                let lrelu = |x: f64| if x >= 0.0 { x } else { f64::from(*slope) * x };
+                let flat = |x: &Tensor| match shape.len() {
+                    4 => x.shape.clone(),
+                    _ => vec![
+                        1,
+                        x.values.len() / x.shape.last().unwrap(),
+                        1,
+                        *x.shape.last().unwrap(),
+                    ],
+                };
+                let spatial = flat(x);
+                let x4 = Tensor {
+                    shape: spatial.clone(),
+                    values: x.values.clone(),
+                };
+                let mut narrow = spatial.clone();
+                narrow[3] = b;
+                let h = Tensor::from_fn(&narrow, |i| {
+                    let sum: f64 = (0..c)
+                        .map(|k| x4.at(&[i[0], i[1], i[2], k]) * operands[1].values[i[3] * c + k])
+                        .sum();
+                    lrelu(sum + operands[2].values[i[3]])
+                });
+                let kernel = operands[3].shape[0];
+                let g = Tensor::from_fn(&narrow, |i| {
+                    let mut sum = operands[4].values[i[3]];
+                    for kh in 0..kernel {
+                        for kw in 0..kernel {
+                            let (row, column) = (i[1] + kh, i[2] + kw);
+                            let half = kernel / 2;
+                            if row < half
+                                || column < half
+                                || row - half >= narrow[1]
+                                || column - half >= narrow[2]
+                            {
+                                continue;
+                            }
+                            sum += h.at(&[i[0], row - half, column - half, i[3]])
+                                * operands[3].values[(kh * kernel + kw) * b + i[3]];
+                        }
+                    }
+                    lrelu(sum)
+                });
+                let head = |w: &Tensor, bias: &Tensor, i: &[usize]| {
+                    bias.values[i[3]]
+                        + (0..b)
+                            .map(|k| g.at(&[i[0], i[1], i[2], k]) * w.values[i[3] * b + k])
+                            .sum::<f64>()
+                };
+                let mut z = Tensor::from_fn(&spatial, |i| head(operands[5], operands[6], i));
+                if operands.len() == 9 && self.mode.sampling {
+                    let sigma = Tensor::from_fn(&spatial, |i| head(operands[7], operands[8], i));
+                    let epsilon = self.normals(*layer, Kind::Epsilon, 0, false, x.values.len());
+                    for ((z, sigma), epsilon) in z.values.iter_mut().zip(sigma.values).zip(epsilon)
+                    {
+                        *z += epsilon * sigma;
+                    }
+                }
+                let values = x.values.iter().zip(z.values).map(|(x, z)| x - z).collect();
+                Tensor { shape, values }
+            }
+            Op::DenoiseAffine { .. } => Tensor::from_fn(&shape, |i| {
+                let c = i[i.len() - 1];
+                x.at(i) * operands[1].values[c] + operands[2].values[c]
+            }),
+            Op::Unary(op) => Tensor {
+                shape,
+                values: x
+                    .values
+                    .iter()
+                    .map(|&x| match op {
+                        Unary::Clamp { min, max } => x.clamp(f64::from(*min), f64::from(*max)),
+                        Unary::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+                        Unary::Tanh => x.tanh(),
+                        Unary::Erf => statrs::function::erf::erf(x),
+                        Unary::Exp => x.exp(),
+                        Unary::Log => x.ln(),
+                        Unary::Reciprocal => 1.0 / x,
+                        Unary::Rsqrt => 1.0 / x.sqrt(),
+                        Unary::Abs => x.abs(),
+                        Unary::Negate => -x,
+                        Unary::Floor => x.floor(),
+                        Unary::Ceil => x.ceil(),
+                        Unary::Identity => x,
+                    })
+                    .collect(),
+            },
+            Op::Binary(op) => Tensor::from_fn(&shape, |i| {
+                let (a, b) = (x.at(i), operands[1].at(i));
+                match op {
+                    Binary::Add => a + b,
+                    Binary::Sub => a - b,
+                    Binary::Mul => a * b,
+                    Binary::Max => a.max(b),
+                    Binary::Min => a.min(b),
+                    Binary::Pow => a.powf(b),
+                }
+            }),
+            Op::AvgPool {
+                kernel,
+                stride,
+                pad,
+            }
+            | Op::MaxPool {
+                kernel,
+                stride,
+                pad,
+            } => Tensor::from_fn(&shape, |i| {
+                let (mut sum, mut max, mut count) = (0.0, f64::NEG_INFINITY, 0.0);
+                for kh in 0..kernel[0] {
+                    for kw in 0..kernel[1] {
+                        let (row, column) = (i[1] * stride[0] + kh, i[2] * stride[1] + kw);
+                        if row < pad[0] || column < pad[2] {
+                            continue;
+                        }
+                        let (row, column) = (row - pad[0], column - pad[2]);
+                        if row < x.shape[1] && column < x.shape[2] {
+                            let value = x.at(&[i[0], row, column, i[3]]);
+                            sum += value;
+                            max = f64::max(max, value);
+                            count += 1.0;
+                        }
+                    }
+                }
+                if matches!(op, Op::AvgPool { .. }) {
+                    sum / count
+                } else {
+                    max
+                }
+            }),
+            Op::Reduce { kind, axis } => Tensor::from_fn(&shape, |i| {
+                let mut index = i.to_vec();
+                let all = (0..x.shape[*axis]).map(|at| {
+                    index[*axis] = at;
+                    x.at(&index)
+                });
+                match kind {
+                    Reduce::Sum => all.sum(),
+                    Reduce::Product => all.product(),
+                    Reduce::Max => all.fold(f64::NEG_INFINITY, f64::max),
+                    Reduce::Min => all.fold(f64::INFINITY, f64::min),
+                }
+            }),
+            Op::Reshape => Tensor {
+                shape,
+                values: x.values.clone(),
+            },
+            Op::Transpose { perms } => Tensor::from_fn(&shape, |i| {
+                let mut index = vec![0; i.len()];
+                for (at, &axis) in perms.iter().enumerate() {
+                    index[axis] = i[at];
+                }
+                x.at(&index)
+            }),
+            Op::Concat { axis } => Tensor::from_fn(&shape, |i| {
+                let mut index = i.to_vec();
+                for operand in operands {
+                    if index[*axis] < operand.shape[*axis] {
+                        return operand.at(&index);
+                    }
+                    index[*axis] -= operand.shape[*axis];
+                }
+                f64::NAN
+            }),
+            Op::Slice { start } => Tensor::from_fn(&shape, |i| {
+                x.at(&i
+                    .iter()
+                    .zip(start)
+                    .map(|(i, start)| i + start)
+                    .collect::<Vec<_>>())
+            }),
+            Op::Pad { pad, value } => Tensor::from_fn(&shape, |i| {
+                let inside = i
+                    .iter()
+                    .zip(pad)
+                    .zip(&x.shape)
+                    .all(|((i, pad), size)| *i >= pad[0] && i - pad[0] < *size);
+                if inside {
+                    x.at(&i
+                        .iter()
+                        .zip(pad)
+                        .map(|(i, pad)| i - pad[0])
+                        .collect::<Vec<_>>())
+                } else {
+                    f64::from(*value)
+                }
+            }),
+        }
+    }
+
+    /// Cross-entropy.
+    pub fn loss(&self, inputs: &[&[f32]], label: usize) -> f64 {
+        let values = self.values(inputs);
+        let logits = &values[self.program.logits].values;
+        let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln() + max - logits[label]
+    }
+}

@@ -1,0 +1,318 @@
+//! Programs made by hand, for tests and benchmarks.
+
+use mxc_runtime::{
+    program::{Binary, Calibration, Layer, LayerId, Node, Op, Program, Unary, Value, ValueId},
+    store::Weight,
+};
+
+/// A program under construction, with random weights.
+pub struct Net {
+    pub program: Program,
+    state: u64,
+    pub noise: &'static str,
+    pub scale: &'static str,
+    pub reference: &'static str,
+}
+
+#[allow(dead_code)]
+impl Net {
+    pub fn new() -> Self {
+        Self {
+            program: Program::default(),
+            state: 1,
+            noise: "gaussian(sigma=6%)",
+            scale: "range",
+            reference: "rms",
+        }
+    }
+
+    /// A number in ±1 (SplitMix64).
+    pub fn random(&mut self) -> f32 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn randoms(&mut self, len: usize, scale: f32) -> Vec<f32> {
+        (0..len).map(|_| self.random() * scale).collect()
+    }
+
+    fn value(&mut self, shape: Vec<Option<usize>>) -> ValueId {
+        let name = format!("v{}", self.program.values.len());
+        self.program.values.push(Value {
+            name,
+            shape,
+            constant: None,
+            trainable: false,
+        });
+        self.program.values.len() - 1
+    }
+
+    /// A batch of samples of this shape.
+    pub fn input(&mut self, shape: &[usize]) -> ValueId {
+        let mut full = vec![None];
+        full.extend(shape.iter().map(|&size| Some(size)));
+        let id = self.value(full);
+        self.program.inputs.push(id);
+        id
+    }
+
+    pub fn constant(&mut self, shape: &[usize], values: Vec<f32>, trainable: bool) -> ValueId {
+        let id = self.value(shape.iter().map(|&size| Some(size)).collect());
+        self.program.values[id].constant = Weight::new(shape.to_vec(), values);
+        self.program.values[id].trainable = trainable;
+        id
+    }
+
+    pub fn weight(&mut self, shape: &[usize], scale: f32, trainable: bool) -> ValueId {
+        let values = self.randoms(shape.iter().product(), scale);
+        self.constant(shape, values, trainable)
+    }
+
+    pub fn shape(&self, id: ValueId) -> Vec<usize> {
+        self.program.values[id]
+            .shape
+            .iter()
+            .map(|size| size.unwrap_or(1))
+            .collect()
+    }
+
+    /// A node whose result has `shape` (the batch axis left out).
+    pub fn node(&mut self, op: Op, inputs: &[ValueId], shape: &[usize]) -> ValueId {
+        let mut full = vec![None];
+        full.extend(shape.iter().map(|&size| Some(size)));
+        let output = self.value(full);
+        self.program.nodes.push(Node {
+            op,
+            inputs: inputs.to_vec(),
+            output,
+        });
+        output
+    }
+
+    pub fn layer(&mut self, channels: usize) -> LayerId {
+        let layers = &mut self.program.layers;
+        layers.push(Layer {
+            name: format!("layer{}", layers.len()),
+            channels,
+            noise: self.noise.to_owned(),
+            scale: self.scale.to_owned(),
+            reference: self.reference.to_owned(),
+            calibration: Some(Calibration {
+                samples: 1,
+                rms: 0.8,
+                absmax: 1.0,
+                mean_abs: 0.6,
+                std: 0.7,
+                input_absmax: 0.9,
+            }),
+        });
+        layers.len() - 1
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub fn conv_with(
+        &mut self,
+        x: ValueId,
+        outputs: usize,
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        pad: [usize; 4],
+        dilation: [usize; 2],
+        groups: usize,
+    ) -> ValueId {
+        let shape = self.shape(x);
+        let inputs = shape[3] / groups;
+        let scale = (3.0 / (kernel[0] * kernel[1] * inputs) as f32).sqrt();
+        let w = self.weight(&[outputs, kernel[0], kernel[1], inputs], scale, false);
+        let b = self.weight(&[outputs], 0.1, false);
+        let out = |axis: usize| {
+            (shape[axis + 1] + pad[2 * axis] + pad[2 * axis + 1]
+                - (kernel[axis] - 1) * dilation[axis]
+                - 1)
+                / stride[axis]
+                + 1
+        };
+        let result = [out(0), out(1), outputs];
+        let layer = Some(self.layer(outputs));
+        self.node(
+            Op::Conv2d {
+                stride,
+                pad,
+                dilation,
+                groups,
+                layer,
+            },
+            &[x, w, b],
+            &result,
+        )
+    }
+
+    pub fn conv(
+        &mut self,
+        x: ValueId,
+        outputs: usize,
+        kernel: usize,
+        stride: usize,
+        groups: usize,
+    ) -> ValueId {
+        self.conv_with(
+            x,
+            outputs,
+            [kernel; 2],
+            [stride; 2],
+            [kernel / 2; 4],
+            [1, 1],
+            groups,
+        )
+    }
+
+    pub fn linear(&mut self, x: ValueId, outputs: usize) -> ValueId {
+        let mut shape = self.shape(x);
+        let inputs = shape.pop().unwrap_or(1);
+        let w = self.weight(&[outputs, inputs], (3.0 / inputs as f32).sqrt(), false);
+        let b = self.weight(&[outputs], 0.1, false);
+        shape.push(outputs);
+        let layer = Some(self.layer(outputs));
+        self.node(Op::FullyConnected { layer }, &[x, w, b], &shape[1..])
+    }
+
+    pub fn affine(&mut self, x: ValueId) -> ValueId {
+        let shape = self.shape(x);
+        let channels = shape[shape.len() - 1];
+        let scale = self
+            .randoms(channels, 0.2)
+            .iter()
+            .map(|x| 1.0 + x)
+            .collect();
+        let scale = self.constant(&[channels], scale, true);
+        let shift = self.weight(&[channels], 0.1, true);
+        let layer = self.program.layers.len() - 1;
+        self.node(Op::DenoiseAffine { layer }, &[x, scale, shift], &shape[1..])
+    }
+
+    /// `heads` scales the two heads' weights.
+    pub fn block(&mut self, x: ValueId, sigma: bool, heads: f32) -> ValueId {
+        let shape = self.shape(x);
+        let c = shape[shape.len() - 1];
+        let b = (c as f64 / 4.0).round().max(1.0) as usize;
+        let kernel = if shape.len() == 4 { 3 } else { 1 };
+        let mut operands = vec![x];
+        for (shape, scale) in [
+            (vec![b, 1, 1, c], 0.5),
+            (vec![b], 0.1),
+            (vec![kernel, kernel, b, 1], 0.5),
+            (vec![b], 0.1),
+            (vec![c, 1, 1, b], heads),
+            (vec![c], 0.1 * heads),
+            (vec![c, 1, 1, b], heads),
+            (vec![c], 0.1 * heads),
+        ]
+        .into_iter()
+        .take(if sigma { 8 } else { 6 })
+        {
+            operands.push(self.weight(&shape, scale, true));
+        }
+        let layer = self.program.layers.len() - 1;
+        self.node(
+            Op::DenoiseBlock {
+                layer,
+                slope: 0.007_812_5,
+            },
+            &operands,
+            &shape[1..],
+        )
+    }
+
+    pub fn unary(&mut self, op: Unary, x: ValueId) -> ValueId {
+        let shape = self.shape(x);
+        self.node(Op::Unary(op), &[x], &shape[1..])
+    }
+
+    pub fn relu(&mut self, x: ValueId) -> ValueId {
+        self.unary(
+            Unary::Clamp {
+                min: 0.0,
+                max: f32::INFINITY,
+            },
+            x,
+        )
+    }
+
+    pub fn binary(&mut self, op: Binary, a: ValueId, b: ValueId) -> ValueId {
+        let shape: Vec<usize> = self
+            .shape(a)
+            .iter()
+            .zip(self.shape(b))
+            .map(|(&a, b)| a.max(b))
+            .collect();
+        self.node(Op::Binary(op), &[a, b], &shape[1..])
+    }
+
+    /// Global average, `[N, 1, 1, C]`.
+    pub fn mean(&mut self, x: ValueId) -> ValueId {
+        let shape = self.shape(x);
+        let kernel = [shape[1], shape[2]];
+        self.node(
+            Op::AvgPool {
+                kernel,
+                stride: [1, 1],
+                pad: [0; 4],
+            },
+            &[x],
+            &[1, 1, shape[3]],
+        )
+    }
+
+    pub fn reshape(&mut self, x: ValueId, shape: &[usize]) -> ValueId {
+        self.node(Op::Reshape, &[x], shape)
+    }
+
+    /// Ends the program in a classifier.
+    pub fn classify(mut self, x: ValueId, classes: usize) -> Program {
+        let len = self.shape(x).iter().product();
+        let x = self.reshape(x, &[len]);
+        let logits = self.linear(x, classes);
+        self.program.outputs = vec![logits];
+        self.program.logits = logits;
+        self.program
+    }
+
+    /// A residual network of the CIFAR family on 28×28 grey images, with denoisers on the 3×3 convolutions if asked.
+    pub fn resnet(blocks: usize, denoisers: bool) -> Program {
+        let mut net = Self::new();
+        let x = net.input(&[28, 28, 1]);
+        let denoise = |net: &mut Self, x: ValueId| {
+            if denoisers {
+                let x = net.block(x, true, 0.01);
+                net.affine(x)
+            } else {
+                x
+            }
+        };
+        let x = net.conv(x, 16, 3, 1, 1);
+        let x = denoise(&mut net, x);
+        let mut x = net.relu(x);
+        for (stage, channels) in [16, 32, 64].into_iter().enumerate() {
+            for block in 0..blocks {
+                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+                let y = net.conv(x, channels, 3, stride, 1);
+                let y = denoise(&mut net, y);
+                let y = net.relu(y);
+                let y = net.conv(y, channels, 3, 1, 1);
+                let y = denoise(&mut net, y);
+                let shortcut = if stride == 2 {
+                    net.conv(x, channels, 1, 2, 1)
+                } else {
+                    x
+                };
+                let sum = net.binary(Binary::Add, y, shortcut);
+                x = net.relu(sum);
+            }
+        }
+        let x = net.mean(x);
+        net.classify(x, 10)
+    }
+}
