@@ -25,7 +25,9 @@ test: lint
 	cargo test --locked --workspace
 
 bench: build
-	scripts/bench.sh
+	cargo build --release --locked -p mxc-compiler --example throughput
+	test -x examples/.venv/bin/python || examples/setup.sh
+	benches/compare.py
 
 tables: build
 	scripts/tables.py

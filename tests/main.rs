@@ -2,5 +2,12 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-mod common;
 mod cli;
+mod common;
+mod docs;
+mod export;
+mod guide;
+mod guide_pass;
+mod import;
+mod onnx_model;
+mod reference;

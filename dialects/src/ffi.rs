@@ -194,3 +194,13 @@ pub fn as_mut<'c, 'a>(
     // SAFETY: the operation is alive by its lifetime. MLIR has no exclusive references; the context is single-threaded.
     unsafe { melior::ir::operation::OperationRefMut::from_raw(OperationLike::to_raw(&operation)) }
 }
+
+/// The scale of a `!quant.uniform` type; `None` for another type.
+pub fn uniform_quantized_scale(r#type: melior::ir::Type<'_>) -> Option<f64> {
+    use melior::ir::TypeLike;
+    // SAFETY: the type is alive by its lifetime; its scale is asked for only when it is of the right kind.
+    unsafe {
+        mlir_sys::mlirTypeIsAUniformQuantizedType(r#type.to_raw())
+            .then(|| mlir_sys::mlirUniformQuantizedTypeGetScale(r#type.to_raw()))
+    }
+}

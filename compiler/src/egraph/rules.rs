@@ -192,6 +192,10 @@ fn fold_constants(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
 
 /// `x · 1`, `x + 0`, `x − 0`, a clamp without bounds, and no-op shapes are `x`, also among constants.
 fn drop_identities(egraph: &Graph, id: Id, found: &Node) -> Vec<Term> {
+    if matches!(found.op, Op::Fold(_)) && data(egraph, id).value.is_some() {
+        // Known constants are found equal by value.
+        return Vec::new();
+    }
     let first = found.children.first().copied();
     let same_shape = |x: Id| data(egraph, x).shape == data(egraph, id).shape;
     let dropped = match (&found.op, first) {
@@ -569,6 +573,11 @@ fn move_transposes(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
                         terms.push(node(inner.op.clone(), [moved]));
                     }
                     Op::Binary(op) => {
+                        // Constants whose values are not at hand would grow by a transpose at each turn.
+                        let unknown = |id: &Id| is_constant(egraph, *id) && data(egraph, *id).value.is_none();
+                        if inner.children.iter().any(|child| unknown(child)) {
+                            continue;
+                        }
                         let moved = |id: Id| {
                             if is_constant(egraph, id) {
                                 fold(Fold::Transpose(perms.clone()), [id.into()])
@@ -587,8 +596,8 @@ fn move_transposes(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
     terms
 }
 
-/// Reshapes move over elementwise operations: up and down where there is one operand, down where the other is a constant per
-/// channel and the channels keep their axis.
+/// Reshapes move over elementwise operations: up and down where there is one operand (or the other is a single value), down
+/// where the other is a constant per channel and the channels keep their axis.
 fn move_reshapes(egraph: &Graph, id: Id, found: &Node) -> Vec<Term> {
     let reshapes = |id: Id| {
         egraph[id].nodes.iter().filter_map(|inner| match &inner.op {
@@ -607,10 +616,20 @@ fn move_reshapes(egraph: &Graph, id: Id, found: &Node) -> Vec<Term> {
         Op::Reshape(_) => egraph[found.children[0]]
             .nodes
             .iter()
-            .filter(|inner| matches!(inner.op, Op::Unary(_) | Op::Clamp(..)))
-            .map(|inner| {
-                let moved = node(Op::Reshape(shape(id)), [inner.children[0].into()]);
-                node(inner.op.clone(), [moved])
+            .filter_map(|inner| {
+                let x = *inner.children.first()?;
+                let moved = node(Op::Reshape(shape(id)), [x.into()]);
+                match inner.op {
+                    Op::Unary(_) | Op::Clamp(..) => Some(node(inner.op.clone(), [moved])),
+                    Op::Binary(op) => {
+                        let value = splat(egraph, inner.children[1])?;
+                        let same = data(egraph, x).shape == data(egraph, found.children[0]).shape;
+                        let ones = vec![1; shape(id).len()];
+                        let value = node(Op::Splat(ones, value.to_bits()), []);
+                        (same && !is_constant(egraph, x)).then(|| binary(op, moved, value))
+                    }
+                    _ => None,
+                }
             })
             .collect(),
         Op::Binary(op) => {

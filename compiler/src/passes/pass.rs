@@ -95,8 +95,8 @@ impl PassError {
     }
 
     /// The bytes of a weight are needed and not there.
-    pub fn missing_weight(pass: &str, symbol: &str) -> Self {
-        Self::new(format!("{pass} needs the values of @{symbol}, which are not in the IR"))
+    pub fn missing_weight(symbol: &str) -> Self {
+        Self::new(format!("the values of @{symbol} are needed, but they are not in the IR"))
             .hint("give the file that holds them: --weights FILE.safetensors or PKG.mxa")
     }
 }
@@ -231,7 +231,7 @@ pub struct PassContext {
     pub weight_loader: Option<WeightLoader>,
     /// Gives calibration samples.
     pub samples: Option<SampleSource>,
-    /// The hardware profile of passes that lower to the digital tile; `None` is the paper's.
+    /// The hardware profile of passes that lower to the digital tile, unless their option names a file; the paper's if `None`.
     pub hardware: Option<Hardware>,
     /// The default seed of passes with a `seed=` option.
     pub seed: u64,
