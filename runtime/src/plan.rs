@@ -1196,10 +1196,10 @@ impl Builder<'_> {
             match &step.kernel {
                 Kernel::Convolution { limit, .. }
                 | Kernel::Depthwise { limit, .. }
-                | Kernel::FullyConnected { limit, .. } => {
-                    if limit.is_some() {
-                        saved.push(step.inputs[0]);
-                    }
+                | Kernel::FullyConnected { limit, .. }
+                    if limit.is_some() =>
+                {
+                    saved.push(step.inputs[0]);
                 }
                 Kernel::Noise { layer } => match self.network.layers[*layer].scale {
                     Scale::Range => saved.push(step.output),

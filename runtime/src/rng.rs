@@ -250,7 +250,7 @@ fn ln(x: f32) -> f32 {
     // Estrin's scheme: a short chain of dependent operations.
     let quartic = square * square;
     let low =
-        (3.333_333_1e-1 + m * -2.499_999_4e-1) + square * (2.000_071_5e-1 + m * -1.666_805_7e-1);
+        (3.333_333e-1 + m * -2.499_999_4e-1) + square * (2.000_071_5e-1 + m * -1.666_805_7e-1);
     let high =
         (1.424_932_3e-1 + m * -1.242_014_1e-1) + square * (1.167_699_9e-1 + m * -1.151_461e-1);
     let p = low + quartic * (high + quartic * 7.037_683_6e-2);

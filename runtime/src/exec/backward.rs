@@ -364,7 +364,7 @@ impl Executor {
         match kernel {
             Kernel::Convolution { node, .. } => {
                 let (number, convolution) = self.convolution(*node, Direction::BackwardData)?;
-                worker.convolve(&self.engine, number, &convolution, g, out)?;
+                worker.convolve(&self.engine, number, convolution, g, out)?;
             }
             Kernel::Depthwise { shape, filter, .. } => {
                 let mut work = worker.pool.take(shape.work_len());

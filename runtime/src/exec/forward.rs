@@ -226,7 +226,7 @@ impl Executor {
             Kernel::Convolution { node, .. } => {
                 let (number, convolution) =
                     self.convolution(*node, crate::onednn::Direction::Forward)?;
-                worker.convolve(&self.engine, number, &convolution, x, out)?;
+                worker.convolve(&self.engine, number, convolution, x, out)?;
             }
             Kernel::Depthwise {
                 shape,

@@ -101,7 +101,7 @@ impl Depthwise {
 }
 
 /// The convolution of one sample; `w` is `[KH, KW, C]`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
 pub fn forward(
     shape: &Depthwise,
     x: &[f32],
@@ -110,16 +110,14 @@ pub fn forward(
     work: &mut [f32],
     out: &mut [f32],
 ) {
-    const FMA: bool =
-        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    const FMA: bool = target_cfg_f!(target_feature = "fma");
     convolve::<FMA>(shape, x, w, Some(bias), false, work, out);
 }
 
 /// The input's gradient from the output's.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
 pub fn backward_data(shape: &Depthwise, g: &[f32], w: &[f32], work: &mut [f32], out: &mut [f32]) {
-    const FMA: bool =
-        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    const FMA: bool = target_cfg_f!(target_feature = "fma");
     match shape.adjoint() {
         Some(adjoint) => convolve::<FMA>(&adjoint, g, w, None, true, work, out),
         None => scatter::<FMA>(shape, g, w, out),
@@ -151,7 +149,7 @@ fn convolve<const FMA: bool>(
         &w[tap * c..(tap + 1) * c]
     };
     let row = shape.output[1] * c;
-    let flat = shape.stride[1] == 1 && (c < 8 || (c % 8 != 0 && row <= FLAT));
+    let flat = shape.stride[1] == 1 && (c < 8 || (!c.is_multiple_of(8) && row <= FLAT));
     if flat {
         let tiled = &mut tiled[..taps * row];
         for (tap, tiled) in tiled.chunks_exact_mut(row).enumerate() {
@@ -318,7 +316,7 @@ fn scatter<const FMA: bool>(shape: &Depthwise, g: &[f32], w: &[f32], out: &mut [
 }
 
 /// Adds the filter's gradient `[KH, KW, C]` to `out`. Only for horizontal stride 1 (the denoisers).
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
 pub fn backward_weights(
     shape: &Depthwise,
     x: &[f32],
@@ -326,8 +324,7 @@ pub fn backward_weights(
     work: &mut [f32],
     out: &mut [f32],
 ) {
-    const FMA: bool =
-        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    const FMA: bool = target_cfg_f!(target_feature = "fma");
     let c = shape.channels;
     let [height, width] = shape.padded();
     let padded = &mut work[..height * width * c];

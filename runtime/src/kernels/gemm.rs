@@ -51,10 +51,9 @@ pub enum Start<'a> {
 
 /// `c = start + a·b`: a is m × k, b is k × n and c is m × n, the latter two row-major. Sums run in order of k, in blocks of
 /// 256.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
 pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], start: Start<'_>) {
-    const FMA: bool =
-        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    const FMA: bool = target_cfg_f!(target_feature = "fma");
     let (b, c) = (&b[..k * n], &mut c[..m * n]);
     // An empty sum still writes the start.
     for from in (0..k.max(1)).step_by(DEPTH) {
@@ -182,10 +181,9 @@ fn tile<const FMA: bool, const R: usize, const N: usize>(
 }
 
 /// `out[o] = bias[o] + Σᵢ x[i]·weights[o][i]`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
 pub fn matrix_vector(weights: &[f32], x: &[f32], bias: &[f32], out: &mut [f32]) {
-    const FMA: bool =
-        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    const FMA: bool = target_cfg_f!(target_feature = "fma");
     for ((out, row), &bias) in out
         .iter_mut()
         .zip(weights.chunks_exact(x.len().max(1)))
