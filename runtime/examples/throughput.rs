@@ -1,5 +1,5 @@
-//! Images per second of the executor on networks with random weights: clean, noisy and denoised inference, and a fine-tuning
-//! step. `cargo run --release -p mxc-runtime --example throughput [THREADS [NETWORK [MODE]]]`.
+//! Images per second of the executor on networks with random weights: clean, noisy and denoised inference, and a
+//! fine-tuning step. `cargo run --release -p mxc-runtime --example throughput [THREADS [NETWORK [MODE]]]`.
 
 #![allow(clippy::unwrap_used)]
 

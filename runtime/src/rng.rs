@@ -1,10 +1,11 @@
 //! Counter-based random numbers: every draw is a pure function of its key, so that results do not depend on the number
 //! of threads, the batch size or the order of execution.
 //!
-//! **Construction.** A stream is named by (seed, purpose, kind, component, chip, pass, layer, sample); XXH3-128 of their
-//! fixed-width encoding gives 128 bits: 64 are the key of Philox4x32-7 (Salmon et al., SC 2011: passes BigCrush) and 64
-//! the upper half of its counter, the lower half counts blocks of elements. Two streams overlap only if all 128 bits
-//! collide. Philox needs no state, so any element of any stream can be drawn by itself, and it vectorises over counters.
+//! **Construction.** A stream is named by (seed, purpose, kind, component, chip, pass, layer, sample); XXH3-128 of
+//! their fixed-width encoding gives 128 bits: 64 are the key of Philox4x32-7 (Salmon et al., SC 2011: passes
+//! BigCrush) and 64 the upper half of its counter, the lower half counts blocks of elements. Two streams overlap only
+//! if all 128 bits collide. Philox needs no state, so any element of any stream can be drawn by itself, and it
+//! vectorises over counters.
 //!
 //! **Normals.** Box-Muller on pairs of 32-bit words: `u₁ = (⌊w₁/2⌋ + ½)/2³¹`, so |z| ≤ √(2·32·ln 2) = 6.66; the angle's
 //! quadrant is taken from the word in integers, sine and cosine are polynomials on ±π/4 and the logarithm is Cephes'
@@ -85,8 +86,8 @@ const LANES: usize = 16;
 impl Stream {
     /// Writes the standard normals of the elements `first_block·BLOCK ..` to `out`.
     ///
-    /// Element `e` takes word `(e/16) mod 4` of the counter `16·(e/64) + e mod 16`, words 0 and 1 (2 and 3) being the cosine
-    /// and the sine of one pair.
+    /// Element `e` takes word `(e/16) mod 4` of the counter `16·(e/64) + e mod 16`, words 0 and 1 (2 and 3) being the
+    /// cosine and the sine of one pair.
     pub fn fill_normals(&self, first_block: u64, out: &mut [f32]) {
         fill(self.key, self.counter, first_block, out);
     }
@@ -129,8 +130,8 @@ fn round_keys(key: [u32; 2]) -> [[u32; 2]; ROUNDS] {
     })
 }
 
-/// One round in L lanes. The words are the lower halves of 64-bit lanes, which a 32×32→64-bit vector multiply reads; the
-/// upper halves are rubbish afterwards.
+/// One round in L lanes. The words are the lower halves of 64-bit lanes, which a 32×32→64-bit vector multiply reads;
+/// the upper halves are rubbish afterwards.
 #[inline(always)]
 fn philox_round<const L: usize>(state: &mut [[u64; L]; 4], key: [u32; 2]) {
     const LOW: u64 = 0xffff_ffff;
@@ -382,8 +383,8 @@ mod tests {
         }
     }
 
-    /// Each statistic is compared with its exact sampling distribution at ±4.5 standard errors: a false-alarm rate of 7·10⁻⁶ a
-    /// comparison; the draws are fixed by the key, so the test never flickers.
+    /// Each statistic is compared with its exact sampling distribution at ±4.5 standard errors: a false-alarm rate of
+    /// 7·10⁻⁶ a comparison; the draws are fixed by the key, so the test never flickers.
     #[test]
     fn moments_tails_and_distribution() {
         const N: usize = 1 << 22;

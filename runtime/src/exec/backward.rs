@@ -78,8 +78,8 @@ impl Gradients<'_> {
 }
 
 impl Executor {
-    /// Runs the backward pass of the sample whose forward pass the worker has just run with a tape. `seed` is the gradient of
-    /// the plan's logits.
+    /// Runs the backward pass of the sample whose forward pass the worker has just run with a tape. `seed` is the
+    /// gradient of the plan's logits.
     #[allow(clippy::too_many_lines)]
     pub(super) fn run_backward<'a>(
         &'a self,

@@ -379,8 +379,8 @@ fn values_match_the_reference() {
     }
 }
 
-/// Every trainable's gradient against central differences (step 10⁻⁶) of the f64 reference, to 10⁻⁴ of the largest; at most
-/// 12 elements of each.
+/// Every trainable's gradient against central differences (step 10⁻⁶) of the f64 reference, to 10⁻⁴ of the largest;
+/// at most 12 elements of each.
 #[test]
 fn gradients_match_finite_differences() {
     for (name, program) in networks() {

@@ -1,8 +1,8 @@
 //! Depthwise convolutions over NHWC activations. oneDNN's plain-layout kernels are several times slower on them.
 //!
-//! The input is first copied into a zero border, so that no pixel is special. Then either eight channels at a time go along
-//! a row with their filter in registers, or, where there are few channels, a row's pixels and channels are one long vector
-//! against a filter repeated along it.
+//! The input is first copied into a zero border, so that no pixel is special. Then either eight channels at a time go
+//! along a row with their filter in registers, or, where there are few channels, a row's pixels and channels are one
+//! long vector against a filter repeated along it.
 
 use super::multiply_add;
 use multiversion::{multiversion, target::target_cfg_f};

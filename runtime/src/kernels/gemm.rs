@@ -49,8 +49,8 @@ pub enum Start<'a> {
     Row(&'a [f32]),
 }
 
-/// `c = start + a·b`: a is m × k, b is k × n and c is m × n, the latter two row-major. Sums run in order of k, in blocks of
-/// 256.
+/// `c = start + a·b`: a is m × k, b is k × n and c is m × n, the latter two row-major. Sums run in order of k, in
+/// blocks of 256.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
 pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], start: Start<'_>) {
     const FMA: bool = target_cfg_f!(target_feature = "fma");

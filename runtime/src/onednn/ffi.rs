@@ -168,8 +168,8 @@ fn check(call: &'static str, status: Status) -> Result<(), Error> {
     }
 }
 
-/// Limits OpenMP to one thread in the calling thread while it lives. A primitive runs with as many threads as its **creation**
-/// was allowed, so both are done under this.
+/// Limits OpenMP to one thread in the calling thread while it lives. A primitive runs with as many threads as its
+/// **creation** was allowed, so both are done under this.
 pub struct OneThread {
     before: c_int,
     /// The limit belongs to the thread.
@@ -646,7 +646,8 @@ impl BoundConvolution {
         let count = if forward { 5 } else { 4 };
         // SAFETY: every memory object points at a buffer of at least its descriptor's size: the activations and the
         // scratchpad are checked above and borrowed until the end of this function, the written ones exclusively; the
-        // packed weights and the bias were sized at creation and live as long as `self.convolution`. On the CPU the call returns after the computation has ended.
+        // packed weights and the bias were sized at creation and live as long as `self.convolution`. On the CPU the
+        // call returns after the computation has ended.
         check("dnnl_primitive_execute", unsafe {
             dnnl_primitive_execute(
                 convolution.primitive.raw(),
