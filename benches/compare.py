@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""mxc against PyTorch eager on the same work, in one run: noisy evaluation with denoisers, and fine-tuning steps.
+"""mxc against PyTorch eager on the same work, in one run: noisy evaluation without and with denoisers, and fine-tuning steps.
 
 For each example network, `mxc compile --denoiser mean+affine` (and `paper`) chooses the layers; the PyTorch baseline puts the
 same blocks on the same layers. Runs of the two alternate, with the same batch, threads, sigma and images; the table shows
@@ -16,6 +16,7 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "target/bench"
 MODELS = ("resnet20", "mobilenetv2", "densenet", "efficientnet")
+KINDS = ("eval", "denoised_eval", "train")
 DATA = "/usr/share/datasets/fashion-mnist"
 
 
@@ -31,8 +32,8 @@ def compare(model: str, denoiser: str, args: argparse.Namespace) -> dict:
                  "--sigma", "10%", "--denoiser", denoiser, "--placement", "greedy-fill", "-o", package, "--json", "--quiet")
     having = lambda kinds: ",".join(l["name"] for l in report["layers"] if kinds & set(l["denoisers"]))
     blocks, affines = having({"paper", "mean"}), having({"affine"})
-    ours = {"eval": [], "train": []}
-    theirs = {False: {"eval": [], "train": []}, True: {"eval": [], "train": []}}
+    ours = {kind: [] for kind in KINDS}
+    theirs = {channels_last: {kind: [] for kind in KINDS} for channels_last in (False, True)}
     for _ in range(args.rounds):
         r = run(args.throughput, package, DATA, args.threads, args.batch, args.images, 1)
         for kind in ours:
@@ -64,15 +65,15 @@ def main() -> None:
     parser.add_argument("--python", default="examples/.venv/bin/python")
     args = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
-    print("| model | denoiser | eval, mxc | eval, PyTorch | ratio | train, mxc | train, PyTorch | ratio |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print("| model | denoiser | noisy eval, mxc | PyTorch | ratio | denoised eval, mxc | PyTorch | ratio | train, mxc | PyTorch | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     rows = []
     for model in args.models:
         for denoiser in args.denoisers:
             row = compare(model, denoiser, args)
             rows.append(row)
             cells = [f"{row[k][side]:.0f}" if side != "ratio" else f"{row[k][side]:.2f}"
-                     for k in ("eval", "train") for side in ("mxc", "pytorch", "ratio")]
+                     for k in KINDS for side in ("mxc", "pytorch", "ratio")]
             print(f"| {model} | {denoiser} | " + " | ".join(cells) + " |", flush=True)
     (OUT / "compare.json").write_text(json.dumps(rows, indent=1))
 

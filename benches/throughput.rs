@@ -78,8 +78,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!(
         "{}",
         serde_json::json!({
-            "noisy_images_per_s": noisy,
-            "eval_images_per_s": denoised,
+            "eval_images_per_s": noisy,
+            "denoised_eval_images_per_s": denoised,
             "train_images_per_s": train.split_off(1),
         })
     );

@@ -326,17 +326,9 @@ fn a_classifiers_denoiser_computes_its_definition() {
 
 #[test]
 fn onnxruntime_loads_it_and_agrees() {
-    let python = crate::common::root().join("examples/.venv/bin/python");
-    let works = Command::new(&python)
-        .args(["-c", "import onnxruntime, onnx"])
-        .output();
-    if !works.is_ok_and(|output| output.status.success()) {
-        eprintln!(
-            "skipped: {} with onnxruntime is missing; run examples/setup.sh",
-            python.display()
-        );
+    let Some(python) = crate::common::onnxruntime() else {
         return;
-    }
+    };
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
     let quiet = exported(&ExportOptions::default());

@@ -9,5 +9,6 @@ mod export;
 mod guide;
 mod guide_pass;
 mod import;
+mod models;
 mod onnx_model;
 mod reference;
