@@ -2,7 +2,15 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-mod common;
 mod cli;
+mod common;
 mod dialects;
+mod docs;
+mod export;
+mod guide;
+mod guide_pass;
+mod import;
+mod models;
+mod onnx_model;
 mod passes;
+mod reference;

@@ -232,3 +232,13 @@ pub fn identifier_text(identifier: melior::ir::Identifier<'_>) -> Option<String>
     // SAFETY: the identifier's text lives in the context.
     unsafe { text(mlir_sys::mlirIdentifierStr(identifier.to_raw())) }
 }
+
+/// The scale of a `!quant.uniform` type; `None` for another type.
+pub fn uniform_quantized_scale(r#type: melior::ir::Type<'_>) -> Option<f64> {
+    use melior::ir::TypeLike;
+    // SAFETY: the type is alive by its lifetime; its scale is asked for only when it is of the right kind.
+    unsafe {
+        mlir_sys::mlirTypeIsAUniformQuantizedType(r#type.to_raw())
+            .then(|| mlir_sys::mlirUniformQuantizedTypeGetScale(r#type.to_raw()))
+    }
+}

@@ -28,7 +28,7 @@ pub struct Facts {
     /// The values of [`Op::Value`].
     pub values: Vec<Tensor>,
     /// The number of a value, by shape and bits.
-    numbers: BTreeMap<(Vec<usize>, Vec<u64>), usize>,
+    pub(super) numbers: BTreeMap<(Vec<usize>, Vec<u64>), usize>,
 }
 
 impl Facts {

@@ -7,13 +7,16 @@ pub mod canonicalize_graph;
 pub mod constants;
 pub mod globs;
 pub mod insert_denoisers;
+pub mod lower_to_dtile;
 pub mod map_to_analog;
 pub mod pass;
 pub mod pipeline;
+pub mod quantize_denoisers;
 pub mod random;
 pub mod rank_sensitivity;
 pub mod reports;
 pub mod run;
+pub mod schedule_dtile;
 pub mod verify;
 
 pub use pass::{
@@ -74,6 +77,9 @@ pub static REGISTRY: &[PassInfo] = &[
     PassInfo::of::<annotate_noise::AnnotateNoise>("analog"),
     PassInfo::of::<rank_sensitivity::RankSensitivity>("analog"),
     PassInfo::of::<insert_denoisers::InsertDenoisers>("analog to denoise"),
+    PassInfo::of::<quantize_denoisers::QuantizeDenoisers>("denoise"),
+    PassInfo::of::<lower_to_dtile::LowerToDtile>("denoise to dtile"),
+    PassInfo::of::<schedule_dtile::ScheduleDtile>("dtile"),
     PassInfo::of::<verify::Verify>("any level"),
 ];
 

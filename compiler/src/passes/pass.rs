@@ -2,7 +2,7 @@
 
 use crate::passes::reports::Reports;
 use melior::{Context, ir::Module};
-use mxc_runtime::store::WeightStore;
+use mxc_runtime::{hardware::Hardware, store::WeightStore};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -232,7 +232,7 @@ pub struct PassContext {
     /// Gives calibration samples.
     pub samples: Option<SampleSource>,
     /// The hardware profile of passes that lower to the digital tile, unless their option names a file; the paper's if `None`.
-    pub hardware: Option<mxc_runtime::hardware::Hardware>,
+    pub hardware: Option<Hardware>,
     /// The default seed of passes with a `seed=` option.
     pub seed: u64,
     /// Worker threads of passes that execute the network; 0 is one per core.

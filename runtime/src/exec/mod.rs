@@ -565,7 +565,7 @@ impl Executor {
         std::thread::scope(|scope| {
             for worker in &mut workers {
                 scope.spawn(|| {
-                    onednn::use_one_thread();
+                    let _one_thread = onednn::OneThread::enter();
                     loop {
                         let shard = next.fetch_add(1, Ordering::Relaxed);
                         let Some(result) = results.get(shard) else {

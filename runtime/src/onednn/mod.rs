@@ -7,5 +7,5 @@
 mod ffi;
 
 pub use ffi::{
-    BoundConvolution, Convolution, Direction, Engine, Error, Geometry, Stream, use_one_thread,
+    BoundConvolution, Convolution, Direction, Engine, Error, Geometry, OneThread, Stream,
 };
