@@ -4,6 +4,7 @@
 
 mod cli;
 mod common;
+mod dialects;
 mod docs;
 mod export;
 mod guide;
@@ -11,4 +12,5 @@ mod guide_pass;
 mod import;
 mod models;
 mod onnx_model;
+mod passes;
 mod reference;

@@ -209,11 +209,21 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
     fn site_operand(&mut self, site: usize, id: Id, part: &str) -> Result<Value<'c, 'a>, PassError> {
         let layer = &self.network.egraph.analysis.sites[site].layer;
         let name = format!("{layer}.{part}");
-        // Zeros stand for no bias, and stay in the IR.
-        let zeros = self.network.egraph[id].data.splat == Some(0.0);
-        let inline = self.all_inline || zeros;
-        let constant = self.network.egraph[id].data.constant;
-        let value = self.placed_operand(id, &name, constant.then_some(inline))?;
+        let data = &self.network.egraph[id].data;
+        // Zeros, of either sign, stand for no bias and stay in the IR.
+        let zeros = data.value.is_some_and(|number| {
+            let values = &self.network.egraph.analysis.values[number].values;
+            values.iter().all(|value| *value == 0.0)
+        });
+        let value = match data.static_shape().filter(|_| zeros) {
+            Some(shape) => self.small(format!("zeros {shape:?}"), |writer| {
+                built("a constant", ir::tosa_const(writer.context, &shape, &[0.0]))
+            })?,
+            None => {
+                let inline = data.constant.then_some(self.all_inline);
+                self.placed_operand(id, &name, inline)?
+            }
+        };
         if let Some(global) = ir::loaded_global(value)
             && global != name
             && self.cx.weights.get(&global).is_some()
@@ -401,8 +411,8 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         let mut attributes: Vec<_> = original
             .attributes()
             .filter(|(name, _)| {
-                let name = name.as_string_ref();
-                !changed.iter().any(|(changed, _)| name.as_str() == Ok(*changed))
+                let name = ffi::identifier_text(*name);
+                !changed.iter().any(|(changed, _)| name.as_deref() == Some(*changed))
             })
             .collect();
         let changed = changed.iter();

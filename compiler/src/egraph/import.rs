@@ -98,7 +98,7 @@ pub fn read<'c, 'a>(
 }
 
 /// Notes how many operations and results use each value; equal operations count once.
-fn count_uses(egraph: &mut Graph, roots: &[Id]) {
+pub(super) fn count_uses(egraph: &mut Graph, roots: &[Id]) {
     let mut uses: BTreeMap<Id, usize> = BTreeMap::new();
     for class in egraph.classes() {
         for node in &class.nodes {
@@ -389,7 +389,7 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
     ) -> usize {
         let mut text = format!("{} : {}", ir::op_name(&operation), result.r#type());
         for (name, attribute) in operation.attributes() {
-            let name = name.as_string_ref().as_str().unwrap_or_default().to_owned();
+            let name = ffi::identifier_text(name).unwrap_or_default();
             text.push_str(&format!(" {name}={attribute}"));
         }
         for operand in operation.operands() {

@@ -66,7 +66,12 @@ pub const RULES: &[Rule] = &[
 
 /// The rules as egg takes them.
 pub fn rewrites() -> Vec<Rewrite<Node, Facts>> {
-    RULES
+    rewrites_of(RULES)
+}
+
+/// Some rules as egg takes them.
+pub fn rewrites_of(rules: &[Rule]) -> Vec<Rewrite<Node, Facts>> {
+    rules
         .iter()
         .filter_map(|rule| Rewrite::new(rule.name, *rule, *rule).ok())
         .collect()
@@ -343,12 +348,29 @@ fn affine_inputs(egraph: &Graph, found: &Node, op: Binary) -> Vec<(usize, Id, Id
     }
     binaries(egraph, input, op)
         .filter(|(x, constant)| {
-            is_per_channel(egraph, *constant, inputs)
+            !has_private_site(egraph, *x, 8)
+                && is_per_channel(egraph, *constant, inputs)
                 && data(egraph, *x).shape == data(egraph, input).shape
                 && egraph.find(*x) != egraph.find(input)
         })
         .map(|(x, constant)| (site, x, constant))
         .collect()
+}
+
+/// Whether a value comes from a convolution or matrix product through scales and shifts that it can take up: they belong to the
+/// layer before them, not to the one after.
+fn has_private_site(egraph: &Graph, id: Id, depth: usize) -> bool {
+    depth > 0
+        && is_private(egraph, id)
+        && egraph[id].nodes.iter().any(|inner| match inner.op {
+            Op::Convolution(..) | Op::MatMul(_) => is_constant(egraph, inner.children[1]),
+            Op::Binary(Binary::Mul | Binary::Add) => {
+                is_constant(egraph, inner.children[1])
+                    && !is_constant(egraph, inner.children[0])
+                    && has_private_site(egraph, inner.children[0], depth - 1)
+            }
+            _ => false,
+        })
 }
 
 /// Per-channel `conv(x · s, w, b)` is `conv(x, w · s, b)`: zero padding stays zero.
