@@ -6,6 +6,7 @@ mod cli;
 mod common;
 mod dialects;
 mod docs;
+mod dtile;
 mod export;
 mod guide;
 mod guide_pass;

@@ -7,7 +7,7 @@
 // schedule-dtile puts a `dtile.phase` before the ops of each phase: the control unit enables one unit at a time.
 // Sizes, addresses, liveness and the phases' order are checked by mxc's `verify` pass.
 irdl.dialect @dtile {
-  // Runs `program` on every sample of the batch (axis 0), a sample seen as HxWxC.
+  // Runs `program` on every sample of the batch (the dynamic axis, else the first), a sample seen as HxWxC.
   irdl.operation @launch {
     %input = irdl.base "!builtin.tensor"
     %output = irdl.base "!builtin.tensor"

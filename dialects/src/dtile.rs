@@ -370,6 +370,17 @@ pub fn shape(value: Value<'_, '_>) -> Result<Vec<usize>, String> {
         .ok_or_else(|| format!("a static tensor is wanted, not {}", value.r#type()))
 }
 
+/// The shape of one sample of a batched tensor: without the dynamic axis (before which only axes of size 1 may be), or without
+/// the first when all are static. `None` for any other type.
+pub fn sample_shape(r#type: Type<'_>) -> Option<Vec<usize>> {
+    let shape = ir::tensor_shape(r#type)?;
+    let batch = shape.iter().position(Option::is_none).unwrap_or(0);
+    if shape[..batch].iter().any(|size| *size != Some(1)) {
+        return None;
+    }
+    shape.get(batch + 1..)?.iter().copied().collect()
+}
+
 /// The bytes that a static tensor of integers fills, each element in whole 16-bit words.
 pub fn tensor_bytes(r#type: Type<'_>) -> Option<usize> {
     let width = element_width(r#type)?;
@@ -551,8 +562,8 @@ fn verify_launch(
     let argument = melior::ir::BlockLike::argument(&block, 0)
         .map_err(|_| format!("{at}: the program has no argument"))?;
     let wanted: usize = shape(argument.into())?.iter().product();
-    let sample: Option<usize> = ir::value_shape(launch.input)
-        .and_then(|shape| shape.into_iter().skip(1).product::<Option<usize>>());
+    let sample: Option<usize> =
+        sample_shape(launch.input.r#type()).map(|shape| shape.iter().product());
     if sample != Some(wanted) || launch.types.first() != Some(&launch.input.r#type()) {
         return Err(format!(
             "{at}: {} does not fit the program's {wanted} words per sample",

@@ -202,9 +202,7 @@ fn read<'c, 'a>(
         Ok::<_, PassError>((words, fraction))
     };
     let input = built("an operand", first.operand(0))?;
-    let sizes = ir::value_shape(input).unwrap_or_default();
-    let fixed: Option<Vec<usize>> = sizes.iter().skip(1).copied().collect();
-    let [rows, columns, channels] = match fixed.as_deref() {
+    let [rows, columns, channels] = match dtile::sample_shape(input.r#type()).as_deref() {
         Some(&[channels]) => [1, 1, channels],
         Some(&[tokens, channels]) => [tokens, 1, channels],
         Some(&[rows, columns, channels]) => [rows, columns, channels],

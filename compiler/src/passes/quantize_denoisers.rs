@@ -268,9 +268,9 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         let absmax = weight
             .values()
             .iter()
-            .map(|value| f64::from(value.abs()))
-            .fold(0.0, |most: f64, value| if value <= most { most } else { value });
-        if !absmax.is_finite() {
+            .fold(0.0, |most: f64, value| most.max(f64::from(value.abs())));
+        // A maximum skips NaN.
+        if weight.values().iter().any(|value| !value.is_finite()) {
             return Err(
                 PassError::new(format!("layer '{layer}': {part} holds a value that is not finite"))
                     .at(operation.location()),

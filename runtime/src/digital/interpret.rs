@@ -259,3 +259,151 @@ impl TileProgram {
         output
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digital::lfsr::{KNOWN_TAPS, Leap};
+
+    fn lanes(generator: &Generator, key: u64) -> Lanes<'_> {
+        Lanes::new(generator, Draw::Keyed(key))
+    }
+
+    fn generator(taps: &[u32], lanes: u64) -> Generator {
+        let width = taps[0];
+        Generator {
+            width,
+            leap: Leap::new(width, taps, width),
+            seeds: (1..=lanes).map(|lane| [2 * lane - 1, 2 * lane]).collect(),
+            fraction: gaussian::fraction(width),
+        }
+    }
+
+    /// P(Z < x) of a standard normal.
+    fn normal_cdf(x: f64) -> f64 {
+        use statrs::distribution::{ContinuousCDF, Normal};
+        Normal::standard().cdf(x)
+    }
+
+    #[test]
+    fn lanes_take_turns_and_step_together() {
+        let generator = generator(KNOWN_TAPS[3], 4);
+        let mut all = Lanes::new(&generator, Draw::Reset);
+        // Six elements are two draws; the two idle lanes step as well.
+        let values = [all.draw(6), all.draw(4)].concat();
+        for lane in 0..4 {
+            let mut state = generator.seeds[lane];
+            for draw in 0..3 {
+                state = state.map(|state| generator.leap.step(state));
+                let index = [lane, 4 + lane, 6 + lane][draw];
+                if draw == 1 && lane > 1 {
+                    continue;
+                }
+                let expected = gaussian::box_muller(state[0], state[1], generator.width);
+                assert_eq!(values[index], expected);
+            }
+        }
+        assert_eq!(Lanes::new(&generator, Draw::Nothing).draw(3), [0, 0, 0]);
+    }
+
+    /// A million values of four lanes for each width. The thresholds are five standard errors (false once in 1.7 million
+    /// per comparison) and, for chi squared, the 1 − 10⁻⁶ quantile; the seeds are fixed, so that the test passes always or
+    /// never.
+    #[test]
+    fn values_are_standard_normal() {
+        use statrs::distribution::{ChiSquared, ContinuousCDF};
+        let count = 1_000_000usize;
+        for taps in [KNOWN_TAPS[1], KNOWN_TAPS[3], KNOWN_TAPS[4], KNOWN_TAPS[6]] {
+            let generator = generator(taps, 4);
+            let step = fixed::exp2(-generator.fraction);
+            let values: Vec<f64> = lanes(&generator, 11)
+                .draw(count)
+                .into_iter()
+                .map(|word| f64::from(word) * step)
+                .collect();
+            let n = count as f64;
+            let moment = |power: i32| values.iter().map(|z| z.powi(power)).sum::<f64>() / n;
+            // Var(Z^k) = E(Z^2k) − E(Z^k)²: 1, 2, 15, 96.
+            for (power, expected, variance) in
+                [(1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0f64)]
+            {
+                let error = (moment(power) - expected).abs();
+                let limit = 5.0 * (variance / n).sqrt();
+                assert!(error < limit, "{taps:?}: moment {power} is off by {error}, limit {limit}");
+            }
+            // No correlation with the next values of the same lane or with the other lanes.
+            for lag in [1, 2, 3, 4, 8, 64] {
+                let correlation = values[lag..].iter().zip(&values).map(|(a, b)| a * b).sum::<f64>() / n;
+                assert!(correlation.abs() < 5.0 / n.sqrt(), "{taps:?}: lag {lag}: {correlation}");
+                // Box-Muller's radius is shared by neither: squares are uncorrelated too.
+                let squares = values[lag..]
+                    .iter()
+                    .zip(&values)
+                    .map(|(a, b)| (a * a - 1.0) * (b * b - 1.0))
+                    .sum::<f64>()
+                    / n;
+                assert!(squares.abs() < 5.0 * 2.0 / n.sqrt(), "{taps:?}: squares, lag {lag}: {squares}");
+            }
+            // Chi squared over 100 cells of equal probability; a word stands for the interval half a step around it.
+            let edges: Vec<f64> = {
+                use statrs::distribution::Normal;
+                let normal = Normal::standard();
+                (1..100)
+                    .map(|cell| {
+                        // At cell borders between words, so that no word is split.
+                        let edge = normal.inverse_cdf(f64::from(cell) / 100.0);
+                        ((edge / step).floor() + 0.5) * step
+                    })
+                    .collect()
+            };
+            let mut counts = vec![0u32; 100];
+            for z in &values {
+                counts[edges.partition_point(|edge| edge < z)] += 1;
+            }
+            let mut chi = 0.0;
+            for (cell, observed) in counts.iter().enumerate() {
+                let low = cell.checked_sub(1).map_or(0.0, |edge| normal_cdf(edges[edge]));
+                let high = edges.get(cell).map_or(1.0, |edge| normal_cdf(*edge));
+                let expected = n * (high - low);
+                chi += (f64::from(*observed) - expected).powi(2) / expected;
+            }
+            let limit = ChiSquared::new(99.0).map_or(f64::NAN, |chi| chi.inverse_cdf(1.0 - 1e-6));
+            assert!(chi < limit, "{taps:?}: chi squared {chi}, limit {limit}");
+            // Tails: the numbers beyond 2, 3 and 4 are binomial; nothing lies beyond the cap.
+            for z in [2.0, 3.0, 4.0] {
+                let edge = z - 0.5 * step;
+                let p = 2.0 * normal_cdf(-edge);
+                let observed = values.iter().filter(|value| value.abs() > edge).count() as f64;
+                let limit = 5.0 * (n * p * (1.0 - p)).sqrt();
+                assert!((observed - n * p).abs() < limit, "{taps:?}: {observed} beyond {z}, not {}", n * p);
+            }
+            let largest = values.iter().fold(0.0, |most: f64, z| most.max(z.abs()));
+            assert!(largest <= gaussian::cap(generator.width) + step);
+        }
+    }
+
+    #[test]
+    fn registers_that_shift_once_per_word_are_correlated() {
+        // Why profiles ask for leap-forward: with one shift per word, U1 halves or doubles from value to value.
+        let generator = Generator {
+            leap: Leap::new(32, KNOWN_TAPS[3], 1),
+            ..generator(KNOWN_TAPS[3], 1)
+        };
+        let step = fixed::exp2(-generator.fraction);
+        let values: Vec<f64> = lanes(&generator, 11)
+            .draw(100_000)
+            .into_iter()
+            .map(|word| (f64::from(word) * step).powi(2) - 1.0)
+            .collect();
+        let n = values.len() as f64;
+        let squares = values[1..].iter().zip(&values).map(|(a, b)| a * b).sum::<f64>() / n;
+        assert!(squares.abs() > 20.0 * 2.0 / n.sqrt(), "{squares}");
+    }
+
+    #[test]
+    fn dot_is_exact_at_the_extremes() {
+        let extreme = vec![i16::MIN; 4096];
+        assert_eq!(dot(&extreme, &extreme), 4096 << 30);
+        assert_eq!(dot(&[3, -2, i16::MAX], &[1, i16::MIN, -1]), 3 + 65_536 - 32_767);
+    }
+}
