@@ -6,9 +6,9 @@ cd "$(dirname "$0")/.."
 mxc=${MXC:-target/release/mxc}
 data=${DATA:-/usr/share/datasets/fashion-mnist}
 out=target/quickstart
-sigma=${SIGMA:-15%}
+sigma=${SIGMA:-25%}
 limit=${LIMIT:-60000}
-epochs=${EPOCHS:-2}
+epochs=${EPOCHS:-5}
 seeds=${SEEDS:-5}
 mkdir -p "$out"
 rm -f "$out"/*
