@@ -19,8 +19,8 @@ pub fn bottleneck(channels: usize) -> usize {
     (channels.saturating_add(2) / 4).max(1)
 }
 
-/// The parameters of a block: C·B + T·B + 2·B·C weights and 2·B + 2·C biases, where T is 9 with spatial axes and 1 without;
-/// without σ̂ (`sigma = false`, the kind `mean`) B·C weights and C biases fewer.
+/// The parameters of a block: C·B + T·B + 2·B·C weights and 2·B + 2·C biases, where T is 9 with spatial axes and 1
+/// without; without σ̂ (`sigma = false`, the kind `mean`) B·C weights and C biases fewer.
 pub fn block_parameters(channels: usize, spatial: bool, sigma: bool) -> u64 {
     let (c, b) = (channels as u64, bottleneck(channels) as u64);
     let taps = if spatial { 9 } else { 1 };

@@ -1,4 +1,4 @@
-// RUN: mxc opt --pass-pipeline=annotate-noise{spec=gaussian(sigma=15%) scale=signal reference=absmax layer:fc*='gaussian(sigma=1%) + adc(bits=8)' layer:none*=adc(bits=4)}
+// RUN: mxc opt --pass-pipeline=annotate-noise{spec=gaussian(sigma=15%) scale=signal reference=absmax layer:fc*='gaussian(sigma=1%) + gaussian(sigma=2%, lifetime=chip)' layer:none*=ideal}
 func.func @main(%x: tensor<?x2xf32>) -> tensor<?x2xf32> {
   %w = "tosa.const"() {values = dense<1.0> : tensor<2x2xf32>} : () -> tensor<2x2xf32>
   %b = "tosa.const"() {values = dense<0.0> : tensor<2xf32>} : () -> tensor<2xf32>

@@ -7,8 +7,8 @@ use super::{
 use egg::{Analysis, DidMerge, EGraph, Id};
 use std::collections::BTreeMap;
 
-/// Constants of up to this many elements are computed while rewriting, so that equal ones are one e-class; larger ones (the
-/// weights) stay symbolic.
+/// Constants of up to this many elements are computed while rewriting, so that equal ones are one e-class; larger
+/// ones (the weights) stay symbolic.
 pub const MAX_KNOWN_ELEMENTS: usize = 4096;
 
 /// The e-graph of a network.
@@ -88,8 +88,8 @@ pub enum SiteKind {
     MatMul,
 }
 
-/// One convolution or matrix product of the source program. Every site is distinct, even from one that computes the same:
-/// two layers have two names and independent noise.
+/// One convolution or matrix product of the source program. Every site is distinct, even from one that computes the
+/// same: two layers have two names and independent noise.
 #[derive(Clone, Debug)]
 pub struct Site {
     /// Which operation.
@@ -311,8 +311,8 @@ impl Analysis<Node> for Facts {
 
     fn modify(egraph: &mut Graph, id: Id) {
         // Equal constants are one e-class, however they came about: without this, foldings that cancel (−1 · −1 · …, a
-        // transpose there and back) would grow forever. A constant of the source program stays its own: two layers whose
-        // biases happen to be equal keep two biases.
+        // transpose there and back) would grow forever. A constant of the source program stays its own: two layers
+        // whose biases happen to be equal keep two biases.
         let class = &egraph[id];
         let data = &class.data;
         if !data.float || class.nodes.iter().any(|node| matches!(node.op, Op::Constant(_))) {

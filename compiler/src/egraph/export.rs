@@ -203,9 +203,9 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         }
     }
 
-    /// The operand of a site, named after its layer, in the store if the network has any weight there. A weight of the source
-    /// program takes that name too if its bytes are at hand, so that one network exported with other tensor names gives one
-    /// program.
+    /// The operand of a site, named after its layer, in the store if the network has any weight there. A weight of
+    /// the source program takes that name too if its bytes are at hand, so that one network exported with other
+    /// tensor names gives one program.
     fn site_operand(&mut self, site: usize, id: Id, part: &str) -> Result<Value<'c, 'a>, PassError> {
         let layer = &self.network.egraph.analysis.sites[site].layer;
         let name = format!("{layer}.{part}");

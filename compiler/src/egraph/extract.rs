@@ -1,9 +1,9 @@
 //! Picks the cheapest program that an e-graph holds.
 //!
-//! A value that several operations use is computed once, so the cost of a program is the sum over the *distinct* e-classes
-//! that it computes. Finding the optimum is NP-hard; here every e-class first takes the node whose whole cone is cheapest,
-//! shared parts counted once, then single choices are changed as long as the program gets cheaper. Convolutions cannot be
-//! doubled by a bad choice: [`super::rules`] reach through private values only.
+//! A value that several operations use is computed once, so the cost of a program is the sum over the *distinct*
+//! e-classes that it computes. Finding the optimum is NP-hard; here every e-class first takes the node whose whole
+//! cone is cheapest, shared parts counted once, then single choices are changed as long as the program gets cheaper.
+//! Convolutions cannot be doubled by a bad choice: [`super::rules`] reach through private values only.
 
 use super::{
     analysis::Graph,
@@ -36,8 +36,8 @@ impl Program {
 /// What running an operation costs besides its arithmetic.
 const OVERHEAD: u64 = 1000;
 
-/// The cost of a node by itself: multiply-adds or elements per sample. Constants cost next to nothing, so that of two programs
-/// with the same operations the one with the fewest foldings wins.
+/// The cost of a node by itself: multiply-adds or elements per sample. Constants cost next to nothing, so that of two
+/// programs with the same operations the one with the fewest foldings wins.
 pub fn node_cost(egraph: &Graph, id: Id, node: &Node) -> u64 {
     let elements = egraph[id].data.elements();
     let size = |child: usize| egraph[node.children[child]].data.elements();

@@ -97,9 +97,12 @@ impl Binary {
     }
 }
 
-/// Elementwise functions of one operand that have no attributes: TOSA name, and how to compute it on constants where this
-/// crate can.
-pub const UNARY: [(&str, Option<fn(f64) -> f64>); 11] = [
+/// A function of one number.
+pub type Function = fn(f64) -> f64;
+
+/// Elementwise functions of one operand that have no attributes: TOSA name, and how to compute it on constants where
+/// this crate can.
+pub const UNARY: [(&str, Option<Function>); 11] = [
     ("tosa.sigmoid", Some(|x| 1.0 / (1.0 + (-x).exp()))),
     ("tosa.tanh", Some(f64::tanh)),
     ("tosa.erf", None),

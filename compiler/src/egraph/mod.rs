@@ -1,9 +1,10 @@
-//! Where egg works: the graph rewrites of `canonicalize-graph`, and ([`mapping`]) a denoiser's mapping to the digital tile.
+//! Where egg works: the graph rewrites of `canonicalize-graph`, and ([`mapping`]) a denoiser's mapping to the digital
+//! tile.
 //!
-//! `@main` is read into an e-graph ([`import`]), [`rules`] add equal forms until nothing new is found, [`extract`] picks the
-//! cheapest program, [`export`] writes it back. The values of weights never enter: constants are leaves, and what folding does
-//! to them is symbolic ([`language::Fold`]) until the program is chosen; only then [`fold`] computes the tensors that are
-//! left, in f64.
+//! `@main` is read into an e-graph ([`import`]), [`rules`] add equal forms until nothing new is found, [`extract`]
+//! picks the cheapest program, [`export`] writes it back. The values of weights never enter: constants are leaves,
+//! and what folding does to them is symbolic ([`language::Fold`]) until the program is chosen; only then [`fold`]
+//! computes the tensors that are left, in f64.
 
 pub mod analysis;
 pub mod export;

@@ -1,8 +1,8 @@
 //! The rewrites: each finds, for a node of an e-class, terms that are equal to it.
 //!
-//! A rule that reaches through an inner operation (to fold a scale that follows a convolution into its weight, say) applies only
-//! where that inner value has no other use: otherwise the convolution would have to be computed twice. Rules that only move cheap
-//! operations leave the choice to the cost model.
+//! A rule that reaches through an inner operation (to fold a scale that follows a convolution into its weight, say)
+//! applies only where that inner value has no other use: otherwise the convolution would have to be computed twice.
+//! Rules that only move cheap operations leave the choice to the cost model.
 
 use super::{
     analysis::{Data, Facts, Graph, binaries},
@@ -357,8 +357,8 @@ fn affine_inputs(egraph: &Graph, found: &Node, op: Binary) -> Vec<(usize, Id, Id
         .collect()
 }
 
-/// Whether a value comes from a convolution or matrix product through scales and shifts that it can take up: they belong to the
-/// layer before them, not to the one after.
+/// Whether a value comes from a convolution or matrix product through scales and shifts that it can take up: they
+/// belong to the layer before them, not to the one after.
 fn has_private_site(egraph: &Graph, id: Id, depth: usize) -> bool {
     depth > 0
         && is_private(egraph, id)
@@ -597,7 +597,7 @@ fn move_transposes(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
                     Op::Binary(op) => {
                         // Constants whose values are not at hand would grow by a transpose at each turn.
                         let unknown = |id: &Id| is_constant(egraph, *id) && data(egraph, *id).value.is_none();
-                        if inner.children.iter().any(|child| unknown(child)) {
+                        if inner.children.iter().any(unknown) {
                             continue;
                         }
                         let moved = |id: Id| {
@@ -618,8 +618,8 @@ fn move_transposes(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
     terms
 }
 
-/// Reshapes move over elementwise operations: up and down where there is one operand (or the other is a single value), down
-/// where the other is a constant per channel and the channels keep their axis.
+/// Reshapes move over elementwise operations: up and down where there is one operand (or the other is a single
+/// value), down where the other is a constant per channel and the channels keep their axis.
 fn move_reshapes(egraph: &Graph, id: Id, found: &Node) -> Vec<Term> {
     let reshapes = |id: Id| {
         egraph[id].nodes.iter().filter_map(|inner| match &inner.op {

@@ -80,8 +80,8 @@ fn count(egraph: &Graph, program: &Program, roots: &[Id], counts: impl Fn(&Op) -
 
 #[test]
 fn finds_what_greedy_rewriting_misses() {
-    // k − conv(x) folds into the convolution by way of conv(x)·(−1) + k, which by itself is dearer. Rewriting every k − x so
-    // would be no better: k − clamp(…) must stay one operation.
+    // k − conv(x) folds into the convolution by way of conv(x)·(−1) + k, which by itself is dearer. Rewriting every k
+    // − x so would be no better: k − clamp(…) must stay one operation.
     let source = format!(
         r#"func.func @main(%x: tensor<?x4x4x2xf32>) -> tensor<?x4x4x2xf32> {{
 {CONVOLUTION}

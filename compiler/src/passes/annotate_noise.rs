@@ -4,7 +4,7 @@
 //! // annotate-noise{spec=gaussian(sigma=15%) layer:fc*=gaussian(sigma=1%)}
 //! %1 = "analog.conv2d"(…) {layer = "conv1", noise = {…}, …}
 //! // becomes
-//! %1 = "analog.conv2d"(…) {layer = "conv1", noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=15%)"}, …}
+//! %1 = "analog.conv2d"(…) {layer = "conv1", noise = {spec = "gaussian(sigma=15%)", scale = "range", …}, …}
 //! ```
 
 use super::{OptionError, Options, Pass, PassContext, PassError, globs};
@@ -17,6 +17,7 @@ use mxc_dialects::{
     analog::{AnalogOp, NOISE, Noise},
     ffi,
 };
+use mxc_runtime::noise::NoiseSpec;
 
 /// See the module.
 pub struct AnnotateNoise {
@@ -28,7 +29,7 @@ impl Pass for AnnotateNoise {
     const NAME: &'static str = "annotate-noise";
     const DESCRIPTION: &'static str = "sets the noise of every analog layer";
     const OPTIONS: &'static [(&'static str, &'static str)] = &[
-        ("spec", "the noise, such as gaussian(sigma=6%)+adc(bits=8)"),
+        ("spec", "the noise (default gaussian(sigma=6%))"),
         ("scale", "what s is taken of: range (default), constant, signal"),
         ("reference", "the magnitude s: rms (default), absmax, mean-abs, std"),
         ("layer:GLOB", "the noise of the layers that match; the last match counts"),
@@ -36,15 +37,15 @@ impl Pass for AnnotateNoise {
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
         let default = Noise::default();
+        let spec = options.take("spec").unwrap_or(default.spec);
         let noise = Noise {
-            spec: options.take("spec").unwrap_or(default.spec),
+            spec: checked("spec", &spec)?,
             scale: one_of(options, "scale", &Noise::SCALES)?.unwrap_or(default.scale),
             reference: one_of(options, "reference", &Noise::REFERENCES)?.unwrap_or(default.reference),
         };
-        check("spec", &noise.spec)?;
         let mut layers = Vec::new();
         for (glob, spec) in options.take_prefixed("layer:") {
-            check(&format!("layer:{glob}"), &spec)?;
+            let spec = checked(&format!("layer:{glob}"), &spec)?;
             layers.push((globs::matcher(&glob)?, spec));
         }
         Ok(Self { noise, layers })
@@ -90,9 +91,9 @@ fn one_of(
     }
 }
 
-fn check(key: &str, spec: &str) -> Result<(), OptionError> {
-    if spec.trim().is_empty() {
-        return Err(OptionError(format!("option {key}= is empty; such as gaussian(sigma=6%)")));
-    }
-    Ok(())
+/// The specification in its usual spelling; refuses what the runtime cannot simulate.
+fn checked(key: &str, spec: &str) -> Result<String, OptionError> {
+    spec.parse::<NoiseSpec>()
+        .map(|spec| spec.to_string())
+        .map_err(|error| OptionError(format!("option {key}=: {error}")))
 }

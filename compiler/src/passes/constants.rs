@@ -241,8 +241,8 @@ pub fn add_constant<'c, 'a>(
     insert_before(block, before, load)
 }
 
-/// Removes what is no longer referenced and gives new globals the names that were wanted for them, where those have become
-/// free.
+/// Removes what is no longer referenced and gives new globals the names that were wanted for them, where those have
+/// become free.
 pub fn settle_names<'c>(
     context: &'c Context,
     module: &Module<'c>,
@@ -294,8 +294,9 @@ fn rename_global<'c>(
     true
 }
 
-/// The number of the backbone's weights and biases: those of every convolution and matrix product with stationary weights,
-/// and scales and shifts per channel that no convolution could take up. A bias of zeros written in the IR stands for none.
+/// The number of the backbone's weights and biases: those of every convolution and matrix product with stationary
+/// weights, and scales and shifts per channel that no convolution could take up. A bias of zeros written in the IR
+/// stands for none.
 pub fn backbone_parameters(module: &Module<'_>) -> u64 {
     let elements = |value: Value<'_, '_>| -> u64 {
         let shape = ir::value_shape(value).unwrap_or_default();
@@ -304,13 +305,7 @@ pub fn backbone_parameters(module: &Module<'_>) -> u64 {
     // A weight that two operations share counts once.
     let mut shared = BTreeSet::new();
     let mut count = |value: Value<'_, '_>| match source(value) {
-        Some(Source::Global(name)) => {
-            if shared.insert(name) {
-                elements(value)
-            } else {
-                0
-            }
-        }
+        Some(Source::Global(name)) if shared.insert(name.clone()) => elements(value),
         Some(Source::Inline) if !is_inline_zero(value) => elements(value),
         _ => 0,
     };

@@ -7,8 +7,8 @@
 //! %2 = "denoise.block"(%1, %reduce, …) {layer = "conv1", bottleneck = 4 : i64, slope = 7.812500e-03 : f32, …}
 //! ```
 //!
-//! Layers are taken by rank, affines first, then blocks, out of one budget; each stage of `greedy` stops at its own first
-//! misfit. A fresh block is the identity: the heads start at zero, an affine at scale 1 and shift 0.
+//! Layers are taken by rank, affines first, then blocks, out of one budget; each stage of `greedy` stops at its own
+//! first misfit. A fresh block is the identity: the heads start at zero, an affine at scale 1 and shift 0.
 
 use super::{
     LayerPlacement, OptionError, Options, Pass, PassContext, PassError, Placement,

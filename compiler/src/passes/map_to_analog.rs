@@ -13,8 +13,8 @@
 use super::{
     OptionError, Options, Pass, PassContext, PassError,
     constants::{
-        add_constant, built, fresh, is_inline_zero, remove_dead, settle_names, source, users,
-        weight, Source,
+        Source, add_constant, built, fresh, insert_before, remove_dead, settle_names, source, users,
+        weight,
     },
     globs,
 };
@@ -22,7 +22,10 @@ use crate::egraph::grouped;
 use globset::GlobMatcher;
 use melior::{
     Context,
-    ir::{BlockRef, Module, OperationRef, Type, Value, ValueLike, operation::OperationLike},
+    ir::{
+        BlockRef, Module, OperationRef, Type, Value, ValueLike,
+        operation::{OperationLike, OperationMutLike},
+    },
 };
 use mxc_dialects::{
     analog::{self, AnalogOp, Kind, Noise, Window},
@@ -178,7 +181,7 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
                 &Noise::default(),
             ),
         )?;
-        let analog = super::constants::insert_before(self.block, operation, analog)?;
+        let analog = insert_before(self.block, operation, analog)?;
         ffi::replace_all_uses(output.into(), analog);
         ffi::erase(operation);
         Ok(())
@@ -280,7 +283,7 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
             }
             None => {
                 let zero = built("a constant", ir::tosa_const(self.context, &[outputs], &[0.0]))?;
-                super::constants::insert_before(self.block, anchor, zero)?
+                insert_before(self.block, anchor, zero)?
             }
         };
         let (input, output) = match direct {
@@ -301,12 +304,12 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
                 &Noise::default(),
             ),
         )?;
-        let mut replacement = super::constants::insert_before(self.block, anchor, analog)?;
+        let mut replacement = insert_before(self.block, anchor, analog)?;
         if let (None, Some(reshape), Some((add, _))) = (direct, reshape, add) {
             // The reshape stays, now after the layer that has taken up the bias.
             let mut moved = ffi::as_mut(reshape);
-            melior::ir::operation::OperationMutLike::set_operand(&mut moved, 0, replacement);
-            melior::ir::operation::OperationMutLike::move_before(&mut moved, add);
+            moved.set_operand(0, replacement);
+            moved.move_before(add);
             replacement = result(reshape).unwrap_or(replacement);
         }
         let replaced = match (add, direct) {
@@ -353,7 +356,8 @@ fn result<'c, 'a>(operation: OperationRef<'c, 'a>) -> Option<Value<'c, 'a>> {
     operation.result(0).ok().map(Value::from)
 }
 
-/// The value before a slice that cuts only rows and columns which floor semantics ignores anyway; else the value itself.
+/// The value before a slice that cuts only rows and columns which floor semantics ignores anyway; else the value
+/// itself.
 fn unsliced<'c: 'a, 'a>(
     input: Value<'c, 'a>,
     weight: Value<'c, 'a>,
@@ -386,9 +390,4 @@ fn unsliced<'c: 'a, 'a>(
         (zero && same_size && same_rest).then_some(whole)
     };
     folded().unwrap_or(input)
-}
-
-/// Whether a layer's bias stands for none.
-pub fn has_no_bias(op: AnalogOp<'_, '_>) -> bool {
-    op.bias().is_some_and(is_inline_zero)
 }

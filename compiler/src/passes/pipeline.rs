@@ -1,8 +1,8 @@
 //! Pipelines in text: `builtin.module(canonicalize-graph,map-to-analog{keep-digital=fc*},…)`, or the bare list.
 //!
 //! MLIR cannot parse external passes back, so this parser is ours. Within braces are `key=value` pairs separated by
-//! spaces; a value runs to the next space outside quotes and brackets, so that `spec=gaussian(sigma=6%)+adc(bits=8)` and
-//! `at=conv1,conv2` need no quotes. Upstream passes may be nested under `func.func(…)`.
+//! spaces; a value runs to the next space outside quotes and brackets, so that `spec=gaussian(sigma=6%)+adc(bits=8)`
+//! and `at=conv1,conv2` need no quotes. Upstream passes may be nested under `func.func(…)`.
 
 use super::{ALIASES, Options, PassInfo, UPSTREAM, find};
 use std::fmt;

@@ -1,5 +1,5 @@
-//! Deterministic numbers for initial weights and synthetic inputs: keyed by a seed, a name and an index, the same on every
-//! machine.
+//! Deterministic numbers for initial weights and synthetic inputs: keyed by a seed, a name and an index, the same on
+//! every machine.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

@@ -7,8 +7,8 @@
 //!   samples = 512 : i64, std = …}, gradient_norm = 0.25 : f64, rank = 0 : i64, …}
 //! ```
 //!
-//! `gradient_norm` is the mean over the samples of ‖∂L/∂y‖₂ per sample, `rank` 0 for the largest. Without data the inputs are
-//! standard normal and the labels the clean model's own predictions.
+//! `gradient_norm` is the mean over the samples of ‖∂L/∂y‖₂ per sample, `rank` 0 for the largest. Without data the
+//! inputs are standard normal and the labels the clean model's own predictions.
 
 use super::{
     OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,

@@ -1,8 +1,8 @@
 //! Runs a pipeline through MLIR's pass manager.
 //!
-//! Every pass of ours is an MLIR external pass. MLIR reports only that a pass failed, so the reason travels through a slot
-//! beside it; diagnostics that MLIR itself emits (its verifier, upstream passes) are added to it. Each step has a pass
-//! manager of its own, which lets the failing step be named and the IR be looked at in between.
+//! Every pass of ours is an MLIR external pass. MLIR reports only that a pass failed, so the reason travels through a
+//! slot beside it; diagnostics that MLIR itself emits (its verifier, upstream passes) are added to it. Each step has
+//! a pass manager of its own, which lets the failing step be named and the IR be looked at in between.
 
 use super::{PassContext, PassError, Pipeline, pipeline::Step};
 use melior::{
