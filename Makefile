@@ -21,11 +21,20 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-test: lint
-	cargo test --locked --workspace
+# onnxruntime, the reference of the numerical tests
+tests/.venv/installed: tests/requirements.txt | setup
+	rm -rf tests/.venv
+	python3 -m venv tests/.venv
+	tests/.venv/bin/pip install -q --disable-pip-version-check -r $< || { echo "make: pip could not install $<" >&2; exit 1; }
+	touch $@
+
+test: lint tests/.venv/installed
+	MXC_REQUIRE_ONNXRUNTIME=1 cargo test --locked --workspace
 
 bench: build
-	scripts/bench.sh
+	cargo build --release --locked -p mxc-compiler --example throughput
+	test -x examples/.venv/bin/python || examples/setup.sh
+	benches/compare.py
 
 tables: build
 	scripts/tables.py

@@ -101,6 +101,37 @@ fn killed_finetune_resumes_to_the_same_bytes() {
 }
 
 #[test]
+fn interrupted_finetune_says_how_to_go_on() {
+    let (folder, data) = compiled(&[]);
+    let folder = folder.path();
+    let arguments = ["finetune", "model.mxa", "--epochs", "30", "--batch", "16", "--data", &data];
+    let child =
+        mxc(folder).args(arguments).args(["-o", "out.mxa"]).stderr(Stdio::piped()).spawn().unwrap();
+    let checkpoint = folder.join("out.mxa.ckpt");
+    while !checkpoint.exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    succeed(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--resume"));
+    let other = ["--lr", "0.5", "--resume", "-o", "out.mxa"];
+    assert!(fail(mxc(folder).args(arguments).args(other), 1).contains("--lr"));
+}
+
+#[test]
+fn completions_and_help() {
+    let folder = TempDir::new().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(succeed(mxc(folder.path()).args(["completions", shell])).contains("finetune"));
+    }
+    for command in ["compile", "finetune", "eval", "run", "inspect", "opt", "export", "report"] {
+        let help = succeed(mxc(folder.path()).args([command, "--help"]));
+        assert!(help.contains("Example"), "{command} --help shows an example");
+    }
+}
+
+#[test]
 fn compile_without_data_says_what_it_assumed() {
     let folder = TempDir::new().unwrap();
     let output = mxc(folder.path()).arg("compile").arg(model("resnet20")).output().unwrap();

@@ -75,3 +75,17 @@ pub fn small_fashion(folder: &Path, train: usize, test: usize) -> PathBuf {
     }
     target
 }
+
+/// The Python that has onnxruntime: `make test` sets it up in `tests/.venv`. `None`, with a note, where it is missing and
+/// `MXC_REQUIRE_ONNXRUNTIME` (which `make test` sets) does not forbid that.
+pub fn onnxruntime() -> Option<PathBuf> {
+    let python = ["tests/.venv/bin/python", "examples/.venv/bin/python"]
+        .map(|path| root().join(path))
+        .into_iter()
+        .find(|path| path.exists());
+    if python.is_none() {
+        assert!(std::env::var_os("MXC_REQUIRE_ONNXRUNTIME").is_none(), "tests/.venv is missing: run make test");
+        eprintln!("skipped: no tests/.venv with onnxruntime; make test sets it up");
+    }
+    python
+}

@@ -2,6 +2,16 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-mod common;
 mod cli;
+mod common;
+mod dialects;
+mod docs;
 mod dtile;
+mod export;
+mod guide;
+mod guide_pass;
+mod import;
+mod models;
+mod onnx_model;
+mod passes;
+mod reference;

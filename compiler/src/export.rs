@@ -348,7 +348,8 @@ fn splice(
         return Ok(());
     };
     let names = node_names(&graph.node, &mut BTreeSet::new());
-    let facts = Facts::of(graph);
+    let mut facts = Facts::of(graph);
+    let mut taken = std::mem::take(&mut facts.values);
     let mut insertions: BTreeMap<usize, Vec<NodeProto>> = BTreeMap::new();
     let mut initializers = Vec::new();
     for denoisers in layers
@@ -384,7 +385,7 @@ fn splice(
             layer,
             spatial,
             channels,
-            taken: &facts.values,
+            taken: &mut taken,
             nodes: Vec::new(),
             initializers: Vec::new(),
             constants_as_nodes,
@@ -608,7 +609,8 @@ struct Builder<'a> {
     /// Whether the layer's output has spatial axes (channels are axis 1), or else the channels last.
     spatial: bool,
     channels: usize,
-    taken: &'a BTreeSet<String>,
+    /// The names of values so far.
+    taken: &'a mut BTreeSet<String>,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
     constants_as_nodes: bool,
@@ -616,10 +618,12 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     /// A fresh name.
-    fn name(&self, part: &str) -> String {
-        import::unique(&format!("mxc.{}.{part}", self.layer), |name| {
+    fn name(&mut self, part: &str) -> String {
+        let name = import::unique(&format!("mxc.{}.{part}", self.layer), |name| {
             self.taken.contains(name)
-        })
+        });
+        self.taken.insert(name.clone());
+        name
     }
 
     fn weights_error<T>(&self, reason: impl Into<String>) -> Result<T, ExportError> {

@@ -174,6 +174,23 @@ pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
     Ok(cx.warnings)
 }
 
+/// Runs a pipeline over one module given as text or bytecode and returns its text; `name` is what diagnostics call it.
+pub fn transform(
+    source: &[u8],
+    name: &str,
+    pipeline: &Pipeline,
+    cx: &mut PassContext,
+    options: &RunOptions<'_>,
+) -> Result<String, OptError> {
+    let context = mxc_dialects::new_context();
+    let mut module = ir::parse(&context, source, name).map_err(OptError::Parse)?;
+    run_pipeline(&context, &mut module, pipeline, cx, options).map_err(|error| OptError::Run {
+        error,
+        reproducer: None,
+    })?;
+    Ok(print_module(&module, false))
+}
+
 fn run_part(
     source: &[u8],
     name: &str,
@@ -224,7 +241,7 @@ fn reproduced_pipeline(source: &[u8], path: &Path) -> Result<String, OptError> {
 }
 
 /// The parts of a text between lines that hold only `// -----`; each keeps its line numbers by leading empty lines.
-fn split(text: &str) -> Vec<Vec<u8>> {
+pub fn split(text: &str) -> Vec<Vec<u8>> {
     let mut parts = vec![String::new()];
     for (number, line) in text.lines().enumerate() {
         if line.trim_end() == SPLIT_MARK {

@@ -195,6 +195,44 @@ pub fn as_mut<'c, 'a>(
     unsafe { melior::ir::operation::OperationRefMut::from_raw(OperationLike::to_raw(&operation)) }
 }
 
+/// The text of a string that MLIR owns; `None` when it is not UTF-8. melior's own conversion fails on empty strings.
+///
+/// # Safety
+///
+/// The pointer must be valid for `length` bytes, or `length` be 0.
+unsafe fn text(string: mlir_sys::MlirStringRef) -> Option<String> {
+    if string.length == 0 {
+        return Some(String::new());
+    }
+    // SAFETY: by the caller's promise; the bytes are copied at once.
+    let bytes = unsafe { std::slice::from_raw_parts(string.data.cast::<u8>(), string.length) };
+    std::str::from_utf8(bytes).ok().map(str::to_owned)
+}
+
+/// The text of a string attribute; `None` for another attribute or text that is not UTF-8.
+pub fn string_text(attribute: Attribute<'_>) -> Option<String> {
+    // SAFETY: the attribute is a string attribute, whose text lives in the context.
+    attribute
+        .is_string()
+        .then(|| unsafe { text(mlir_sys::mlirStringAttrGetValue(attribute.to_raw())) })
+        .flatten()
+}
+
+/// The symbol that a flat symbol reference names; `None` for another attribute.
+pub fn symbol_text(attribute: Attribute<'_>) -> Option<String> {
+    // SAFETY: the attribute is a flat symbol reference, whose text lives in the context.
+    attribute
+        .is_flat_symbol_ref()
+        .then(|| unsafe { text(mlir_sys::mlirFlatSymbolRefAttrGetValue(attribute.to_raw())) })
+        .flatten()
+}
+
+/// The text of an identifier: an operation's or attribute's name, or the name in a location.
+pub fn identifier_text(identifier: melior::ir::Identifier<'_>) -> Option<String> {
+    // SAFETY: the identifier's text lives in the context.
+    unsafe { text(mlir_sys::mlirIdentifierStr(identifier.to_raw())) }
+}
+
 /// The scale of a `!quant.uniform` type; `None` for another type.
 pub fn uniform_quantized_scale(r#type: melior::ir::Type<'_>) -> Option<f64> {
     use melior::ir::TypeLike;

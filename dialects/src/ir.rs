@@ -66,12 +66,7 @@ pub fn parse<'c>(context: &'c Context, source: &[u8], name: &str) -> Result<Modu
 
 /// The operation's name, such as `tosa.conv2d`.
 pub fn op_name(operation: &OperationRef<'_, '_>) -> String {
-    operation
-        .name()
-        .as_string_ref()
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
+    crate::ffi::identifier_text(operation.name()).unwrap_or_default()
 }
 
 /// The operations of a block, in order.
@@ -147,16 +142,12 @@ pub fn dict_attr<'c>(
 
 /// A symbol reference's name.
 pub fn symbol_attr(operation: &OperationRef<'_, '_>, name: &str) -> Option<String> {
-    FlatSymbolRefAttribute::try_from(operation.attribute(name).ok()?)
-        .ok()
-        .map(|symbol| symbol.value().to_owned())
+    crate::ffi::symbol_text(operation.attribute(name).ok()?)
 }
 
 /// The text of a string attribute.
 pub fn as_string(attribute: Attribute<'_>) -> Option<String> {
-    StringAttribute::try_from(attribute)
-        .ok()
-        .map(|string| string.value().to_owned())
+    crate::ffi::string_text(attribute)
 }
 
 /// The value of an integer attribute.
@@ -341,8 +332,7 @@ pub fn tosa_const<'c>(
 /// The name in a location: the first `NameLoc` met from the outside in (fused and call-site locations are searched).
 pub fn location_name(location: Location<'_>) -> Option<String> {
     if location.is_name() {
-        let name = location.name_value();
-        return name.as_string_ref().as_str().ok().map(str::to_owned);
+        return crate::ffi::identifier_text(location.name_value());
     }
     if location.is_fused() {
         return (0..location.fused_num_locations())

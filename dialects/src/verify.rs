@@ -1,8 +1,301 @@
-//! Checks that IRDL cannot state.
+//! Checks that IRDL cannot state: shape relations, layer names, dictionaries, globals.
 
-use melior::ir::Module;
+use crate::{
+    analog::{self, AnalogOp, Kind, Window},
+    denoise, dtile, ir,
+};
+use melior::ir::{
+    Module, OperationRef, ShapedTypeLike, TypeLike, Value, ValueLike, operation::OperationLike,
+    r#type::RankedTensorType,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Checks a module of any level; returns every violation.
-pub fn verify(_module: &Module<'_>) -> Result<(), Vec<String>> {
+type Shape = Vec<Option<usize>>;
+
+/// Checks a module of any level; returns every violation, each naming the operation, its layer and its location.
+pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
+    let mut violations = Vec::new();
+    let functions = ir::module_ops(module)
+        .into_iter()
+        .filter(|operation| ir::op_name(operation) == "func.func");
+    let globals = ir::globals(module);
+    for (name, global) in &globals {
+        if let Err(message) = verify_global(global) {
+            violations.push(format!("ml_program.global @{name}: {message}"));
+        }
+    }
+    let mut layers = BTreeSet::new();
+    let mut blocks = BTreeSet::new();
+    let mut affines = BTreeSet::new();
+    for function in functions {
+        let mut channels = BTreeMap::new();
+        for operation in ir::entry_block(function).map(ir::block_ops).unwrap_or_default() {
+            let name = ir::op_name(&operation);
+            let result = match name.as_str() {
+                "ml_program.global_load_const" => verify_load(&operation, &globals),
+                "denoise.block" => verify_block(operation, &channels, &mut blocks),
+                "denoise.affine" => verify_affine(operation, &channels, &mut affines),
+                _ => match AnalogOp::new(operation) {
+                    Some(op) => verify_analog(op, &mut layers, &mut channels),
+                    None => Ok(()),
+                },
+            };
+            if let Err(message) = result {
+                let layer = ir::string_attr(&operation, analog::LAYER)
+                    .map_or(String::new(), |layer| format!(" \"{layer}\""));
+                violations.push(format!("{name}{layer} at {}: {message}", operation.location()));
+            }
+        }
+    }
+    if let Err(messages) = dtile::verify(module) {
+        violations.extend(messages);
+    }
+    if violations.is_empty() {
+        Ok(())
+    } else {
+        Err(violations)
+    }
+}
+
+/// A size for a message: `?` is the batch.
+fn show(shape: &Shape) -> String {
+    let sizes: Vec<_> = shape
+        .iter()
+        .map(|size| size.map_or("?".to_owned(), |size| size.to_string()))
+        .collect();
+    format!("[{}]", sizes.join(", "))
+}
+
+fn verify_global(global: &OperationRef<'_, '_>) -> Result<(), String> {
+    let r#type = ir::type_attr(global, "type").ok_or("it has no type")?;
+    let value = global.attribute("value").map(|value| value.to_string());
+    let external = value.is_ok_and(|value| value.starts_with("#ml_program.extern"));
+    let shape = ir::tensor_shape(r#type);
+    if external && shape.is_none_or(|shape| shape.contains(&None)) {
+        return Err(format!("an external weight has the type {type}, not a static tensor"));
+    }
+    Ok(())
+}
+
+fn verify_load(
+    load: &OperationRef<'_, '_>,
+    globals: &BTreeMap<String, OperationRef<'_, '_>>,
+) -> Result<(), String> {
+    let name = ir::symbol_attr(load, "global").ok_or("it names no global")?;
+    let global = globals
+        .get(&name)
+        .ok_or_else(|| format!("there is no global @{name}"))?;
+    let declared = ir::type_attr(global, "type").map(|r#type| r#type.to_string());
+    let loaded = load.result(0).map(|result| result.r#type().to_string()).ok();
+    if declared != loaded {
+        return Err(format!(
+            "@{name} is {} but is loaded as {}",
+            declared.unwrap_or_default(),
+            loaded.unwrap_or_default()
+        ));
+    }
+    Ok(())
+}
+
+/// The shape of an f32 operand or result.
+fn float_shape(what: &str, value: Option<Value<'_, '_>>) -> Result<Shape, String> {
+    let value = value.ok_or_else(|| format!("it has no {what}"))?;
+    let tensor = RankedTensorType::try_from(value.r#type()).ok();
+    match ir::value_shape(value) {
+        Some(shape) if tensor.is_some_and(|tensor| tensor.element().is_f32()) => Ok(shape),
+        _ => Err(format!("the {what} is {}, not a ranked f32 tensor", value.r#type())),
+    }
+}
+
+fn verify_analog(
+    op: AnalogOp<'_, '_>,
+    layers: &mut BTreeSet<String>,
+    channels: &mut BTreeMap<String, usize>,
+) -> Result<(), String> {
+    let layer = op.layer();
+    if layer.is_empty() {
+        return Err("its layer has no name".to_owned());
+    }
+    if !layers.insert(layer.clone()) {
+        return Err("another layer has this name".to_owned());
+    }
+    op.noise()?;
+    op.calibration()?;
+    let operation = op.operation();
+    if operation.has_attribute(analog::GRADIENT_NORM)
+        && !op.gradient_norm().is_some_and(|norm| norm.is_finite() && norm >= 0.0)
+    {
+        return Err("its gradient_norm is not a finite, non-negative f64".to_owned());
+    }
+    if operation.has_attribute(analog::RANK) && op.rank().is_none() {
+        return Err("its rank is not a non-negative integer".to_owned());
+    }
+    let input = float_shape("input", op.input())?;
+    let weight = float_shape("weight", op.weight())?;
+    let bias = float_shape("bias", op.bias())?;
+    let output = float_shape("output", op.output())?;
+    let weight: Vec<usize> = weight
+        .iter()
+        .copied()
+        .collect::<Option<_>>()
+        .ok_or_else(|| format!("the weight {} is not static", show(&weight)))?;
+    let expected = match op {
+        AnalogOp::FullyConnected(_) => fully_connected_output(&input, &weight)?,
+        AnalogOp::Conv2d(conv) => {
+            let window = conv.window().ok_or("stride and dilation want 2 sizes, pad 4")?;
+            let groups = conv.groups().filter(|groups| *groups > 0).ok_or("groups must be positive")?;
+            convolution_output(op.kind(), &input, &weight, &window, groups)?
+        }
+        AnalogOp::DepthwiseConv2d(conv) => {
+            let window = conv.window().ok_or("stride and dilation want 2 sizes, pad 4")?;
+            convolution_output(op.kind(), &input, &weight, &window, 1)?
+        }
+    };
+    if output != expected {
+        return Err(format!("the output is {} but must be {}", show(&output), show(&expected)));
+    }
+    let outputs = expected.last().copied().flatten();
+    if bias != [outputs] {
+        return Err(format!(
+            "the bias is {} but there are {} output channels",
+            show(&bias),
+            outputs.map_or("?".to_owned(), |outputs| outputs.to_string())
+        ));
+    }
+    channels.insert(layer, outputs.unwrap_or_default());
+    Ok(())
+}
+
+fn fully_connected_output(input: &Shape, weight: &[usize]) -> Result<Shape, String> {
+    let [outputs, inputs] = weight else {
+        return Err(format!("the weight {weight:?} is not [outputs, inputs]"));
+    };
+    let (last, leading) = input.split_last().ok_or("the input has rank 0")?;
+    if *last != Some(*inputs) {
+        return Err(format!("the input is {} but the weight has {inputs} inputs", show(input)));
+    }
+    let mut output = leading.to_vec();
+    output.push(Some(*outputs));
+    Ok(output)
+}
+
+fn convolution_output(
+    kind: Kind,
+    input: &Shape,
+    weight: &[usize],
+    window: &Window,
+    groups: usize,
+) -> Result<Shape, String> {
+    let [batch, height, width, Some(inputs)] = input[..] else {
+        return Err(format!("the input {} is not NHWC with static channels", show(input)));
+    };
+    let [a, b, c, d] = *weight else {
+        return Err(format!("the weight {weight:?} has not rank 4"));
+    };
+    let (kernel, outputs) = match kind {
+        Kind::DepthwiseConv2d => {
+            if c != inputs {
+                return Err(format!("the weight (HWCM) has {c} channels but the input {inputs}"));
+            }
+            let outputs = c.checked_mul(d).ok_or("the weight is too large")?;
+            ([a, b], outputs)
+        }
+        _ => {
+            if d.checked_mul(groups) != Some(inputs) || !a.is_multiple_of(groups) {
+                return Err(format!(
+                    "the weight (OHWI) {weight:?} does not fit {inputs} input channels in {groups} groups"
+                ));
+            }
+            ([b, c], a)
+        }
+    };
+    if window.stride.contains(&0) || window.dilation.contains(&0) {
+        return Err("stride and dilation must be positive".to_owned());
+    }
+    let mut output = vec![batch];
+    for (axis, size) in [height, width].into_iter().enumerate() {
+        output.push(match size {
+            Some(size) => Some(window.output_size(axis, size, kernel[axis]).ok_or_else(|| {
+                format!("a window of {kernel:?} does not fit the input {}", show(input))
+            })?),
+            None => None,
+        });
+    }
+    output.push(Some(outputs));
+    Ok(output)
+}
+
+/// What both denoisers have in common; the channels.
+fn verify_denoiser(
+    operation: &OperationRef<'_, '_>,
+    channels: &BTreeMap<String, usize>,
+    placed: &mut BTreeSet<String>,
+) -> Result<usize, String> {
+    let layer = ir::string_attr(operation, analog::LAYER).unwrap_or_default();
+    let expected = channels
+        .get(&layer)
+        .ok_or("no analog layer of this name comes before it")?;
+    if !placed.insert(layer) {
+        return Err("the layer has another denoiser of this kind".to_owned());
+    }
+    let shape = |value: Option<Value<'_, '_>>| value.and_then(ir::value_shape).unwrap_or_default();
+    let input = shape(operation.operand(0).ok());
+    let output = shape(operation.result(0).ok().map(Value::from));
+    if input != output {
+        return Err(format!("the input is {} but the output {}", show(&input), show(&output)));
+    }
+    if input.last() != Some(&Some(*expected)) {
+        return Err(format!("the input is {} but the layer has {expected} channels", show(&input)));
+    }
+    Ok(*expected)
+}
+
+fn verify_block(
+    operation: OperationRef<'_, '_>,
+    channels: &BTreeMap<String, usize>,
+    placed: &mut BTreeSet<String>,
+) -> Result<(), String> {
+    let channels = verify_denoiser(&operation, channels, placed)?;
+    let block = denoise::Block::new(operation).ok_or("it is no denoise.block")?;
+    let width = denoise::bottleneck(channels);
+    if block.bottleneck() != Some(width) {
+        return Err(format!("its bottleneck must be {width} for {channels} channels"));
+    }
+    if !block.slope().is_some_and(|slope| slope > 0.0 && slope < 1.0) {
+        return Err("its slope must lie between 0 and 1".to_owned());
+    }
+    let weights = block.weights();
+    if weights.len() != 6 && weights.len() != 8 {
+        return Err("sigma_weight and sigma_bias go together".to_owned());
+    }
+    let spatial = block.input().and_then(ir::value_shape).is_some_and(|shape| shape.len() == 4);
+    let shapes = denoise::block_weight_shapes(channels, spatial);
+    for ((part, shape), weight) in denoise::BLOCK_WEIGHTS.iter().zip(shapes).zip(weights) {
+        check_weight(part, weight, &shape)?;
+    }
+    Ok(())
+}
+
+fn verify_affine(
+    operation: OperationRef<'_, '_>,
+    channels: &BTreeMap<String, usize>,
+    placed: &mut BTreeSet<String>,
+) -> Result<(), String> {
+    let channels = verify_denoiser(&operation, channels, placed)?;
+    let affine = denoise::Affine::new(operation).ok_or("it is no denoise.affine")?;
+    let weights = [affine.scale(), affine.shift()];
+    for (part, weight) in denoise::AFFINE_WEIGHTS.iter().zip(weights) {
+        check_weight(part, weight.ok_or("it lacks an operand")?, &[channels])?;
+    }
+    Ok(())
+}
+
+/// Checks a weight's shape; its elements are f32, or words after `quantize-denoisers`.
+fn check_weight(part: &str, weight: Value<'_, '_>, shape: &[usize]) -> Result<(), String> {
+    let found = ir::value_shape(weight).unwrap_or_default();
+    let expected: Shape = shape.iter().map(|size| Some(*size)).collect();
+    if found != expected {
+        return Err(format!("{part} is {} but must be {}", show(&found), show(&expected)));
+    }
     Ok(())
 }

@@ -75,12 +75,12 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2-style; pools with a mean over the spatial axes, as the first published versions did."""
 
-    # (outputs, stride, expansion); the stem leaves 16 channels at 28x28
-    BLOCKS = ((24, 2, 3), (24, 1, 4), (40, 2, 4), (40, 1, 4), (40, 1, 4), (64, 1, 4), (64, 1, 4))
+    # (outputs, stride, expansion); the stem leaves 16 channels at 14x14
+    BLOCKS = ((24, 1, 3), (24, 1, 3), (40, 2, 4), (40, 1, 4), (64, 2, 4), (64, 1, 4), (64, 1, 4))
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(conv(1, 16), nn.BatchNorm2d(16), nn.ReLU6(inplace=True))
+        self.stem = nn.Sequential(conv(1, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU6(inplace=True))
         inputs, blocks = 16, []
         for outputs, stride, expand in self.BLOCKS:
             blocks.append(InvertedResidual(inputs, outputs, stride, expand))
@@ -113,15 +113,15 @@ class DenseNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = conv(1, 24, 3, 2)
-        self.dense1 = nn.Sequential(*(DenseLayer(24 + 12 * i, 12) for i in range(6)))
+        self.dense1 = nn.Sequential(*(DenseLayer(24 + 12 * i, 12) for i in range(4)))
         self.transition = nn.Sequential(
-            nn.BatchNorm2d(96), nn.ReLU(inplace=True), conv(96, 48, 1), nn.AvgPool2d(2)
+            nn.BatchNorm2d(72), nn.ReLU(inplace=True), conv(72, 48, 1), nn.AvgPool2d(2)
         )
-        self.dense2 = nn.Sequential(*(DenseLayer(48 + 16 * i, 16) for i in range(7)))
-        self.norm = nn.BatchNorm2d(160)
+        self.dense2 = nn.Sequential(*(DenseLayer(48 + 16 * i, 16) for i in range(6)))
+        self.norm = nn.BatchNorm2d(144)
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(160, 10)
+        self.fc = nn.Linear(144, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dense2(self.transition(self.dense1(self.stem(x))))
@@ -170,12 +170,12 @@ class MBConv(nn.Module):
 class EfficientNet(nn.Module):
     """EfficientNet-style, with one stage of 5x5 depthwise kernels."""
 
-    # (outputs, kernel, stride, expansion); the stem leaves 16 channels at 28x28
-    BLOCKS = ((16, 3, 2, 1), (24, 3, 1, 4), (24, 3, 1, 4), (40, 5, 2, 4), (40, 5, 1, 4), (64, 3, 1, 4))
+    # (outputs, kernel, stride, expansion); the stem leaves 16 channels at 14x14
+    BLOCKS = ((16, 3, 1, 1), (24, 3, 1, 3), (40, 5, 2, 4), (40, 5, 1, 4), (64, 3, 2, 4), (64, 3, 1, 4))
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(conv(1, 16), nn.BatchNorm2d(16), nn.SiLU(inplace=True))
+        self.stem = nn.Sequential(conv(1, 16, 3, 2), nn.BatchNorm2d(16), nn.SiLU(inplace=True))
         inputs, blocks = 16, []
         for outputs, kernel, stride, expand in self.BLOCKS:
             blocks.append(MBConv(inputs, outputs, kernel, stride, expand))

@@ -149,12 +149,19 @@ impl Report {
 
     /// Nanojoules per sample.
     pub fn nanojoules(&self) -> f64 {
-        self.denoisers.iter().map(|denoiser| denoiser.nanojoules).sum()
+        self.denoisers
+            .iter()
+            .map(|denoiser| denoiser.nanojoules)
+            .sum()
     }
 
     /// Milliwatts while the tile runs: energy over time.
     pub fn milliwatts(&self) -> f64 {
-        let microseconds: f64 = self.denoisers.iter().map(|denoiser| denoiser.microseconds).sum();
+        let microseconds: f64 = self
+            .denoisers
+            .iter()
+            .map(|denoiser| denoiser.microseconds)
+            .sum();
         if microseconds == 0.0 {
             0.0
         } else {

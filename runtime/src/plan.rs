@@ -1124,6 +1124,47 @@ impl Builder<'_> {
         self.drop_dead(targets);
     }
 
+    /// Turns a product and a sum with a constant per channel (an unfolded batch normalisation) into one map.
+    fn fuse_affines(&mut self, targets: &[Id]) {
+        let mut uses = vec![0usize; self.values.len()];
+        self.steps
+            .iter()
+            .flat_map(|step| &step.inputs)
+            .chain(targets)
+            .for_each(|&id| uses[id] += 1);
+        let constant = |values: &[Value], step: &Step, wanted: Binary| match &step.kernel {
+            Kernel::Binary { op, shape } if *op == wanted => {
+                let (left, right) = (step.inputs[0], step.inputs[1]);
+                [(left, right, shape.clone()), (right, left, shape.swapped())]
+                    .into_iter()
+                    .find_map(|(x, y, shape)| match values[y].place {
+                        Place::Constant(id) => Some((x, id, shape.per_channel()?)),
+                        _ => None,
+                    })
+            }
+            _ => None,
+        };
+        for index in 1..self.steps.len() {
+            let (before, after) = self.steps.split_at_mut(index);
+            let sum = &mut after[0];
+            let Some((product, shift, channels)) = constant(&self.values, sum, Binary::Add) else {
+                continue;
+            };
+            let Some(step) = before.iter().find(|step| step.output == product) else {
+                continue;
+            };
+            let Some((x, scale, same)) = constant(&self.values, step, Binary::Mul) else {
+                continue;
+            };
+            if channels == same && uses[product] == 1 {
+                sum.kernel = Kernel::Affine { scale, shift };
+                sum.inputs = vec![x];
+                uses[product] = 0;
+            }
+        }
+        self.drop_dead(targets);
+    }
+
     /// Marks what the backward pass visits, and the values that it reads.
     fn mark_gradients(&mut self) {
         let values = &self.network.program.values;
@@ -1155,16 +1196,17 @@ impl Builder<'_> {
             match &step.kernel {
                 Kernel::Convolution { limit, .. }
                 | Kernel::Depthwise { limit, .. }
-                | Kernel::FullyConnected { limit, .. } => {
-                    if limit.is_some() {
-                        saved.push(step.inputs[0]);
-                    }
+                | Kernel::FullyConnected { limit, .. }
+                    if limit.is_some() =>
+                {
+                    saved.push(step.inputs[0]);
                 }
                 Kernel::Noise { layer } => match self.network.layers[*layer].scale {
                     Scale::Range => saved.push(step.output),
                     Scale::Constant => {}
                     Scale::Signal => saved.extend([step.inputs[0], step.output]),
                 },
+                Kernel::Affine { scale, shift } if !trainable(&[*scale, *shift]) => {}
                 Kernel::Block(_) | Kernel::Affine { .. } | Kernel::Silu => {
                     saved.push(step.inputs[0])
                 }
@@ -1249,6 +1291,7 @@ impl Plan {
         };
         builder.drop_dead(&targets);
         builder.fuse_clamps(&targets);
+        builder.fuse_affines(&targets);
         if matches!(key.goal, Goal::Train | Goal::Sensitivity) {
             builder.mark_gradients();
         }

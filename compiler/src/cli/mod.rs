@@ -1,6 +1,6 @@
 //! The command line: one file a command.
 
-pub mod args;
+mod args;
 mod compile;
 mod eval;
 mod export;

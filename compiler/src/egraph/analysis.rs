@@ -1,7 +1,15 @@
 //! What is known of an e-class.
 
-use super::language::{Binary, Fold, Node, Op, Shape, UNARY};
+use super::{
+    fold::{self, Tensor},
+    language::{Binary, Fold, Node, Op, Shape, UNARY},
+};
 use egg::{Analysis, DidMerge, EGraph, Id};
+use std::collections::BTreeMap;
+
+/// Constants of up to this many elements are computed while rewriting, so that equal ones are one e-class; larger ones (the
+/// weights) stay symbolic.
+pub const MAX_KNOWN_ELEMENTS: usize = 4096;
 
 /// The e-graph of a network.
 pub type Graph = EGraph<Node, Facts>;
@@ -17,6 +25,32 @@ pub struct Facts {
     pub sites: Vec<Site>,
     /// The results of other operations.
     pub opaque: Vec<Known>,
+    /// The values of [`Op::Value`].
+    pub values: Vec<Tensor>,
+    /// The number of a value, by shape and bits.
+    pub(super) numbers: BTreeMap<(Vec<usize>, Vec<u64>), usize>,
+}
+
+impl Facts {
+    /// The number of a small constant's values; `None` for one that is too large.
+    pub fn intern(&mut self, tensor: Tensor) -> Option<usize> {
+        if tensor.values.len() > MAX_KNOWN_ELEMENTS {
+            return None;
+        }
+        let bits = tensor.values.iter().map(|value| value.to_bits()).collect();
+        let next = self.values.len();
+        let number = *self.numbers.entry((tensor.shape.clone(), bits)).or_insert(next);
+        if number == next {
+            self.values.push(tensor);
+        }
+        Some(number)
+    }
+
+    fn fold(&mut self, fold: &Fold, operands: &[usize]) -> Option<usize> {
+        let operands: Vec<&Tensor> = operands.iter().map(|number| &self.values[*number]).collect();
+        let tensor = fold::apply(fold, &operands, self).ok()?;
+        self.intern(tensor)
+    }
 }
 
 /// A value's type.
@@ -37,6 +71,8 @@ pub struct KnownConstant {
     pub float: bool,
     /// Its only value, if it repeats one.
     pub splat: Option<f64>,
+    /// The number of its values, if it is small and they are at hand.
+    pub value: Option<usize>,
 }
 
 /// Which operation a site is.
@@ -81,6 +117,8 @@ pub struct Data {
     pub constant: bool,
     /// Its only value, if it is a constant that repeats one.
     pub splat: Option<f64>,
+    /// The number of its values, if it is a small constant and they are known.
+    pub value: Option<usize>,
     /// How many operations of the source program (and results of `@main`) use it; 0 for values that rewriting made up.
     pub uses: usize,
     /// The source operation with its location: the first whose result it is.
@@ -94,6 +132,7 @@ impl Data {
             float: true,
             constant: false,
             splat: None,
+            value: None,
             uses: 0,
             source: None,
         }
@@ -130,10 +169,8 @@ fn broadcast(a: &Shape, b: &Shape) -> Shape {
         .collect()
 }
 
-impl Analysis<Node> for Facts {
-    type Data = Data;
-
-    fn make(egraph: &mut Graph, node: &Node, _: Id) -> Data {
+/// What follows from a node's operands, without computing constants.
+fn describe(egraph: &Graph, node: &Node) -> Data {
         let child = |index: usize| &egraph[node.children[index]].data;
         match &node.op {
             Op::Argument(index) => {
@@ -148,7 +185,16 @@ impl Analysis<Node> for Facts {
                 let shape = known.shape.iter().map(|size| Some(*size)).collect();
                 Data {
                     float: known.float,
+                    value: known.value,
                     ..Data::constant(shape, known.splat)
+                }
+            }
+            Op::Value(number) => {
+                let tensor = &egraph.analysis.values[*number];
+                let shape = tensor.shape.iter().map(|size| Some(*size)).collect();
+                Data {
+                    value: Some(*number),
+                    ..Data::constant(shape, tensor.repeated())
                 }
             }
             Op::Splat(shape, bits) => {
@@ -218,12 +264,40 @@ impl Analysis<Node> for Facts {
         }
     }
 
+impl Analysis<Node> for Facts {
+    type Data = Data;
+
+    fn make(egraph: &mut Graph, node: &Node, _: Id) -> Data {
+        let mut data = describe(egraph, node);
+        if data.value.is_none() && data.float && data.constant {
+            data.value = match (&node.op, data.splat, data.static_shape()) {
+                (Op::Fold(fold), _, _) => node
+                    .children
+                    .iter()
+                    .map(|child| egraph[*child].data.value)
+                    .collect::<Option<Vec<usize>>>()
+                    .and_then(|operands| egraph.analysis.fold(fold, &operands)),
+                (Op::Splat(..), Some(splat), Some(shape))
+                    if data.elements() <= MAX_KNOWN_ELEMENTS as u64 =>
+                {
+                    egraph.analysis.intern(Tensor::splat(shape, splat))
+                }
+                _ => None,
+            };
+            if let Some(number) = data.value {
+                data.splat = egraph.analysis.values[number].repeated();
+            }
+        }
+        data
+    }
+
     fn merge(&mut self, a: &mut Data, b: Data) -> DidMerge {
         let merged = Data {
             shape: a.shape.clone(),
             float: a.float,
             constant: a.constant || b.constant,
             splat: a.splat.or(b.splat),
+            value: a.value.or(b.value),
             uses: a.uses + b.uses,
             source: match (a.source, b.source) {
                 (Some(x), Some(y)) => Some(x.min(y)),
@@ -236,13 +310,21 @@ impl Analysis<Node> for Facts {
     }
 
     fn modify(egraph: &mut Graph, id: Id) {
-        // Constants of one shape that repeat one value are one constant, however they came about. Without this, chains of
-        // foldings that cancel (−1 · −1 · …) would grow forever.
-        let data = &egraph[id].data;
-        if let (true, Some(splat), Some(shape)) = (data.float, data.splat, data.static_shape()) {
-            let splat = egraph.add(Node::new(Op::Splat(shape, splat.to_bits()), []));
-            egraph.union(id, splat);
+        // Equal constants are one e-class, however they came about: without this, foldings that cancel (−1 · −1 · …, a
+        // transpose there and back) would grow forever. A constant of the source program stays its own: two layers whose
+        // biases happen to be equal keep two biases.
+        let class = &egraph[id];
+        let data = &class.data;
+        if !data.float || class.nodes.iter().any(|node| matches!(node.op, Op::Constant(_))) {
+            return;
         }
+        let known = match (data.value, data.splat, data.static_shape()) {
+            (Some(number), _, _) => Op::Value(number),
+            (None, Some(splat), Some(shape)) => Op::Splat(shape, splat.to_bits()),
+            _ => return,
+        };
+        let known = egraph.add(Node::new(known, []));
+        egraph.union(id, known);
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::passes::{
     PassContext, PassError,
-    constants::{add_constant, built, insert_before, remove_dead, settle_names, weight},
+    constants::{add_constant, built, insert_before, order_globals, remove_dead, settle_names, weight},
 };
 use egg::Id;
 use melior::{
@@ -27,6 +27,10 @@ use melior::{
 use mxc_dialects::{ffi, ir};
 use mxc_runtime::store::Weight;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A constant computed here with up to this many elements is written into the IR, as the importer does, unless it is a
+/// layer's.
+const MAX_INLINE: usize = 16;
 
 /// Replaces the body of `@main` by `program`. `pass` is named in errors.
 pub fn write<'c>(
@@ -52,6 +56,7 @@ pub fn write<'c>(
         constants: BTreeMap::new(),
         small: BTreeMap::new(),
         renames: Vec::new(),
+        all_inline: network.constants.iter().all(|value| ir::loaded_global(*value).is_none()),
     };
     let mut seen = BTreeSet::new();
     for id in order {
@@ -82,6 +87,7 @@ pub fn write<'c>(
     }
     remove_dead(network.block);
     settle_names(context, module, cx, &renames);
+    order_globals(module);
     Ok(())
 }
 
@@ -97,6 +103,8 @@ struct Writer<'c, 'a, 'p> {
     /// Zero points, shifts and shape operands, by their text.
     small: BTreeMap<String, Value<'c, 'a>>,
     renames: Vec<(String, String)>,
+    /// The network has no globals: everything is written into the IR.
+    all_inline: bool,
 }
 
 impl<'c, 'a> Writer<'c, 'a, '_> {
@@ -112,13 +120,23 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
 
     /// The value of an operand; a constant is made under `name` if it has to be computed.
     fn operand(&mut self, id: Id, name: &str) -> Result<Value<'c, 'a>, PassError> {
+        self.placed_operand(id, name, None)
+    }
+
+    /// As [`Self::operand`]; `inline` says whether a constant is written into the IR, by default a small one is.
+    fn placed_operand(
+        &mut self,
+        id: Id,
+        name: &str,
+        inline: Option<bool>,
+    ) -> Result<Value<'c, 'a>, PassError> {
         let id = self.network.egraph.find(id);
         if let Some(value) = self.values.get(&id).or_else(|| self.constants.get(&id)) {
             return Ok(*value);
         }
         let node = self.node(id)?.clone();
         let value = match &node.op {
-            Op::Constant(number) => {
+            Op::Constant(number) if inline.is_none_or(|inline| inline == self.is_inline(*number)) => {
                 let source = self.network.constants[*number];
                 let operation = ir::defining_op(source)
                     .ok_or_else(|| PassError::new("a constant has no operation"))?;
@@ -130,10 +148,10 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
                 self.insert(built("a constant", ir::tosa_const(self.context, shape, &[value]))?)?
             }
             _ => {
-                let mut inline = true;
-                let tensor = self.evaluate(id, &mut inline)?;
+                let tensor = self.evaluate(id)?;
                 // A splat needs no bytes in the store.
-                let repeated = tensor.values.iter().all(|x| x.to_bits() == tensor.values[0].to_bits());
+                let inline = tensor.repeated().is_some()
+                    || inline.unwrap_or(self.all_inline || tensor.values.len() <= MAX_INLINE);
                 let folded = Weight::new(tensor.shape.clone(), tensor.to_f32())
                     .ok_or_else(|| PassError::new(format!("{name}: its values do not fit its shape")))?;
                 add_constant(
@@ -142,7 +160,7 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
                     self.network.block,
                     self.network.terminator,
                     &mut self.cx.weights,
-                    inline || repeated,
+                    inline,
                     name,
                     folded,
                     &mut self.renames,
@@ -153,25 +171,30 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         Ok(value)
     }
 
-    /// A constant e-class's values; clears `inline` when any of them come from the weight store.
-    fn evaluate(&self, id: Id, inline: &mut bool) -> Result<Tensor, PassError> {
+    /// Whether a constant of the source program is written in the IR.
+    fn is_inline(&self, number: usize) -> bool {
+        ir::loaded_global(self.network.constants[number]).is_none()
+    }
+
+    /// A constant e-class's values.
+    fn evaluate(&self, id: Id) -> Result<Tensor, PassError> {
         let node = self.node(id)?;
         match &node.op {
             Op::Constant(number) => {
                 let value = self.network.constants[*number];
-                *inline &= ir::loaded_global(value).is_none();
                 let weight = weight(self.pass, value, &self.cx.weights)?;
                 Ok(Tensor {
                     shape: weight.shape().to_vec(),
                     values: weight.values().iter().map(|x| f64::from(*x)).collect(),
                 })
             }
+            Op::Value(number) => Ok(self.network.egraph.analysis.values[*number].clone()),
             Op::Splat(shape, bits) => Ok(Tensor::splat(shape.clone(), f64::from_bits(*bits))),
             Op::Fold(folding) => {
                 let operands: Vec<Tensor> = node
                     .children
                     .iter()
-                    .map(|child| self.evaluate(*child, inline))
+                    .map(|child| self.evaluate(*child))
                     .collect::<Result<_, _>>()?;
                 let operands: Vec<&Tensor> = operands.iter().collect();
                 fold::apply(folding, &operands, &self.network.egraph.analysis).map_err(PassError::new)
@@ -180,12 +203,27 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         }
     }
 
-    /// The operand of a site, named after its layer. A weight of the source program takes that name too if its bytes are at
-    /// hand, so that one network exported with other tensor names gives one program.
+    /// The operand of a site, named after its layer, in the store if the network has any weight there. A weight of the source
+    /// program takes that name too if its bytes are at hand, so that one network exported with other tensor names gives one
+    /// program.
     fn site_operand(&mut self, site: usize, id: Id, part: &str) -> Result<Value<'c, 'a>, PassError> {
         let layer = &self.network.egraph.analysis.sites[site].layer;
         let name = format!("{layer}.{part}");
-        let value = self.operand(id, &name)?;
+        let data = &self.network.egraph[id].data;
+        // Zeros, of either sign, stand for no bias and stay in the IR.
+        let zeros = data.value.is_some_and(|number| {
+            let values = &self.network.egraph.analysis.values[number].values;
+            values.iter().all(|value| *value == 0.0)
+        });
+        let value = match data.static_shape().filter(|_| zeros) {
+            Some(shape) => self.small(format!("zeros {shape:?}"), |writer| {
+                built("a constant", ir::tosa_const(writer.context, &shape, &[0.0]))
+            })?,
+            None => {
+                let inline = data.constant.then_some(self.all_inline);
+                self.placed_operand(id, &name, inline)?
+            }
+        };
         if let Some(global) = ir::loaded_global(value)
             && global != name
             && self.cx.weights.get(&global).is_some()
@@ -214,7 +252,7 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
                 use melior::ir::BlockLike;
                 built("@main", network.block.argument(*number)).map(Value::from)
             }
-            Op::Constant(_) | Op::Splat(..) | Op::Fold(_) => self.operand(id, &name),
+            Op::Constant(_) | Op::Splat(..) | Op::Value(_) | Op::Fold(_) => self.operand(id, &name),
             Op::Convolution(site, pad) => {
                 let original = network.sites[*site];
                 let mut operands = vec![
@@ -373,8 +411,8 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         let mut attributes: Vec<_> = original
             .attributes()
             .filter(|(name, _)| {
-                let name = name.as_string_ref();
-                !changed.iter().any(|(changed, _)| name.as_str() == Ok(*changed))
+                let name = ffi::identifier_text(*name);
+                !changed.iter().any(|(changed, _)| name.as_deref() == Some(*changed))
             })
             .collect();
         let changed = changed.iter();

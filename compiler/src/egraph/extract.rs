@@ -7,7 +7,7 @@
 
 use super::{
     analysis::Graph,
-    language::{Fold, Node, Op},
+    language::{Node, Op},
 };
 use egg::{Id, Language};
 use std::collections::BTreeMap;
@@ -43,9 +43,7 @@ pub fn node_cost(egraph: &Graph, id: Id, node: &Node) -> u64 {
     let size = |child: usize| egraph[node.children[child]].data.elements();
     match &node.op {
         Op::Argument(_) | Op::Constant(_) => 0,
-        Op::Splat(..) => 1,
-        // A scale belongs to the convolution before it rather than to the one after.
-        Op::Fold(Fold::ScaleInputs(_) | Fold::Contract(_)) => 4,
+        Op::Splat(..) | Op::Value(_) => 1,
         Op::Fold(_) => 2,
         Op::Convolution(site, _) => {
             let facts = &egraph.analysis.sites[*site];

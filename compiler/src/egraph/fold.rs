@@ -21,6 +21,13 @@ impl Tensor {
         Self { shape, values }
     }
 
+    /// The only value, if all are equal.
+    pub fn repeated(&self) -> Option<f64> {
+        let first = *self.values.first()?;
+        let all = self.values.iter().all(|value| value.to_bits() == first.to_bits());
+        (all && !first.is_nan()).then_some(first)
+    }
+
     /// The values as f32.
     pub fn to_f32(&self) -> Vec<f32> {
         self.values.iter().map(|value| *value as f32).collect()

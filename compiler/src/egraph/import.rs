@@ -2,6 +2,7 @@
 
 use super::{
     analysis::{Facts, Graph, Known, KnownConstant, Site, SiteKind},
+    fold::Tensor,
     grouped::Grouped,
     language::{Binary, Node, Op, Shape, unary},
     shape_values,
@@ -97,7 +98,7 @@ pub fn read<'c, 'a>(
 }
 
 /// Notes how many operations and results use each value; equal operations count once.
-fn count_uses(egraph: &mut Graph, roots: &[Id]) {
+pub(super) fn count_uses(egraph: &mut Graph, roots: &[Id]) {
     let mut uses: BTreeMap<Id, usize> = BTreeMap::new();
     for class in egraph.classes() {
         for node in &class.nodes {
@@ -226,24 +227,34 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
                     .at(operation.location())
             })?;
         let float = is_f32(result.r#type());
-        let small = shape.iter().product::<usize>() <= MAX_SPLAT_ELEMENTS;
-        let repeated = |values: &[f32]| {
-            let first = *values.first()?;
-            values
-                .iter()
-                .all(|value| value.to_bits() == first.to_bits())
-                .then_some(f64::from(first))
-        };
-        let splat = match (&global, attribute) {
-            _ if !float || !small => None,
-            (Some(name), _) => self.store.get(name).and_then(|weight| repeated(weight.values())),
-            (None, Some(attribute)) => ffi::dense_f32(attribute).and_then(|values| repeated(&values)),
+        let elements = shape.iter().product::<usize>();
+        let values: Option<Vec<f64>> = match (&global, attribute) {
+            _ if !float || elements > MAX_SPLAT_ELEMENTS => None,
+            (Some(name), _) => self
+                .store
+                .get(name)
+                .filter(|weight| weight.shape() == shape)
+                .map(|weight| weight.values().iter().map(|x| f64::from(*x)).collect()),
+            (None, Some(attribute)) => {
+                ffi::dense_f32(attribute).map(|values| values.into_iter().map(f64::from).collect())
+            }
             (None, None) => None,
         };
+        let tensor = values.map(|values| Tensor {
+            shape: shape.clone(),
+            values,
+        });
+        let splat = tensor.as_ref().and_then(Tensor::repeated);
         let number = self.constants.len();
         self.constants.push(result);
         let facts = &mut self.egraph.analysis;
-        facts.constants.push(KnownConstant { shape, float, splat });
+        let value = tensor.and_then(|tensor| facts.intern(tensor));
+        facts.constants.push(KnownConstant {
+            shape,
+            float,
+            splat,
+            value,
+        });
         let id = self.egraph.add(Node::new(Op::Constant(number), []));
         self.constant_keys.insert(entry, id);
         Ok(id)
@@ -378,7 +389,7 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
     ) -> usize {
         let mut text = format!("{} : {}", ir::op_name(&operation), result.r#type());
         for (name, attribute) in operation.attributes() {
-            let name = name.as_string_ref().as_str().unwrap_or_default().to_owned();
+            let name = ffi::identifier_text(name).unwrap_or_default();
             text.push_str(&format!(" {name}={attribute}"));
         }
         for operand in operation.operands() {

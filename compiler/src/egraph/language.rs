@@ -23,6 +23,8 @@ pub enum Op {
     Constant(usize),
     /// A constant of one repeated value (the bits of an f64).
     Splat(Vec<usize>, u64),
+    /// A small constant whose values are known: what small constants fold to.
+    Value(usize),
     /// Arithmetic on constants, computed once the program is chosen.
     Fold(Fold),
     /// input, weight, bias; the number of a site and the padding, which rewriting may enlarge.

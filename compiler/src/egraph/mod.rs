@@ -25,3 +25,6 @@ pub fn shape_values(operation: &OperationRef<'_, '_>) -> Option<Vec<i64>> {
         .flatten()
         .and_then(ir::dense_integers)
 }
+
+#[cfg(test)]
+mod tests;

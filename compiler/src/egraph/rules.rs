@@ -66,7 +66,12 @@ pub const RULES: &[Rule] = &[
 
 /// The rules as egg takes them.
 pub fn rewrites() -> Vec<Rewrite<Node, Facts>> {
-    RULES
+    rewrites_of(RULES)
+}
+
+/// Some rules as egg takes them.
+pub fn rewrites_of(rules: &[Rule]) -> Vec<Rewrite<Node, Facts>> {
+    rules
         .iter()
         .filter_map(|rule| Rewrite::new(rule.name, *rule, *rule).ok())
         .collect()
@@ -192,6 +197,10 @@ fn fold_constants(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
 
 /// `x · 1`, `x + 0`, `x − 0`, a clamp without bounds, and no-op shapes are `x`, also among constants.
 fn drop_identities(egraph: &Graph, id: Id, found: &Node) -> Vec<Term> {
+    if matches!(found.op, Op::Fold(_)) && data(egraph, id).value.is_some() {
+        // Known constants are found equal by value.
+        return Vec::new();
+    }
     let first = found.children.first().copied();
     let same_shape = |x: Id| data(egraph, x).shape == data(egraph, id).shape;
     let dropped = match (&found.op, first) {
@@ -339,12 +348,29 @@ fn affine_inputs(egraph: &Graph, found: &Node, op: Binary) -> Vec<(usize, Id, Id
     }
     binaries(egraph, input, op)
         .filter(|(x, constant)| {
-            is_per_channel(egraph, *constant, inputs)
+            !has_private_site(egraph, *x, 8)
+                && is_per_channel(egraph, *constant, inputs)
                 && data(egraph, *x).shape == data(egraph, input).shape
                 && egraph.find(*x) != egraph.find(input)
         })
         .map(|(x, constant)| (site, x, constant))
         .collect()
+}
+
+/// Whether a value comes from a convolution or matrix product through scales and shifts that it can take up: they belong to the
+/// layer before them, not to the one after.
+fn has_private_site(egraph: &Graph, id: Id, depth: usize) -> bool {
+    depth > 0
+        && is_private(egraph, id)
+        && egraph[id].nodes.iter().any(|inner| match inner.op {
+            Op::Convolution(..) | Op::MatMul(_) => is_constant(egraph, inner.children[1]),
+            Op::Binary(Binary::Mul | Binary::Add) => {
+                is_constant(egraph, inner.children[1])
+                    && !is_constant(egraph, inner.children[0])
+                    && has_private_site(egraph, inner.children[0], depth - 1)
+            }
+            _ => false,
+        })
 }
 
 /// Per-channel `conv(x · s, w, b)` is `conv(x, w · s, b)`: zero padding stays zero.
@@ -569,6 +595,11 @@ fn move_transposes(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
                         terms.push(node(inner.op.clone(), [moved]));
                     }
                     Op::Binary(op) => {
+                        // Constants whose values are not at hand would grow by a transpose at each turn.
+                        let unknown = |id: &Id| is_constant(egraph, *id) && data(egraph, *id).value.is_none();
+                        if inner.children.iter().any(|child| unknown(child)) {
+                            continue;
+                        }
                         let moved = |id: Id| {
                             if is_constant(egraph, id) {
                                 fold(Fold::Transpose(perms.clone()), [id.into()])
@@ -587,8 +618,8 @@ fn move_transposes(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
     terms
 }
 
-/// Reshapes move over elementwise operations: up and down where there is one operand, down where the other is a constant per
-/// channel and the channels keep their axis.
+/// Reshapes move over elementwise operations: up and down where there is one operand (or the other is a single value), down
+/// where the other is a constant per channel and the channels keep their axis.
 fn move_reshapes(egraph: &Graph, id: Id, found: &Node) -> Vec<Term> {
     let reshapes = |id: Id| {
         egraph[id].nodes.iter().filter_map(|inner| match &inner.op {
@@ -607,10 +638,20 @@ fn move_reshapes(egraph: &Graph, id: Id, found: &Node) -> Vec<Term> {
         Op::Reshape(_) => egraph[found.children[0]]
             .nodes
             .iter()
-            .filter(|inner| matches!(inner.op, Op::Unary(_) | Op::Clamp(..)))
-            .map(|inner| {
-                let moved = node(Op::Reshape(shape(id)), [inner.children[0].into()]);
-                node(inner.op.clone(), [moved])
+            .filter_map(|inner| {
+                let x = *inner.children.first()?;
+                let moved = node(Op::Reshape(shape(id)), [x.into()]);
+                match inner.op {
+                    Op::Unary(_) | Op::Clamp(..) => Some(node(inner.op.clone(), [moved])),
+                    Op::Binary(op) => {
+                        let value = splat(egraph, inner.children[1])?;
+                        let same = data(egraph, x).shape == data(egraph, found.children[0]).shape;
+                        let ones = vec![1; shape(id).len()];
+                        let value = node(Op::Splat(ones, value.to_bits()), []);
+                        (same && !is_constant(egraph, x)).then(|| binary(op, moved, value))
+                    }
+                    _ => None,
+                }
             })
             .collect(),
         Op::Binary(op) => {

@@ -219,15 +219,15 @@ impl Decoder<'_> {
             .filter(|input| !initializers.contains_key(&input.name))
             .map(|input| self::input(&input.name, input.type_.as_ref()))
             .collect();
-        let mut defined: BTreeSet<String> = outer.clone();
-        defined.extend(inputs.iter().map(|input| input.name.clone()));
-        defined.extend(initializers.keys().cloned());
+        let mut own = BTreeSet::new();
+        own.extend(inputs.iter().map(|input| input.name.clone()));
+        own.extend(initializers.keys().cloned());
         let outputs: Vec<_> = graph
             .output
             .iter()
             .map(|output| output.name.clone())
             .collect();
-        let nodes = self.nodes(graph.node, defined, &outputs)?;
+        let nodes = self.nodes(graph.node, own, outer, &outputs)?;
         Ok(Graph {
             inputs,
             outputs,
@@ -250,7 +250,7 @@ impl Decoder<'_> {
             .collect::<Result<_, ImportError>>()?;
         Ok(Function {
             inputs: function.input,
-            nodes: self.nodes(function.node, defined, &function.output)?,
+            nodes: self.nodes(function.node, defined, &BTreeSet::new(), &function.output)?,
             outputs: function.output,
             defaults,
             opsets: opsets(&function.opset_import),
@@ -259,18 +259,22 @@ impl Decoder<'_> {
 
     /// Decodes nodes and sorts them topologically (stable: nodes that are already in order stay so), leaving out those
     /// that no output depends on.
+    ///
+    /// `own` are the inputs and initializers, `outer` the values of the enclosing graphs, whose names may be taken anew.
     fn nodes(
         &mut self,
         nodes: Vec<NodeProto>,
-        defined: BTreeSet<String>,
+        own: BTreeSet<String>,
+        outer: &BTreeSet<String>,
         outputs: &[String],
     ) -> Result<Vec<Node>, ImportError> {
+        let defined: BTreeSet<String> = own.union(outer).cloned().collect();
         let names = node_names(&nodes, &mut self.names);
         // Who defines what.
         let mut producers: BTreeMap<String, usize> = BTreeMap::new();
         for (index, node) in nodes.iter().enumerate() {
             for output in node.output.iter().filter(|output| !output.is_empty()) {
-                if defined.contains(output) || producers.insert(output.clone(), index).is_some() {
+                if own.contains(output) || producers.insert(output.clone(), index).is_some() {
                     return Err(ImportError::Redefined {
                         value: output.clone(),
                         node: names[index].clone(),
@@ -285,7 +289,7 @@ impl Decoder<'_> {
                 });
             }
         }
-        let reads: Vec<Vec<String>> = nodes.iter().map(|node| reads(node)).collect();
+        let reads: Vec<Vec<String>> = nodes.iter().map(reads).collect();
         let mut dependencies = vec![Vec::new(); nodes.len()];
         for (index, read) in reads.iter().enumerate() {
             for input in read {

@@ -587,7 +587,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         if input.shape == shape {
             return Ok(input.clone());
         }
-        if shape.iter().any(|&dim| dim == Dim::Fixed(0)) {
+        if shape.contains(&Dim::Fixed(0)) {
             return unsupported("it would make an empty tensor");
         }
         let sliced = Activation {

@@ -587,7 +587,7 @@ fn reshape(shape: &[usize], target: &[i64], allow_zero: bool) -> Result<Vec<usiz
         .iter()
         .try_fold(1usize, |count, &size| count.checked_mul(size));
     match (inferred, known) {
-        (Some(index), Some(known)) if known > 0 && total % known == 0 => {
+        (Some(index), Some(known)) if known > 0 && total.is_multiple_of(known) => {
             result[index] = total / known
         }
         (None, Some(known)) if known == total => {}

@@ -2,8 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-/// The most elements that a constant computed at import time may have (256 MiB as f32).
-pub(super) const MAX_CONSTANT: usize = 1 << 26;
+/// The most elements that a constant made at import time, and not merely rearranged, may have; and all of them together.
+pub(super) const MAX_CONSTANT: usize = 1 << 24;
 
 /// An integer that may depend on the batch size N: `constant + batch·N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

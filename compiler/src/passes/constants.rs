@@ -48,7 +48,7 @@ pub fn weight(pass: &str, value: Value<'_, '_>, store: &WeightStore) -> Result<W
         (Some(Source::Global(name)), _) => {
             let weight = store
                 .get(&name)
-                .ok_or_else(|| PassError::missing_weight(pass, &name))?;
+                .ok_or_else(|| PassError::missing_weight(&name))?;
             if weight.shape() != shape {
                 return Err(refused(format!(
                     "@{name} is {shape:?} in the IR but {:?} in the weights",
@@ -144,6 +144,25 @@ pub fn remove_unreferenced(module: &Module<'_>, cx: &mut PassContext) -> Vec<Str
         }
     }
     removed
+}
+
+/// Puts the globals that are loaded in the order of their loads, before everything else in the module.
+pub fn order_globals(module: &Module<'_>) {
+    let globals = ir::globals(module);
+    let Some(function) = ir::main_function(module) else {
+        return;
+    };
+    let mut moved = BTreeSet::new();
+    for load in ir::entry_block(function).map(ir::block_ops).unwrap_or_default() {
+        let Some(name) = ir::symbol_attr(&load, "global") else {
+            continue;
+        };
+        if let Some(global) = globals.get(&name)
+            && moved.insert(name)
+        {
+            ffi::as_mut(*global).move_before(function);
+        }
+    }
 }
 
 /// The globals that some `global_load…`/`global_store…` operation names.

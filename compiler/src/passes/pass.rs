@@ -2,7 +2,7 @@
 
 use crate::passes::reports::Reports;
 use melior::{Context, ir::Module};
-use mxc_runtime::store::WeightStore;
+use mxc_runtime::{hardware::Hardware, store::WeightStore};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -95,8 +95,8 @@ impl PassError {
     }
 
     /// The bytes of a weight are needed and not there.
-    pub fn missing_weight(pass: &str, symbol: &str) -> Self {
-        Self::new(format!("{pass} needs the values of @{symbol}, which are not in the IR"))
+    pub fn missing_weight(symbol: &str) -> Self {
+        Self::new(format!("the values of @{symbol} are needed, but they are not in the IR"))
             .hint("give the file that holds them: --weights FILE.safetensors or PKG.mxa")
     }
 }
@@ -232,7 +232,7 @@ pub struct PassContext {
     /// Gives calibration samples.
     pub samples: Option<SampleSource>,
     /// The hardware profile of passes that lower to the digital tile, unless their option names a file; the paper's if `None`.
-    pub hardware: Option<mxc_runtime::hardware::Hardware>,
+    pub hardware: Option<Hardware>,
     /// The default seed of passes with a `seed=` option.
     pub seed: u64,
     /// Worker threads of passes that execute the network; 0 is one per core.

@@ -78,7 +78,7 @@ impl Pass for RankSensitivity {
         }
         let weights = self.weights(cx)?;
         let program = load::program(module, &weights).map_err(|error| match error {
-            load::LoadError::MissingWeight(name) => PassError::missing_weight(Self::NAME, &name),
+            load::LoadError::MissingWeight(name) => PassError::missing_weight(&name),
             other => PassError::new(other.to_string()),
         })?;
         let names: Vec<String> = program.layers.iter().map(|layer| layer.name.clone()).collect();

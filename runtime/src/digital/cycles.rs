@@ -140,8 +140,7 @@ pub fn conv_mappings(hardware: &Hardware, shape: &ConvShape) -> Vec<ConvMapping>
             filter_groups,
             order: Order::Accumulate,
         });
-        if per_core > hardware.conv.accumulators_per_column
-            && shape.reduction > hardware.conv.rows
+        if per_core > hardware.conv.accumulators_per_column && shape.reduction > hardware.conv.rows
         {
             mappings.push(ConvMapping {
                 pixel_groups,
@@ -157,9 +156,7 @@ pub fn conv_mappings(hardware: &Hardware, shape: &ConvShape) -> Vec<ConvMapping>
 pub fn spilled_words(hardware: &Hardware, shape: &ConvShape, mapping: &ConvMapping) -> usize {
     match mapping.order {
         Order::Accumulate => 0,
-        Order::Spill => {
-            shape.pixels * shape.filters * shape.groups * partial_words(hardware)
-        }
+        Order::Spill => shape.pixels * shape.filters * shape.groups * partial_words(hardware),
     }
 }
 

@@ -4,9 +4,7 @@
 //! wrong gives a wrong result here, as it would on the tile.
 
 use super::{
-    fixed,
-    gaussian,
-    lfsr,
+    fixed, gaussian, lfsr,
     program::{Buffer, Generator, Head, Kind, Step, TileProgram},
 };
 
@@ -123,7 +121,9 @@ fn depthwise(
                 *sum = i64::from(weights[head.bias + channel]) << head.bias_shift;
             }
             for tap_row in 0..kernel[0] {
-                let Some(y) = (row + tap_row).checked_sub(pad[0]).filter(|y| *y < input.rows)
+                let Some(y) = (row + tap_row)
+                    .checked_sub(pad[0])
+                    .filter(|y| *y < input.rows)
                 else {
                     continue;
                 };

@@ -110,7 +110,10 @@ fn next_permutation(order: &mut [usize]) -> bool {
         return false;
     };
     let pivot = pivot - 1;
-    if let Some(other) = (pivot + 1..order.len()).rev().find(|&i| order[i] > order[pivot]) {
+    if let Some(other) = (pivot + 1..order.len())
+        .rev()
+        .find(|&i| order[i] > order[pivot])
+    {
         order.swap(pivot, other);
     }
     order[pivot + 1..].reverse();

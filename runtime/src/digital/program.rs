@@ -442,7 +442,11 @@ impl<'c, 'a> Reader<'c, 'a> {
         let words = ir::dense_integers(attribute)
             .ok_or_else(|| "a weight's words are not in the module".to_owned())?;
         if words.len() != dtile::shape(value)?.iter().product::<usize>() {
-            return Err(format!("a weight has {} words for {}", words.len(), value.r#type()));
+            return Err(format!(
+                "a weight has {} words for {}",
+                words.len(),
+                value.r#type()
+            ));
         }
         words
             .into_iter()
@@ -508,7 +512,9 @@ impl<'c, 'a> Reader<'c, 'a> {
     }
 
     fn generator(&self, normal: Value<'c, 'a>) -> Result<(Generator, [Vec<i64>; 2]), String> {
-        let unit = ir::defining_op(normal).map(Instruction::parse).transpose()?;
+        let unit = ir::defining_op(normal)
+            .map(Instruction::parse)
+            .transpose()?;
         let Some(Some(Instruction::BoxMuller(unit))) = unit else {
             return Err("normal values must come from dtile.box_muller".to_owned());
         };
@@ -521,13 +527,24 @@ impl<'c, 'a> Reader<'c, 'a> {
             .ok()
             .filter(|width| (8..=64).contains(width))
             .ok_or_else(|| format!("an LFSR of {} bits", first.width))?;
-        if (first.width, &first.taps, first.shifts_per_draw, first.seeds.len())
-            != (second.width, &second.taps, second.shifts_per_draw, second.seeds.len())
-        {
+        if (
+            first.width,
+            &first.taps,
+            first.shifts_per_draw,
+            first.seeds.len(),
+        ) != (
+            second.width,
+            &second.taps,
+            second.shifts_per_draw,
+            second.seeds.len(),
+        ) {
             return Err("U1 and U2 come from different registers".to_owned());
         }
         if unit.fraction != i64::from(gaussian::fraction(width)) {
-            return Err(format!("normal values with {} fraction bits", unit.fraction));
+            return Err(format!(
+                "normal values with {} fraction bits",
+                unit.fraction
+            ));
         }
         let taps: Vec<u32> = first.taps.iter().map(|&tap| tap as u32).collect();
         let seeds = first
@@ -656,7 +673,11 @@ impl<'c, 'a> Reader<'c, 'a> {
                     shifts: [
                         alignment(common - cancel.input_fraction)?,
                         alignment(common - cancel.mean_fraction)?,
-                        if sigma.is_some() { alignment(common - product)? } else { 0 },
+                        if sigma.is_some() {
+                            alignment(common - product)?
+                        } else {
+                            0
+                        },
                     ],
                     output_shift: signed_alignment(common - cancel.output_fraction)?,
                 }

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     kernels::{
         depthwise, elementwise,
-        gemm::{View, gemm, sum_rows, transpose},
+        gemm::{Start, View, gemm, sum_rows, transpose},
         layout, pool,
     },
     noise::Scale,
@@ -78,8 +78,8 @@ impl Gradients<'_> {
 }
 
 impl Executor {
-    /// Runs the backward pass of the sample whose forward pass the worker has just run with a tape. `seed` is the gradient of
-    /// the plan's logits.
+    /// Runs the backward pass of the sample whose forward pass the worker has just run with a tape. `seed` is the
+    /// gradient of the plan's logits.
     #[allow(clippy::too_many_lines)]
     pub(super) fn run_backward<'a>(
         &'a self,
@@ -176,6 +176,11 @@ impl Executor {
                 }
                 Kernel::Affine { scale, shift } => {
                     let values = self.constant(*scale);
+                    if !weights.contains_key(scale) && !weights.contains_key(shift) {
+                        elementwise::scale_rows(&mut g, values);
+                        gradients.add(first, g, pool);
+                        continue;
+                    }
                     let mut sums = [
                         pool.take_zeroed(values.len()),
                         pool.take_zeroed(values.len()),
@@ -256,7 +261,7 @@ impl Executor {
                                 g,
                                 &right,
                                 &mut out[image * m * k..][..m * k],
-                                true,
+                                Start::Result,
                             );
                         }
                         pool.give(right);
@@ -272,7 +277,7 @@ impl Executor {
                                 left,
                                 g,
                                 &mut out[image * k * n..][..k * n],
-                                true,
+                                Start::Result,
                             );
                         }
                         gradients.of[second] = Some(out);
@@ -359,11 +364,14 @@ impl Executor {
         match kernel {
             Kernel::Convolution { node, .. } => {
                 let (number, convolution) = self.convolution(*node, Direction::BackwardData)?;
-                worker.convolve(&self.engine, number, &convolution, g, out)?;
+                worker.convolve(&self.engine, number, convolution, g, out)?;
             }
             Kernel::Depthwise { shape, filter, .. } => {
-                images(g, out, shape.output, shape.input, shape.channels)
-                    .for_each(|(g, out)| depthwise::backward_data(shape, g, filter, out));
+                let mut work = worker.pool.take(shape.work_len());
+                images(g, out, shape.output, shape.input, shape.channels).for_each(|(g, out)| {
+                    depthwise::backward_data(shape, g, filter, &mut work, out)
+                });
+                worker.pool.give(work);
             }
             Kernel::FullyConnected {
                 rows,
@@ -377,7 +385,7 @@ impl Executor {
                     View::rows(g, *outputs),
                     self.constant(*weights),
                     out,
-                    false,
+                    Start::Zero,
                 );
             }
             _ => {}
@@ -406,7 +414,7 @@ impl Executor {
         elementwise::negate(&mut back);
         let mut inner = pool.take(rows * bottleneck);
         let mut filter = pool.take(channels * bottleneck);
-        let mut head = |pair: [ValueId; 2], g: &[f32], inner: &mut [f32], accumulate: bool| {
+        let mut head = |pair: [ValueId; 2], g: &[f32], inner: &mut [f32], start: Start<'_>| {
             if let Some(total) = weights.get_mut(&pair[0]) {
                 // [B, C], then added transposed.
                 gemm(
@@ -414,7 +422,7 @@ impl Executor {
                     View::transposed(saved.g, bottleneck),
                     g,
                     &mut filter,
-                    false,
+                    Start::Zero,
                 );
                 for (channel, total) in total.chunks_exact_mut(bottleneck.max(1)).enumerate() {
                     for (at, total) in total.iter_mut().enumerate() {
@@ -430,14 +438,14 @@ impl Executor {
                 View::rows(g, channels),
                 self.constant(pair[0]),
                 inner,
-                accumulate,
+                start,
             );
         };
-        head(block.mean, &back, &mut inner, false);
+        head(block.mean, &back, &mut inner, Start::Zero);
         if let (Some(pair), Some(epsilon)) = (block.sigma, saved.epsilon) {
             let mut scaled = pool.take(rows * channels);
             elementwise::multiply(&back, epsilon, &mut scaled);
-            head(pair, &scaled, &mut inner, true);
+            head(pair, &scaled, &mut inner, Start::Result);
             pool.give(scaled);
         }
         elementwise::leaky_relu_backward(&mut inner, saved.g, block.slope);
@@ -445,6 +453,7 @@ impl Executor {
             sum_rows(&inner, total);
         }
         let image = depthwise.input[0] * depthwise.input[1] * bottleneck;
+        let mut work = pool.take(depthwise.work_len());
         if let Some(total) = weights.get_mut(&block.spatial[0]) {
             for (h, g) in saved
                 .h
@@ -452,7 +461,7 @@ impl Executor {
                 .zip(inner.chunks_exact(image.max(1)))
                 .take(block.images)
             {
-                depthwise::backward_weights(depthwise, h, g, total);
+                depthwise::backward_weights(depthwise, h, g, &mut work, total);
             }
         }
         let mut outer = pool.take(rows * bottleneck);
@@ -464,7 +473,8 @@ impl Executor {
             depthwise.input,
             bottleneck,
         )
-        .for_each(|(g, out)| depthwise::backward_data(depthwise, g, spatial, out));
+        .for_each(|(g, out)| depthwise::backward_data(depthwise, g, spatial, &mut work, out));
+        pool.give(work);
         elementwise::leaky_relu_backward(&mut outer, saved.h, block.slope);
         if let Some(total) = weights.get_mut(&block.reduce[1]) {
             sum_rows(&outer, total);
@@ -475,7 +485,7 @@ impl Executor {
                 View::transposed(&outer, bottleneck),
                 saved.x,
                 total,
-                true,
+                Start::Result,
             );
         }
         gemm(
@@ -483,7 +493,7 @@ impl Executor {
             View::rows(&outer, bottleneck),
             self.constant(block.reduce[0]),
             out,
-            true,
+            Start::Result,
         );
         for buffer in [back, inner, filter, outer] {
             pool.give(buffer);

@@ -8,7 +8,7 @@ use crate::{
     kernels::{
         depthwise,
         elementwise::{self, Normals},
-        gemm::{self, View, gemm},
+        gemm::{self, Start, View, gemm},
         layout, pool,
     },
     noise::{Lifetime, Scale},
@@ -159,7 +159,7 @@ impl Executor {
                                     View::rows(&x[image * m * k..][..m * k], *k),
                                     &y[image * k * n..][..k * n],
                                     &mut out[image * m * n..][..m * n],
-                                    false,
+                                    Start::Zero,
                                 );
                             }
                         }
@@ -226,7 +226,7 @@ impl Executor {
             Kernel::Convolution { node, .. } => {
                 let (number, convolution) =
                     self.convolution(*node, crate::onednn::Direction::Forward)?;
-                worker.convolve(&self.engine, number, &convolution, x, out)?;
+                worker.convolve(&self.engine, number, convolution, x, out)?;
             }
             Kernel::Depthwise {
                 shape,
@@ -234,8 +234,11 @@ impl Executor {
                 bias,
                 ..
             } => {
-                images(x, out, shape.input, shape.output, shape.channels)
-                    .for_each(|(x, out)| depthwise::forward(shape, x, filter, bias, out));
+                let mut work = worker.pool.take(shape.work_len());
+                images(x, out, shape.input, shape.output, shape.channels).for_each(|(x, out)| {
+                    depthwise::forward(shape, x, filter, bias, &mut work, out)
+                });
+                worker.pool.give(work);
             }
             Kernel::FullyConnected {
                 rows,
@@ -252,9 +255,8 @@ impl Executor {
                         View::rows(x, *inputs),
                         transposed,
                         out,
-                        false,
+                        Start::Row(bias),
                     );
-                    gemm::add_rows(out, bias);
                 }
                 None => gemm::matrix_vector(self.constant(*weights), x, bias, out),
             },
@@ -343,20 +345,21 @@ impl Executor {
             View::rows(x, channels),
             &filter,
             &mut h,
-            false,
+            Start::Row(self.constant(block.reduce[1])),
         );
-        gemm::add_rows(&mut h, self.constant(block.reduce[1]));
         elementwise::leaky_relu(&mut h, block.slope);
 
         let mut g = pool.take(rows * bottleneck);
         let shape = &block.depthwise;
+        let mut padded = pool.take(shape.work_len());
         let (weights, bias) = (
             self.constant(block.spatial[0]),
             self.constant(block.spatial[1]),
         );
         images(&h, &mut g, shape.input, shape.output, bottleneck)
             .take(block.images)
-            .for_each(|(h, g)| depthwise::forward(shape, h, weights, bias, g));
+            .for_each(|(h, g)| depthwise::forward(shape, h, weights, bias, &mut padded, g));
+        pool.give(padded);
         elementwise::leaky_relu(&mut g, block.slope);
 
         let mut head = |pair: [ValueId; 2], pool: &mut super::worker::Pool| {
@@ -367,9 +370,8 @@ impl Executor {
                 View::rows(&g, bottleneck),
                 &filter,
                 &mut out,
-                false,
+                Start::Row(self.constant(pair[1])),
             );
-            gemm::add_rows(&mut out, self.constant(pair[1]));
             out
         };
         let mu = head(block.mean, pool);

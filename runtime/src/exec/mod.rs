@@ -1,9 +1,9 @@
 //! The executor: a [`Program`] turned once into plans, then run for many batches.
 //!
-//! **Threads and determinism.** A worker thread runs the whole network for one sample at a time, so that the activations
-//! stay in its cache and a sample's result depends on nothing but the sample. Forward results are therefore bit-equal for any
-//! number of threads and any batch. A gradient's sum over the batch is taken in a fixed order: over the samples of a
-//! shard of 16, then over the shards. Bit-identity holds per instruction set.
+//! **Threads and determinism.** A worker thread runs the whole network for one sample at a time, so that the
+//! activations stay in its cache and a sample's result depends on nothing but the sample. Forward results are
+//! therefore bit-equal for any number of threads and any batch. A gradient's sum over the batch is taken in a fixed
+//! order: over the samples of a shard of 16, then over the shards. Bit-identity holds per instruction set.
 
 mod backward;
 mod forward;
@@ -131,8 +131,8 @@ pub enum ExecError {
 
 /// A denoiser executed by other means than the float plan: the integer digital tile.
 pub trait DenoiserUnit: Send + Sync {
-    /// Cleans one sample's layer output in place: `x` is HWC (`H = W = 1` without spatial axes), `key` and `sample` seed
-    /// the unit's own random generator.
+    /// Cleans one sample's layer output in place: `x` is HWC (`H = W = 1` without spatial axes), `key` and `sample`
+    /// seed the unit's own random generator.
     fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Key);
 }
 
@@ -243,8 +243,8 @@ impl Executor {
         }
     }
 
-    /// Replaces the denoisers of layers by other units (the digital tile) in forward runs with [`Mode::denoise`]; a unit
-    /// stands for all denoisers of its layer. Gradients always use the program's own.
+    /// Replaces the denoisers of layers by other units (the digital tile) in forward runs with [`Mode::denoise`]; a
+    /// unit stands for all denoisers of its layer. Gradients always use the program's own.
     pub fn set_denoiser_units(&mut self, units: BTreeMap<LayerId, Arc<dyn DenoiserUnit>>) {
         self.units = units;
         lock(&self.plans).clear();
@@ -336,8 +336,8 @@ impl Executor {
         Ok(total)
     }
 
-    /// Per layer, the sum over the batch's samples of ‖∂L/∂y‖₂ on the clean model without denoisers (DESIGN §6); 0 for a
-    /// layer that the loss does not depend on.
+    /// Per layer, the sum over the batch's samples of ‖∂L/∂y‖₂ on the clean model without denoisers (DESIGN §6); 0
+    /// for a layer that the loss does not depend on.
     pub fn sensitivity(&self, batch: Batch<'_>, labels: &[u32]) -> Result<Vec<f64>, ExecError> {
         self.check_labels(batch, labels)?;
         let plan = self.plan(Mode::CLEAN, Goal::Sensitivity)?;
@@ -541,8 +541,8 @@ impl Executor {
         batch.samples.len().div_ceil(self.threads).clamp(1, SHARD)
     }
 
-    /// Runs `work` for every shard of `size` samples on the worker threads; the results are in the shards' order. The first
-    /// failing shard's error is returned.
+    /// Runs `work` for every shard of `size` samples on the worker threads; the results are in the shards' order. The
+    /// first failing shard's error is returned.
     fn run_shards<R: Send>(
         &self,
         batch: Batch<'_>,
@@ -565,7 +565,7 @@ impl Executor {
         std::thread::scope(|scope| {
             for worker in &mut workers {
                 scope.spawn(|| {
-                    onednn::use_one_thread();
+                    let _one_thread = onednn::OneThread::enter();
                     loop {
                         let shard = next.fetch_add(1, Ordering::Relaxed);
                         let Some(result) = results.get(shard) else {

@@ -1,6 +1,8 @@
 //! The program's meaning, written plainly in f64: what the executor is tested against, and what finite differences are
 //! taken of.
 
+#![allow(clippy::unwrap_used)]
+
 use super::{Key, Mode};
 use crate::{
     noise::{Lifetime, NoiseSpec},

@@ -144,6 +144,17 @@ fn networks() -> Vec<(String, Program)> {
         ));
     }
     all.push((
+        "batch normalisation".into(),
+        elementwise(|net, x| {
+            let scale = net.weight(&[1, 1, 1, 8], 1.0, false);
+            let shift = net.weight(&[1, 1, 1, 8], 1.0, false);
+            let y = net.binary(Binary::Mul, scale, x);
+            let y = net.binary(Binary::Add, y, shift);
+            let y = net.relu(y);
+            net.node(Op::Concat { axis: 3 }, &[x, y], &[4, 5, 16])
+        }),
+    ));
+    all.push((
         "power".into(),
         elementwise(|net, x| {
             let y = net.affine(x);
@@ -368,8 +379,8 @@ fn values_match_the_reference() {
     }
 }
 
-/// Every trainable's gradient against central differences (step 10⁻⁶) of the f64 reference, to 10⁻⁴ of the largest; at most
-/// 12 elements of each.
+/// Every trainable's gradient against central differences (step 10⁻⁶) of the f64 reference, to 10⁻⁴ of the largest;
+/// at most 12 elements of each.
 #[test]
 fn gradients_match_finite_differences() {
     for (name, program) in networks() {

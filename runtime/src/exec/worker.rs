@@ -44,8 +44,8 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Free buffers by length; the one given back last is taken first, while it is still in cache. What a taken buffer holds is
-/// undefined.
+/// Free buffers by length; the one given back last is taken first, while it is still in cache. What a taken buffer
+/// holds is undefined.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     free: BTreeMap<usize, Vec<Buffer>>,

@@ -380,3 +380,171 @@ fn schedules() {
     assert_eq!("cosine".parse(), Ok(Recipe::Cosine));
     assert!("cos".parse::<Recipe>().is_err());
 }
+
+/// Images of three classes that a first convolution can tell apart: stripes down, stripes across, plain.
+struct Patterns(usize);
+
+impl Source for Patterns {
+    fn len(&self) -> usize {
+        self.0
+    }
+
+    fn sample_len(&self) -> usize {
+        36
+    }
+
+    fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
+        out.clear();
+        for &index in indices {
+            let phase = index / 3 % 2;
+            out.extend((0..36).map(|pixel| match index % 3 {
+                0 => ((pixel % 6 + phase) % 2) as f32,
+                1 => ((pixel / 6 + phase) % 2) as f32,
+                _ => 0.5 + 0.01 * (index % 7) as f32,
+            }));
+        }
+    }
+
+    fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
+        Some(indices.iter().map(|&index| (index % 3) as u32).collect())
+    }
+
+    fn fingerprint(&self) -> String {
+        "patterns".into()
+    }
+}
+
+/// A convolution with the paper's block and a classifier with an affine, calibrated on the patterns.
+fn network() -> Program {
+    let text = r#"
+func.func @main(%x: tensor<?x6x6x1xf32>) -> tensor<?x3xf32> {
+  %w = "tosa.const"() <{values = dense<[[[[1.],[0.],[-1.]],[[1.],[0.],[-1.]],[[1.],[0.],[-1.]]],
+    [[[1.],[1.],[1.]],[[0.],[0.],[0.]],[[-1.],[-1.],[-1.]]],[[[-1.],[2.],[-1.]],[[-1.],[2.],[-1.]],[[-1.],[2.],[-1.]]],
+    [[[-1.],[-1.],[-1.]],[[2.],[2.],[2.]],[[-1.],[-1.],[-1.]]]]> : tensor<4x3x3x1xf32>}> : () -> tensor<4x3x3x1xf32>
+  %b = "tosa.const"() <{values = dense<0.1> : tensor<4xf32>}> : () -> tensor<4xf32>
+  %y = "analog.conv2d"(%x, %w, %b) {layer = "conv", stride = array<i64: 1, 1>, pad = array<i64: 1, 1, 1, 1>,
+    dilation = array<i64: 1, 1>, groups = 1 : i64,
+    noise = {spec = "gaussian(sigma=60%)", scale = "range", reference = "rms"}}
+    : (tensor<?x6x6x1xf32>, tensor<4x3x3x1xf32>, tensor<4xf32>) -> tensor<?x6x6x4xf32>
+  %rw = "tosa.const"() <{values = dense<0.3> : tensor<1x1x1x4xf32>}> : () -> tensor<1x1x1x4xf32>
+  %rb = "tosa.const"() <{values = dense<0.0> : tensor<1xf32>}> : () -> tensor<1xf32>
+  %dw = "tosa.const"() <{values = dense<0.2> : tensor<3x3x1x1xf32>}> : () -> tensor<3x3x1x1xf32>
+  %db = "tosa.const"() <{values = dense<0.0> : tensor<1xf32>}> : () -> tensor<1xf32>
+  %mw = "tosa.const"() <{values = dense<0.0> : tensor<4x1x1x1xf32>}> : () -> tensor<4x1x1x1xf32>
+  %mb = "tosa.const"() <{values = dense<0.0> : tensor<4xf32>}> : () -> tensor<4xf32>
+  %d = "denoise.block"(%y, %rw, %rb, %dw, %db, %mw, %mb, %mw, %mb) {layer = "conv", bottleneck = 1 : i64,
+    slope = 7.8125e-3 : f64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 1, 1, 1, 1>}
+    : (tensor<?x6x6x4xf32>, tensor<1x1x1x4xf32>, tensor<1xf32>, tensor<3x3x1x1xf32>, tensor<1xf32>,
+       tensor<4x1x1x1xf32>, tensor<4xf32>, tensor<4x1x1x1xf32>, tensor<4xf32>) -> tensor<?x6x6x4xf32>
+  %r = tosa.clamp %d {min_val = 0.0 : f32, max_val = 3.4e38 : f32} : (tensor<?x6x6x4xf32>) -> tensor<?x6x6x4xf32>
+  %z = "tosa.const"() <{values = dense<0.0> : tensor<1xf32>}> : () -> tensor<1xf32>
+  %p = tosa.avg_pool2d %r, %z, %z {acc_type = f32, kernel = array<i64: 6, 6>, pad = array<i64: 0, 0, 0, 0>,
+    stride = array<i64: 6, 6>} : (tensor<?x6x6x4xf32>, tensor<1xf32>, tensor<1xf32>) -> tensor<?x1x1x4xf32>
+  %s = tosa.const_shape {values = dense<[-1, 4]> : tensor<2xindex>} : () -> !tosa.shape<2>
+  %f = tosa.reshape %p, %s : (tensor<?x1x1x4xf32>, !tosa.shape<2>) -> tensor<?x4xf32>
+  %fw = "tosa.const"() <{values = dense<[[0.2, 0.0, 0.6, -0.4], [0.0, 0.2, -0.4, 0.6], [-0.1, -0.1, -0.3, -0.3]]>
+    : tensor<3x4xf32>}> : () -> tensor<3x4xf32>
+  %fb = "tosa.const"() <{values = dense<[0.0, 0.0, 0.8]> : tensor<3xf32>}> : () -> tensor<3xf32>
+  %l = "analog.fully_connected"(%f, %fw, %fb) {layer = "fc",
+    noise = {spec = "gaussian(sigma=60%)", scale = "range", reference = "rms"}}
+    : (tensor<?x4xf32>, tensor<3x4xf32>, tensor<3xf32>) -> tensor<?x3xf32>
+  %as = "tosa.const"() <{values = dense<1.0> : tensor<3xf32>}> : () -> tensor<3xf32>
+  %at = "tosa.const"() <{values = dense<0.0> : tensor<3xf32>}> : () -> tensor<3xf32>
+  %o = "denoise.affine"(%l, %as, %at) {layer = "fc"} : (tensor<?x3xf32>, tensor<3xf32>, tensor<3xf32>) -> tensor<?x3xf32>
+  return %o : tensor<?x3xf32>
+}"#;
+    let context = mxc_dialects::new_context();
+    let module = mxc_dialects::ir::parse(&context, text.as_bytes(), "net.mlir").unwrap();
+    let mut program = crate::load::program(&module, &crate::store::WeightStore::new()).unwrap();
+    let executor = Executor::new(program.clone(), 1).unwrap();
+    let calibrations = crate::evaluate::calibrate(&executor, &Patterns(60), 30, 1).unwrap();
+    for (layer, calibration) in program.layers.iter_mut().zip(calibrations) {
+        assert_eq!(calibration.samples, 30);
+        assert!(calibration.rms > 0.0 && calibration.absmax >= calibration.rms);
+        layer.calibration = Some(calibration);
+    }
+    program
+}
+
+/// The trained weights of a run on the real executor.
+fn trained(threads: usize, resume_at: Option<u64>) -> Vec<Vec<f32>> {
+    let mut executor = Executor::new(network(), threads).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ckpt");
+    let stop = AtomicBool::new(false);
+    let mut options = FinetuneOptions {
+        epochs: 3,
+        batch: 40,
+        ..options()
+    };
+    let data = Patterns(90);
+    let mut report = finetune(
+        &mut executor,
+        &data,
+        &options,
+        Some(&path),
+        &stop,
+        &mut |progress| {
+            stop.store(Some(progress.step) == resume_at, Ordering::Relaxed);
+        },
+    )
+    .unwrap();
+    if resume_at.is_some() {
+        assert!(!report.completed);
+        executor = Executor::new(network(), threads).unwrap();
+        options.resume = true;
+        let go = AtomicBool::new(false);
+        report = finetune(
+            &mut executor,
+            &data,
+            &options,
+            Some(&path),
+            &go,
+            &mut |_| {},
+        )
+        .unwrap();
+        assert_eq!(report.resumed_from, resume_at);
+    }
+    assert!(report.completed && report.steps == 9);
+    assert!(report.losses[2] < report.losses[0], "{:?}", report.losses);
+    let ids = trainable(executor.program());
+    assert_eq!(ids.len(), 10);
+    ids.iter()
+        .map(|&(id, _)| executor.weight(id).to_vec())
+        .collect()
+}
+
+#[test]
+fn a_real_network_trains_to_the_same_bytes() {
+    let expected = trained(1, None);
+    assert_eq!(trained(2, None), expected);
+    assert_eq!(trained(2, Some(4)), expected);
+    assert_eq!(trained(1, Some(6)), expected);
+}
+
+#[test]
+fn a_real_network_is_evaluated_alike_in_any_batch() {
+    use crate::evaluate::{EvalOptions, evaluate, sensitivity};
+    let executor = Executor::new(network(), 2).unwrap();
+    let evaluated = |batch: usize| {
+        let options = EvalOptions {
+            runs: 3,
+            batch,
+            ..Default::default()
+        };
+        evaluate(&executor, &Patterns(60), &options, &mut |_| {}).unwrap()
+    };
+    let report = evaluated(60);
+    assert_eq!(report, evaluated(7));
+    assert!(report.clean.top1 > report.noisy.top1, "{report:?}");
+    // Fresh denoisers are the identity.
+    assert_eq!(report.denoised, report.noisy);
+    assert_eq!(report.clean_denoised, report.clean);
+    let norms = sensitivity(&executor, &Patterns(60), 24, 1).unwrap();
+    assert!(
+        norms.len() == 2 && norms.iter().all(|norm| *norm > 0.0),
+        "{norms:?}"
+    );
+    let synthetic = data::Synthetic::new(&[6, 6, 1], 20, 3);
+    assert_eq!(sensitivity(&executor, &synthetic, 20, 1).unwrap().len(), 2);
+}

@@ -120,6 +120,15 @@ pub fn affine(y: &mut [f32], scale: &[f32], shift: &[f32]) {
     }
 }
 
+/// Per row: `y = y·scale`.
+pub fn scale_rows(y: &mut [f32], scale: &[f32]) {
+    for row in y.chunks_exact_mut(scale.len().max(1)) {
+        for (y, &scale) in row.iter_mut().zip(scale) {
+            *y *= scale;
+        }
+    }
+}
+
 /// The affine map's gradients: adds to `scale_gradient` and `shift_gradient` and turns `g` into the input's gradient.
 pub fn affine_backward(
     g: &mut [f32],
@@ -130,10 +139,11 @@ pub fn affine_backward(
 ) {
     let channels = scale.len().max(1);
     for (g, x) in g.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-        for c in 0..channels {
-            scale_gradient[c] += g[c] * x[c];
-            shift_gradient[c] += g[c];
-            g[c] *= scale[c];
+        let sums = scale_gradient.iter_mut().zip(shift_gradient.iter_mut());
+        for (((g, &x), &scale), (scale_gradient, shift_gradient)) in g.iter_mut().zip(x).zip(scale).zip(sums) {
+            *scale_gradient += *g * x;
+            *shift_gradient += *g;
+            *g *= scale;
         }
     }
 }
@@ -448,25 +458,22 @@ impl Broadcast {
         left.iter().zip(right).map(|(&l, &r)| l.max(r)).collect()
     }
 
-    /// Calls `row(left offset, right offset)` for every run of the innermost axis, in the result's order.
+    /// The (left offset, right offset) of every run of the innermost axis, in the result's order.
     #[inline(always)]
-    fn rows(&self, mut row: impl FnMut(usize, usize)) {
+    fn rows(&self) -> Rows<'_> {
         let outer = &self.axes[..self.axes.len() - 1];
-        match outer {
-            [] => row(0, 0),
-            &[(size, a, b)] => (0..size).for_each(|i| row(i * a, i * b)),
-            _ => {
-                let count: usize = outer.iter().map(|axis| axis.0).product();
-                for index in 0..count {
-                    let (mut rest, mut left, mut right) = (index, 0, 0);
-                    for &(size, a, b) in outer.iter().rev() {
-                        left += rest % size * a;
-                        right += rest % size * b;
-                        rest /= size;
-                    }
-                    row(left, right);
-                }
-            }
+        Rows {
+            outer,
+            next: 0,
+            count: outer.iter().map(|axis| axis.0).product(),
+        }
+    }
+
+    /// The number of channels, if the right operand is one value per channel (the last axis) of the left one.
+    pub fn per_channel(&self) -> Option<usize> {
+        match *self.axes.as_slice() {
+            [(_, stride, 0), (channels, 1, 1)] if stride == channels => Some(channels),
+            _ => None,
         }
     }
 
@@ -482,13 +489,44 @@ impl Broadcast {
     }
 }
 
+/// See [`Broadcast::rows`].
+struct Rows<'a> {
+    outer: &'a [(usize, usize, usize)],
+    next: usize,
+    count: usize,
+}
+
+impl Iterator for Rows<'_> {
+    type Item = (usize, usize);
+
+    // Inlined into the kernels, which are compiled for their instruction sets.
+    #[inline(always)]
+    fn next(&mut self) -> Option<(usize, usize)> {
+        if self.next == self.count {
+            return None;
+        }
+        let (mut rest, mut left, mut right) = (self.next, 0, 0);
+        self.next += 1;
+        match *self.outer {
+            [] => {}
+            [(_, a, b)] => (left, right) = (rest * a, rest * b),
+            _ => {
+                for &(size, a, b) in self.outer.iter().rev() {
+                    left += rest % size * a;
+                    right += rest % size * b;
+                    rest /= size;
+                }
+            }
+        }
+        Some((left, right))
+    }
+}
+
 /// `out = f(a, b)` with broadcasting.
 #[inline(always)]
 fn zip_with(shape: &Broadcast, a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
     let (size, left, right) = shape.inner();
-    let mut rows = out.chunks_exact_mut(size);
-    shape.rows(|i, j| {
-        let Some(out) = rows.next() else { return };
+    for (out, (i, j)) in out.chunks_exact_mut(size).zip(shape.rows()) {
         match (left, right) {
             (1, 1) => {
                 for ((out, &a), &b) in out.iter_mut().zip(&a[i..i + size]).zip(&b[j..j + size]) {
@@ -509,7 +547,7 @@ fn zip_with(shape: &Broadcast, a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn
             }
             _ => out.fill(f(a[i], b[j])),
         }
-    });
+    }
 }
 
 kernels! {
@@ -569,7 +607,24 @@ pub fn binary_reads(op: Binary) -> bool {
 kernels! {
 /// `out += g·other`, summed over what was broadcast.
 pub fn reduce_multiply(shape: &Broadcast, g: &[f32], other: &[f32], out: &mut [f32]) {
-    reduce_into(shape, g, &[], other, out, |g, _, other| g * other);
+    let (size, left, right) = shape.inner();
+    for (g, (i, j)) in g.chunks_exact(size).zip(shape.rows()) {
+        match (left, right) {
+            (1, 1) => {
+                for ((out, &g), &other) in out[i..i + size].iter_mut().zip(g).zip(&other[j..j + size]) {
+                    *out += g * other;
+                }
+            }
+            (1, 0) => {
+                let other = other[j];
+                for (out, &g) in out[i..i + size].iter_mut().zip(g) {
+                    *out += g * other;
+                }
+            }
+            (0, 1) => out[i] += g.iter().zip(&other[j..j + size]).map(|(&g, &other)| g * other).sum::<f32>(),
+            _ => out[i] += g.iter().sum::<f32>() * other[j],
+        }
+    }
 }
 }
 
@@ -583,11 +638,9 @@ fn reduce_into(
     f: impl Fn(f32, f32, f32) -> f32,
 ) {
     let (size, left, right) = shape.inner();
-    let mut rows = g.chunks_exact(size);
     // Values that the function does not read may be absent.
     let at = |values: &[f32], index: usize| values.get(index).copied().unwrap_or(0.0);
-    shape.rows(|i, j| {
-        let Some(g) = rows.next() else { return };
+    for (g, (i, j)) in g.chunks_exact(size).zip(shape.rows()) {
         match (left, right) {
             (1, 1) if other.len() >= j + size => {
                 for (index, (&g, &other)) in g.iter().zip(&other[j..j + size]).enumerate() {
@@ -615,7 +668,7 @@ fn reduce_into(
                 }
             }
         }
-    });
+    }
 }
 
 #[cfg(test)]

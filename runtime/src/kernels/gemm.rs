@@ -35,37 +35,44 @@ impl<'a> View<'a> {
     }
 }
 
-/// Rows of the left matrix are packed this many columns at a time.
+/// Sums run over blocks of this many columns of the left matrix.
 const DEPTH: usize = 256;
 
-/// `c = a·b`, or `c += a·b` if `accumulate`: a is m × k, b is k × n and c is m × n, both row-major. Sums run in order
-/// of k, in blocks of 256.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], accumulate: bool) {
-    const FMA: bool =
-        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+/// What a product is added to.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// Nothing.
+    Zero,
+    /// The result's old values.
+    Result,
+    /// A row, the same for every row of the result.
+    Row(&'a [f32]),
+}
+
+/// `c = start + a·b`: a is m × k, b is k × n and c is m × n, the latter two row-major. Sums run in order of k, in
+/// blocks of 256.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
+pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], start: Start<'_>) {
+    const FMA: bool = target_cfg_f!(target_feature = "fma");
     let (b, c) = (&b[..k * n], &mut c[..m * n]);
-    if !accumulate && k == 0 {
-        c.fill(0.0);
-    }
-    let mut packed = [0f32; DEPTH * 6];
-    for start in (0..k).step_by(DEPTH) {
-        let depth = DEPTH.min(k - start);
-        let accumulate = accumulate || start > 0;
-        let b = &b[start * n..(start + depth) * n];
+    // An empty sum still writes the start.
+    for from in (0..k.max(1)).step_by(DEPTH) {
+        let depth = DEPTH.min(k - from);
+        let start = if from > 0 { Start::Result } else { start };
+        let b = &b[from * n..(from + depth) * n];
         let mut row = 0;
         while row < m {
             let left = m - row;
             let a = View {
-                values: &a.values[row * a.row + start * a.column..],
+                values: a.values.get(row * a.row + from * a.column..).unwrap_or(&[]),
                 ..a
             };
             let c = &mut c[row * n..];
             row += match left {
-                6.. => panel::<FMA, 6>(&mut packed, a, b, c, n, depth, accumulate),
-                4.. => panel::<FMA, 4>(&mut packed, a, b, c, n, depth, accumulate),
-                2.. => panel::<FMA, 2>(&mut packed, a, b, c, n, depth, accumulate),
-                _ => panel::<FMA, 1>(&mut packed, a, b, c, n, depth, accumulate),
+                6.. => panel::<FMA, 6>(a, b, c, n, depth, start),
+                4.. => panel::<FMA, 4>(a, b, c, n, depth, start),
+                2.. => panel::<FMA, 2>(a, b, c, n, depth, start),
+                _ => panel::<FMA, 1>(a, b, c, n, depth, start),
             };
         }
     }
@@ -74,74 +81,109 @@ pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], accumu
 /// `R` rows of the product; returns `R`.
 #[inline(always)]
 fn panel<const FMA: bool, const R: usize>(
-    packed: &mut [f32],
     a: View<'_>,
     b: &[f32],
     c: &mut [f32],
     n: usize,
     depth: usize,
-    accumulate: bool,
+    start: Start<'_>,
 ) -> usize {
-    let (packed, _) = packed.as_chunks_mut::<R>();
-    let packed = &mut packed[..depth];
-    for (j, column) in packed.iter_mut().enumerate() {
-        for (i, value) in column.iter_mut().enumerate() {
-            *value = a.values[i * a.row + j * a.column];
+    if depth == 0 {
+        columns::<FMA, R>(|_, _| 0.0, 0, b, c, n, start);
+    } else if a.column == 1 {
+        // Rows are read where they are.
+        let mut rows: [&[f32]; R] = [&[]; R];
+        for (row, values) in rows.iter_mut().enumerate() {
+            *values = &a.values[row * a.row..][..depth];
         }
-    }
-    let mut column = 0;
-    while n - column >= 16 {
-        tile::<FMA, R, 16>(packed, b, c, n, column, accumulate);
-        column += 16;
-    }
-    if n - column >= 8 {
-        tile::<FMA, R, 8>(packed, b, c, n, column, accumulate);
-        column += 8;
-    }
-    if n - column >= 4 {
-        tile::<FMA, R, 4>(packed, b, c, n, column, accumulate);
-        column += 4;
-    }
-    while column < n {
-        tile::<FMA, R, 1>(packed, b, c, n, column, accumulate);
-        column += 1;
+        columns::<FMA, R>(|row, at| rows[row][at], depth, b, c, n, start);
+    } else {
+        let mut packed = [[0f32; R]; DEPTH];
+        let packed = &mut packed[..depth];
+        for (at, column) in packed.iter_mut().enumerate() {
+            if a.row == 1
+                && let Some(values) = a.values[at * a.column..].first_chunk::<R>()
+            {
+                *column = *values;
+                continue;
+            }
+            for (row, value) in column.iter_mut().enumerate() {
+                *value = a.values[row * a.row + at * a.column];
+            }
+        }
+        columns::<FMA, R>(|row, at| packed[at][row], depth, b, c, n, start);
     }
     R
 }
 
 #[inline(always)]
+fn columns<const FMA: bool, const R: usize>(
+    a: impl Fn(usize, usize) -> f32 + Copy,
+    depth: usize,
+    b: &[f32],
+    c: &mut [f32],
+    n: usize,
+    start: Start<'_>,
+) {
+    let mut column = 0;
+    while n - column >= 16 {
+        tile::<FMA, R, 16>(a, depth, b, c, n, column, start);
+        column += 16;
+    }
+    if n - column >= 8 {
+        tile::<FMA, R, 8>(a, depth, b, c, n, column, start);
+        column += 8;
+    }
+    if n - column >= 4 {
+        tile::<FMA, R, 4>(a, depth, b, c, n, column, start);
+        column += 4;
+    }
+    while column < n {
+        tile::<FMA, R, 1>(a, depth, b, c, n, column, start);
+        column += 1;
+    }
+}
+
+#[inline(always)]
 fn tile<const FMA: bool, const R: usize, const N: usize>(
-    packed: &[[f32; R]],
+    a: impl Fn(usize, usize) -> f32,
+    depth: usize,
     b: &[f32],
     c: &mut [f32],
     n: usize,
     column: usize,
-    accumulate: bool,
+    start: Start<'_>,
 ) {
     let mut sums = [[0f32; N]; R];
-    for (a, b) in packed.iter().zip(b.chunks_exact(n)) {
-        let Some(b) = b[column..].first_chunk::<N>() else {
+    if let Start::Row(values) = start
+        && let Some(values) = values[column..].first_chunk::<N>()
+    {
+        sums = [*values; R];
+    }
+    for at in 0..depth {
+        let Some(b) = b[at * n + column..].first_chunk::<N>() else {
             return;
         };
-        for (sums, &a) in sums.iter_mut().zip(a) {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let a = a(row, at);
             for (sum, &b) in sums.iter_mut().zip(b) {
                 *sum = multiply_add::<FMA>(a, b, *sum);
             }
         }
     }
+    let add = matches!(start, Start::Result);
     for (row, sums) in sums.iter().enumerate() {
         let c = &mut c[row * n + column..][..N];
         for (c, &sum) in c.iter_mut().zip(sums) {
-            *c = if accumulate { *c + sum } else { sum };
+            *c = if add { *c + sum } else { sum };
         }
     }
 }
 
 /// `out[o] = bias[o] + Σᵢ x[i]·weights[o][i]`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
 pub fn matrix_vector(weights: &[f32], x: &[f32], bias: &[f32], out: &mut [f32]) {
-    const FMA: bool =
-        target_cfg_f!(target_feature = "fma") || target_cfg_f!(target_feature = "avx512f");
+    const FMA: bool = target_cfg_f!(target_feature = "fma");
     for ((out, row), &bias) in out
         .iter_mut()
         .zip(weights.chunks_exact(x.len().max(1)))
@@ -170,20 +212,31 @@ pub fn matrix_vector(weights: &[f32], x: &[f32], bias: &[f32], out: &mut [f32]) 
     }
 }
 
-/// Adds `bias` to each row of `c`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-pub fn add_rows(c: &mut [f32], bias: &[f32]) {
-    for row in c.chunks_exact_mut(bias.len().max(1)) {
-        for (c, &bias) in row.iter_mut().zip(bias) {
-            *c += bias;
-        }
-    }
-}
-
 /// `out += the sum of the rows of g`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn sum_rows(g: &[f32], out: &mut [f32]) {
-    for row in g.chunks_exact(out.len().max(1)) {
+    const LANES: usize = 64;
+    let columns = out.len().max(1);
+    if LANES.is_multiple_of(columns) {
+        // Several short rows at a time.
+        let mut lanes = [0f32; LANES];
+        let chunks = g.chunks_exact(LANES);
+        for (lane, &g) in lanes.iter_mut().zip(chunks.remainder()) {
+            *lane = g;
+        }
+        for chunk in chunks {
+            for (lane, &g) in lanes.iter_mut().zip(chunk) {
+                *lane += g;
+            }
+        }
+        for row in lanes.chunks_exact(columns) {
+            for (out, &lane) in out.iter_mut().zip(row) {
+                *out += lane;
+            }
+        }
+        return;
+    }
+    for row in g.chunks_exact(columns) {
         for (out, &g) in out.iter_mut().zip(row) {
             *out += g;
         }
@@ -223,14 +276,16 @@ mod tests {
         ] {
             let (a, b, start) = (values(m * k, 1), values(k * n, 2), values(m * n, 3));
             for transposed in [false, true] {
-                for accumulate in [false, true] {
+                for kind in 0..3 {
                     let view = if transposed {
                         View::transposed(&a, m)
                     } else {
                         View::rows(&a, k)
                     };
                     let mut c = start.clone();
-                    gemm([m, n, k], view, &b, &mut c, accumulate);
+                    let row = values(n, 4);
+                    let begin = [Start::Zero, Start::Result, Start::Row(&row)][kind];
+                    gemm([m, n, k], view, &b, &mut c, begin);
                     for i in 0..m {
                         for j in 0..n {
                             let sum: f64 = (0..k)
@@ -243,12 +298,7 @@ mod tests {
                                     f64::from(a) * f64::from(b[l * n + j])
                                 })
                                 .sum();
-                            let want = sum
-                                + if accumulate {
-                                    f64::from(start[i * n + j])
-                                } else {
-                                    0.0
-                                };
+                            let want = sum + f64::from([0.0, start[i * n + j], row[j]][kind]);
                             assert!((f64::from(c[i * n + j]) - want).abs() < 1e-4, "{m} {n} {k}");
                         }
                     }

@@ -1,5 +1,5 @@
-//! The engine's own compute kernels, on one sample's plain NHWC values. Each is compiled for several instruction sets and
-//! picked at run time; none allocates, none starts threads.
+//! The engine's own compute kernels, on one sample's plain NHWC values. Each is compiled for several instruction sets
+//! and picked at run time; none allocates, none starts threads.
 
 pub mod depthwise;
 pub mod elementwise;

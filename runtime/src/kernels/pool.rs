@@ -32,8 +32,8 @@ impl Window {
         from..to.max(from)
     }
 
-    /// Calls `visit(output offset, input offset, how many inputs the window holds)` for every pair of an output and an input
-    /// pixel.
+    /// Calls `visit(output offset, input offset, how many inputs the window holds)` for every pair of an output and
+    /// an input pixel.
     #[inline(always)]
     fn pairs(&self, mut visit: impl FnMut(usize, usize, usize)) {
         let c = self.channels;

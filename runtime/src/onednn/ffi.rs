@@ -4,6 +4,7 @@
 
 use std::{
     ffi::{c_char, c_int, c_void},
+    marker::PhantomData,
     ptr::{self, NonNull},
     sync::Arc,
 };
@@ -118,6 +119,7 @@ unsafe extern "C" {
     ) -> Status;
     fn dnnl_primitive_destroy(primitive: Handle) -> Status;
     fn omp_set_num_threads(threads: c_int);
+    fn omp_get_max_threads() -> c_int;
 }
 
 const F32: c_int = 3;
@@ -166,10 +168,35 @@ fn check(call: &'static str, status: Status) -> Result<(), Error> {
     }
 }
 
-/// Limits OpenMP to one thread for primitives executed by the calling thread.
-pub fn use_one_thread() {
-    // SAFETY: sets a per-thread control variable of the OpenMP run time; any thread may call it.
-    unsafe { omp_set_num_threads(1) }
+/// Limits OpenMP to one thread in the calling thread while it lives. A primitive runs with as many threads as its
+/// **creation** was allowed, so both are done under this.
+pub struct OneThread {
+    before: c_int,
+    /// The limit belongs to the thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl OneThread {
+    /// Sets the limit.
+    pub fn enter() -> Self {
+        // SAFETY: reads and sets a per-thread control variable of the OpenMP run time; any thread may do so.
+        let before = unsafe {
+            let before = omp_get_max_threads();
+            omp_set_num_threads(1);
+            before
+        };
+        Self {
+            before,
+            _not_send: PhantomData,
+        }
+    }
+}
+
+impl Drop for OneThread {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { omp_set_num_threads(self.before) }
+    }
 }
 
 /// Makes an owner of a C handle.
@@ -437,6 +464,7 @@ impl Convolution {
         weights: &[f32],
         bias: &[f32],
     ) -> Result<Self, Error> {
+        let _one_thread = OneThread::enter();
         let invalid = Error {
             call: "convolution",
             status: 2,
@@ -618,7 +646,8 @@ impl BoundConvolution {
         let count = if forward { 5 } else { 4 };
         // SAFETY: every memory object points at a buffer of at least its descriptor's size: the activations and the
         // scratchpad are checked above and borrowed until the end of this function, the written ones exclusively; the
-        // packed weights and the bias were sized at creation and live as long as `self.convolution`. On the CPU the call returns after the computation has ended.
+        // packed weights and the bias were sized at creation and live as long as `self.convolution`. On the CPU the
+        // call returns after the computation has ended.
         check("dnnl_primitive_execute", unsafe {
             dnnl_primitive_execute(
                 convolution.primitive.raw(),

@@ -304,7 +304,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         };
         let mut shape = vec![1; input.rank()];
         shape[input.position(1)] = channels;
-        let name = &node.name;
+        let name = call.name;
         let scale = self.emit.weight(&format!("{name}.scale"), &shape, scale)?;
         let shift = self.emit.weight(&format!("{name}.shift"), &shape, shift)?;
         let physical = input.physical();

@@ -12,7 +12,7 @@ use super::{
     emit::{Activation, Emitter},
     error::{ImportError, Problem, UnsupportedNode, invalid, unsupported},
     fold,
-    tensor::{Dim, Sym, Tensor},
+    tensor::{Dim, MAX_CONSTANT, Sym, Tensor},
 };
 use melior::ir::Location;
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
@@ -44,6 +44,8 @@ pub(super) struct Lowering<'c, 'a, 'm> {
     pub unsupported: Vec<UnsupportedNode>,
     /// The nodes lowered so far, those of calls included: a bound on calls that multiply.
     steps: usize,
+    /// The elements of constants that folding made out of fewer: a bound on models that ask for endless ones.
+    grown: usize,
 }
 
 /// The most nodes that a model may have once its functions are inlined.
@@ -52,6 +54,8 @@ const MAX_NODES: usize = 1 << 20;
 /// One node with its inputs resolved.
 pub(super) struct Call<'n, 'c, 'a> {
     pub node: &'n Node,
+    /// The node's unique name, calls included.
+    pub name: &'n str,
     pub inputs: Vec<Option<Entry<'c, 'a>>>,
     /// The version of ONNX's own operators.
     pub opset: i64,
@@ -122,6 +126,7 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             fixed_batch,
             unsupported: Vec::new(),
             steps: 0,
+            grown: 0,
         }
     }
 
@@ -258,7 +263,9 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
                 .map(|output| inner.get(output).cloned().unwrap_or(Entry::Unknown))
                 .collect());
         }
-        if !node.domain.is_empty() && !(node.domain == "com.microsoft" && node.op == "Gelu") {
+        let is_known_domain =
+            node.domain.is_empty() || node.domain == "com.microsoft" && node.op == "Gelu";
+        if !is_known_domain {
             return Err(Problem::Unsupported(None));
         }
         let opset = opsets.get("").copied().unwrap_or(1);
@@ -280,10 +287,16 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             })
             .collect();
         if let Some(constants) = constants.filter(|_| fold::is_foldable(&node.op)) {
-            return Ok(fold::fold(node, &constants, opset)?
-                .into_iter()
-                .map(Entry::Constant)
-                .collect());
+            let folded = fold::fold(node, &constants, opset)?;
+            let given: usize = constants.iter().flatten().map(|tensor| tensor.len()).sum();
+            let made: usize = folded.iter().map(|tensor| tensor.len()).sum();
+            self.grown += made.saturating_sub(given);
+            if self.grown > MAX_CONSTANT {
+                return invalid(format!(
+                    "the model computes constants of more than {MAX_CONSTANT} elements"
+                ));
+            }
+            return Ok(folded.into_iter().map(Entry::Constant).collect());
         }
         self.emit.location = Location::name(
             self.emit.context,
@@ -292,6 +305,7 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
         );
         let call = Call {
             node,
+            name,
             inputs,
             opset,
         };

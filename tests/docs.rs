@@ -1,0 +1,76 @@
+//! Every mxc and mlir-opt command line in the documentation runs.
+
+use crate::common::{model, root, small_fashion};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
+use tempfile::TempDir;
+
+/// The command lines in a page's code blocks.
+fn commands(page: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut found = Vec::new();
+    for line in page.lines() {
+        if line.starts_with("```") {
+            inside = !inside;
+        } else if inside && (line.starts_with("mxc ") || line.starts_with("mlir-opt")) {
+            found.push(line.split("  #").next().unwrap_or(line).trim_end().to_owned());
+        }
+    }
+    found
+}
+
+fn run_page(path: &Path) {
+    let page = fs::read_to_string(path).unwrap();
+    let folder = TempDir::new().unwrap();
+    let data = small_fashion(folder.path(), 300, 100);
+    symlink(env!("CARGO_BIN_EXE_mxc-under-test"), folder.path().join("mxc")).unwrap();
+    fs::copy(model("resnet20"), folder.path().join("model.onnx")).unwrap();
+    let shell = |line: &str| {
+        let output = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", line])
+            .current_dir(folder.path())
+            .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}: {line}\n{}",
+            path.display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    shell("mxc compile model.onnx --emit analog --quiet > model.mlir");
+    for line in commands(&page) {
+        shell(&line.replace("DIR", &data.display().to_string()));
+    }
+}
+
+#[test]
+fn readme_commands_run() {
+    let page = root().join("README.md");
+    assert!(commands(&fs::read_to_string(&page).unwrap()).len() >= 4);
+    run_page(&page);
+}
+
+#[test]
+fn commands_of_the_pages_run() {
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            run_page(&path);
+        }
+    }
+}
+
+#[test]
+fn links_point_to_files() {
+    let link = regex::Regex::new(r"\]\(([^)#:]+)\)").unwrap();
+    let mut pages: Vec<_> = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.push(root().join("README.md"));
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
+        let text = fs::read_to_string(page).unwrap();
+        for found in link.captures_iter(&text) {
+            let target = page.parent().unwrap().join(&found[1]);
+            assert!(target.exists(), "{}: {} is not there", page.display(), &found[1]);
+        }
+    }
+}

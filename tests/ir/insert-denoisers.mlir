@@ -1,0 +1,14 @@
+// RUN: mxc opt --pass-pipeline=insert-denoisers{budget=100% kind=paper+affine}
+// 30 backbone parameters. The affines take 8 + 4; 18 are left, too few for the first layer's block of 31, and greedy stops there.
+func.func @main(%x: tensor<?x2x2x4xf32>) -> tensor<?x2x2x2xf32> {
+  %w = "tosa.const"() {values = dense<1.0> : tensor<4x1x1x4xf32>} : () -> tensor<4x1x1x4xf32>
+  %b = "tosa.const"() {values = dense<1.0> : tensor<4xf32>} : () -> tensor<4xf32>
+  %v = "tosa.const"() {values = dense<1.0> : tensor<2x1x1x4xf32>} : () -> tensor<2x1x1x4xf32>
+  %c = "tosa.const"() {values = dense<1.0> : tensor<2xf32>} : () -> tensor<2xf32>
+  %i = "tosa.const"() {values = dense<0> : tensor<1xi8>} : () -> tensor<1xi8>
+  %1 = "analog.conv2d"(%x, %w, %b) {layer = "first", rank = 0 : i64, gradient_norm = 2.0 : f64, calibration = {samples = 4 : i64, rms = 1.0 : f64, absmax = 3.0 : f64, mean_abs = 0.5 : f64, std = 1.0 : f64, input_absmax = 1.0 : f64}, groups = 1 : i64, stride = array<i64: 1, 1>, pad = array<i64: 0, 0, 0, 0>, dilation = array<i64: 1, 1>, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2x2x4xf32>, tensor<4x1x1x4xf32>, tensor<4xf32>) -> tensor<?x2x2x4xf32>
+  %2 = tosa.sigmoid %1 : (tensor<?x2x2x4xf32>) -> tensor<?x2x2x4xf32>
+  %3 = tosa.mul %1, %2, %i : (tensor<?x2x2x4xf32>, tensor<?x2x2x4xf32>, tensor<1xi8>) -> tensor<?x2x2x4xf32>
+  %4 = "analog.conv2d"(%3, %v, %c) {layer = "second", rank = 1 : i64, gradient_norm = 1.0 : f64, groups = 1 : i64, stride = array<i64: 1, 1>, pad = array<i64: 0, 0, 0, 0>, dilation = array<i64: 1, 1>, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2x2x4xf32>, tensor<2x1x1x4xf32>, tensor<2xf32>) -> tensor<?x2x2x2xf32>
+  return %4 : tensor<?x2x2x2xf32>
+}

@@ -1,0 +1,260 @@
+//! Snapshots of every pass: `ir/*.mlir` hold the input, their first line the pipeline; the result lies beside them in
+//! `snapshots/`.
+
+use mxc_compiler::{
+    opt::{self, OptError, OptOptions},
+    passes::{self, PassContext, Pipeline, RunOptions},
+};
+use mxc_runtime::store::{Weight, WeightStore};
+use std::{fs, path::PathBuf};
+
+/// The input files of passes that succeed, and of errors.
+fn inputs(folder: &str) -> Vec<(String, PathBuf)> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut files: Vec<_> = fs::read_dir(&path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "mlir"))
+        .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), path))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+/// The first line's flags: the pipeline, and whether weights are made up.
+fn flags(text: &str) -> (String, bool) {
+    let line = text.lines().next().unwrap();
+    let flags = line.strip_prefix("// RUN: mxc opt --pass-pipeline=").expect("a RUN line");
+    match flags.strip_suffix(" --weights=generated") {
+        Some(pipeline) => (pipeline.to_owned(), true),
+        None => (flags.to_owned(), false),
+    }
+}
+
+/// Weights for every external global, 0, 0.5, 1, 1.5, ….
+fn generated(source: &[u8]) -> WeightStore {
+    let context = mxc_dialects::new_context();
+    let module = mxc_dialects::ir::parse(&context, source, "weights").unwrap();
+    let mut store = WeightStore::new();
+    for (name, global) in mxc_dialects::ir::globals(&module) {
+        let r#type = mxc_dialects::ir::type_attr(&global, "type").unwrap();
+        let shape = mxc_dialects::ir::tensor_shape(r#type).unwrap();
+        let shape: Vec<usize> = shape.into_iter().map(Option::unwrap).collect();
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| i as f32 / 2.0).collect();
+        store.insert(name, Weight::new(shape, values).unwrap());
+    }
+    store
+}
+
+/// Every part of a file through its pipeline: the IR (or error), warnings, and what is in the weight stores.
+pub fn transformed(text: &str) -> Vec<Result<String, String>> {
+    let (pipeline, generate) = flags(text);
+    let pipeline = Pipeline::parse(&pipeline).unwrap_or_else(|error| panic!("{error}"));
+    opt::split(text)
+        .iter()
+        .map(|part| {
+            let mut cx = PassContext { threads: 1, ..PassContext::default() };
+            if generate {
+                cx.weights = generated(part);
+            }
+            let options = RunOptions { verify_each: true, ..RunOptions::default() };
+            let mut text =
+                opt::transform(part, "input.mlir", &pipeline, &mut cx, &options).map_err(|error| error.to_string())?;
+            for warning in &cx.warnings {
+                text.push_str(&format!("// warning: {warning}\n"));
+            }
+            for (name, weight) in cx.weights.iter() {
+                text.push_str(&format!("// weight @{name} = {:?}\n", weight.values()));
+            }
+            for (name, weight) in cx.denoisers.iter() {
+                text.push_str(&format!("// denoiser @{name} {:?}\n", weight.shape()));
+            }
+            Ok(text)
+        })
+        .collect()
+}
+
+/// Measured values depend on the instruction set in their last digits.
+fn rounded(text: &str) -> String {
+    let number = regex::Regex::new(r"\d\.\d{6,}(E[+-]\d+|e[+-]\d+)? : f64").unwrap();
+    number
+        .replace_all(text, |found: &regex::Captures<'_>| {
+            let value: f64 = found[0].trim_end_matches(" : f64").parse().unwrap();
+            format!("{value:.3e} : f64")
+        })
+        .into_owned()
+}
+
+#[test]
+fn every_pass_has_its_snapshot() {
+    for (name, path) in inputs("ir") {
+        let text = fs::read_to_string(&path).unwrap();
+        let parts = transformed(&text)
+            .into_iter()
+            .map(|part| part.unwrap_or_else(|error| panic!("{name}: {error}")));
+        let output = parts.collect::<Vec<_>>().join("// -----\n");
+        insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+            insta::assert_snapshot!(name, rounded(&output));
+        });
+    }
+}
+
+#[test]
+fn errors_name_the_operation_and_the_mend() {
+    for (name, path) in inputs("ir/errors") {
+        let text = fs::read_to_string(&path).unwrap();
+        let messages: Vec<String> = transformed(&text)
+            .into_iter()
+            .map(|part| part.err().unwrap_or_else(|| "no error".to_owned()))
+            .collect();
+        insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+            insta::assert_snapshot!(format!("errors-{name}"), messages.join("\n-----\n"));
+        });
+    }
+}
+
+#[test]
+fn malformed_pipelines_are_refused() {
+    let pipelines = [
+        "canonicalise-graph",
+        "no-such-pass-at-all",
+        "",
+        "map-to-analog,",
+        "map-to-analog{keep-digital}",
+        "map-to-analog{keep-digital=a",
+        "map-to-analog{keep=a}",
+        "map-to-analog{keep-digital=[}",
+        "annotate-noise{scale=loud}",
+        "annotate-noise{spec='}",
+        "insert-denoisers{budget=4}",
+        "insert-denoisers{kind=median}",
+        "insert-denoisers{placement=greedy at=x}",
+        "rank-sensitivity{samples=0}",
+        "verify{x=1}",
+        "compile{budget=4%}",
+        "func.func(map-to-analog)",
+        "scf.for(cse)",
+        "builtin.module(cse",
+        "builtin.module(cse)) ",
+        "cse{x=1}",
+    ];
+    let messages: Vec<String> = pipelines
+        .iter()
+        .map(|pipeline| match Pipeline::parse(pipeline) {
+            Ok(_) => format!("{pipeline}: accepted"),
+            Err(error) => error.to_string(),
+        })
+        .collect();
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("errors-pipelines", messages.join("\n"));
+    });
+}
+
+#[test]
+fn pipelines_round_trip() {
+    let text = "builtin.module(canonicalize-graph,annotate-noise{spec='gaussian(sigma=4%) + adc(bits=8)' layer:fc*=adc(bits=4)},func.func(cse))";
+    let pipeline = Pipeline::parse(text).unwrap();
+    assert_eq!(pipeline.to_string(), text);
+    assert_eq!(Pipeline::parse(&pipeline.to_string()).unwrap(), pipeline);
+    let alias = Pipeline::parse("compile").unwrap();
+    assert_eq!(alias.steps.len(), 5);
+}
+
+#[test]
+fn every_alias_and_pass_is_described() {
+    for pass in passes::REGISTRY {
+        assert!(!pass.description.is_empty());
+        assert!(Pipeline::parse(pass.name).is_ok(), "{}", pass.name);
+    }
+    for (alias, ..) in passes::ALIASES {
+        assert!(Pipeline::parse(alias).is_ok(), "{alias}");
+    }
+    assert!(passes::pass_help().contains("canonicalize-graph"));
+}
+
+#[test]
+fn passes_are_deterministic() {
+    for (name, path) in inputs("ir") {
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(transformed(&text), transformed(&text), "{name}");
+    }
+}
+
+#[test]
+fn canonical_graphs_stay_as_they_are() {
+    for file in ["canonicalize-graph", "canonicalize-graph-weights"] {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("ir/{file}.mlir"));
+        let text = fs::read_to_string(path).unwrap();
+        for part in opt::split(&text) {
+            let pipeline = Pipeline::parse("canonicalize-graph").unwrap();
+            let mut cx = PassContext::with_weights(generated(&part));
+            let run = |source: &[u8], cx: &mut PassContext| {
+                opt::transform(source, "input.mlir", &pipeline, cx, &RunOptions::default()).unwrap()
+            };
+            // Names of values and of layers without a location come from the text.
+            let once = run(&part, &mut cx);
+            let before: Vec<String> = cx.weights.iter().map(|(name, w)| format!("{name} {:?}", w.values())).collect();
+            let twice = run(once.as_bytes(), &mut cx);
+            assert_eq!(once.matches("tosa.").count(), twice.matches("tosa.").count(), "{once}\n{twice}");
+            assert_eq!(before.len(), cx.weights.len());
+        }
+    }
+}
+
+#[test]
+fn a_failing_pipeline_leaves_a_reproducer_that_replays() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("input.mlir");
+    let reproducer = folder.path().join("reproducer.mlir");
+    let text = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("ir/errors/insert-denoisers.mlir"));
+    let first = opt::split(&text.unwrap()).remove(0);
+    fs::write(&input, first).unwrap();
+    let error = opt::run(OptOptions {
+        input,
+        pipeline: Some("verify,insert-denoisers{kind=mean}".to_owned()),
+        reproducer: Some(reproducer.clone()),
+        ..OptOptions::default()
+    })
+    .unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    assert!(error.to_string().contains("has no rank"), "{error}");
+    let left = fs::read_to_string(&reproducer).unwrap();
+    let line = "// mxc opt --pass-pipeline='builtin.module(verify,insert-denoisers{kind=mean})'";
+    assert_eq!(left.lines().next(), Some(line));
+    let replayed = opt::run(OptOptions { input: reproducer, run_reproducer: true, ..OptOptions::default() });
+    let replayed = replayed.unwrap_err();
+    assert!(matches!(replayed, OptError::Run { .. }));
+    assert!(replayed.to_string().starts_with("insert-denoisers: layer \"fc\" has no rank"), "{replayed}");
+}
+
+#[test]
+fn opt_reads_and_writes_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("ir/map-to-analog.mlir");
+    let output = folder.path().join("out.mlir");
+    let warnings = opt::run(OptOptions {
+        input: input.clone(),
+        output: Some(output.clone()),
+        pipeline: Some("map-to-analog{keep-digital=keep*}".to_owned()),
+        split_input_file: true,
+        verify_each: true,
+        ..OptOptions::default()
+    });
+    // The second module has no layer of that name.
+    assert_eq!(warnings.unwrap().len(), 1);
+    let text = fs::read_to_string(&output).unwrap();
+    assert_eq!(opt::split(&text).len(), 2);
+    assert!(text.contains("analog.depthwise_conv2d"));
+
+    let missing = opt::run(OptOptions { input: folder.path().join("none.mlir"), ..OptOptions::default() });
+    assert!(matches!(missing, Err(OptError::File { .. })));
+    let usage = opt::run(OptOptions {
+        input: input.clone(),
+        pipeline: Some("nothing".to_owned()),
+        ..OptOptions::default()
+    });
+    assert_eq!(usage.unwrap_err().exit_code(), 2);
+    let no_reproducer = opt::run(OptOptions { input, run_reproducer: true, ..OptOptions::default() });
+    assert_eq!(no_reproducer.unwrap_err().exit_code(), 2);
+}
