@@ -139,8 +139,8 @@ irdl.dialect @dtile {
       "shift_fraction" = %shift_fraction, "output_fraction" = %output_fraction
     }
   }
-  // Words of the lanes' LFSRs (Fibonacci form, one seed a lane): element i is lane i mod L's word number first_draw + i div L
-  // (word 0 is the state after the first `shifts_per_draw` shifts from the seed).
+  // Words of the lanes' LFSRs (Fibonacci form, stage 1 the top bit, one seed a lane): element i is lane i mod L's word number
+  // first_draw + i div L (word 0 is the state after the first `shifts_per_draw` shifts from the seed).
   irdl.operation @lfsr {
     %words = irdl.base "!builtin.tensor"
     %width = irdl.base "#builtin.integer"

@@ -646,7 +646,7 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
             let pad: Vec<usize> = conv
                 .pad
                 .iter()
-                .filter_map(|pad| usize::try_from(*pad).ok())
+                .filter_map(|pad| usize::try_from(*pad).ok().filter(|pad| *pad < 1 << 20))
                 .collect();
             let fits = match (conv.kind.as_str(), &weight[..], &pad[..]) {
                 ("pointwise", [filters, 1, 1, channels], [0, 0, 0, 0]) => {
@@ -749,6 +749,22 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
     }
 }
 
+/// Fractions for which no alignment overflows.
+fn verify_fractions(operation: &OperationRef<'_, '_>) -> Result<(), String> {
+    for (name, attribute) in operation.attributes() {
+        let name = name.as_string_ref().as_str().unwrap_or_default();
+        let fractions = match ir::as_i64(attribute) {
+            Some(fraction) => vec![fraction],
+            None => ir::i64s_attr(operation, name).unwrap_or_default(),
+        };
+        let inside = fractions.iter().all(|fraction| (-62..=62).contains(fraction));
+        ensure(!name.contains("fraction") || inside, || {
+            format!("`{name}` is {fractions:?}, -62 to 62 are allowed")
+        })?;
+    }
+    Ok(())
+}
+
 /// A buffer of the activation memory while the program is walked.
 struct Live<'c, 'a> {
     allocated: Value<'c, 'a>,
@@ -798,6 +814,7 @@ fn verify_program(
         };
         let at = |message: String| format!("{op} (operation {position}): {message}");
         verify_shapes(&instruction).map_err(at)?;
+        verify_fractions(operation).map_err(at)?;
         match &instruction {
             Instruction::WeightAlloc(alloc) => {
                 if let Some(address) = alloc.address {
@@ -850,7 +867,7 @@ fn verify_program(
                 })?;
                 ensure(phase.cycles > 0, || at("takes no cycles".to_owned()))?;
                 phases += 1;
-                clock += phase.cycles;
+                clock = i64::saturating_add(clock, phase.cycles);
                 unit.clone_from(&phase.unit);
             }
             Instruction::Lfsr(lfsr) => {

@@ -342,7 +342,8 @@ mod tests {
                     .map(|(a, b)| (a * a - 1.0) * (b * b - 1.0))
                     .sum::<f64>()
                     / n;
-                assert!(squares.abs() < 5.0 * 2.0 / n.sqrt(), "{taps:?}: squares, lag {lag}: {squares}");
+                let limit = 10.0 / n.sqrt();
+                assert!(squares.abs() < limit, "{taps:?}: squares, lag {lag}: {squares}");
             }
             // Chi squared over 100 cells of equal probability; a word stands for the interval half a step around it.
             let edges: Vec<f64> = {
