@@ -120,6 +120,19 @@ fn interrupted_finetune_says_how_to_go_on() {
 }
 
 #[test]
+fn yield_over_chips() {
+    let (folder, data) = compiled(&[]);
+    let noise = "gaussian(sigma=10%)+gaussian(sigma=15%,lifetime=chip)";
+    let arguments = ["eval", "model.mxa", "--json", "--seeds", "2", "--limit", "50", "--noise", noise, "--data", &data];
+    let report = json(mxc(folder.path()).args(arguments).args(["--chips", "4", "--floor", "88"]));
+    let top1 = report["chips"]["noisy"]["top1"].as_array().unwrap();
+    assert_eq!(top1.len(), 4);
+    let good = top1.iter().filter(|value| value.as_f64().unwrap() >= 88.0).count();
+    assert_eq!(report["chips"]["noisy"]["percent"].as_f64().unwrap(), 25.0 * good as f64);
+    assert!(fail(mxc(folder.path()).args(arguments).args(["--chips", "4"]), 2).contains("--floor"));
+}
+
+#[test]
 fn completions_and_help() {
     let folder = TempDir::new().unwrap();
     for shell in ["bash", "zsh", "fish"] {

@@ -7,7 +7,7 @@ use crate::{
     program::{Calibration, Op, Program},
 };
 use serde::Serialize;
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use std::time::Instant;
 
 /// Why an evaluation fails.
@@ -34,6 +34,17 @@ pub struct EvalOptions {
     pub batch: usize,
     /// The backbone's parameters, as the manifest counts them.
     pub backbone_parameters: u64,
+    /// Also evaluates a population of chips, for the yield.
+    pub chips: Option<ChipOptions>,
+}
+
+/// A population of simulated chips (`--chips N --floor A`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ChipOptions {
+    /// The number of chips.
+    pub count: u32,
+    /// The accuracy in percent that a good chip reaches.
+    pub floor: f64,
 }
 
 impl Default for EvalOptions {
@@ -44,6 +55,7 @@ impl Default for EvalOptions {
             limit: None,
             batch: 100,
             backbone_parameters: 0,
+            chips: None,
         }
     }
 }
@@ -127,6 +139,28 @@ impl Parameters {
     }
 }
 
+/// The share of chips at or above a floor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Yield {
+    /// In percent.
+    pub percent: f64,
+    /// The 95 % interval of the share (Clopper-Pearson), in percent.
+    pub ci95: [f64; 2],
+    /// Each chip's accuracy, in percent.
+    pub top1: Vec<f64>,
+}
+
+/// Accuracy over a population of chips, one pass over the data each.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ChipReport {
+    /// The accuracy in percent that a good chip reaches.
+    pub floor: f64,
+    /// Without denoisers.
+    pub noisy: Yield,
+    /// With denoisers.
+    pub denoised: Yield,
+}
+
 /// What `mxc eval --json` prints.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct EvalReport {
@@ -146,6 +180,9 @@ pub struct EvalReport {
     pub recovered_percent: Option<f64>,
     /// The sizes.
     pub parameters: Parameters,
+    /// The yield, if a population of chips was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chips: Option<ChipReport>,
 }
 
 /// Where an evaluation is.
@@ -213,43 +250,56 @@ fn evaluate_model(
         .sum();
     let samples = check(program, data, options)?;
     let runs = if noisy_layers { options.runs } else { 1 };
-    let passes = 1
-        + u64::from(denoisers)
-        + u64::from(noisy_layers) * u64::from(runs) * (1 + u64::from(denoisers));
+    let chips = options.chips.map_or(0, |chips| chips.count);
+    let draws = u64::from(noisy_layers) * u64::from(runs) + u64::from(chips);
+    let passes = (1 + draws) * (1 + u64::from(denoisers));
     let mut meter = Meter {
         progress,
         start: Instant::now(),
         done: 0,
         total: passes * samples as u64,
     };
-    let mut run = |mode: Mode, stage: &'static str, pass: u32| {
-        accuracy(model, data, samples, options, mode, pass, |count| {
-            meter.advance(stage, pass, count);
+    let mut run = |mode: Mode, stage: &'static str, draw: (u32, u32)| {
+        accuracy(model, data, samples, options, mode, draw, |count| {
+            meter.advance(stage, draw.0.max(draw.1), count);
         })
     };
-    let clean = run(Mode::CLEAN, "clean", 0)?;
+    let clean = run(Mode::CLEAN, "clean", (0, 0))?;
     let clean_denoised = if denoisers {
-        run(Mode::CLEAN_DENOISED, "clean denoised", 0)?
+        run(Mode::CLEAN_DENOISED, "clean denoised", (0, 0))?
     } else {
         clean
     };
-    let mut noisy = Vec::new();
-    let mut denoised = Vec::new();
-    for pass in 0..runs {
-        let draw = if noisy_layers {
-            run(Mode::NOISY, "noisy", pass)?
+    // One noise draw without and with denoisers.
+    let mut pair = |draw: (u32, u32)| -> Result<(Accuracy, Accuracy), EvalError> {
+        let noisy = if noisy_layers {
+            run(Mode::NOISY, "noisy", draw)?
         } else {
             clean
         };
-        noisy.push(draw);
-        denoised.push(match (denoisers, noisy_layers) {
-            (true, true) => run(Mode::DENOISED, "denoised", pass)?,
+        let denoised = match (denoisers, noisy_layers) {
+            (true, true) => run(Mode::DENOISED, "denoised", draw)?,
             (true, false) => clean_denoised,
-            (false, _) => draw,
-        });
-    }
-    let noisy = summary(&noisy);
-    let denoised = summary(&denoised);
+            (false, _) => noisy,
+        };
+        Ok((noisy, denoised))
+    };
+    let draws: Vec<_> = (0..runs).map(|pass| pair((pass, 0))).collect::<Result<_, _>>()?;
+    let (noisy, denoised): (Vec<_>, Vec<_>) = draws.into_iter().unzip();
+    let (noisy, denoised) = (summary(&noisy), summary(&denoised));
+    let chips = match options.chips {
+        Some(ChipOptions { count, floor }) => {
+            let chips: Vec<_> =
+                (0..count).map(|chip| pair((0, chip))).collect::<Result<_, _>>()?;
+            let (noisy, denoised): (Vec<_>, Vec<_>) = chips.into_iter().unzip();
+            Some(ChipReport {
+                floor,
+                noisy: yield_of(&noisy, floor),
+                denoised: yield_of(&denoised, floor),
+            })
+        }
+        None => None,
+    };
     let lost = clean.top1 - noisy.top1;
     Ok(EvalReport {
         samples,
@@ -260,16 +310,36 @@ fn evaluate_model(
         denoised,
         clean_denoised,
         parameters: Parameters::new(options.backbone_parameters, trainable),
+        chips,
     })
+}
+
+/// The share of chips whose accuracy is at least `floor`, with its Clopper-Pearson interval.
+fn yield_of(chips: &[Accuracy], floor: f64) -> Yield {
+    let top1: Vec<f64> = chips.iter().map(|chip| chip.top1).collect();
+    let count = top1.len();
+    let good = top1.iter().filter(|&&accuracy| accuracy >= floor).count();
+    let quantile = |successes: usize, failures: usize, probability: f64| {
+        Beta::new(successes as f64, failures as f64)
+            .map_or(f64::NAN, |beta| beta.inverse_cdf(probability))
+    };
+    let low = if good == 0 { 0.0 } else { quantile(good, count - good + 1, 0.025) };
+    let high = if good == count { 1.0 } else { quantile(good + 1, count - good, 0.975) };
+    Yield {
+        percent: 100.0 * good as f64 / count.max(1) as f64,
+        ci95: [100.0 * low, 100.0 * high],
+        top1,
+    }
 }
 
 /// Checks data and options against the program; the number of samples to evaluate.
 fn check(program: &Program, data: &dyn Source, options: &EvalOptions) -> Result<usize, EvalError> {
     let error = |reason: String| EvalError::Options(reason);
     let samples = options.limit.unwrap_or(usize::MAX).min(data.len());
-    if samples == 0 || options.batch == 0 || options.runs == 0 {
+    let no_chips = options.chips.is_some_and(|chips| chips.count == 0);
+    if samples == 0 || options.batch == 0 || options.runs == 0 || no_chips {
         return Err(error(
-            "there is nothing to evaluate: the data, --limit and --seeds must not be 0".into(),
+            "there is nothing to evaluate: the data, --limit, --seeds and --chips must not be 0".into(),
         ));
     }
     single_input(program, data)?;
@@ -341,14 +411,14 @@ fn accuracy(
     samples: usize,
     options: &EvalOptions,
     mode: Mode,
-    pass: u32,
+    (pass, chip): (u32, u32),
     mut advance: impl FnMut(usize),
 ) -> Result<Accuracy, EvalError> {
     let key = Key {
         seed: options.seed,
         purpose: Purpose::Eval,
         pass,
-        chip: 0,
+        chip,
     };
     let classes = classes(model.program())?;
     let all: Vec<usize> = (0..samples).collect();
@@ -806,5 +876,20 @@ mod tests {
             error.contains("takes 7 values per sample but the data gives 2"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn yield_has_the_exact_interval() {
+        let chips = |good: usize, bad: usize| -> Vec<Accuracy> {
+            let of = |top1| Accuracy { top1, top5: 100.0 };
+            std::iter::repeat_n(of(91.0), good).chain(std::iter::repeat_n(of(80.0), bad)).collect()
+        };
+        // R: binom.test(8, 10)$conf.int and binom.test(10, 10)$conf.int
+        let part = yield_of(&chips(8, 2), 90.0);
+        assert_eq!(part.percent, 80.0);
+        assert!((part.ci95[0] - 44.39045).abs() < 1e-3 && (part.ci95[1] - 97.47893).abs() < 1e-3);
+        let all = yield_of(&chips(10, 0), 91.0);
+        assert!((all.ci95[0] - 69.15029).abs() < 1e-3 && all.ci95[1] == 100.0);
+        assert_eq!(yield_of(&chips(0, 3), 91.0).ci95[0], 0.0);
     }
 }

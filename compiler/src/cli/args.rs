@@ -210,6 +210,12 @@ pub struct EvalArgs {
     /// Noise draws (runs) over the data
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub seeds: u32,
+    /// Also simulate N chips (noise components with lifetime=chip are drawn once a chip) and give the yield
+    #[arg(long, value_name = "N", requires = "floor")]
+    pub chips: Option<u32>,
+    /// The accuracy in percent that a good chip reaches
+    #[arg(long, value_name = "A", requires = "chips")]
+    pub floor: Option<f64>,
     /// Evaluate at another sigma than the package's
     #[arg(long, value_name = "S%", value_parser = percent, conflicts_with = "noise")]
     pub sigma: Option<f64>,

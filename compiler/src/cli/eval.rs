@@ -3,7 +3,7 @@
 use super::{Failure, Global, args::EvalArgs, session, ui};
 use mxc_runtime::{
     data::{Dataset, Split},
-    evaluate::{Accuracies, EvalOptions, EvalReport, evaluate},
+    evaluate::{Accuracies, ChipOptions, EvalOptions, EvalReport, Yield, evaluate},
     package::Package,
 };
 
@@ -34,6 +34,7 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
         limit: args.limit,
         batch: args.batch,
         backbone_parameters: session::backbone_parameters(&package),
+        chips: args.chips.zip(args.floor).map(|(count, floor)| ChipOptions { count, floor }),
     };
     let mut progress = global.ui.progress("eval", 0);
     let report = evaluate(&executor, &data, &options, &mut |now| {
@@ -77,5 +78,18 @@ fn print_report(report: &EvalReport, digital: &str) -> Result<(), Failure> {
         report.parameters.denoisers,
         report.parameters.overhead_percent,
         report.parameters.backbone,
+    ))?;
+    let Some(chips) = &report.chips else {
+        return Ok(());
+    };
+    let line = |name: &str, value: &Yield| {
+        let [low, high] = value.ci95;
+        format!("yield, {name}: {:.1} % of {} chips, 95 % interval {low:.1} to {high:.1}\n", value.percent, value.top1.len())
+    };
+    super::print(&format!(
+        "chips at {} % or above\n{}{}",
+        chips.floor,
+        line("noisy", &chips.noisy),
+        line("denoised", &chips.denoised)
     ))
 }
