@@ -9,7 +9,7 @@
 
 use melior::{
     Context,
-    ir::{Module, operation::OperationMutLike},
+    ir::{Module, operation::{OperationLike, OperationMutLike}},
 };
 use mxc_compiler::passes::{OptionError, Options, Pass, PassContext, PassError};
 use mxc_dialects::{
