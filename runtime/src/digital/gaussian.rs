@@ -114,9 +114,9 @@ fn cosine_of_turn(phase: u32) -> i64 {
     }
     let segment = (position >> 22) as usize;
     // δ in [0, π/512) with 40 fraction bits.
-    let delta = (i128::from(position & ((1 << 22) - 1)) * HALF_PI >> (TABLE - 10)) as i64;
+    let delta = ((i128::from(position & ((1 << 22) - 1)) * HALF_PI) >> (TABLE - 10)) as i64;
     let (cos, sin) = (tables.cosine[segment], tables.cosine[256 - segment]);
-    let square = (i128::from(delta) * i128::from(delta) >> 40) as i64;
+    let square = ((i128::from(delta) * i128::from(delta)) >> 40) as i64;
     let cube = (square * delta) >> 40;
     // cos(a + δ) = cos a (1 − δ²/2) − sin a (δ − δ³/6)
     let change = cos * (square / 2) + sin * (delta - cube / 6);
