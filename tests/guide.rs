@@ -5,12 +5,12 @@ use mxc_compiler::passes::{Options, Pass, PassContext, run::print_module};
 use mxc_dialects::ir;
 use std::fs;
 
-/// The contents of the page's code blocks of a language.
-fn blocks(page: &str, language: &str) -> Vec<String> {
-    let opening = format!("```{language}\n");
+/// The contents of the page's blocks that open with `fence` and a language.
+fn blocks(page: &str, fence: &str, language: &str) -> Vec<String> {
+    let opening = format!("\n{fence}{language}\n");
     page.split(&opening)
         .skip(1)
-        .filter_map(|rest| Some(rest.split_once("```")?.0.to_owned()))
+        .filter_map(|rest| Some(rest.split_once(&format!("\n{fence}\n"))?.0.to_owned() + "\n"))
         .collect()
 }
 
@@ -28,8 +28,8 @@ fn quiet(source: &str, keep: &str) -> Result<String, String> {
 fn the_guide_holds() {
     let page = fs::read_to_string(root().join("docs/write-a-pass.md")).unwrap();
     let code = fs::read_to_string(root().join("tests/guide_pass.rs")).unwrap();
-    assert_eq!(blocks(&page, "rust"), [code], "the page shows tests/guide_pass.rs");
-    let [input, output] = blocks(&page, "mlir").try_into().expect("two blocks of MLIR");
+    assert_eq!(blocks(&page, "````", "rust"), [code], "the page shows tests/guide_pass.rs");
+    let [input, output] = blocks(&page, "```", "mlir").try_into().expect("two blocks of MLIR");
     assert_eq!(quiet(&input, "conv1").unwrap(), output);
     let error = quiet(&input, "conv9").unwrap_err();
     assert!(page.contains(&error), "the page shows the error:\n{error}");

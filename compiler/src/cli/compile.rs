@@ -47,13 +47,6 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         Some(path) => Some(sample_source(path, args.holdout, &preprocessing)?),
         None => None,
     };
-    if args.data.is_none() && level == driver::Level::Denoise {
-        global.ui.warn(format!(
-            "no --data: calibrated and ranked on {} synthetic inputs, labelled by the clean model itself; \
-             mxc finetune --data recalibrates",
-            options.samples
-        ));
-    }
     let run = RunOptions::default();
     let mut compiled = driver::compile(&context, imported, &options, level, samples, &run)?;
     for warning in &compiled.warnings {
