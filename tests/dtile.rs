@@ -118,10 +118,18 @@ fn source(case: &Case) -> String {
     }
     let affine = constant("scale", &[c], &weights.affine[0]);
     constant("shift", &[c], &weights.affine[1]);
-    let noise = format!("{{reference = \"rms\", scale = \"{}\", spec = \"gaussian(sigma=6%)\"}}", case.scale);
+    let noise = format!(
+        "{{reference = \"rms\", scale = \"{}\", spec = \"gaussian(sigma=6%)\"}}",
+        case.scale
+    );
     let calibration = "{absmax = 2.0, input_absmax = 1.0, mean_abs = 0.4, rms = 0.5, samples = 4 : i64, std = 0.5}";
-    let window = "dilation = array<i64: 1, 1>, groups = 1 : i64, pad = array<i64: 0, 0, 0, 0>, stride = array<i64: 1, 1>, ";
-    let (op, window) = if pointwise { ("conv2d", window) } else { ("fully_connected", "") };
+    let window =
+        "dilation = array<i64: 1, 1>, groups = 1 : i64, pad = array<i64: 0, 0, 0, 0>, stride = array<i64: 1, 1>, ";
+    let (op, window) = if pointwise {
+        ("conv2d", window)
+    } else {
+        ("fully_connected", "")
+    };
     text.push_str(&format!(
         "  %y = \"analog.{op}\"(%x, %weight, %bias) {{calibration = {calibration}, {window}layer = \"conv1\", noise = {noise}}} \
          : ({tensor}, {weight}, {bias}) -> {tensor}\n"
@@ -190,9 +198,7 @@ fn float_model(case: &Case, x: &[f64]) -> Vec<f64> {
     let weights = weights(case);
     let mut out = x.to_vec();
     if case.block {
-        let get = |index: usize| -> Vec<f64> {
-            weights.block[index].1.iter().map(|value| f64::from(*value)).collect()
-        };
+        let get = |index: usize| -> Vec<f64> { weights.block[index].1.iter().map(|value| f64::from(*value)).collect() };
         let b = bottleneck(c);
         let lrelu = |x: f64| if x >= 0.0 { x } else { x / 128.0 };
         let pointwise = |x: &[f64], inputs: usize, w: Vec<f64>, bias: Vec<f64>| -> Vec<f64> {
@@ -275,7 +281,13 @@ fn dtile_level_before_and_after_the_schedule() {
     let passes = "quantize-denoisers,lower-to-dtile";
     let module = run(&context, &source(&SMALL), passes, &Hardware::paper()).unwrap();
     insta::assert_snapshot!("lowered", print_module(&module, false));
-    let module = run(&context, &print_module(&module, false), "schedule-dtile", &Hardware::paper()).unwrap();
+    let module = run(
+        &context,
+        &print_module(&module, false),
+        "schedule-dtile",
+        &Hardware::paper(),
+    )
+    .unwrap();
     let scheduled = print_module(&module, false);
     insta::assert_snapshot!("scheduled", scheduled);
     // Scheduling again changes nothing.
@@ -349,7 +361,11 @@ fn fixed_point_stays_near_the_float_model() {
             .map(|(got, expected)| (got - expected).abs() / step)
             .fold(0.0, f64::max);
         // Measured: 2.1 at most, from the rounding of weights, h, g and μ̂ together.
-        assert!(worst <= 3.0, "{:?}: {worst} steps of the coarser of input and output", case.sample);
+        assert!(
+            worst <= 3.0,
+            "{:?}: {worst} steps of the coarser of input and output",
+            case.sample
+        );
     }
 }
 
@@ -366,7 +382,12 @@ fn every_mapping_computes_the_same_words() {
         for bytes in [9000, 5000, 2600] {
             let program = program(&case, &with_memory(bytes));
             assert!(2 * program.activation_words <= bytes);
-            assert_eq!(program.run(&words, Draw::Nothing), expected, "{:?}, {bytes} bytes", case.sample);
+            assert_eq!(
+                program.run(&words, Draw::Nothing),
+                expected,
+                "{:?}, {bytes} bytes",
+                case.sample
+            );
             strips.push(program.phases.len());
         }
         if case.sample == [9, 7, 16] && case.block {
@@ -398,7 +419,11 @@ fn no_input_saturates_inside_a_block() {
                 .collect();
             let step = fixed::exp2(-program.input_fraction.min(program.output_fraction));
             let limit = f64::from(i16::MAX) * fixed::exp2(-program.output_fraction);
-            for (word, expected) in program.run(&words, Draw::Nothing).into_iter().zip(float_model(&case, &x)) {
+            for (word, expected) in program
+                .run(&words, Draw::Nothing)
+                .into_iter()
+                .zip(float_model(&case, &x))
+            {
                 // x̂ itself may saturate, to the rail and no further.
                 let got = f64::from(fixed::dequantise(word, program.output_fraction));
                 let expected = expected.clamp(-limit - step, limit);
@@ -493,7 +518,10 @@ fn errors_name_the_layer_and_the_mend() {
 
     let uncalibrated = source(&SMALL).replace("calibration = {", "other = {");
     let message = error(&uncalibrated, "quantize-denoisers", &paper);
-    assert!(message.contains("layer 'conv1'") && message.contains("not calibrated"), "{message}");
+    assert!(
+        message.contains("layer 'conv1'") && message.contains("not calibrated"),
+        "{message}"
+    );
 
     let message = error(&source(&SMALL), "lower-to-dtile", &paper);
     assert!(message.contains("run quantize-denoisers first"), "{message}");
@@ -507,17 +535,26 @@ fn errors_name_the_layer_and_the_mend() {
     let mut few_weights = paper.clone();
     few_weights.memory.weight_bytes = 32;
     let message = error(&source(&SMALL), "lower-denoisers", &few_weights);
-    assert!(message.contains("layer 'conv1'") && message.contains("bytes of weights"), "{message}");
+    assert!(
+        message.contains("layer 'conv1'") && message.contains("bytes of weights"),
+        "{message}"
+    );
 
     let slope = source(&SMALL).replace("7.8125e-03", "1.0e-01");
     let message = error(&slope, "lower-denoisers", &paper);
     assert!(message.contains("slope"), "{message}");
 
     let text = source(&SMALL);
-    let start = text.find("%w0").and_then(|at| text[at..].find("\"0x").map(|quote| at + quote + 3)).unwrap();
+    let start = text
+        .find("%w0")
+        .and_then(|at| text[at..].find("\"0x").map(|quote| at + quote + 3))
+        .unwrap();
     let infinite = format!("{}0000807F{}", &text[..start], &text[start + 8..]);
     let message = error(&infinite, "quantize-denoisers", &paper);
-    assert!(message.contains("reduce.weight holds a value that is not finite"), "{message}");
+    assert!(
+        message.contains("reduce.weight holds a value that is not finite"),
+        "{message}"
+    );
 
     let unscheduled = run(&context, &source(&SMALL), "quantize-denoisers,lower-to-dtile", &paper).unwrap();
     let message = TileProgram::read_all(&unscheduled).unwrap_err().to_string();
@@ -543,13 +580,22 @@ fn verifier_refuses_broken_programs() {
     assert!(violations("first_draw = 0", "first_draw = 3").contains("starts at draw 3"));
     assert!(violations("kind = \"depthwise\"", "kind = \"pointwise\"").contains("systolic_conv"));
     assert!(violations("program = @denoise.conv1", "program = @main").contains("no dtile program @main"));
-    assert!(violations("dtile.weight_memory_bytes = 524288", "dtile.weight_memory_bytes = 16").contains("weight memory"));
     assert!(
-        violations("dtile.activation_memory_bytes = 5000", "dtile.activation_memory_bytes = 100")
-            .contains("activation memory")
+        violations("dtile.weight_memory_bytes = 524288", "dtile.weight_memory_bytes = 16").contains("weight memory")
+    );
+    assert!(
+        violations(
+            "dtile.activation_memory_bytes = 5000",
+            "dtile.activation_memory_bytes = 100"
+        )
+        .contains("activation memory")
     );
     // h moved onto x while the reduction reads x.
-    let x = text.match_indices("\"dtile.activation_alloc\"() {address = ").nth(1).unwrap().0;
+    let x = text
+        .match_indices("\"dtile.activation_alloc\"() {address = ")
+        .nth(1)
+        .unwrap()
+        .0;
     let moved = {
         let end = text[x..].find(" : i64").unwrap() + x;
         let start = text[x..end].rfind(' ').unwrap() + x + 1;

@@ -35,13 +35,7 @@ pub const WEIGHT_LOAD: &str = "dtile.weight_load_words";
 pub const MAPPING: &str = "dtile.mapping";
 
 /// The units that the control unit enables, as `dtile.phase` names them.
-pub const UNITS: [&str; 5] = [
-    "transfer",
-    "convolution",
-    "leaky_relu",
-    "noise_cancellation",
-    "affine",
-];
+pub const UNITS: [&str; 5] = ["transfer", "convolution", "leaky_relu", "noise_cancellation", "affine"];
 
 /// A symbol attribute's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -401,9 +395,7 @@ fn element_width(r#type: Type<'_>) -> Option<u32> {
 pub fn programs<'c, 'a>(module: &'a Module<'c>) -> Vec<OperationRef<'c, 'a>> {
     ir::module_ops(module)
         .into_iter()
-        .filter(|operation| {
-            ir::op_name(operation) == "func.func" && operation.has_attribute(LAYER)
-        })
+        .filter(|operation| ir::op_name(operation) == "func.func" && operation.has_attribute(LAYER))
         .collect()
 }
 
@@ -438,9 +430,7 @@ impl<'c, 'a> Instruction<'c, 'a> {
             Self::LeakyRelu(_) => Some("leaky_relu"),
             Self::Lfsr(_) | Self::BoxMuller(_) | Self::NoiseCancel(_) => Some("noise_cancellation"),
             Self::Affine(_) => Some("affine"),
-            Self::Launch(_) | Self::WeightAlloc(_) | Self::ActivationAlloc(_) | Self::Phase(_) => {
-                None
-            }
+            Self::Launch(_) | Self::WeightAlloc(_) | Self::ActivationAlloc(_) | Self::Phase(_) => None,
         }
     }
 
@@ -492,12 +482,7 @@ impl<'c, 'a> Instruction<'c, 'a> {
 }
 
 /// Sets an integer attribute of an operation.
-pub fn set_integer<'c>(
-    context: &'c Context,
-    operation: OperationRef<'c, '_>,
-    name: &str,
-    value: i64,
-) {
+pub fn set_integer<'c>(context: &'c Context, operation: OperationRef<'c, '_>, name: &str, value: i64) {
     ffi::as_mut(operation).set_attribute(name, ir::integer(context, value));
 }
 
@@ -536,17 +521,10 @@ pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
             violations.push(message);
         }
     }
-    if violations.is_empty() {
-        Ok(())
-    } else {
-        Err(violations)
-    }
+    if violations.is_empty() { Ok(()) } else { Err(violations) }
 }
 
-fn verify_launch(
-    operation: OperationRef<'_, '_>,
-    programs: &[OperationRef<'_, '_>],
-) -> Result<(), String> {
+fn verify_launch(operation: OperationRef<'_, '_>, programs: &[OperationRef<'_, '_>]) -> Result<(), String> {
     let Some(Instruction::Launch(launch)) = Instruction::parse(operation)? else {
         return Ok(());
     };
@@ -559,11 +537,10 @@ fn verify_launch(
         return Err(format!("{at}: @{} is of another layer", launch.program.0));
     }
     let block = ir::entry_block(*program).ok_or_else(|| format!("{at}: the program is empty"))?;
-    let argument = melior::ir::BlockLike::argument(&block, 0)
-        .map_err(|_| format!("{at}: the program has no argument"))?;
+    let argument =
+        melior::ir::BlockLike::argument(&block, 0).map_err(|_| format!("{at}: the program has no argument"))?;
     let wanted: usize = shape(argument.into())?.iter().product();
-    let sample: Option<usize> =
-        sample_shape(launch.input.r#type()).map(|shape| shape.iter().product());
+    let sample: Option<usize> = sample_shape(launch.input.r#type()).map(|shape| shape.iter().product());
     if sample != Some(wanted) || launch.types.first() != Some(&launch.input.r#type()) {
         return Err(format!(
             "{at}: {} does not fit the program's {wanted} words per sample",
@@ -591,10 +568,9 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
             .unwrap_or_default()
     };
     let rows = |first: i64, count: usize, of: usize| {
-        ensure(
-            usize::try_from(first).is_ok_and(|first| first + count <= of),
-            || format!("rows {first} to {} of {of}", first + count as i64),
-        )
+        ensure(usize::try_from(first).is_ok_and(|first| first + count <= of), || {
+            format!("rows {first} to {} of {of}", first + count as i64)
+        })
     };
     let mapping = |cores: &[i64], order: &str, partials: usize| {
         ensure(cores.len() == 2 && cores.iter().all(|n| *n > 0), || {
@@ -602,17 +578,14 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
         })?;
         match (order, partials) {
             ("accumulate", 0) | ("spill", 1) => Ok(()),
-            _ => Err(format!(
-                "order {order:?} with {partials} buffers for partial sums"
-            )),
+            _ => Err(format!("order {order:?} with {partials} buffers for partial sums")),
         }
     };
     match instruction {
         Instruction::WeightAlloc(alloc) => {
             let bytes = tensor_bytes(alloc.value.r#type());
             ensure(
-                element_width(alloc.value.r#type()) == Some(16)
-                    && bytes == usize::try_from(alloc.bytes).ok(),
+                element_width(alloc.value.r#type()) == Some(16) && bytes == usize::try_from(alloc.bytes).ok(),
                 || format!("{} bytes for {}", alloc.bytes, alloc.value.r#type()),
             )
         }
@@ -683,22 +656,16 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
                 && into[..2] == input[..2]
                 && pair.first_into.r#type() == pair.second_into.r#type()
                 && pair.first_weight.r#type() == pair.second_weight.r#type()
-                && [
-                    &pair.weight_fractions,
-                    &pair.bias_fractions,
-                    &pair.output_fractions,
-                ]
-                .iter()
-                .all(|fractions| fractions.len() == 2);
+                && [&pair.weight_fractions, &pair.bias_fractions, &pair.output_fractions]
+                    .iter()
+                    .all(|fractions| fractions.len() == 2);
             ensure(fits, || {
                 format!("heads {weight:?} on {input:?} into {into:?} do not fit")
             })
         }
         Instruction::LeakyRelu(relu) => {
             rank3(relu.input, "input")?;
-            ensure((1..16).contains(&relu.shift), || {
-                format!("shift {}", relu.shift)
-            })
+            ensure((1..16).contains(&relu.shift), || format!("shift {}", relu.shift))
         }
         Instruction::Affine(affine) => {
             let input = rank3(affine.input, "input")?;
@@ -722,14 +689,12 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
                 || format!("width {}, taps {:?}, seeds {:?}", lfsr.width, lfsr.taps, lfsr.seeds),
             )
         }
-        Instruction::BoxMuller(unit) => {
-            ensure(
-                shape(unit.first)? == result(&unit.types)
-                    && element_width(unit.first.r#type()).map(i64::from) == Some(unit.width)
-                    && unit.first.r#type() == unit.second.r#type(),
-                || format!("{} to {:?}", unit.first.r#type(), result(&unit.types)),
-            )
-        }
+        Instruction::BoxMuller(unit) => ensure(
+            shape(unit.first)? == result(&unit.types)
+                && element_width(unit.first.r#type()).map(i64::from) == Some(unit.width)
+                && unit.first.r#type() == unit.second.r#type(),
+            || format!("{} to {:?}", unit.first.r#type(), result(&unit.types)),
+        ),
         Instruction::NoiseCancel(cancel) => {
             let (input, mean) = (rank3(cancel.input, "input")?, rank3(cancel.mean, "mean")?);
             rows(cancel.first_row, mean[0], input[0])?;
@@ -785,8 +750,7 @@ fn verify_program(
             .filter(|bytes| *bytes > 0)
             .ok_or_else(|| format!("lacks the attribute `{key}`"))
     };
-    let (weight_memory, activation_memory) =
-        (capacity(WEIGHT_MEMORY)?, capacity(ACTIVATION_MEMORY)?);
+    let (weight_memory, activation_memory) = (capacity(WEIGHT_MEMORY)?, capacity(ACTIVATION_MEMORY)?);
     ensure(
         program
             .region(0)
@@ -795,9 +759,7 @@ fn verify_program(
             .is_some_and(|block| melior::ir::BlockLike::next_in_region(&block).is_none()),
         || "is not a straight-line program".to_owned(),
     )?;
-    let operations = ir::entry_block(program)
-        .map(ir::block_ops)
-        .unwrap_or_default();
+    let operations = ir::entry_block(program).map(ir::block_ops).unwrap_or_default();
     let scheduled = operations
         .iter()
         .any(|operation| ir::op_name(operation) == Phase::MNEMONIC);
@@ -902,10 +864,7 @@ fn verify_program(
                 return Err(at("an operand is in no buffer".to_owned()));
             };
             let allocated = alloc.result(0).ok().map(Value::from);
-            let Some(index) = live
-                .iter()
-                .position(|live| Some(live.allocated) == allocated)
-            else {
+            let Some(index) = live.iter().position(|live| Some(live.allocated) == allocated) else {
                 continue; // a weight
             };
             let buffer = &mut live[index];

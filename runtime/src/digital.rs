@@ -40,17 +40,15 @@ pub enum DigitalError {
 pub struct FixedUnit {
     program: Arc<TileProgram>,
     layer_hash: u64,
-    sampling: bool,
 }
 
 impl FixedUnit {
-    /// A unit for a program; without `sampling`, ε = 0.
-    pub fn new(program: Arc<TileProgram>, sampling: bool) -> Self {
+    /// A unit for a program.
+    pub fn new(program: Arc<TileProgram>) -> Self {
         let layer_hash = xxhash_rust::xxh3::xxh3_64(program.layer.as_bytes());
         Self {
             program,
             layer_hash,
-            sampling,
         }
     }
 
@@ -63,13 +61,13 @@ impl FixedUnit {
 impl DenoiserUnit for FixedUnit {
     /// The tile's registers run on from sample to sample; here they are seeded anew by the key, so that a sample's result does
     /// not depend on the samples, batches and threads before it.
-    fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Key) {
+    fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Option<Key>) {
         let program = &*self.program;
         debug_assert_eq!(
             shape.iter().product::<usize>(),
             program.shape.iter().product::<usize>()
         );
-        let draw = if self.sampling {
+        let draw = key.map_or(Draw::Nothing, |key| {
             let words = [
                 key.seed,
                 key.purpose as u64,
@@ -80,9 +78,7 @@ impl DenoiserUnit for FixedUnit {
             ];
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             Draw::Keyed(xxhash_rust::xxh3::xxh3_64(&bytes))
-        } else {
-            Draw::Nothing
-        };
+        });
         let words: Vec<i16> = x
             .iter()
             .map(|value| fixed::quantise(*value, program.input_fraction))
@@ -93,17 +89,15 @@ impl DenoiserUnit for FixedUnit {
     }
 }
 
-/// The denoisers of a module's scheduled dtile programs by layer name, for `Executor::set_denoiser_units`. Without `sampling`
-/// ε = 0.
+/// The denoisers of a module's scheduled dtile programs by layer name, for `Executor::set_denoiser_units`.
 pub fn units(
     module: &Module<'_>,
-    sampling: bool,
 ) -> Result<BTreeMap<String, Arc<dyn DenoiserUnit>>, DigitalError> {
     Ok(TileProgram::read_all(module)?
         .into_iter()
         .map(|program| {
             let layer = program.layer.clone();
-            let unit: Arc<dyn DenoiserUnit> = Arc::new(FixedUnit::new(Arc::new(program), sampling));
+            let unit: Arc<dyn DenoiserUnit> = Arc::new(FixedUnit::new(Arc::new(program)));
             (layer, unit)
         })
         .collect())

@@ -226,13 +226,11 @@ impl Hardware {
             origin: origin.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         })?;
-        hardware
-            .check()
-            .map_err(|(key, problem)| HardwareError::Value {
-                origin: origin.to_owned(),
-                key,
-                problem,
-            })?;
+        hardware.check().map_err(|(key, problem)| HardwareError::Value {
+            origin: origin.to_owned(),
+            key,
+            problem,
+        })?;
         Ok(hardware)
     }
 
@@ -280,10 +278,7 @@ impl Hardware {
             }
         };
         if !(self.clock_mhz.is_finite() && self.clock_mhz > 0.0) {
-            return Err((
-                "clock_mhz",
-                format!("is {}, must be positive", self.clock_mhz),
-            ));
+            return Err(("clock_mhz", format!("is {}, must be positive", self.clock_mhz)));
         }
         positive("conv.cores", self.conv.cores, 1 << 16)?;
         positive("conv.rows", self.conv.rows, 1 << 16)?;
@@ -309,32 +304,18 @@ impl Hardware {
             ));
         }
         positive("memory.weight_bytes", self.memory.weight_bytes, 1 << 40)?;
-        positive(
-            "memory.activation_bytes",
-            self.memory.activation_bytes,
-            1 << 40,
-        )?;
+        positive("memory.activation_bytes", self.memory.activation_bytes, 1 << 40)?;
         positive("memory.port_words", self.memory.port_words, 1 << 16)?;
-        positive(
-            "memory.interface_words",
-            self.memory.interface_words,
-            1 << 16,
-        )?;
+        positive("memory.interface_words", self.memory.interface_words, 1 << 16)?;
         positive("analog.tile_rows", self.analog.tile_rows, 1 << 20)?;
         positive("analog.tile_columns", self.analog.tile_columns, 1 << 20)?;
         self.noise.check()?;
         for (key, figure) in self.energy.figures() {
             if !(figure.picojoules.is_finite() && figure.picojoules >= 0.0) {
-                return Err((
-                    key,
-                    format!("is {} pJ, must not be negative", figure.picojoules),
-                ));
+                return Err((key, format!("is {} pJ, must not be negative", figure.picojoules)));
             }
             if figure.source.trim().is_empty() {
-                return Err((
-                    key,
-                    "has an empty `source`: say where the figure comes from".to_owned(),
-                ));
+                return Err((key, "has an empty `source`: say where the figure comes from".to_owned()));
             }
         }
         Ok(())
@@ -345,16 +326,10 @@ impl NoiseLanes {
     fn check(&self) -> Result<(), (&'static str, String)> {
         let width = self.lfsr_width;
         if !(8..=64).contains(&width) {
-            return Err((
-                "noise.lfsr_width",
-                format!("is {width}, allowed are 8 to 64"),
-            ));
+            return Err(("noise.lfsr_width", format!("is {width}, allowed are 8 to 64")));
         }
         let descending = self.lfsr_taps.windows(2).all(|pair| pair[0] > pair[1]);
-        if self.lfsr_taps.first() != Some(&width)
-            || !descending
-            || self.lfsr_taps.last() == Some(&0)
-        {
+        if self.lfsr_taps.first() != Some(&width) || !descending || self.lfsr_taps.last() == Some(&0) {
             return Err((
                 "noise.lfsr_taps",
                 format!(
@@ -372,23 +347,14 @@ impl NoiseLanes {
         if self.seeds.len() != 2 * self.lanes {
             return Err((
                 "noise.seeds",
-                format!(
-                    "has {} seeds, {} lanes need two each",
-                    self.seeds.len(),
-                    self.lanes
-                ),
+                format!("has {} seeds, {} lanes need two each", self.seeds.len(), self.lanes),
             ));
         }
         let mask = lfsr::mask(width);
         let mut sorted = self.seeds.clone();
         sorted.sort_unstable();
-        if sorted.iter().any(|&seed| seed == 0 || seed > mask)
-            || sorted.windows(2).any(|pair| pair[0] == pair[1])
-        {
-            return Err((
-                "noise.seeds",
-                format!("must be distinct, not zero and below 2^{width}"),
-            ));
+        if sorted.iter().any(|&seed| seed == 0 || seed > mask) || sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(("noise.seeds", format!("must be distinct, not zero and below 2^{width}")));
         }
         Ok(())
     }
@@ -426,15 +392,9 @@ mod tests {
     #[test]
     fn paper_profile_is_valid_and_round_trips() {
         let paper = Hardware::paper();
-        assert_eq!(
-            (paper.conv.cores, paper.noise.lanes, paper.clock_mhz),
-            (10, 4, 500.0)
-        );
+        assert_eq!((paper.conv.cores, paper.noise.lanes, paper.clock_mhz), (10, 4, 500.0));
         assert!(paper.warnings().is_empty());
-        assert_eq!(
-            Hardware::parse(&paper.to_toml(), "round trip").unwrap(),
-            paper
-        );
+        assert_eq!(Hardware::parse(&paper.to_toml(), "round trip").unwrap(), paper);
     }
 
     #[test]

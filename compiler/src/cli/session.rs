@@ -119,7 +119,7 @@ pub fn use_digital_tile(executor: &mut Executor, package: &Package, path: &Path)
         .enumerate()
         .map(|(index, layer)| (layer.name.clone(), index))
         .collect();
-    let units = digital::units(&module, true)?
+    let units = digital::units(&module)?
         .into_iter()
         .filter_map(|(layer, unit)| Some((*layers.get(&layer)?, unit)))
         .collect();

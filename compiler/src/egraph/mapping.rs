@@ -18,8 +18,8 @@
 //! cycles and every buffer.
 
 use egg::{
-    Analysis, Applier, DidMerge, EGraph, Id, Language, Pattern, PatternAst, Rewrite, Runner,
-    StopReason, Subst, Symbol, Var, define_language,
+    Analysis, Applier, DidMerge, EGraph, Id, Language, Pattern, PatternAst, Rewrite, Runner, StopReason, Subst, Symbol,
+    Var, define_language,
 };
 use mxc_runtime::{
     digital::{
@@ -190,12 +190,7 @@ impl DenoiserShape {
 
 /// The buffers of a strip with their lifetimes, in the order of the emitted program: x, h, spilled sums of h, g, μ̂, σ̂,
 /// spilled sums of the heads.
-pub fn buffers(
-    hardware: &Hardware,
-    shape: &DenoiserShape,
-    mapping: &Mapping,
-    strip: &Strip,
-) -> Vec<Lifetime> {
+pub fn buffers(hardware: &Hardware, shape: &DenoiserShape, mapping: &Mapping, strip: &Strip) -> Vec<Lifetime> {
     let words = |rows: usize, channels: usize| 2 * rows * shape.columns * channels;
     let x = words(strip.loaded(), shape.channels);
     let (Some(block), Some(mapped)) = (&shape.block, &mapping.block) else {
@@ -206,9 +201,7 @@ pub fn buffers(
         }];
     };
     let tile = mapped.channel_tile;
-    let spilled = |shape: ConvShape, mapping: &ConvMapping| {
-        2 * cycles::spilled_words(hardware, &shape, mapping)
-    };
+    let spilled = |shape: ConvShape, mapping: &ConvMapping| 2 * cycles::spilled_words(hardware, &shape, mapping);
     let lifetime = |bytes, first, last| Lifetime { bytes, first, last };
     // Steps: 0 load, 1 reduce, 2 depthwise, 3 μ̂ or both heads, 4 σ̂, 5 cancel; the tiles repeat 3 to 5.
     let fused = tile < shape.channels;
@@ -216,11 +209,7 @@ pub fn buffers(
     let mut all = vec![
         lifetime(x, 0, 6),
         lifetime(words(strip.loaded(), block.bottleneck), 1, 2),
-        lifetime(
-            spilled(shape.reduce(block, strip), &mapped.reduce),
-            1,
-            1,
-        ),
+        lifetime(spilled(shape.reduce(block, strip), &mapped.reduce), 1, 1),
     ];
     let g = words(strip.rows, block.bottleneck);
     let head = words(strip.rows, tile);
@@ -268,9 +257,7 @@ pub fn activation_bytes(hardware: &Hardware, shape: &DenoiserShape, mapping: &Ma
         .map(|strip| {
             *known
                 .entry((strip.rows, strip.loaded()))
-                .or_insert_with(|| {
-                    memory::allocate(&buffers(hardware, shape, mapping, strip)).1
-                })
+                .or_insert_with(|| memory::allocate(&buffers(hardware, shape, mapping, strip)).1)
         })
         .max()
         .unwrap_or_default()
@@ -288,20 +275,9 @@ pub fn total_cycles(hardware: &Hardware, shape: &DenoiserShape, mapping: &Mappin
                     + cycles::conv_cycles(hardware, &shape.reduce(block, strip), &mapped.reduce)
                     + relu_cycles(hardware, shape, block, strip.loaded())
                     + start
-                    + cycles::conv_cycles(
-                        hardware,
-                        &shape.depthwise(block, strip),
-                        &mapped.depthwise,
-                    )
+                    + cycles::conv_cycles(hardware, &shape.depthwise(block, strip), &mapped.depthwise)
                     + relu_cycles(hardware, shape, block, strip.rows)
-                    + expand_cycles(
-                        hardware,
-                        shape,
-                        block,
-                        strip,
-                        &mapped.heads,
-                        mapped.channel_tile,
-                    );
+                    + expand_cycles(hardware, shape, block, strip, &mapped.heads, mapped.channel_tile);
             }
             if shape.affine {
                 total += affine_cycles(hardware, shape, strip);
@@ -313,14 +289,12 @@ pub fn total_cycles(hardware: &Hardware, shape: &DenoiserShape, mapping: &Mappin
 
 fn load_cycles(hardware: &Hardware, shape: &DenoiserShape, strip: &Strip) -> u64 {
     let words = strip.loaded() * shape.columns * shape.channels;
-    hardware.control.phase_cycles
-        + cycles::lane_cycles(words, hardware.memory.interface_words)
+    hardware.control.phase_cycles + cycles::lane_cycles(words, hardware.memory.interface_words)
 }
 
 fn store_cycles(hardware: &Hardware, shape: &DenoiserShape, strip: &Strip) -> u64 {
     let words = strip.rows * shape.columns * shape.channels;
-    hardware.control.phase_cycles
-        + cycles::lane_cycles(words, hardware.memory.interface_words)
+    hardware.control.phase_cycles + cycles::lane_cycles(words, hardware.memory.interface_words)
 }
 
 fn affine_cycles(hardware: &Hardware, shape: &DenoiserShape, strip: &Strip) -> u64 {
@@ -328,12 +302,7 @@ fn affine_cycles(hardware: &Hardware, shape: &DenoiserShape, strip: &Strip) -> u
     hardware.control.phase_cycles + cycles::lane_cycles(elements, hardware.affine.lanes)
 }
 
-fn relu_cycles(
-    hardware: &Hardware,
-    shape: &DenoiserShape,
-    block: &BlockShape,
-    rows: usize,
-) -> u64 {
+fn relu_cycles(hardware: &Hardware, shape: &DenoiserShape, block: &BlockShape, rows: usize) -> u64 {
     let elements = rows * shape.columns * block.bottleneck;
     hardware.control.phase_cycles + cycles::lane_cycles(elements, hardware.relu.lanes)
 }
@@ -365,8 +334,7 @@ fn heads_cycles(
     channels: usize,
 ) -> u64 {
     let one = |filters, mapping: &ConvMapping| {
-        hardware.control.phase_cycles
-            + cycles::conv_cycles(hardware, &shape.heads(block, strip, filters), mapping)
+        hardware.control.phase_cycles + cycles::conv_cycles(hardware, &shape.heads(block, strip, filters), mapping)
     };
     match heads {
         Heads::Shared(heads) => one(2 * channels, heads),
@@ -475,10 +443,7 @@ impl Analysis<Tile> for StripHeight {
                 Some(Leaf::Number(rows)) => Some(rows),
                 _ => None,
             },
-            _ => node
-                .children()
-                .iter()
-                .find_map(|child| egraph[*child].data.strip_rows),
+            _ => node.children().iter().find_map(|child| egraph[*child].data.strip_rows),
         };
         Context { strip_rows, leaf }
     }
@@ -562,10 +527,7 @@ pub fn choose(hardware: &Hardware, shape: &DenoiserShape) -> Result<Chosen, Mapp
 }
 
 /// The e-graph of everything the tile can do, and its root class.
-fn saturate(
-    hardware: &Hardware,
-    shape: &DenoiserShape,
-) -> Result<(EGraph<Tile, StripHeight>, Id), MappingError> {
+fn saturate(hardware: &Hardware, shape: &DenoiserShape) -> Result<(EGraph<Tile, StripHeight>, Id), MappingError> {
     let mut egraph = EGraph::<Tile, StripHeight>::default();
     let mut root = None;
     for rows in strip_heights(shape) {
@@ -671,26 +633,12 @@ fn rules(hardware: &Hardware, shape: &DenoiserShape) -> Vec<Rewrite<Tile, StripH
         map("map-mean", "(mean ?x)", head.clone(), Tile::MeanOn),
         map("map-sigma", "(sigma ?x)", head, Tile::SigmaOn),
         map("map-heads", "(heads ?x)", pair, Tile::HeadsOn),
-        rule(
-            "share-heads",
-            "(cancel ?s (mean ?x) (sigma ?x))",
-            |egraph, subst| {
-                let heads = egraph.add(Tile::HeadsOf([subst[var("?x")]]));
-                vec![Tile::CancelPair([subst[var("?s")], heads])]
-            },
-        ),
-        expand(
-            "fuse-expand",
-            "(cancel-pair ?s (heads ?x))",
-            2,
-            Tile::ExpandPair,
-        ),
-        expand(
-            "fuse-expand-mean",
-            "(cancel-mean ?s (mean ?x))",
-            1,
-            Tile::ExpandMean,
-        ),
+        rule("share-heads", "(cancel ?s (mean ?x) (sigma ?x))", |egraph, subst| {
+            let heads = egraph.add(Tile::HeadsOf([subst[var("?x")]]));
+            vec![Tile::CancelPair([subst[var("?s")], heads])]
+        }),
+        expand("fuse-expand", "(cancel-pair ?s (heads ?x))", 2, Tile::ExpandPair),
+        expand("fuse-expand-mean", "(cancel-mean ?s (mean ?x))", 1, Tile::ExpandMean),
         rule(
             "fuse-expand-separate",
             "(cancel ?s (mean ?x) (sigma ?x))",
@@ -766,18 +714,17 @@ impl Search<'_> {
                 .map(|strip| store_cycles(self.hardware, self.shape, strip))
                 .sum();
             let mut mapping = Partial::new(strip_rows);
-            self.extend(&mut mapping, &mut vec![self.egraph.find(value)], &mut Vec::new(), cycles);
+            self.extend(
+                &mut mapping,
+                &mut vec![self.egraph.find(value)],
+                &mut Vec::new(),
+                cycles,
+            );
         }
     }
 
     /// Chooses for the next open class; `known` are the classes that have been chosen for.
-    fn extend(
-        &mut self,
-        partial: &mut Partial,
-        open: &mut Vec<Id>,
-        known: &mut Vec<Id>,
-        cycles: u64,
-    ) {
+    fn extend(&mut self, partial: &mut Partial, open: &mut Vec<Id>, known: &mut Vec<Id>, cycles: u64) {
         // What is still open costs at least its cheapest nodes.
         let mut bound = cycles;
         for index in 0..open.len() {
@@ -842,15 +789,12 @@ impl Search<'_> {
                 .iter()
                 .filter_map(|node| self.choice(node, strip_rows))
                 .collect();
-            choices.sort_by(|a, b| {
-                (a.cycles, a.memory, &a.node).cmp(&(b.cycles, b.memory, &b.node))
-            });
+            choices.sort_by(|a, b| (a.cycles, a.memory, &a.node).cmp(&(b.cycles, b.memory, &b.node)));
             let mut kept: Vec<Choice> = Vec::new();
             for choice in choices {
                 let dominated = kept.iter().any(|other| {
                     other.operands == choice.operands
-                        && std::mem::discriminant(&other.node)
-                            == std::mem::discriminant(&choice.node)
+                        && std::mem::discriminant(&other.node) == std::mem::discriminant(&choice.node)
                         && other.memory[0] <= choice.memory[0]
                         && other.memory[1] <= choice.memory[1]
                 });
@@ -872,16 +816,14 @@ impl Search<'_> {
         let most = |bytes: &dyn Fn(&Strip) -> usize| strips.iter().map(bytes).max().unwrap_or(0);
         let conv = |mapping: Id, of: &dyn Fn(&Strip) -> ConvShape| {
             let mapping = self.cores(mapping)?;
-            let cycles =
-                sum(&|strip| start + cycles::conv_cycles(hardware, &of(strip), &mapping));
+            let cycles = sum(&|strip| start + cycles::conv_cycles(hardware, &of(strip), &mapping));
             let spilled = most(&|strip| cycles::spilled_words(hardware, &of(strip), &mapping));
             Some((cycles, [spilled, 0]))
         };
         let expand = |tile: Id, heads: Heads| {
             let block = shape.block.as_ref()?;
             let tile = self.number(tile)?;
-            let cycles =
-                sum(&|strip| expand_cycles(hardware, shape, block, strip, &heads, tile));
+            let cycles = sum(&|strip| expand_cycles(hardware, shape, block, strip, &heads, tile));
             let spilled = most(&|strip| {
                 let spilled = |filters, mapping: &ConvMapping| {
                     let conv = shape.heads(block, strip, filters);
@@ -897,25 +839,16 @@ impl Search<'_> {
         };
         let cancel = || {
             let block = shape.block.as_ref()?;
-            let cycles =
-                sum(&|strip| cancel_cycles(hardware, shape, block, strip, shape.channels));
+            let cycles = sum(&|strip| cancel_cycles(hardware, shape, block, strip, shape.channels));
             Some((cycles, [0, 0]))
         };
         let block = shape.block;
         let ((cycles, memory), operands): (_, Vec<Id>) = match node {
-            Tile::Load(_) => (
-                (sum(&|strip| load_cycles(hardware, shape, strip)), [0, 0]),
-                vec![],
-            ),
-            Tile::Affine([x]) => (
-                (sum(&|strip| affine_cycles(hardware, shape, strip)), [0, 0]),
-                vec![*x],
-            ),
+            Tile::Load(_) => ((sum(&|strip| load_cycles(hardware, shape, strip)), [0, 0]), vec![]),
+            Tile::Affine([x]) => ((sum(&|strip| affine_cycles(hardware, shape, strip)), [0, 0]), vec![*x]),
             Tile::ReluHidden([x]) => (
                 (
-                    sum(&|strip| {
-                        block.map_or(0, |b| relu_cycles(hardware, shape, &b, strip.loaded()))
-                    }),
+                    sum(&|strip| block.map_or(0, |b| relu_cycles(hardware, shape, &b, strip.loaded()))),
                     [0, 0],
                 ),
                 vec![*x],
@@ -950,13 +883,8 @@ impl Search<'_> {
             Tile::Cancel([x, mean, sigma]) => (cancel()?, vec![*x, *mean, *sigma]),
             Tile::CancelMean([x, mean]) => (cancel()?, vec![*x, *mean]),
             Tile::CancelPair([x, heads]) => (cancel()?, vec![*x, *heads]),
-            Tile::ExpandPair([tile, m, x, g]) => {
-                (expand(*tile, Heads::Shared(self.cores(*m)?))?, vec![*x, *g])
-            }
-            Tile::ExpandMean([tile, m, x, g]) => (
-                expand(*tile, Heads::MeanOnly(self.cores(*m)?))?,
-                vec![*x, *g],
-            ),
+            Tile::ExpandPair([tile, m, x, g]) => (expand(*tile, Heads::Shared(self.cores(*m)?))?, vec![*x, *g]),
+            Tile::ExpandMean([tile, m, x, g]) => (expand(*tile, Heads::MeanOnly(self.cores(*m)?))?, vec![*x, *g]),
             Tile::ExpandSeparate([tile, mean, sigma, x, g]) => {
                 let heads = Heads::Separate {
                     mean: self.cores(*mean)?,
@@ -969,10 +897,7 @@ impl Search<'_> {
         Some(Choice {
             node: node.clone(),
             cycles,
-            operands: operands
-                .into_iter()
-                .map(|operand| self.egraph.find(operand))
-                .collect(),
+            operands: operands.into_iter().map(|operand| self.egraph.find(operand)).collect(),
             memory,
         })
     }
@@ -1135,8 +1060,7 @@ mod tests {
                             };
                             let cost = total_cycles(hardware, shape, &mapping);
                             if best.is_none_or(|(least, _)| cost < least)
-                                && activation_bytes(hardware, shape, &mapping)
-                                    <= hardware.memory.activation_bytes
+                                && activation_bytes(hardware, shape, &mapping) <= hardware.memory.activation_bytes
                             {
                                 best = Some((cost, mapping));
                             }
@@ -1172,15 +1096,8 @@ mod tests {
             }),
         };
         let c = shape.channels;
-        let pair = |tile: usize| {
-            Heads::Shared(best_of(
-                &|strip| shape.heads(&block, strip, 2 * tile),
-                2 * tile,
-            ))
-        };
-        let fits = |mapping: &Mapping| {
-            activation_bytes(hardware, shape, mapping) <= hardware.memory.activation_bytes
-        };
+        let pair = |tile: usize| Heads::Shared(best_of(&|strip| shape.heads(&block, strip, 2 * tile), 2 * tile));
+        let fits = |mapping: &Mapping| activation_bytes(hardware, shape, mapping) <= hardware.memory.activation_bytes;
         let rows = strip_heights(shape)
             .into_iter()
             .find(|rows| fits(&with(*rows, pair(c), c)))?;
@@ -1209,10 +1126,7 @@ mod tests {
                 match choose(&hardware, &shape) {
                     Ok(chosen) => {
                         assert_eq!(Some(chosen.cycles), best.map(|(cycles, _)| cycles));
-                        assert_eq!(
-                            total_cycles(&hardware, &shape, &chosen.mapping),
-                            chosen.cycles
-                        );
+                        assert_eq!(total_cycles(&hardware, &shape, &chosen.mapping), chosen.cycles);
                         assert!(chosen.activation_bytes <= bytes);
                     }
                     Err(MappingError::Memory { .. }) => assert!(best.is_none()),

@@ -19,14 +19,12 @@ use super::{
     constants::{self, built, fresh_symbol, insert_before},
     quantize_denoisers::{FRACTIONS, HARDWARE_OPTION, cast, fraction_of, hardware},
 };
-use crate::egraph::mapping::{
-    self, BlockMapping, BlockShape, Chosen, DenoiserShape, Heads, Strip, strips, tiles,
-};
+use crate::egraph::mapping::{self, BlockMapping, BlockShape, Chosen, DenoiserShape, Heads, Strip, strips, tiles};
 use melior::{
     Context,
     ir::{
-        Attribute, Block, BlockLike, Identifier, Location, Module, Operation, OperationRef, Region,
-        RegionLike, Type, Value, ValueLike,
+        Attribute, Block, BlockLike, Identifier, Location, Module, Operation, OperationRef, Region, RegionLike, Type,
+        Value, ValueLike,
         attribute::{StringAttribute, TypeAttribute},
         operation::{OperationBuilder, OperationLike},
         r#type::{FunctionType, IntegerType},
@@ -56,8 +54,7 @@ pub struct LowerToDtile {
 
 impl Pass for LowerToDtile {
     const NAME: &'static str = "lower-to-dtile";
-    const DESCRIPTION: &'static str =
-        "turns quantised denoisers into digital-tile programs, mapped by egg";
+    const DESCRIPTION: &'static str = "turns quantised denoisers into digital-tile programs, mapped by egg";
     const OPTIONS: &'static [(&'static str, &'static str)] = &[HARDWARE_OPTION];
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
@@ -66,12 +63,7 @@ impl Pass for LowerToDtile {
         })
     }
 
-    fn run<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        cx: &mut PassContext,
-    ) -> Result<(), PassError> {
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
         let hardware = hardware(self.hardware.as_ref(), cx)?;
         run(context, module, &hardware)
     }
@@ -182,9 +174,7 @@ fn read<'c, 'a>(
     first: OperationRef<'c, 'a>,
     layer: &str,
 ) -> Result<Denoiser<'c, 'a>, PassError> {
-    let refused = |message: String| {
-        PassError::new(format!("layer '{layer}': {message}")).at(first.location())
-    };
+    let refused = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(first.location());
     let fraction = |value: Value<'c, 'a>| {
         fraction_of(value).map(i64::from).ok_or_else(|| {
             refused(format!("a denoiser's operand is {}, not quantised", value.r#type()))
@@ -247,9 +237,7 @@ fn read<'c, 'a>(
                     .and_then(|fractions| fractions.element_by_name(name))
                     .and_then(ir::as_i64)
             };
-            let missing = || {
-                refused(format!("its block has no `{FRACTIONS}`")).hint("run quantize-denoisers first")
-            };
+            let missing = || refused(format!("its block has no `{FRACTIONS}`")).hint("run quantize-denoisers first");
             let shape = BlockShape {
                 bottleneck: view.bottleneck().ok_or_else(missing)?,
                 kernel,
@@ -371,14 +359,8 @@ impl<'c, 'b> Emitter<'c, 'b> {
                 (id(dtile::LAYER), ir::string(context, &denoiser.layer)),
                 (id(dtile::INPUT_FRACTION), ir::integer(context, fractions.0)),
                 (id(dtile::OUTPUT_FRACTION), ir::integer(context, fractions.1)),
-                (
-                    id(dtile::WEIGHT_MEMORY),
-                    integer(hardware.memory.weight_bytes),
-                ),
-                (
-                    id(dtile::ACTIVATION_MEMORY),
-                    integer(hardware.memory.activation_bytes),
-                ),
+                (id(dtile::WEIGHT_MEMORY), integer(hardware.memory.weight_bytes)),
+                (id(dtile::ACTIVATION_MEMORY), integer(hardware.memory.activation_bytes)),
                 (id(dtile::MAPPING), mapping_attribute(context, chosen)),
             ])
             .add_regions([region])
@@ -396,8 +378,7 @@ impl<'c, 'b> Emitter<'c, 'b> {
 
     /// Copies the load of a constant into the program and places it in the weight memory.
     fn weight(&self, (constant, fraction): (Value<'c, '_>, i64)) -> Result<Stored<'c, 'b>, PassError> {
-        let operation = ir::defining_op(constant)
-            .ok_or_else(|| PassError::new("a weight is no stored constant"))?;
+        let operation = ir::defining_op(constant).ok_or_else(|| PassError::new("a weight is no stored constant"))?;
         let value = match ir::loaded_global(constant) {
             Some(name) => self.value(ir::load_global(self.context, &name, constant.r#type()))?,
             None => self.value(
@@ -435,12 +416,7 @@ impl<'c, 'b> Emitter<'c, 'b> {
     }
 
     /// The buffer for a convolution's spilled sums, if it spills.
-    fn partials(
-        &self,
-        rows: usize,
-        shape: &ConvShape,
-        mapping: &ConvMapping,
-    ) -> Result<Vec<Value<'c, 'b>>, PassError> {
+    fn partials(&self, rows: usize, shape: &ConvShape, mapping: &ConvMapping) -> Result<Vec<Value<'c, 'b>>, PassError> {
         match mapping.order {
             Order::Accumulate => Ok(Vec::new()),
             Order::Spill => {
@@ -497,12 +473,7 @@ impl<'c, 'b> Emitter<'c, 'b> {
         self.value(relu.build(self.context, self.location))
     }
 
-    fn program(
-        &mut self,
-        denoiser: &Denoiser<'c, '_>,
-        chosen: &Chosen,
-        sample: Type<'c>,
-    ) -> Result<(), PassError> {
+    fn program(&mut self, denoiser: &Denoiser<'c, '_>, chosen: &Chosen, sample: Type<'c>) -> Result<(), PassError> {
         let source: Value<'c, 'b> = built("an argument", self.block.argument(0))?.into();
         let weights = match &denoiser.block {
             Some(block) => block
@@ -647,11 +618,7 @@ impl<'c, 'b> Emitter<'c, 'b> {
             ),
             Heads::MeanOnly(mean) => (None, [self.partials(strip.rows, &one, mean)?, Vec::new()]),
         };
-        Ok(HeadBuffers {
-            mean,
-            sigma,
-            partials,
-        })
+        Ok(HeadBuffers { mean, sigma, partials })
     }
 
     /// μ̂ and σ̂ for the channels from `first`.
@@ -737,11 +704,7 @@ impl<'c, 'b> Emitter<'c, 'b> {
                 let lfsr = dtile::Lfsr {
                     width: i64::from(unit.lfsr_width),
                     taps: unit.lfsr_taps.iter().map(|tap| i64::from(*tap)).collect(),
-                    seeds: unit
-                        .seeds
-                        .chunks_exact(2)
-                        .map(|seeds| seeds[which] as i64)
-                        .collect(),
+                    seeds: unit.seeds.chunks_exact(2).map(|seeds| seeds[which] as i64).collect(),
                     shifts_per_draw: i64::from(unit.shifts_per_draw),
                     first_draw: self.drawn,
                     types: vec![uniform],

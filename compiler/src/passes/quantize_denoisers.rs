@@ -29,8 +29,7 @@ use super::{
 use melior::{
     Context,
     ir::{
-        Attribute, BlockLike, BlockRef, Identifier, Location, Module, OperationRef, Type, Value,
-        ValueLike,
+        Attribute, BlockLike, BlockRef, Identifier, Location, Module, OperationRef, Type, Value, ValueLike,
         attribute::{DenseElementsAttribute, TypeAttribute},
         operation::{OperationBuilder, OperationLike},
     },
@@ -70,12 +69,7 @@ impl Pass for QuantizeDenoisers {
         })
     }
 
-    fn run<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        cx: &mut PassContext,
-    ) -> Result<(), PassError> {
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
         let hardware = hardware(self.hardware.as_ref(), cx)?;
         run(context, module, cx, &hardware)
     }
@@ -90,9 +84,7 @@ pub const HARDWARE_OPTION: (&str, &str) = (
 /// The profile a digital-tile pass works for: its option's file, else the caller's, else the paper's.
 pub fn hardware(option: Option<&PathBuf>, cx: &mut PassContext) -> Result<Hardware, PassError> {
     let hardware = match (option, &cx.hardware) {
-        (Some(path), _) => {
-            Hardware::load(path).map_err(|error| PassError::new(error.to_string()))?
-        }
+        (Some(path), _) => Hardware::load(path).map_err(|error| PassError::new(error.to_string()))?,
         (None, Some(hardware)) => hardware.clone(),
         (None, None) => Hardware::paper(),
     };
@@ -105,11 +97,7 @@ pub fn hardware(option: Option<&PathBuf>, cx: &mut PassContext) -> Result<Hardwa
 }
 
 /// A static or batched tensor of words with `fraction` fraction bits.
-pub fn quantised_type<'c>(
-    context: &'c Context,
-    fraction: i32,
-    shape: &[Option<usize>],
-) -> Result<Type<'c>, PassError> {
+pub fn quantised_type<'c>(context: &'c Context, fraction: i32, shape: &[Option<usize>]) -> Result<Type<'c>, PassError> {
     // Powers of two print exactly, and always with a point or exponent that MLIR accepts.
     let text = format!("!quant.uniform<i16:f32, {:?}>", fixed::exp2(-fraction));
     Type::parse(context, &text)
@@ -144,12 +132,7 @@ pub fn cast<'c, 'a>(
 }
 
 /// Quantises every denoiser of `@main`.
-fn run<'c>(
-    context: &'c Context,
-    module: &Module<'c>,
-    cx: &PassContext,
-    hardware: &Hardware,
-) -> Result<(), PassError> {
+fn run<'c>(context: &'c Context, module: &Module<'c>, cx: &PassContext, hardware: &Hardware) -> Result<(), PassError> {
     let Some(block) = ir::main_function(module).and_then(ir::entry_block) else {
         return Ok(());
     };
@@ -162,9 +145,7 @@ fn run<'c>(
         replaced: Vec::new(),
     };
     for operation in ir::block_ops(block) {
-        let is_f32 = operation
-            .operand(0)
-            .is_ok_and(|input| fraction_of(input).is_none());
+        let is_f32 = operation.operand(0).is_ok_and(|input| fraction_of(input).is_none());
         match ir::op_name(&operation).as_str() {
             "denoise.block" if is_f32 => quantiser.block(operation)?,
             "denoise.affine" if is_f32 => quantiser.affine(operation)?,
@@ -203,13 +184,8 @@ struct Quantiser<'c, 'a, 'x> {
 
 impl<'c, 'a> Quantiser<'c, 'a, '_> {
     /// The fraction of a layer's output.
-    fn input_fraction(
-        &self,
-        operation: OperationRef<'c, 'a>,
-        layer: &str,
-    ) -> Result<i32, PassError> {
-        let refused =
-            |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
+    fn input_fraction(&self, operation: OperationRef<'c, 'a>, layer: &str) -> Result<i32, PassError> {
+        let refused = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
         let op = AnalogOp::all(self.module)
             .into_iter()
             .find(|op| op.layer() == layer)
@@ -228,11 +204,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
     }
 
     /// The quantised input of a denoiser: what another of the same layer left, else a cast of the f32 value.
-    fn input(
-        &self,
-        operation: OperationRef<'c, 'a>,
-        layer: &str,
-    ) -> Result<(Value<'c, 'a>, i32), PassError> {
+    fn input(&self, operation: OperationRef<'c, 'a>, layer: &str) -> Result<(Value<'c, 'a>, i32), PassError> {
         let value = built("an operand", operation.operand(0))?;
         if let Some(cast) = ir::defining_op(value)
             && ir::op_name(&cast) == "quant.dcast"
@@ -259,9 +231,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
     ) -> Result<Words<'c, 'a>, PassError> {
         let source = constants::source(value);
         let store = match &source {
-            Some(Source::Global(name)) if self.cx.denoisers.get(name).is_some() => {
-                &self.cx.denoisers
-            }
+            Some(Source::Global(name)) if self.cx.denoisers.get(name).is_some() => &self.cx.denoisers,
             _ => &self.cx.weights,
         };
         let weight = constants::weight(QuantizeDenoisers::NAME, value, store)?;
@@ -286,21 +256,14 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
             self.replaced.push(name);
         }
         let stored = dtile::words(self.context, weight.shape());
-        let name = fresh_symbol(
-            self.module,
-            &format!("{}.i16", denoise::global_name(layer, part)),
-        );
+        let name = fresh_symbol(self.module, &format!("{}.i16", denoise::global_name(layer, part)));
         self.global(&name, stored, &words)?;
         let load = built("a load", ir::load_global(self.context, &name, stored))?;
         let load = insert_before(self.block, operation, load)?;
         let shape: Vec<_> = weight.shape().iter().map(|&size| Some(size)).collect();
         let to = quantised_type(self.context, fraction, &shape)?;
         let value = cast(self.context, self.block, operation, "quant.scast", load, to)?;
-        Ok(Words {
-            words,
-            fraction,
-            value,
-        })
+        Ok(Words { words, fraction, value })
     }
 
     /// A global that holds its words in the module.
@@ -313,10 +276,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
                 (id("sym_name"), ir::string(self.context, name)),
                 (id("sym_visibility"), ir::string(self.context, "private")),
                 (id("type"), TypeAttribute::new(r#type).into()),
-                (
-                    id("value"),
-                    DenseElementsAttribute::i16_values(r#type, values).into(),
-                ),
+                (id("value"), DenseElementsAttribute::i16_values(r#type, values).into()),
             ])
             .build();
         let global = built("a global", global)?;
@@ -384,14 +344,11 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         };
         let (input, input_fraction) = self.input(operation, &layer)?;
         let mut operands = vec![input];
-        let fail = |message: String| {
-            PassError::new(format!("layer '{layer}': {message}")).at(operation.location())
-        };
+        let fail = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
 
         let x = vec![(i128::from(i16::MIN), i128::from(i16::MAX)); channels];
         let mut stage = |this: &mut Self, first: usize, input_fraction: i32, finest: i32, input: &[Interval]| {
-            let weight =
-                this.words(operation, weights[first], &layer, BLOCK_WEIGHTS[first], MAX_FRACTION)?;
+            let weight = this.words(operation, weights[first], &layer, BLOCK_WEIGHTS[first], MAX_FRACTION)?;
             let sum_fraction = input_fraction + weight.fraction;
             let bias = this.words(
                 operation,
@@ -470,11 +427,9 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
             )));
         }
         let zero = |words: &[Interval]| words.iter().all(|range| *range == (0, 0));
-        let identity =
-            zero(&mean_words) && sigma.as_ref().is_none_or(|(_, words)| zero(words));
+        let identity = zero(&mean_words) && sigma.as_ref().is_none_or(|(_, words)| zero(words));
         let output_fraction = input_fraction - i32::from(!identity);
-        let fraction =
-            |fraction: i32| ir::integer(self.context, i64::from(fraction));
+        let fraction = |fraction: i32| ir::integer(self.context, i64::from(fraction));
         let mut fractions = vec![
             ("hidden", fraction(hidden)),
             ("depthwise", fraction(depthwise)),
@@ -509,9 +464,8 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
             .iter()
             .zip(&shift.words)
             .map(|(scale, shift)| {
-                let ends = [i16::MIN, i16::MAX].map(|x| {
-                    i128::from(x) * i128::from(*scale) + (i128::from(*shift) << alignment)
-                });
+                let ends = [i16::MIN, i16::MAX]
+                    .map(|x| i128::from(x) * i128::from(*scale) + (i128::from(*shift) << alignment));
                 (ends[0].min(ends[1]), ends[0].max(ends[1]))
             })
             .collect();
@@ -525,12 +479,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         }
         let finest = (input_fraction + HEAD_BITS).min(MAX_FRACTION);
         let (output_fraction, _) = narrow(&sums, sum_fraction, finest);
-        self.replace(
-            operation,
-            &[input, scale.value, shift.value],
-            output_fraction,
-            None,
-        )
+        self.replace(operation, &[input, scale.value, shift.value], output_fraction, None)
     }
 }
 

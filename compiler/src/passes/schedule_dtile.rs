@@ -20,10 +20,7 @@ use super::{
 };
 use melior::{
     Context,
-    ir::{
-        BlockLike, Module, OperationRef, Value,
-        operation::OperationLike,
-    },
+    ir::{BlockLike, Module, OperationRef, Value, operation::OperationLike},
 };
 use mxc_dialects::{
     dtile::{self, Instruction, Phase},
@@ -54,12 +51,7 @@ impl Pass for ScheduleDtile {
         })
     }
 
-    fn run<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        cx: &mut PassContext,
-    ) -> Result<(), PassError> {
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
         let hardware = hardware(self.hardware.as_ref(), cx)?;
         run(context, module, &hardware)
     }
@@ -125,11 +117,7 @@ fn instructions<'c, 'a>(
     Ok(all)
 }
 
-fn place_weights<'c>(
-    context: &'c Context,
-    program: OperationRef<'c, '_>,
-    base: i64,
-) -> Result<(), PassError> {
+fn place_weights<'c>(context: &'c Context, program: OperationRef<'c, '_>, base: i64) -> Result<(), PassError> {
     let mut address = base;
     for (operation, instruction) in instructions(program)? {
         if let Instruction::WeightAlloc(alloc) = instruction {
@@ -161,9 +149,7 @@ fn place_activations<'c>(
         for value in reads.into_iter().chain(writes) {
             let buffer = dtile::buffer(value).and_then(|alloc| alloc.result(0).ok());
             let buffer = buffer.map(Value::from);
-            if let Some((_, _, lifetime)) =
-                allocations.iter_mut().find(|(value, ..)| Some(*value) == buffer)
-            {
+            if let Some((_, _, lifetime)) = allocations.iter_mut().find(|(value, ..)| Some(*value) == buffer) {
                 lifetime.first = lifetime.first.min(position);
                 lifetime.last = lifetime.last.max(position);
             }
@@ -239,8 +225,8 @@ fn time<'c>(
             pending.get_or_insert(operation);
             continue;
         }
-        let cycles = unit_cycles(hardware, &instruction)
-            .map_err(|message| PassError::new(message).at(operation.location()))?;
+        let cycles =
+            unit_cycles(hardware, &instruction).map_err(|message| PassError::new(message).at(operation.location()))?;
         let before = pending.take().unwrap_or(operation);
         block.insert_operation_before(before, phase(before, unit, cycles)?);
     }
@@ -250,9 +236,7 @@ fn time<'c>(
 
 /// The cycles of one operation, without the phase's start.
 fn unit_cycles(hardware: &Hardware, instruction: &Instruction<'_, '_>) -> Result<u64, String> {
-    let elements = |value: Value<'_, '_>| -> Result<usize, String> {
-        Ok(dtile::shape(value)?.iter().product())
-    };
+    let elements = |value: Value<'_, '_>| -> Result<usize, String> { Ok(dtile::shape(value)?.iter().product()) };
     let rows = |value: Value<'_, '_>, rows: i64| -> Result<usize, String> {
         Ok(dtile::shape(value)?.iter().skip(1).product::<usize>() * rows.max(0) as usize)
     };
@@ -267,13 +251,10 @@ fn unit_cycles(hardware: &Hardware, instruction: &Instruction<'_, '_>) -> Result
         }
     };
     Ok(match instruction {
-        Instruction::Load(load) => {
-            cycles::lane_cycles(elements(load.into)?, hardware.memory.interface_words)
+        Instruction::Load(load) => cycles::lane_cycles(elements(load.into)?, hardware.memory.interface_words),
+        Instruction::Store(store) => {
+            cycles::lane_cycles(rows(store.strip, store.rows)?, hardware.memory.interface_words)
         }
-        Instruction::Store(store) => cycles::lane_cycles(
-            rows(store.strip, store.rows)?,
-            hardware.memory.interface_words,
-        ),
         Instruction::SystolicConv(conv) => {
             let (input, weight) = (dtile::shape(conv.input)?, dtile::shape(conv.weight)?);
             let output = dtile::shape(conv.into)?;
@@ -305,12 +286,8 @@ fn unit_cycles(hardware: &Hardware, instruction: &Instruction<'_, '_>) -> Result
             };
             cycles::conv_cycles(hardware, &shape, &mapping(&pair.cores, &pair.order)?)
         }
-        Instruction::LeakyRelu(relu) => {
-            cycles::lane_cycles(elements(relu.input)?, hardware.relu.lanes)
-        }
-        Instruction::Affine(affine) => {
-            cycles::lane_cycles(rows(affine.input, affine.rows)?, hardware.affine.lanes)
-        }
+        Instruction::LeakyRelu(relu) => cycles::lane_cycles(elements(relu.input)?, hardware.relu.lanes),
+        Instruction::Affine(affine) => cycles::lane_cycles(rows(affine.input, affine.rows)?, hardware.affine.lanes),
         Instruction::NoiseCancel(cancel) => {
             cycles::cancel_cycles(hardware, elements(cancel.mean)?, !cancel.noise.is_empty())
         }

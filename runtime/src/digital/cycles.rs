@@ -140,8 +140,7 @@ pub fn conv_mappings(hardware: &Hardware, shape: &ConvShape) -> Vec<ConvMapping>
             filter_groups,
             order: Order::Accumulate,
         });
-        if per_core > hardware.conv.accumulators_per_column && shape.reduction > hardware.conv.rows
-        {
+        if per_core > hardware.conv.accumulators_per_column && shape.reduction > hardware.conv.rows {
             mappings.push(ConvMapping {
                 pixel_groups,
                 filter_groups,
@@ -164,8 +163,7 @@ pub fn spilled_words(hardware: &Hardware, shape: &ConvShape, mapping: &ConvMappi
 pub fn conv_cycles(hardware: &Hardware, shape: &ConvShape, mapping: &ConvMapping) -> u64 {
     let conv = &hardware.conv;
     let fold = |filters: usize| (2 * conv.rows + conv.columns + filters) as u64 - 2;
-    let pixel_folds =
-        (shape.pixels.div_ceil(conv.columns) * shape.groups).div_ceil(mapping.pixel_groups) as u64;
+    let pixel_folds = (shape.pixels.div_ceil(conv.columns) * shape.groups).div_ceil(mapping.pixel_groups) as u64;
     let reduction_folds = shape.reduction.div_ceil(conv.rows) as u64;
     let filters = shape.filters.div_ceil(mapping.filter_groups);
     match mapping.order {
@@ -203,9 +201,7 @@ pub fn conv_activity(hardware: &Hardware, shape: &ConvShape, mapping: &ConvMappi
         // One rounding and saturation per output.
         adds: pixels * filters * groups,
         weight_words: (pixels.div_ceil(conv.columns as u64) * reduction + 1) * filters * groups,
-        activation_words: loads as u64 * pixels * reduction * groups
-            + pixels * filters * groups
-            + spilled,
+        activation_words: loads as u64 * pixels * reduction * groups + pixels * filters * groups + spilled,
         ..Activity::default()
     }
 }
@@ -306,10 +302,7 @@ mod tests {
         // Spilled: one pass; 5 times 64·4 sums of 3 words written and read, 16 words a cycle.
         let spilled = mapping(1, 1, Order::Spill);
         assert_eq!(spilled_words(&hardware, &SHAPE, &spilled), 768);
-        assert_eq!(
-            conv_cycles(&hardware, &SHAPE, &spilled),
-            22 * 6 * 11 + 2 * 5 * 768 / 16
-        );
+        assert_eq!(conv_cycles(&hardware, &SHAPE, &spilled), 22 * 6 * 11 + 2 * 5 * 768 / 16);
         assert!(conv_mappings(&hardware, &SHAPE).contains(&mapping(10, 1, Order::Spill)));
     }
 
@@ -324,9 +317,6 @@ mod tests {
         };
         let ten = mapping(10, 1, Order::Accumulate);
         assert_eq!(conv_cycles(&hardware, &shape, &ten), 9 * 3 * 8);
-        assert_eq!(
-            conv_activity(&hardware, &shape, &ten).multiply_accumulates,
-            64 * 9 * 4
-        );
+        assert_eq!(conv_activity(&hardware, &shape, &ten).multiply_accumulates, 64 * 9 * 4);
     }
 }

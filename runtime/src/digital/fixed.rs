@@ -95,11 +95,7 @@ mod tests {
             (9, 4, 1),
         ];
         for (value, shift, expected) in cases {
-            assert_eq!(
-                shift_round(value, shift),
-                i128::from(expected),
-                "{value} >> {shift}"
-            );
+            assert_eq!(shift_round(value, shift), i128::from(expected), "{value} >> {shift}");
             assert_eq!(requantise(value as i64, shift), expected as i16);
         }
     }
@@ -113,10 +109,7 @@ mod tests {
                 .wrapping_add(1442695040888963407);
             let sum = (state as i64) >> (state % 60);
             let shift = ((state >> 32) % 80) as i32 - 8;
-            assert_eq!(
-                requantise(sum, shift),
-                saturate(shift_round(i128::from(sum), shift))
-            );
+            assert_eq!(requantise(sum, shift), saturate(shift_round(i128::from(sum), shift)));
         }
     }
 

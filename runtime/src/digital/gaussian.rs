@@ -33,9 +33,7 @@ struct Tables {
 static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
     ln: std::array::from_fn(|i| ln_ratio(256 + i as i128, 256) as i64),
     reciprocal: std::array::from_fn(|i| (1u64 << 48) / (256 + i as u64)),
-    cosine: std::array::from_fn(|i| {
-        round_shift(cosine(HALF_PI * i as i128 / 256), TABLE - 30) as i64
-    }),
+    cosine: std::array::from_fn(|i| round_shift(cosine(HALF_PI * i as i128 / 256), TABLE - 30) as i64),
 });
 
 /// ln(a / b) = 2 artanh((a − b) / (a + b)) with 60 fraction bits, as a series.
@@ -121,11 +119,7 @@ fn cosine_of_turn(phase: u32) -> i64 {
     // cos(a + δ) = cos a (1 − δ²/2) − sin a (δ − δ³/6)
     let change = cos * (square / 2) + sin * (delta - cube / 6);
     let value = cos - ((change + (1 << 39)) >> 40);
-    if quadrant == 1 || quadrant == 2 {
-        -value
-    } else {
-        value
-    }
+    if quadrant == 1 || quadrant == 2 { -value } else { value }
 }
 
 /// Z of two LFSR words of `width` bits, as a word with [`fraction`] bits. Words of zero, which no LFSR yields, count as one.
@@ -160,11 +154,7 @@ mod tests {
     fn constants_are_right() {
         assert!((HALF_PI as f64 / ONE as f64 - TAU / 4.0).abs() < 1e-16);
         assert!((LN_2 as f64 / ONE as f64 - LN2).abs() < 1e-16);
-        assert!(
-            (ln_ratio(2, 1) - LN_2).abs() < 64,
-            "{}",
-            ln_ratio(2, 1) - LN_2
-        );
+        assert!((ln_ratio(2, 1) - LN_2).abs() < 64, "{}", ln_ratio(2, 1) - LN_2);
         assert!(cosine(HALF_PI).abs() < 64);
         assert!(minus_two_ln(1 << 63, 64).abs_diff((LN_2 as u64) >> 3) <= 1);
     }

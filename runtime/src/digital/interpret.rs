@@ -104,14 +104,7 @@ fn pointwise(memory: &mut [i16], weights: &[i16], input: Buffer, first: usize, h
     }
 }
 
-fn depthwise(
-    memory: &mut [i16],
-    weights: &[i16],
-    input: Buffer,
-    kernel: [usize; 2],
-    pad: [usize; 2],
-    head: &Head,
-) {
+fn depthwise(memory: &mut [i16], weights: &[i16], input: Buffer, kernel: [usize; 2], pad: [usize; 2], head: &Head) {
     let channels = input.channels;
     let output = head.output;
     let mut sums = vec![0i64; channels];
@@ -121,30 +114,21 @@ fn depthwise(
                 *sum = i64::from(weights[head.bias + channel]) << head.bias_shift;
             }
             for tap_row in 0..kernel[0] {
-                let Some(y) = (row + tap_row)
-                    .checked_sub(pad[0])
-                    .filter(|y| *y < input.rows)
-                else {
+                let Some(y) = (row + tap_row).checked_sub(pad[0]).filter(|y| *y < input.rows) else {
                     continue;
                 };
                 for tap_column in 0..kernel[1] {
-                    let Some(x) = (column + tap_column)
-                        .checked_sub(pad[1])
-                        .filter(|x| *x < input.columns)
-                    else {
+                    let Some(x) = (column + tap_column).checked_sub(pad[1]).filter(|x| *x < input.columns) else {
                         continue;
                     };
-                    let pixel =
-                        &memory[input.word + (y * input.columns + x) * channels..][..channels];
-                    let taps = &weights
-                        [head.weight + (tap_row * kernel[1] + tap_column) * channels..][..channels];
+                    let pixel = &memory[input.word + (y * input.columns + x) * channels..][..channels];
+                    let taps = &weights[head.weight + (tap_row * kernel[1] + tap_column) * channels..][..channels];
                     for ((sum, x), w) in sums.iter_mut().zip(pixel).zip(taps) {
                         *sum += i64::from(i32::from(*x) * i32::from(*w));
                     }
                 }
             }
-            let target =
-                &mut memory[output.word + (row * output.columns + column) * channels..][..channels];
+            let target = &mut memory[output.word + (row * output.columns + column) * channels..][..channels];
             for (target, sum) in target.iter_mut().zip(&sums) {
                 *target = fixed::requantise(*sum, head.output_shift);
             }
@@ -170,14 +154,12 @@ impl TileProgram {
         // Zeros: what the memory held before must not matter.
         let mut memory = vec![0i16; self.activation_words];
         let mut output = vec![0i16; input.len()];
-        let mut lanes = self
-            .generator
-            .as_ref()
-            .map(|generator| Lanes::new(generator, draw));
+        let mut lanes = self.generator.as_ref().map(|generator| Lanes::new(generator, draw));
         for scheduled in &self.steps {
             match &scheduled.step {
-                Step::Load { first_row, into } => memory[into.word..][..into.len()]
-                    .copy_from_slice(&input[first_row * row..][..into.len()]),
+                Step::Load { first_row, into } => {
+                    memory[into.word..][..into.len()].copy_from_slice(&input[first_row * row..][..into.len()])
+                }
                 Step::Store {
                     from,
                     strip_row,
@@ -185,9 +167,7 @@ impl TileProgram {
                     rows,
                 } => output[first_row * row..][..rows * row]
                     .copy_from_slice(&memory[from.word + strip_row * row..][..rows * row]),
-                Step::Conv {
-                    input, kind, heads, ..
-                } => {
+                Step::Conv { input, kind, heads, .. } => {
                     for head in heads {
                         match *kind {
                             Kind::Pointwise { first } => {
@@ -215,12 +195,9 @@ impl TileProgram {
                 } => {
                     let scales = &self.weights[*scale..][..channels];
                     let shifts = &self.weights[*shift..][..channels];
-                    for pixel in memory[buffer.word + first_row * row..][..rows * row]
-                        .chunks_exact_mut(channels)
-                    {
+                    for pixel in memory[buffer.word + first_row * row..][..rows * row].chunks_exact_mut(channels) {
                         for ((word, scale), shift) in pixel.iter_mut().zip(scales).zip(shifts) {
-                            let sum = i64::from(*word) * i64::from(*scale)
-                                + (i64::from(*shift) << shift_shift);
+                            let sum = i64::from(*word) * i64::from(*scale) + (i64::from(*shift) << shift_shift);
                             *word = fixed::requantise(sum, *output_shift);
                         }
                     }
@@ -240,10 +217,7 @@ impl TileProgram {
                     };
                     for element in 0..mean.len() {
                         let pixel = first_row * columns + element / mean.channels;
-                        let place = buffer.word
-                            + pixel * channels
-                            + first_channel
-                            + element % mean.channels;
+                        let place = buffer.word + pixel * channels + first_channel + element % mean.channels;
                         let mut sum = (i64::from(memory[place]) << shifts[0])
                             - (i64::from(memory[mean.word + element]) << shifts[1]);
                         if let Some(sigma) = sigma {
@@ -324,12 +298,13 @@ mod tests {
             let n = count as f64;
             let moment = |power: i32| values.iter().map(|z| z.powi(power)).sum::<f64>() / n;
             // Var(Z^k) = E(Z^2k) − E(Z^k)²: 1, 2, 15, 96.
-            for (power, expected, variance) in
-                [(1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0f64)]
-            {
+            for (power, expected, variance) in [(1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0f64)] {
                 let error = (moment(power) - expected).abs();
                 let limit = 5.0 * (variance / n).sqrt();
-                assert!(error < limit, "{taps:?}: moment {power} is off by {error}, limit {limit}");
+                assert!(
+                    error < limit,
+                    "{taps:?}: moment {power} is off by {error}, limit {limit}"
+                );
             }
             // No correlation with the next values of the same lane or with the other lanes.
             for lag in [1, 2, 3, 4, 8, 64] {
@@ -376,7 +351,11 @@ mod tests {
                 let p = 2.0 * normal_cdf(-edge);
                 let observed = values.iter().filter(|value| value.abs() > edge).count() as f64;
                 let limit = 5.0 * (n * p * (1.0 - p)).sqrt();
-                assert!((observed - n * p).abs() < limit, "{taps:?}: {observed} beyond {z}, not {}", n * p);
+                assert!(
+                    (observed - n * p).abs() < limit,
+                    "{taps:?}: {observed} beyond {z}, not {}",
+                    n * p
+                );
             }
             let largest = values.iter().fold(0.0, |most: f64, z| most.max(z.abs()));
             assert!(largest <= gaussian::cap(generator.width) + step);

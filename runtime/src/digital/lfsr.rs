@@ -66,12 +66,9 @@ impl Leap {
 
     /// The next word's state.
     pub fn step(&self, state: u64) -> u64 {
-        self.tables
-            .iter()
-            .enumerate()
-            .fold(0, |sum, (byte, table)| {
-                sum ^ table[(state >> (8 * byte) & 255) as usize]
-            })
+        self.tables.iter().enumerate().fold(0, |sum, (byte, table)| {
+            sum ^ table[(state >> (8 * byte) & 255) as usize]
+        })
     }
 }
 
@@ -80,10 +77,7 @@ impl Leap {
 /// Checked exactly: the order of x modulo the polynomial is 2^width − 1 iff x^(2^width−1) = 1 and x^((2^width−1)/q) ≠ 1 for
 /// every prime q that divides 2^width − 1. False for widths outside 2 to 64 and taps that are no stages.
 pub fn is_maximal(width: u32, taps: &[u32]) -> bool {
-    if !(2..=64).contains(&width)
-        || taps.first() != Some(&width)
-        || taps.iter().any(|tap| !(1..=width).contains(tap))
-    {
+    if !(2..=64).contains(&width) || taps.first() != Some(&width) || taps.iter().any(|tap| !(1..=width).contains(tap)) {
         return false;
     }
     // x^width = Σ x^(width − tap): the recurrence's characteristic polynomial, without its leading term.
@@ -193,10 +187,8 @@ fn is_prime(number: u64) -> bool {
 /// A proper divisor of an odd composite number.
 fn divisor(number: u64) -> u64 {
     for offset in 1u64.. {
-        let next = |x: u64| {
-            ((u128::from(multiply_modulo(x, x, number)) + u128::from(offset)) % u128::from(number))
-                as u64
-        };
+        let next =
+            |x: u64| ((u128::from(multiply_modulo(x, x, number)) + u128::from(offset)) % u128::from(number)) as u64;
         let (mut slow, mut fast, mut divisor) = (2, 2, 1);
         while divisor == 1 {
             slow = next(slow);
@@ -265,10 +257,7 @@ mod tests {
     #[test]
     fn factors_of_mersenne_numbers() {
         assert_eq!(prime_factors(mask(32)), [3, 5, 17, 257, 65_537]);
-        assert_eq!(
-            prime_factors(mask(64)),
-            [3, 5, 17, 257, 641, 65_537, 6_700_417]
-        );
+        assert_eq!(prime_factors(mask(64)), [3, 5, 17, 257, 641, 65_537, 6_700_417]);
         assert_eq!(prime_factors(mask(59)), [179_951, 3_203_431_780_337]);
         assert_eq!(prime_factors(mask(61)), [mask(61)]);
     }
@@ -293,8 +282,7 @@ mod tests {
             let leap = Leap::new(width, taps, width);
             let mut state = 0x1234_5678_9abc_def1 & mask(width);
             for _ in 0..100 {
-                let shifted =
-                    (0..width).fold(state, |state, _| shift(state, tap_mask(taps, width), width));
+                let shifted = (0..width).fold(state, |state, _| shift(state, tap_mask(taps, width), width));
                 state = leap.step(state);
                 assert_eq!(state, shifted);
             }

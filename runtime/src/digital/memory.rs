@@ -110,10 +110,7 @@ fn next_permutation(order: &mut [usize]) -> bool {
         return false;
     };
     let pivot = pivot - 1;
-    if let Some(other) = (pivot + 1..order.len())
-        .rev()
-        .find(|&i| order[i] > order[pivot])
-    {
+    if let Some(other) = (pivot + 1..order.len()).rev().find(|&i| order[i] > order[pivot]) {
         order.swap(pivot, other);
     }
     order[pivot + 1..].reverse();
@@ -131,12 +128,7 @@ mod tests {
     #[test]
     fn finds_the_placement_that_the_order_of_use_misses() {
         // In order of use the fourth buffer fits into neither gap of the third.
-        let buffers = [
-            buffer(8, 0, 6),
-            buffer(4, 1, 3),
-            buffer(4, 3, 5),
-            buffer(6, 5, 6),
-        ];
+        let buffers = [buffer(8, 0, 6), buffer(4, 1, 3), buffer(4, 3, 5), buffer(6, 5, 6)];
         let (addresses, end) = allocate(&buffers);
         assert_eq!(end, live_bytes(&buffers));
         assert_eq!(end, 18);

@@ -219,10 +219,7 @@ impl Step {
 
     /// The size of a convolution with all its heads.
     pub fn conv_shape(&self) -> Option<ConvShape> {
-        let Self::Conv {
-            input, kind, heads, ..
-        } = self
-        else {
+        let Self::Conv { input, kind, heads, .. } = self else {
             return None;
         };
         let output = heads.first()?.output;
@@ -246,26 +243,18 @@ impl Step {
     /// The cycles it takes, without the phase's start.
     pub fn cycles(&self, hardware: &Hardware) -> u64 {
         match self {
-            Self::Load { into, .. } => {
-                cycles::lane_cycles(into.len(), hardware.memory.interface_words)
+            Self::Load { into, .. } => cycles::lane_cycles(into.len(), hardware.memory.interface_words),
+            Self::Store { from, rows, .. } => {
+                cycles::lane_cycles(rows * from.columns * from.channels, hardware.memory.interface_words)
             }
-            Self::Store { from, rows, .. } => cycles::lane_cycles(
-                rows * from.columns * from.channels,
-                hardware.memory.interface_words,
-            ),
             Self::Conv { mapping, .. } => self
                 .conv_shape()
                 .map_or(0, |shape| cycles::conv_cycles(hardware, &shape, mapping)),
-            Self::LeakyRelu { buffer, .. } => {
-                cycles::lane_cycles(buffer.len(), hardware.relu.lanes)
+            Self::LeakyRelu { buffer, .. } => cycles::lane_cycles(buffer.len(), hardware.relu.lanes),
+            Self::Affine { buffer, rows, .. } => {
+                cycles::lane_cycles(rows * buffer.columns * buffer.channels, hardware.affine.lanes)
             }
-            Self::Affine { buffer, rows, .. } => cycles::lane_cycles(
-                rows * buffer.columns * buffer.channels,
-                hardware.affine.lanes,
-            ),
-            Self::Cancel { mean, sigma, .. } => {
-                cycles::cancel_cycles(hardware, mean.len(), sigma.is_some())
-            }
+            Self::Cancel { mean, sigma, .. } => cycles::cancel_cycles(hardware, mean.len(), sigma.is_some()),
         }
     }
 
@@ -273,20 +262,14 @@ impl Step {
     pub fn activity(&self, hardware: &Hardware) -> Activity {
         match self {
             Self::Load { into, .. } => cycles::transfer_activity(into.len()),
-            Self::Store { from, rows, .. } => {
-                cycles::transfer_activity(rows * from.columns * from.channels)
-            }
+            Self::Store { from, rows, .. } => cycles::transfer_activity(rows * from.columns * from.channels),
             Self::Conv { mapping, .. } => self
                 .conv_shape()
                 .map(|shape| cycles::conv_activity(hardware, &shape, mapping))
                 .unwrap_or_default(),
             Self::LeakyRelu { buffer, .. } => cycles::relu_activity(buffer.len()),
-            Self::Affine { buffer, rows, .. } => {
-                cycles::affine_activity(rows * buffer.columns * buffer.channels)
-            }
-            Self::Cancel { mean, sigma, .. } => {
-                cycles::cancel_activity(mean.len(), sigma.is_some())
-            }
+            Self::Affine { buffer, rows, .. } => cycles::affine_activity(rows * buffer.columns * buffer.channels),
+            Self::Cancel { mean, sigma, .. } => cycles::cancel_activity(mean.len(), sigma.is_some()),
         }
     }
 }
@@ -330,19 +313,14 @@ impl<'c, 'a> Reader<'c, 'a> {
     }
 
     fn read(mut self) -> Result<TileProgram, String> {
-        let attribute = |name: &str| {
-            ir::i64_attr(&self.function, name).ok_or_else(|| format!("lacks `{name}`"))
-        };
-        let total = attribute(dtile::CYCLES)
-            .map_err(|_| "is not scheduled: run schedule-dtile on it".to_owned())?;
+        let attribute = |name: &str| ir::i64_attr(&self.function, name).ok_or_else(|| format!("lacks `{name}`"));
+        let total = attribute(dtile::CYCLES).map_err(|_| "is not scheduled: run schedule-dtile on it".to_owned())?;
         let input_fraction = attribute(dtile::INPUT_FRACTION)? as i32;
         let output_fraction = attribute(dtile::OUTPUT_FRACTION)? as i32;
-        let weight_load_words =
-            ir::i64_attr(&self.function, dtile::WEIGHT_LOAD).unwrap_or_default() as usize;
+        let weight_load_words = ir::i64_attr(&self.function, dtile::WEIGHT_LOAD).unwrap_or_default() as usize;
         let block = ir::entry_block(self.function).ok_or("is empty")?;
         let input = block.argument(0).map_err(|error| error.to_string())?;
-        let shape = <[usize; 3]>::try_from(dtile::shape(input.into())?)
-            .map_err(|shape| format!("takes {shape:?}"))?;
+        let shape = <[usize; 3]>::try_from(dtile::shape(input.into())?).map_err(|shape| format!("takes {shape:?}"))?;
         let operations = ir::block_ops(block);
         self.read_weights(&operations)?;
 
@@ -439,14 +417,9 @@ impl<'c, 'a> Reader<'c, 'a> {
                     .ok_or("a weight is not constant")?
             }
         };
-        let words = ir::dense_integers(attribute)
-            .ok_or_else(|| "a weight's words are not in the module".to_owned())?;
+        let words = ir::dense_integers(attribute).ok_or_else(|| "a weight's words are not in the module".to_owned())?;
         if words.len() != dtile::shape(value)?.iter().product::<usize>() {
-            return Err(format!(
-                "a weight has {} words for {}",
-                words.len(),
-                value.r#type()
-            ));
+            return Err(format!("a weight has {} words for {}", words.len(), value.r#type()));
         }
         words
             .into_iter()
@@ -458,8 +431,8 @@ impl<'c, 'a> Reader<'c, 'a> {
         let address = dtile::buffer(value)
             .and_then(|alloc| ir::i64_attr(&alloc, "address"))
             .ok_or("a buffer has no address")?;
-        let [rows, columns, channels] = <[usize; 3]>::try_from(dtile::shape(value)?)
-            .map_err(|shape| format!("a buffer of {shape:?}"))?;
+        let [rows, columns, channels] =
+            <[usize; 3]>::try_from(dtile::shape(value)?).map_err(|shape| format!("a buffer of {shape:?}"))?;
         Ok(Buffer {
             word: address as usize / 2,
             rows,
@@ -512,9 +485,7 @@ impl<'c, 'a> Reader<'c, 'a> {
     }
 
     fn generator(&self, normal: Value<'c, 'a>) -> Result<(Generator, [Vec<i64>; 2]), String> {
-        let unit = ir::defining_op(normal)
-            .map(Instruction::parse)
-            .transpose()?;
+        let unit = ir::defining_op(normal).map(Instruction::parse).transpose()?;
         let Some(Some(Instruction::BoxMuller(unit))) = unit else {
             return Err("normal values must come from dtile.box_muller".to_owned());
         };
@@ -527,24 +498,13 @@ impl<'c, 'a> Reader<'c, 'a> {
             .ok()
             .filter(|width| (8..=64).contains(width))
             .ok_or_else(|| format!("an LFSR of {} bits", first.width))?;
-        if (
-            first.width,
-            &first.taps,
-            first.shifts_per_draw,
-            first.seeds.len(),
-        ) != (
-            second.width,
-            &second.taps,
-            second.shifts_per_draw,
-            second.seeds.len(),
-        ) {
+        if (first.width, &first.taps, first.shifts_per_draw, first.seeds.len())
+            != (second.width, &second.taps, second.shifts_per_draw, second.seeds.len())
+        {
             return Err("U1 and U2 come from different registers".to_owned());
         }
         if unit.fraction != i64::from(gaussian::fraction(width)) {
-            return Err(format!(
-                "normal values with {} fraction bits",
-                unit.fraction
-            ));
+            return Err(format!("normal values with {} fraction bits", unit.fraction));
         }
         let taps: Vec<u32> = first.taps.iter().map(|&tap| tap as u32).collect();
         let seeds = first
@@ -562,11 +522,7 @@ impl<'c, 'a> Reader<'c, 'a> {
         Ok((generator, [first.seeds, second.seeds]))
     }
 
-    fn step(
-        &self,
-        instruction: &Instruction<'c, 'a>,
-        operation: OperationRef<'c, 'a>,
-    ) -> Result<Option<Step>, String> {
+    fn step(&self, instruction: &Instruction<'c, 'a>, operation: OperationRef<'c, 'a>) -> Result<Option<Step>, String> {
         let result = |index| {
             operation
                 .result(index)

@@ -140,7 +140,8 @@ impl Executor {
                 }
                 Kernel::Unit { layer, shape } => {
                     if let Some(unit) = self.units.get(layer) {
-                        unit.run(&mut out, *shape, sample.index, sample.key);
+                        let key = sample.mode.sampling.then_some(sample.key);
+                        unit.run(&mut out, *shape, sample.index, key);
                     }
                 }
                 Kernel::Unary(op) => elementwise::unary(*op, &mut out),

@@ -132,8 +132,8 @@ pub enum ExecError {
 /// A denoiser executed by other means than the float plan: the integer digital tile.
 pub trait DenoiserUnit: Send + Sync {
     /// Cleans one sample's layer output in place: `x` is HWC (`H = W = 1` without spatial axes), `key` and `sample`
-    /// seed the unit's own random generator.
-    fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Key);
+    /// seed the unit's own random generator; without a key ε = 0 ([`Mode::sampling`]).
+    fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Option<Key>);
 }
 
 /// The primitives of one convolution node: forward, backward.
