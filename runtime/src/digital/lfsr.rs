@@ -1,10 +1,12 @@
 //! Linear feedback shift registers, bit-exact, and the test that their taps give the maximal period.
 //!
-//! Fibonacci form: a shift moves every bit one stage up and feeds the exclusive or of the tapped stages into stage 1. Stage 1,
-//! the newest bit, is the word's most significant one, stage n its least: read the other way round, the top bits of
-//! a word would be parities of the word before's, of its top ones where the taps are high, and the magnitudes of successive normal
-//! values would correlate (measured: by 4.8 % for the taps 64, 63, 61, 60, by 1.6 % for 24, 23, 22, 17). A register with `shifts_per_draw` = k advances by k such shifts per word (the leap-forward
-//! form, a fixed matrix over GF(2), which hardware builds as one layer of exclusive ors).
+//! Fibonacci form: a shift moves every bit one stage up and feeds the exclusive or of the tapped stages into stage 1.
+//! Stage 1, the newest bit, is the word's most significant one, stage n its least. Read the other way round, the top bits
+//! of a word would be parities of the word before's, of its top ones where the taps are high, and the magnitudes of
+//! successive normal values would correlate (measured: by 4.8 % for the taps 64, 63, 61, 60, by 1.6 % for 24, 23, 22, 17).
+//!
+//! A register with `shifts_per_draw` = k advances by k shifts per word (the leap-forward form, a fixed matrix over GF(2),
+//! which hardware builds as one layer of exclusive ors).
 
 /// Maximal taps for common widths.
 pub const KNOWN_TAPS: [&[u32]; 7] = [
