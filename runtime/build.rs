@@ -5,8 +5,7 @@ use std::{env, path::PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-env-changed=DNNL_ROOT");
-    let manifest =
-        PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let bundled = manifest.join("../third_party/onednn");
     let root = match env::var_os("DNNL_ROOT") {
         Some(root) => Some(PathBuf::from(root)),

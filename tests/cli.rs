@@ -62,9 +62,7 @@ fn same_bytes_on_one_and_two_threads() {
         let output = format!("tuned{threads}.mxa");
         let common = ["--threads", threads, "--data", &data];
         succeed(
-            mxc(folder)
-                .args(["finetune", "model.mxa", "--epochs", "1", "--limit", "200", "-o", &output])
-                .args(common),
+            mxc(folder).args(["finetune", "model.mxa", "--epochs", "1", "--limit", "200", "-o", &output]).args(common),
         );
         evals.push(succeed(mxc(folder).args(["eval", &output, "--json", "--seeds", "2"]).args(common)));
     }
@@ -76,8 +74,7 @@ fn same_bytes_on_one_and_two_threads() {
 fn killed_finetune_resumes_to_the_same_bytes() {
     let (folder, data) = compiled(&[]);
     let folder = folder.path();
-    let arguments =
-        ["finetune", "model.mxa", "--epochs", "4", "--limit", "300", "--batch", "16", "--data", &data];
+    let arguments = ["finetune", "model.mxa", "--epochs", "4", "--limit", "300", "--batch", "16", "--data", &data];
     succeed(mxc(folder).args(arguments).args(["-o", "whole.mxa"]));
     let mut child = mxc(folder)
         .args(arguments)
@@ -105,8 +102,7 @@ fn interrupted_finetune_says_how_to_go_on() {
     let (folder, data) = compiled(&[]);
     let folder = folder.path();
     let arguments = ["finetune", "model.mxa", "--epochs", "30", "--batch", "16", "--data", &data];
-    let child =
-        mxc(folder).args(arguments).args(["-o", "out.mxa"]).stderr(Stdio::piped()).spawn().unwrap();
+    let child = mxc(folder).args(arguments).args(["-o", "out.mxa"]).stderr(Stdio::piped()).spawn().unwrap();
     let checkpoint = folder.join("out.mxa.ckpt");
     while !checkpoint.exists() {
         thread::sleep(Duration::from_millis(5));
@@ -154,7 +150,17 @@ fn compile_without_data_says_what_it_assumed() {
     let report = json(mxc(folder.path()).args(["compile", "--json"]).arg(model("resnet20")));
     let layers = report["layers"].as_array().unwrap();
     assert_eq!(layers.len(), 23, "21 convolutions with shortcuts, and the classifier");
-    for key in ["name", "channels", "reference", "gradient_norm", "rank", "denoisers", "denoiser_parameters", "chosen", "reason"] {
+    for key in [
+        "name",
+        "channels",
+        "reference",
+        "gradient_norm",
+        "rank",
+        "denoisers",
+        "denoiser_parameters",
+        "chosen",
+        "reason",
+    ] {
         assert!(!layers[0][key].is_null(), "{key}");
     }
 }

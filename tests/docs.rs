@@ -31,12 +31,7 @@ fn run_page(path: &Path) {
             .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}: {line}\n{}",
-            path.display(),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}: {line}\n{}", path.display(), String::from_utf8_lossy(&output.stderr));
     };
     shell("mxc compile model.onnx --emit analog --quiet > model.mlir");
     for line in commands(&page) {

@@ -20,24 +20,14 @@ struct Case {
     scale: &'static str,
 }
 
-const SMALL: Case = Case {
-    sample: [4, 4, 4],
-    spatial: true,
-    sigma: true,
-    block: true,
-    affine: false,
-    scale: "range",
-};
+const SMALL: Case = Case { sample: [4, 4, 4], spatial: true, sigma: true, block: true, affine: false, scale: "range" };
 
 /// A deterministic stream of numbers in (-1, 1).
 struct Numbers(u64);
 
 impl Numbers {
     fn next(&mut self) -> f32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 40) as f32 + 0.5) / (1u64 << 23) as f32 - 1.0
     }
 
@@ -57,14 +47,7 @@ fn weights(case: &Case) -> Weights {
     let b = bottleneck(c);
     let taps = if case.spatial { 3 } else { 1 };
     let mut numbers = Numbers(c as u64);
-    let mut shapes = vec![
-        vec![b, 1, 1, c],
-        vec![b],
-        vec![taps, taps, b, 1],
-        vec![b],
-        vec![c, 1, 1, b],
-        vec![c],
-    ];
+    let mut shapes = vec![vec![b, 1, 1, c], vec![b], vec![taps, taps, b, 1], vec![b], vec![c, 1, 1, b], vec![c]];
     if case.sigma {
         shapes.extend([vec![c, 1, 1, b], vec![c]]);
     }
@@ -76,28 +59,19 @@ fn weights(case: &Case) -> Weights {
                 (shape, numbers.take(count, 0.4))
             })
             .collect(),
-        affine: [
-            numbers.take(c, 0.2).into_iter().map(|x| x + 1.0).collect(),
-            numbers.take(c, 0.1),
-        ],
+        affine: [numbers.take(c, 0.2).into_iter().map(|x| x + 1.0).collect(), numbers.take(c, 0.1)],
     }
 }
 
 /// A module at the denoise level: one analog layer, its denoisers.
 fn source(case: &Case) -> String {
     let [h, w, c] = case.sample;
-    let (tensor, pointwise) = if case.spatial {
-        (format!("tensor<?x{h}x{w}x{c}xf32>"), true)
-    } else {
-        (format!("tensor<?x{c}xf32>"), false)
-    };
+    let (tensor, pointwise) =
+        if case.spatial { (format!("tensor<?x{h}x{w}x{c}xf32>"), true) } else { (format!("tensor<?x{c}xf32>"), false) };
     let mut text = format!("func.func @main(%x: {tensor}) -> {tensor} {{\n");
     let mut constant = |name: &str, shape: &[usize], values: &[f32]| {
-        let bytes: String = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .map(|byte| format!("{byte:02X}"))
-            .collect();
+        let bytes: String =
+            values.iter().flat_map(|value| value.to_le_bytes()).map(|byte| format!("{byte:02X}")).collect();
         let shape: String = shape.iter().map(|size| format!("{size}x")).collect();
         text.push_str(&format!(
             "  %{name} = \"tosa.const\"() {{values = dense<\"0x{bytes}\"> : tensor<{shape}f32>}} : () -> tensor<{shape}f32>\n"
@@ -118,18 +92,11 @@ fn source(case: &Case) -> String {
     }
     let affine = constant("scale", &[c], &weights.affine[0]);
     constant("shift", &[c], &weights.affine[1]);
-    let noise = format!(
-        "{{reference = \"rms\", scale = \"{}\", spec = \"gaussian(sigma=6%)\"}}",
-        case.scale
-    );
+    let noise = format!("{{reference = \"rms\", scale = \"{}\", spec = \"gaussian(sigma=6%)\"}}", case.scale);
     let calibration = "{absmax = 2.0, input_absmax = 1.0, mean_abs = 0.4, rms = 0.5, samples = 4 : i64, std = 0.5}";
     let window =
         "dilation = array<i64: 1, 1>, groups = 1 : i64, pad = array<i64: 0, 0, 0, 0>, stride = array<i64: 1, 1>, ";
-    let (op, window) = if pointwise {
-        ("conv2d", window)
-    } else {
-        ("fully_connected", "")
-    };
+    let (op, window) = if pointwise { ("conv2d", window) } else { ("fully_connected", "") };
     text.push_str(&format!(
         "  %y = \"analog.{op}\"(%x, %weight, %bias) {{calibration = {calibration}, {window}layer = \"conv1\", noise = {noise}}} \
          : ({tensor}, {weight}, {bias}) -> {tensor}\n"
@@ -158,14 +125,8 @@ fn source(case: &Case) -> String {
 
 fn run<'c>(context: &'c Context, text: &str, passes: &str, hardware: &Hardware) -> Result<Module<'c>, String> {
     let mut module = ir::parse(context, text.as_bytes(), "test.mlir")?;
-    let mut cx = PassContext {
-        hardware: Some(hardware.clone()),
-        ..PassContext::default()
-    };
-    let options = RunOptions {
-        verify_each: true,
-        ..RunOptions::default()
-    };
+    let mut cx = PassContext { hardware: Some(hardware.clone()), ..PassContext::default() };
+    let options = RunOptions { verify_each: true, ..RunOptions::default() };
     let pipeline = Pipeline::parse(passes).map_err(|error| error.to_string())?;
     run_pipeline(context, &mut module, &pipeline, &mut cx, &options).map_err(|error| error.to_string())?;
     Ok(module)
@@ -247,21 +208,11 @@ fn float_model(case: &Case, x: &[f64]) -> Vec<f64> {
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for sample in [[4, 4, 4], [9, 7, 16], [1, 1, 10]] {
-        for (sigma, block, affine) in [
-            (true, true, false),
-            (false, true, false),
-            (false, true, true),
-            (false, false, true),
-        ] {
+        for (sigma, block, affine) in
+            [(true, true, false), (false, true, false), (false, true, true), (false, false, true)]
+        {
             for scale in ["range", "constant"] {
-                cases.push(Case {
-                    sample,
-                    spatial: sample[0] > 1,
-                    sigma,
-                    block,
-                    affine,
-                    scale,
-                });
+                cases.push(Case { sample, spatial: sample[0] > 1, sigma, block, affine, scale });
             }
         }
     }
@@ -281,13 +232,7 @@ fn dtile_level_before_and_after_the_schedule() {
     let passes = "quantize-denoisers,lower-to-dtile";
     let module = run(&context, &source(&SMALL), passes, &Hardware::paper()).unwrap();
     insta::assert_snapshot!("lowered", print_module(&module, false));
-    let module = run(
-        &context,
-        &print_module(&module, false),
-        "schedule-dtile",
-        &Hardware::paper(),
-    )
-    .unwrap();
+    let module = run(&context, &print_module(&module, false), "schedule-dtile", &Hardware::paper()).unwrap();
     let scheduled = print_module(&module, false);
     insta::assert_snapshot!("scheduled", scheduled);
     // Scheduling again changes nothing.
@@ -298,14 +243,7 @@ fn dtile_level_before_and_after_the_schedule() {
 #[test]
 fn affine_of_a_classifier() {
     let context = new_context();
-    let case = Case {
-        sample: [1, 1, 10],
-        spatial: false,
-        sigma: false,
-        block: false,
-        affine: true,
-        scale: "range",
-    };
+    let case = Case { sample: [1, 1, 10], spatial: false, sigma: false, block: false, affine: true, scale: "range" };
     let module = lowered(&context, &case, &Hardware::paper());
     insta::assert_snapshot!(print_module(&module, false));
 }
@@ -315,11 +253,7 @@ fn stock_mlir_opt_reads_every_level() {
     let irdl = tempfile::NamedTempFile::with_suffix(".mlir").unwrap();
     std::fs::write(irdl.path(), mxc_dialects::irdl_source()).unwrap();
     let context = new_context();
-    for passes in [
-        "quantize-denoisers",
-        "quantize-denoisers,lower-to-dtile",
-        "lower-denoisers",
-    ] {
+    for passes in ["quantize-denoisers", "quantize-denoisers,lower-to-dtile", "lower-denoisers"] {
         for case in cases() {
             // Few bytes, so that there are strips and tiles of channels.
             let module = run(&context, &source(&case), passes, &with_memory(2600)).unwrap();
@@ -343,14 +277,9 @@ fn stock_mlir_opt_reads_every_level() {
 fn fixed_point_stays_near_the_float_model() {
     for case in cases() {
         let program = program(&case, &Hardware::paper());
-        let words: Vec<i16> = input(&case, 1.5)
-            .iter()
-            .map(|x| fixed::quantise(*x, program.input_fraction))
-            .collect();
-        let x: Vec<f64> = words
-            .iter()
-            .map(|word| f64::from(fixed::dequantise(*word, program.input_fraction)))
-            .collect();
+        let words: Vec<i16> = input(&case, 1.5).iter().map(|x| fixed::quantise(*x, program.input_fraction)).collect();
+        let x: Vec<f64> =
+            words.iter().map(|word| f64::from(fixed::dequantise(*word, program.input_fraction))).collect();
         let expected = float_model(&case, &x);
         let step = fixed::exp2(-program.input_fraction.min(program.output_fraction));
         let worst = program
@@ -361,11 +290,7 @@ fn fixed_point_stays_near_the_float_model() {
             .map(|(got, expected)| (got - expected).abs() / step)
             .fold(0.0, f64::max);
         // Measured: 2.1 at most, from the rounding of weights, h, g and μ̂ together.
-        assert!(
-            worst <= 3.0,
-            "{:?}: {worst} steps of the coarser of input and output",
-            case.sample
-        );
+        assert!(worst <= 3.0, "{:?}: {worst} steps of the coarser of input and output", case.sample);
     }
 }
 
@@ -373,21 +298,13 @@ fn fixed_point_stays_near_the_float_model() {
 fn every_mapping_computes_the_same_words() {
     for case in cases() {
         let whole = program(&case, &with_memory(1 << 20));
-        let words: Vec<i16> = input(&case, 3.0)
-            .iter()
-            .map(|x| fixed::quantise(*x, whole.input_fraction))
-            .collect();
+        let words: Vec<i16> = input(&case, 3.0).iter().map(|x| fixed::quantise(*x, whole.input_fraction)).collect();
         let expected = whole.run(&words, Draw::Nothing);
         let mut strips = Vec::new();
         for bytes in [9000, 5000, 2600] {
             let program = program(&case, &with_memory(bytes));
             assert!(2 * program.activation_words <= bytes);
-            assert_eq!(
-                program.run(&words, Draw::Nothing),
-                expected,
-                "{:?}, {bytes} bytes",
-                case.sample
-            );
+            assert_eq!(program.run(&words, Draw::Nothing), expected, "{:?}, {bytes} bytes", case.sample);
             strips.push(program.phases.len());
         }
         if case.sample == [9, 7, 16] && case.block {
@@ -410,20 +327,12 @@ fn no_input_saturates_inside_a_block() {
         let len = case.sample.iter().product();
         let mut numbers = Numbers(7);
         for _ in 0..20 {
-            let words: Vec<i16> = (0..len)
-                .map(|_| if numbers.next() > 0.0 { i16::MAX } else { i16::MIN })
-                .collect();
-            let x: Vec<f64> = words
-                .iter()
-                .map(|word| f64::from(fixed::dequantise(*word, program.input_fraction)))
-                .collect();
+            let words: Vec<i16> = (0..len).map(|_| if numbers.next() > 0.0 { i16::MAX } else { i16::MIN }).collect();
+            let x: Vec<f64> =
+                words.iter().map(|word| f64::from(fixed::dequantise(*word, program.input_fraction))).collect();
             let step = fixed::exp2(-program.input_fraction.min(program.output_fraction));
             let limit = f64::from(i16::MAX) * fixed::exp2(-program.output_fraction);
-            for (word, expected) in program
-                .run(&words, Draw::Nothing)
-                .into_iter()
-                .zip(float_model(&case, &x))
-            {
+            for (word, expected) in program.run(&words, Draw::Nothing).into_iter().zip(float_model(&case, &x)) {
                 // x̂ itself may saturate, to the rail and no further.
                 let got = f64::from(fixed::dequantise(word, program.output_fraction));
                 let expected = expected.clamp(-limit - step, limit);
@@ -436,25 +345,12 @@ fn no_input_saturates_inside_a_block() {
 #[test]
 fn batch_behind_axes_of_size_one() {
     // A classifier as TOSA's rank-3 matmul leaves it.
-    let case = Case {
-        sample: [1, 1, 10],
-        spatial: false,
-        sigma: true,
-        block: true,
-        affine: true,
-        scale: "range",
-    };
+    let case = Case { sample: [1, 1, 10], spatial: false, sigma: true, block: true, affine: true, scale: "range" };
     let text = source(&case).replace("tensor<?x10xf32>", "tensor<1x?x10xf32>");
     let context = new_context();
     let module = run(&context, &text, "lower-denoisers", &Hardware::paper()).unwrap();
     assert_eq!(TileProgram::read_all(&module).unwrap()[0].shape, [1, 1, 10]);
-    let message = run(
-        &context,
-        &text.replace("1x?x10", "?x?x10"),
-        "lower-denoisers",
-        &Hardware::paper(),
-    )
-    .unwrap_err();
+    let message = run(&context, &text.replace("1x?x10", "?x?x10"), "lower-denoisers", &Hardware::paper()).unwrap_err();
     assert!(message.contains("cannot be lowered"), "{message}");
 }
 
@@ -482,18 +378,10 @@ fn schedule_and_choice_agree_on_cycles() {
 fn noise_has_the_predicted_spread() {
     // x̂ with noise minus x̂ without is −ε·σ̂: uncorrelated with what it is added to, keyed, and of σ̂'s size.
     let program = program(&SMALL, &Hardware::paper());
-    let words: Vec<i16> = input(&SMALL, 1.5)
-        .iter()
-        .map(|x| fixed::quantise(*x, program.input_fraction))
-        .collect();
+    let words: Vec<i16> = input(&SMALL, 1.5).iter().map(|x| fixed::quantise(*x, program.input_fraction)).collect();
     let clean = program.run(&words, Draw::Nothing);
     let difference = |draw| -> Vec<f64> {
-        program
-            .run(&words, draw)
-            .iter()
-            .zip(&clean)
-            .map(|(a, b)| f64::from(i32::from(*a) - i32::from(*b)))
-            .collect()
+        program.run(&words, draw).iter().zip(&clean).map(|(a, b)| f64::from(i32::from(*a) - i32::from(*b))).collect()
     };
     assert_eq!(difference(Draw::Keyed(5)), difference(Draw::Keyed(5)));
     assert_ne!(difference(Draw::Keyed(5)), difference(Draw::Keyed(6)));
@@ -518,10 +406,7 @@ fn errors_name_the_layer_and_the_mend() {
 
     let uncalibrated = source(&SMALL).replace("calibration = {", "other = {");
     let message = error(&uncalibrated, "quantize-denoisers", &paper);
-    assert!(
-        message.contains("layer 'conv1'") && message.contains("not calibrated"),
-        "{message}"
-    );
+    assert!(message.contains("layer 'conv1'") && message.contains("not calibrated"), "{message}");
 
     let message = error(&source(&SMALL), "lower-to-dtile", &paper);
     assert!(message.contains("run quantize-denoisers first"), "{message}");
@@ -535,26 +420,17 @@ fn errors_name_the_layer_and_the_mend() {
     let mut few_weights = paper.clone();
     few_weights.memory.weight_bytes = 32;
     let message = error(&source(&SMALL), "lower-denoisers", &few_weights);
-    assert!(
-        message.contains("layer 'conv1'") && message.contains("bytes of weights"),
-        "{message}"
-    );
+    assert!(message.contains("layer 'conv1'") && message.contains("bytes of weights"), "{message}");
 
     let slope = source(&SMALL).replace("7.8125e-03", "1.0e-01");
     let message = error(&slope, "lower-denoisers", &paper);
     assert!(message.contains("slope"), "{message}");
 
     let text = source(&SMALL);
-    let start = text
-        .find("%w0")
-        .and_then(|at| text[at..].find("\"0x").map(|quote| at + quote + 3))
-        .unwrap();
+    let start = text.find("%w0").and_then(|at| text[at..].find("\"0x").map(|quote| at + quote + 3)).unwrap();
     let infinite = format!("{}0000807F{}", &text[..start], &text[start + 8..]);
     let message = error(&infinite, "quantize-denoisers", &paper);
-    assert!(
-        message.contains("reduce.weight holds a value that is not finite"),
-        "{message}"
-    );
+    assert!(message.contains("reduce.weight holds a value that is not finite"), "{message}");
 
     let unscheduled = run(&context, &source(&SMALL), "quantize-denoisers,lower-to-dtile", &paper).unwrap();
     let message = TileProgram::read_all(&unscheduled).unwrap_err().to_string();
@@ -584,18 +460,11 @@ fn verifier_refuses_broken_programs() {
         violations("dtile.weight_memory_bytes = 524288", "dtile.weight_memory_bytes = 16").contains("weight memory")
     );
     assert!(
-        violations(
-            "dtile.activation_memory_bytes = 5000",
-            "dtile.activation_memory_bytes = 100"
-        )
-        .contains("activation memory")
+        violations("dtile.activation_memory_bytes = 5000", "dtile.activation_memory_bytes = 100")
+            .contains("activation memory")
     );
     // h moved onto x while the reduction reads x.
-    let x = text
-        .match_indices("\"dtile.activation_alloc\"() {address = ")
-        .nth(1)
-        .unwrap()
-        .0;
+    let x = text.match_indices("\"dtile.activation_alloc\"() {address = ").nth(1).unwrap().0;
     let moved = {
         let end = text[x..].find(" : i64").unwrap() + x;
         let start = text[x..end].rfind(' ').unwrap() + x + 1;

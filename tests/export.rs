@@ -19,9 +19,7 @@ use std::{
 /// A weight of distinct small values.
 fn weight(shape: &[usize], seed: usize) -> Weight {
     let count: usize = shape.iter().product();
-    let values: Vec<f32> = (0..count)
-        .map(|index| ((index * 5 + seed * 3) % 13) as f32 / 16.0 - 0.4)
-        .collect();
+    let values: Vec<f32> = (0..count).map(|index| ((index * 5 + seed * 3) % 13) as f32 / 16.0 - 0.4).collect();
     Weight::new(shape.to_vec(), values).unwrap()
 }
 
@@ -34,21 +32,13 @@ fn block(channels: usize, bottleneck: usize, taps: usize, sigma: bool) -> Block 
         depthwise_bias: weight(&[bottleneck], 4),
         mean_weight: weight(&[channels, 1, 1, bottleneck], 5),
         mean_bias: weight(&[channels], 6),
-        sigma: sigma.then(|| {
-            (
-                weight(&[channels, 1, 1, bottleneck], 7),
-                weight(&[channels], 8),
-            )
-        }),
+        sigma: sigma.then(|| (weight(&[channels, 1, 1, bottleneck], 7), weight(&[channels], 8))),
         slope: 1.0 / 128.0,
     }
 }
 
 fn affine(channels: usize) -> Affine {
-    Affine {
-        scale: weight(&[channels], 9),
-        shift: weight(&[channels], 10),
-    }
+    Affine { scale: weight(&[channels], 9), shift: weight(&[channels], 10) }
 }
 
 /// Two convolutions (one with batch normalization, one with its scale and shift written out), a residual and a classifier.
@@ -65,20 +55,8 @@ fn network() -> Model {
         .floats("shift", &[1, 4, 1, 1], &[0.5, 0.25, 0.0, -0.25])
         .weight("fc.weight", &[3, 4])
         .weight("fc.bias", &[3])
-        .node(
-            "conv1",
-            "Conv",
-            "image conv1.weight",
-            "c1",
-            &[ints("pads", &[1, 1, 1, 1])],
-        )
-        .node(
-            "bn1",
-            "BatchNormalization",
-            "c1 bn.weight bn.bias bn.mean bn.var",
-            "n1",
-            &[],
-        )
+        .node("conv1", "Conv", "image conv1.weight", "c1", &[ints("pads", &[1, 1, 1, 1])])
+        .node("bn1", "BatchNormalization", "c1 bn.weight bn.bias bn.mean bn.var", "n1", &[])
         .node("relu1", "Relu", "n1", "r1", &[])
         .node("", "Conv", "r1 conv2.weight", "c2", &[])
         .node("scale2", "Mul", "c2 scale", "m2", &[])
@@ -86,33 +64,15 @@ fn network() -> Model {
         .node("residual", "Add", "n2 r1", "sum", &[])
         .node("pool", "GlobalAveragePool", "sum", "pooled", &[])
         .node("flat", "Flatten", "pooled", "flattened", &[])
-        .node(
-            "fc",
-            "Gemm",
-            "flattened fc.weight fc.bias",
-            "logits",
-            &[int("transB", 1)],
-        )
+        .node("fc", "Gemm", "flattened fc.weight fc.bias", "logits", &[int("transB", 1)])
         .output("logits")
 }
 
 fn denoisers() -> Vec<LayerDenoisers> {
     vec![
-        LayerDenoisers {
-            layer: "conv1".to_owned(),
-            block: Some(block(4, 1, 3, true)),
-            affine: Some(affine(4)),
-        },
-        LayerDenoisers {
-            layer: "c2".to_owned(),
-            block: Some(block(4, 2, 3, false)),
-            affine: None,
-        },
-        LayerDenoisers {
-            layer: "fc".to_owned(),
-            block: Some(block(3, 1, 1, true)),
-            affine: Some(affine(3)),
-        },
+        LayerDenoisers { layer: "conv1".to_owned(), block: Some(block(4, 1, 3, true)), affine: Some(affine(4)) },
+        LayerDenoisers { layer: "c2".to_owned(), block: Some(block(4, 2, 3, false)), affine: None },
+        LayerDenoisers { layer: "fc".to_owned(), block: Some(block(3, 1, 1, true)), affine: Some(affine(3)) },
     ]
 }
 
@@ -120,13 +80,7 @@ fn denoisers() -> Vec<LayerDenoisers> {
 fn nodes(bytes: &[u8]) -> String {
     let model = ModelProto::parse_from_bytes(bytes).unwrap();
     let line = |node: &onnx_protobuf::NodeProto| {
-        format!(
-            "{} '{}': {} -> {}\n",
-            node.op_type,
-            node.name,
-            node.input.join(", "),
-            node.output.join(", ")
-        )
+        format!("{} '{}': {} -> {}\n", node.op_type, node.name, node.input.join(", "), node.output.join(", "))
     };
     model.graph.node.iter().map(line).collect()
 }
@@ -142,16 +96,9 @@ fn denoisers_follow_the_folded_output() {
 
 #[test]
 fn sampling_adds_the_random_path() {
-    let with = nodes(&exported(&ExportOptions {
-        sampling: true,
-        ..Default::default()
-    }));
+    let with = nodes(&exported(&ExportOptions { sampling: true, ..Default::default() }));
     let without = nodes(&exported(&ExportOptions::default()));
-    let added: String = with
-        .lines()
-        .filter(|line| !without.contains(line))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let added: String = with.lines().filter(|line| !without.contains(line)).map(|line| format!("{line}\n")).collect();
     assert_snapshot!(added);
 }
 
@@ -163,47 +110,25 @@ fn the_rest_of_the_file_stays() {
     assert_eq!(model.graph.input, source.graph.input);
     assert_eq!(model.graph.output, source.graph.output);
     let kept = source.graph.initializer.len();
-    assert_eq!(
-        model.graph.initializer[..kept],
-        source.graph.initializer[..]
-    );
+    assert_eq!(model.graph.initializer[..kept], source.graph.initializer[..]);
     let new = &model.graph.initializer[kept..];
     assert!(!new.is_empty() && new.iter().all(|tensor| tensor.name.starts_with("mxc.")));
     for node in &source.graph.node {
-        let same = model
-            .graph
-            .node
-            .iter()
-            .find(|each| each.name == node.name)
-            .unwrap();
-        assert_eq!(
-            (&same.op_type, &same.attribute),
-            (&node.op_type, &node.attribute)
-        );
+        let same = model.graph.node.iter().find(|each| each.name == node.name).unwrap();
+        assert_eq!((&same.op_type, &same.attribute), (&node.op_type, &node.attribute));
     }
     let parameters: usize = new.iter().map(|tensor| tensor.raw_data.len() / 4).sum();
     // Without sampling the σ̂ heads stay out: 4 channels with B = 1 and 2, 3 channels with B = 1 and one tap, two affines.
-    assert_eq!(
-        parameters,
-        (4 + 1 + 9 + 1 + 4 + 4) + (8 + 2 + 18 + 2 + 8 + 4) + (3 + 1 + 1 + 1 + 3 + 3) + 8 + 6
-    );
+    assert_eq!(parameters, (4 + 1 + 9 + 1 + 4 + 4) + (8 + 2 + 18 + 2 + 8 + 4) + (3 + 1 + 1 + 1 + 3 + 3) + 8 + 6);
 }
 
 /// The denoisers of one layer on one sample `[H, W, C]`, straight from their definition.
-fn denoise(
-    x: &[f32],
-    [height, width, channels]: [usize; 3],
-    denoisers: &LayerDenoisers,
-) -> Vec<f32> {
+fn denoise(x: &[f32], [height, width, channels]: [usize; 3], denoisers: &LayerDenoisers) -> Vec<f32> {
     let mut result = x.to_vec();
     if let Some(block) = &denoisers.block {
         let bottleneck = block.reduce_bias.values().len();
         let lrelu = |value: f32| {
-            if value < 0.0 {
-                value * block.slope
-            } else {
-                value
-            }
+            if value < 0.0 { value * block.slope } else { value }
         };
         let pointwise = |x: &[f32], weight: &Weight, bias: &Weight| -> Vec<f32> {
             let (outputs, inputs) = (weight.shape()[0], weight.shape()[3]);
@@ -216,10 +141,7 @@ fn denoise(
                 })
                 .collect()
         };
-        let h: Vec<f32> = pointwise(x, &block.reduce_weight, &block.reduce_bias)
-            .into_iter()
-            .map(lrelu)
-            .collect();
+        let h: Vec<f32> = pointwise(x, &block.reduce_weight, &block.reduce_bias).into_iter().map(lrelu).collect();
         let taps = block.depthwise_weight.shape()[0];
         let mut g = vec![0.0; h.len()];
         for row in 0..height {
@@ -227,14 +149,10 @@ fn denoise(
                 for channel in 0..bottleneck {
                     let mut sum = block.depthwise_bias.values()[channel];
                     for (dy, dx) in (0..taps).flat_map(|dy| (0..taps).map(move |dx| (dy, dx))) {
-                        let (y, x) = (
-                            (row + dy).wrapping_sub(taps / 2),
-                            (column + dx).wrapping_sub(taps / 2),
-                        );
+                        let (y, x) = ((row + dy).wrapping_sub(taps / 2), (column + dx).wrapping_sub(taps / 2));
                         if y < height && x < width {
                             sum += h[(y * width + x) * bottleneck + channel]
-                                * block.depthwise_weight.values()
-                                    [(dy * taps + dx) * bottleneck + channel];
+                                * block.depthwise_weight.values()[(dy * taps + dx) * bottleneck + channel];
                         }
                     }
                     g[(row * width + column) * bottleneck + channel] = lrelu(sum);
@@ -242,15 +160,11 @@ fn denoise(
             }
         }
         let mean = pointwise(&g, &block.mean_weight, &block.mean_bias);
-        result
-            .iter_mut()
-            .zip(mean)
-            .for_each(|(value, mean)| *value -= mean);
+        result.iter_mut().zip(mean).for_each(|(value, mean)| *value -= mean);
     }
     if let Some(affine) = &denoisers.affine {
         for (index, value) in result.iter_mut().enumerate() {
-            *value = *value * affine.scale.values()[index % channels]
-                + affine.shift.values()[index % channels];
+            *value = *value * affine.scale.values()[index % channels] + affine.shift.values()[index % channels];
         }
     }
     result
@@ -259,31 +173,17 @@ fn denoise(
 /// Runs a model with mxc's executor; the outputs one after another.
 fn run(bytes: &[u8], input: &Array) -> Vec<f32> {
     let context = mxc_dialects::new_context();
-    let imported = import::onnx_bytes(
-        &context,
-        bytes,
-        "model.onnx",
-        Path::new("."),
-        &ImportOptions::default(),
-    )
-    .unwrap();
-    execute(&imported.module, &imported.weights, &[input])
-        .unwrap()
-        .concat()
+    let imported =
+        import::onnx_bytes(&context, bytes, "model.onnx", Path::new("."), &ImportOptions::default()).unwrap();
+    execute(&imported.module, &imported.weights, &[input]).unwrap().concat()
 }
 
 fn image() -> Array {
-    Array {
-        shape: vec![1, 2, 4, 5],
-        values: weight(&[1, 2, 4, 5], 11).values().to_vec(),
-    }
+    Array { shape: vec![1, 2, 4, 5], values: weight(&[1, 2, 4, 5], 11).values().to_vec() }
 }
 
 fn assert_close(found: Vec<f32>, reference: Vec<f32>) {
-    let array = |values: Vec<f32>| Array {
-        shape: vec![values.len()],
-        values,
-    };
+    let array = |values: Vec<f32>| Array { shape: vec![values.len()], values };
     let difference = difference(&array(found), &array(reference));
     assert!(difference < 1e-5, "{difference}");
 }
@@ -295,20 +195,12 @@ fn a_spatial_denoiser_computes_its_definition() {
     graph.output[0].name = "n1".to_owned();
     let clean = run(&source.bytes(), &image());
     let denoisers = &denoisers()[..1];
-    let found = run(
-        &export::onnx(&source.bytes(), "m", denoisers, &ExportOptions::default()).unwrap(),
-        &image(),
-    );
+    let found = run(&export::onnx(&source.bytes(), "m", denoisers, &ExportOptions::default()).unwrap(), &image());
     // From NCHW to HWC and back.
-    let hwc: Vec<f32> = (0..20)
-        .flat_map(|pixel| (0..4).map(move |c| (c, pixel)))
-        .map(|(c, p)| clean[c * 20 + p])
-        .collect();
+    let hwc: Vec<f32> =
+        (0..20).flat_map(|pixel| (0..4).map(move |c| (c, pixel))).map(|(c, p)| clean[c * 20 + p]).collect();
     let expected = denoise(&hwc, [4, 5, 4], &denoisers[0]);
-    let chw = (0..4)
-        .flat_map(|c| (0..20).map(move |pixel| (c, pixel)))
-        .map(|(c, p)| expected[p * 4 + c])
-        .collect();
+    let chw = (0..4).flat_map(|c| (0..20).map(move |pixel| (c, pixel))).map(|(c, p)| expected[p * 4 + c]).collect();
     assert_close(found, chw);
 }
 
@@ -317,10 +209,7 @@ fn a_classifiers_denoiser_computes_its_definition() {
     let source = network().bytes();
     let clean = run(&source, &image());
     let denoisers = &denoisers()[2..];
-    let found = run(
-        &export::onnx(&source, "m", denoisers, &ExportOptions::default()).unwrap(),
-        &image(),
-    );
+    let found = run(&export::onnx(&source, "m", denoisers, &ExportOptions::default()).unwrap(), &image());
     assert_close(found, denoise(&clean, [1, 1, 3], &denoisers[0]));
 }
 
@@ -333,22 +222,9 @@ fn onnxruntime_loads_it_and_agrees() {
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
     let quiet = exported(&ExportOptions::default());
     write("quiet.onnx", &quiet);
-    write(
-        "sampling.onnx",
-        &exported(&ExportOptions {
-            sampling: true,
-            ..Default::default()
-        }),
-    );
+    write("sampling.onnx", &exported(&ExportOptions { sampling: true, ..Default::default() }));
     let input = image();
-    write(
-        "x.bin",
-        &input
-            .values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect::<Vec<_>>(),
-    );
+    write("x.bin", &input.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
     let script = "
 import numpy, onnx, onnxruntime
 x = numpy.fromfile('x.bin', '<f4').reshape(1, 2, 4, 5)
@@ -357,22 +233,11 @@ for name in ('quiet', 'sampling'):
     y = onnxruntime.InferenceSession(name + '.onnx', providers=['CPUExecutionProvider']).run(['logits'], {'image': x})[0]
     y.astype('<f4').tofile(name + '.bin')
 ";
-    let output = Command::new(&python)
-        .args(["-c", script])
-        .current_dir(folder.path())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new(&python).args(["-c", script]).current_dir(folder.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let read = |name: &str| -> Vec<f32> {
         let bytes = std::fs::read(folder.path().join(name)).unwrap();
-        bytes
-            .chunks(4)
-            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
-            .collect()
+        bytes.chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
     };
     assert_close(read("quiet.bin"), run(&quiet, &input));
     assert_ne!(read("sampling.bin"), read("quiet.bin"));
@@ -394,14 +259,8 @@ fn external_data_goes_along() {
     std::fs::write(path("weights.bin"), &bytes).unwrap();
     std::fs::write(path("model.onnx"), source.bytes()).unwrap();
     std::fs::create_dir(path("out")).unwrap();
-    let export = |target: PathBuf| {
-        export::onnx_file(
-            &path("model.onnx"),
-            &target,
-            &denoisers(),
-            &ExportOptions::default(),
-        )
-    };
+    let export =
+        |target: PathBuf| export::onnx_file(&path("model.onnx"), &target, &denoisers(), &ExportOptions::default());
     export(path("beside.onnx")).unwrap();
     export(path("out/model.onnx")).unwrap();
     assert_eq!(std::fs::read(path("out/weights.bin")).unwrap(), bytes);
@@ -417,16 +276,9 @@ fn external_data_goes_along() {
 #[test]
 fn errors() {
     let error = |layers: &[LayerDenoisers], options: &ExportOptions| {
-        export::onnx(&network().bytes(), "model.onnx", layers, options)
-            .err()
-            .unwrap()
-            .to_string()
+        export::onnx(&network().bytes(), "model.onnx", layers, options).err().unwrap().to_string()
     };
-    let at = |layer: &str, block: Block| LayerDenoisers {
-        layer: layer.to_owned(),
-        block: Some(block),
-        affine: None,
-    };
+    let at = |layer: &str, block: Block| LayerDenoisers { layer: layer.to_owned(), block: Some(block), affine: None };
     let options = ExportOptions::default();
     assert_snapshot!(error(&[at("conv9", block(4, 1, 3, true))], &options), @"the model has no node for the layer 'conv9'");
     assert_snapshot!(
@@ -439,14 +291,8 @@ fn errors() {
         error(&[at("conv1", wrong)], &options),
         @"the denoiser of layer 'conv1' does not fit: the shapes of its weights do not fit together"
     );
-    let options = ExportOptions {
-        sha256: Some("00".to_owned()),
-        ..Default::default()
-    };
-    assert!(
-        error(&denoisers(), &options)
-            .contains("is not the model that the package was compiled from")
-    );
+    let options = ExportOptions { sha256: Some("00".to_owned()), ..Default::default() };
+    assert!(error(&denoisers(), &options).contains("is not the model that the package was compiled from"));
 }
 
 #[test]
@@ -470,14 +316,9 @@ fn denoisers_of_a_module() {
     ];
     let mut types = Vec::new();
     for (index, weight) in all.into_iter().enumerate() {
-        let dims: String = weight
-            .shape()
-            .iter()
-            .map(|size| format!("{size}x"))
-            .collect();
+        let dims: String = weight.shape().iter().map(|size| format!("{size}x")).collect();
         let r#type = format!("tensor<{dims}f32>");
-        globals +=
-            &format!("ml_program.global private @w{index}(#ml_program.extern : {type}) : {type}\n");
+        globals += &format!("ml_program.global private @w{index}(#ml_program.extern : {type}) : {type}\n");
         loads += &format!("%w{index} = ml_program.global_load_const @w{index} : {type}\n");
         operands.push(format!("%w{index}"));
         types.push(r#type);
@@ -500,9 +341,6 @@ fn denoisers_of_a_module() {
     assert_eq!(found[0].layer, "conv1");
     let block = found[0].block.as_ref().unwrap();
     assert_eq!(block.slope, 1.0 / 128.0);
-    assert_eq!(
-        block.sigma.as_ref().unwrap().1.values(),
-        weights.get("w7").unwrap().values()
-    );
+    assert_eq!(block.sigma.as_ref().unwrap().1.values(), weights.get("w7").unwrap().values());
     assert!(found[0].affine.is_none());
 }

@@ -9,7 +9,10 @@
 
 use melior::{
     Context,
-    ir::{Module, operation::{OperationLike, OperationMutLike}},
+    ir::{
+        Module,
+        operation::{OperationLike, OperationMutLike},
+    },
 };
 use mxc_compiler::passes::{OptionError, Options, Pass, PassContext, PassError};
 use mxc_dialects::{
@@ -32,12 +35,7 @@ impl Pass for QuietLayers {
         Ok(Self { keep })
     }
 
-    fn run<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        _cx: &mut PassContext,
-    ) -> Result<(), PassError> {
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, _cx: &mut PassContext) -> Result<(), PassError> {
         let layers = AnalogOp::all(module);
         if !layers.iter().any(|layer| layer.layer() == self.keep) {
             let names: Vec<_> = layers.iter().map(|layer| layer.layer()).collect();

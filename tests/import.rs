@@ -7,29 +7,17 @@ use crate::{
 use insta::assert_snapshot;
 use melior::{Context, ir::operation::OperationLike};
 use mxc_compiler::import::{self, ImportError, ImportOptions, Imported};
-use onnx_protobuf::{
-    GraphProto, NodeProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation,
-};
+use onnx_protobuf::{GraphProto, NodeProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use std::{collections::BTreeMap, path::Path};
 
 fn import<'c>(context: &'c Context, model: &Model) -> Result<Imported<'c>, ImportError> {
-    import::onnx_bytes(
-        context,
-        &model.bytes(),
-        "model.onnx",
-        Path::new("."),
-        &ImportOptions::default(),
-    )
+    import::onnx_bytes(context, &model.bytes(), "model.onnx", Path::new("."), &ImportOptions::default())
 }
 
 /// The graph level as text.
 fn graph_level(model: &Model) -> String {
     let context = mxc_dialects::new_context();
-    import(&context, model)
-        .unwrap()
-        .module
-        .as_operation()
-        .to_string()
+    import(&context, model).unwrap().module.as_operation().to_string()
 }
 
 /// The error of a model and its help.
@@ -44,9 +32,7 @@ fn describe(error: ImportError) -> String {
 
 fn miette_help(error: &ImportError) -> String {
     use miette::Diagnostic;
-    error
-        .help()
-        .map_or_else(|| "none".to_owned(), |help| help.to_string())
+    error.help().map_or_else(|| "none".to_owned(), |help| help.to_string())
 }
 
 /// A convolution with batch normalization and ReLU6, a residual, a global average and a classifier.
@@ -64,38 +50,14 @@ fn small_network() -> Model {
         .weight("fc.bias", &[3])
         .floats("zero", &[], &[0.0])
         .floats("six", &[], &[6.0])
-        .node(
-            "conv1",
-            "Conv",
-            "image conv1.weight",
-            "c1",
-            &[ints("pads", &[1, 1, 1, 1]), ints("strides", &[2, 2])],
-        )
-        .node(
-            "bn",
-            "BatchNormalization",
-            "c1 bn.weight bn.bias bn.mean bn.var",
-            "n1",
-            &[],
-        )
+        .node("conv1", "Conv", "image conv1.weight", "c1", &[ints("pads", &[1, 1, 1, 1]), ints("strides", &[2, 2])])
+        .node("bn", "BatchNormalization", "c1 bn.weight bn.bias bn.mean bn.var", "n1", &[])
         .node("", "Clip", "n1 zero six", "r1", &[])
-        .node(
-            "conv2",
-            "Conv",
-            "r1 conv2.weight conv2.bias",
-            "c2",
-            &[ints("pads", &[1, 1, 1, 1]), int("group", 4)],
-        )
+        .node("conv2", "Conv", "r1 conv2.weight conv2.bias", "c2", &[ints("pads", &[1, 1, 1, 1]), int("group", 4)])
         .node("", "Add", "r1 c2", "sum", &[])
         .node("", "GlobalAveragePool", "sum", "pooled", &[])
         .node("", "Flatten", "pooled", "flat", &[])
-        .node(
-            "fc",
-            "Gemm",
-            "flat fc.weight fc.bias",
-            "logits",
-            &[int("transB", 1)],
-        )
+        .node("fc", "Gemm", "flat fc.weight fc.bias", "logits", &[int("transB", 1)])
         .output("logits")
 }
 
@@ -114,17 +76,10 @@ fn locations_are_unique_node_names() {
         .node("", "Tanh", "b", "c", &[])
         .output("c");
     let imported = import(&context, &model).unwrap();
-    let block = mxc_dialects::ir::main_function(&imported.module)
-        .and_then(mxc_dialects::ir::entry_block)
-        .unwrap();
-    let locations: Vec<_> = mxc_dialects::ir::block_ops(block)
-        .iter()
-        .map(|operation| operation.location().to_string())
-        .collect();
-    assert_eq!(
-        locations[..3],
-        [r#"loc("act")"#, r#"loc("b")"#, r#"loc("c")"#]
-    );
+    let block = mxc_dialects::ir::main_function(&imported.module).and_then(mxc_dialects::ir::entry_block).unwrap();
+    let locations: Vec<_> =
+        mxc_dialects::ir::block_ops(block).iter().map(|operation| operation.location().to_string()).collect();
+    assert_eq!(locations[..3], [r#"loc("act")"#, r#"loc("b")"#, r#"loc("c")"#]);
 }
 
 #[test]
@@ -145,13 +100,7 @@ fn graph_of_a_grouped_convolution_that_leaves_rows_over() {
     let model = Model::new()
         .input("x", &[0, 4, 6, 6])
         .weight("w", &[6, 2, 3, 3])
-        .node(
-            "conv",
-            "Conv",
-            "x w",
-            "y",
-            &[int("group", 2), ints("strides", &[2, 2])],
-        )
+        .node("conv", "Conv", "x w", "y", &[int("group", 2), ints("strides", &[2, 2])])
         .output("y");
     assert_snapshot!(graph_level(&model));
 }
@@ -188,37 +137,17 @@ const NOT_UPSTREAM: &[&str] = &["conv_grouped"];
 /// Graph level with inlined weights → tosa-to-linalg → LLVM → mlir-runner gives what onnxruntime gives.
 #[test]
 fn upstream_agrees_with_onnxruntime() {
-    let cases: Vec<_> = cases()
-        .into_iter()
-        .filter(|case| !NOT_UPSTREAM.contains(&case.name.as_str()))
-        .collect();
+    let cases: Vec<_> = cases().into_iter().filter(|case| !NOT_UPSTREAM.contains(&case.name.as_str())).collect();
     let mut upstream = Upstream::default();
     let mut expected = Vec::new();
     for case in &cases {
         let context = mxc_dialects::new_context();
-        let imported = import::onnx_bytes(
-            &context,
-            &case.model,
-            &case.name,
-            Path::new("."),
-            &ImportOptions::default(),
-        )
-        .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let imported = import::onnx_bytes(&context, &case.model, &case.name, Path::new("."), &ImportOptions::default())
+            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
         import::inline_weights(&context, &imported.module, &imported.weights).unwrap();
-        let inputs: Vec<_> = imported
-            .source
-            .inputs
-            .iter()
-            .map(|input| &case.inputs[&input.name])
-            .collect();
+        let inputs: Vec<_> = imported.source.inputs.iter().map(|input| &case.inputs[&input.name]).collect();
         upstream.add(&case.name, &imported.module, &inputs);
-        expected.extend(
-            imported
-                .source
-                .outputs
-                .iter()
-                .map(|output| (&case.name, &case.outputs[output])),
-        );
+        expected.extend(imported.source.outputs.iter().map(|output| (&case.name, &case.outputs[output])));
     }
     let found = upstream.run();
     let wrong: Vec<_> = expected
@@ -231,36 +160,17 @@ fn upstream_agrees_with_onnxruntime() {
 }
 
 /// Cases that the executor refuses: it has no `tosa.tile`, and wants the batch in front, alone.
-const NOT_EXECUTABLE: &[&str] = &[
-    "add_higher_rank",
-    "expand",
-    "flatten_2",
-    "matmul_activations",
-    "reshape_by_arithmetic",
-];
+const NOT_EXECUTABLE: &[&str] =
+    &["add_higher_rank", "expand", "flatten_2", "matmul_activations", "reshape_by_arithmetic"];
 
 #[test]
 fn executor_agrees_with_onnxruntime() {
     let mut wrong = BTreeMap::new();
-    for case in cases()
-        .into_iter()
-        .filter(|case| !NOT_EXECUTABLE.contains(&case.name.as_str()))
-    {
+    for case in cases().into_iter().filter(|case| !NOT_EXECUTABLE.contains(&case.name.as_str())) {
         let context = mxc_dialects::new_context();
-        let imported = import::onnx_bytes(
-            &context,
-            &case.model,
-            &case.name,
-            Path::new("."),
-            &ImportOptions::default(),
-        )
-        .unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        let inputs: Vec<_> = imported
-            .source
-            .inputs
-            .iter()
-            .map(|input| &case.inputs[&input.name])
-            .collect();
+        let imported = import::onnx_bytes(&context, &case.model, &case.name, Path::new("."), &ImportOptions::default())
+            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let inputs: Vec<_> = imported.source.inputs.iter().map(|input| &case.inputs[&input.name]).collect();
         match execute(&imported.module, &imported.weights, &inputs) {
             Err(error) => {
                 wrong.insert(case.name, error);
@@ -268,10 +178,7 @@ fn executor_agrees_with_onnxruntime() {
             Ok(found) => {
                 for (output, values) in imported.source.outputs.iter().zip(found) {
                     let reference = &case.outputs[output];
-                    let found = Array {
-                        shape: reference.shape.clone(),
-                        values,
-                    };
+                    let found = Array { shape: reference.shape.clone(), values };
                     let difference = if found.values.len() == reference.values.len() {
                         difference(&found, reference)
                     } else {
@@ -299,31 +206,18 @@ fn weights_in_an_external_file() {
         ..Default::default()
     };
     tensor.data_location = DataLocation::EXTERNAL.into();
-    tensor.external_data = vec![
-        entry("location", "w.bin"),
-        entry("offset", "4"),
-        entry("length", "16"),
-    ];
-    let model = Model::new()
-        .input("x", &[0, 2])
-        .tensor(tensor)
-        .node("fc", "MatMul", "x w", "y", &[])
-        .output("y");
+    tensor.external_data = vec![entry("location", "w.bin"), entry("offset", "4"), entry("length", "16")];
+    let model = Model::new().input("x", &[0, 2]).tensor(tensor).node("fc", "MatMul", "x w", "y", &[]).output("y");
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, model.bytes()).unwrap();
     let context = mxc_dialects::new_context();
     let import = || import::onnx(&context, &path, &ImportOptions::default());
-    let shown = |error: ImportError| {
-        describe(error).replace(&folder.path().display().to_string(), "FOLDER")
-    };
+    let shown = |error: ImportError| describe(error).replace(&folder.path().display().to_string(), "FOLDER");
     assert_snapshot!(shown(import().err().unwrap()), @r"
     tensor 'w': its external data file 'FOLDER/w.bin' is missing
     help: keep the external data file that belongs to the model beside it, under its original name
     ");
-    let values: Vec<u8> = [9.0f32, 1.0, 2.0, 3.0, 4.0]
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
+    let values: Vec<u8> = [9.0f32, 1.0, 2.0, 3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
     std::fs::write(folder.path().join("w.bin"), &values[..19]).unwrap();
     assert_snapshot!(shown(import().err().unwrap()), @r"
     tensor 'w': its external data file 'FOLDER/w.bin' is too short: 16 bytes at offset 4 are needed, it has 19
@@ -331,10 +225,7 @@ fn weights_in_an_external_file() {
     ");
     std::fs::write(folder.path().join("w.bin"), &values).unwrap();
     let imported = import().unwrap();
-    assert_eq!(
-        imported.weights.get("w").unwrap().values(),
-        [1.0, 2.0, 3.0, 4.0]
-    );
+    assert_eq!(imported.weights.get("w").unwrap().values(), [1.0, 2.0, 3.0, 4.0]);
 }
 
 #[test]
@@ -347,15 +238,8 @@ fn external_data_outside_the_folder_is_refused() {
             value: location.to_owned(),
             ..Default::default()
         }];
-        let model = Model::new()
-            .input("x", &[0, 2])
-            .tensor(tensor)
-            .node("fc", "MatMul", "x w", "y", &[])
-            .output("y");
-        assert!(
-            error(&model).contains("is not inside the model's folder"),
-            "{location}"
-        );
+        let model = Model::new().input("x", &[0, 2]).tensor(tensor).node("fc", "MatMul", "x w", "y", &[]).output("y");
+        assert!(error(&model).contains("is not inside the model's folder"), "{location}");
     }
 }
 
@@ -390,14 +274,8 @@ fn typed_data_and_half_precision() {
         .output("y");
     let context = mxc_dialects::new_context();
     let imported = import(&context, &model).unwrap();
-    assert_eq!(
-        imported.weights.get("abl").unwrap().values(),
-        [1.5, 2.5, 1.0, -2.0, 7.0]
-    );
-    assert_eq!(
-        imported.weights.get("c").unwrap().values(),
-        [0.5, 1.0, 1.5, 2.0, 2.5]
-    );
+    assert_eq!(imported.weights.get("abl").unwrap().values(), [1.5, 2.5, 1.0, -2.0, 7.0]);
+    assert_eq!(imported.weights.get("c").unwrap().values(), [0.5, 1.0, 1.5, 2.0, 2.5]);
 }
 
 #[test]
@@ -429,22 +307,11 @@ fn dynamic_axes_take_their_size_from_the_options() {
     ");
     let context = mxc_dialects::new_context();
     let with = |height: i64, name: &str, shape: &[usize]| {
-        let options = ImportOptions {
-            input_shapes: BTreeMap::from([(name.to_owned(), shape.to_vec())]),
-        };
-        import::onnx_bytes(
-            &context,
-            &model(height).bytes(),
-            "model.onnx",
-            Path::new("."),
-            &options,
-        )
+        let options = ImportOptions { input_shapes: BTreeMap::from([(name.to_owned(), shape.to_vec())]) };
+        import::onnx_bytes(&context, &model(height).bytes(), "model.onnx", Path::new("."), &options)
     };
     let imported = with(0, "x", &[1, 3, 8, 9]).unwrap();
-    assert_eq!(
-        imported.source.inputs[0].shape,
-        [None, Some(3), Some(8), Some(9)]
-    );
+    assert_eq!(imported.source.inputs[0].shape, [None, Some(3), Some(8), Some(9)]);
     assert_eq!(imported.source.inputs[0].channel_axis, Some(1));
     assert_snapshot!(describe(with(8, "x", &[1, 3, 7, 9]).err().unwrap()), @r"
     input 'x': --input-shape gives 7 for dimension 2, the model fixes it to 8
@@ -465,25 +332,16 @@ fn all_unsupported_nodes_are_listed() {
         .node("resize", "Resize", "x", "a", &[])
         .node("", "Relu", "a", "b", &[])
         .node("lstm", "LSTM", "b", "c", &[])
-        .node(
-            "pool",
-            "MaxPool",
-            "x",
-            "d indices",
-            &[ints("kernel_shape", &[2, 2])],
-        )
+        .node("pool", "MaxPool", "x", "d indices", &[ints("kernel_shape", &[2, 2])])
         .node("custom", "Fancy", "x", "e", &[])
         .node("join", "Concat", "c d e", "y", &[int("axis", 1)])
         .output("y");
     model.0.graph.as_mut().unwrap().node[4].domain = "acme".to_owned();
-    model
-        .0
-        .opset_import
-        .push(onnx_protobuf::OperatorSetIdProto {
-            domain: "acme".to_owned(),
-            version: 3,
-            ..Default::default()
-        });
+    model.0.opset_import.push(onnx_protobuf::OperatorSetIdProto {
+        domain: "acme".to_owned(),
+        version: 3,
+        ..Default::default()
+    });
     assert_snapshot!(error(&model), @r"
     the model has 4 node(s) that mxc does not support:
       node 'resize': Resize (opset 17)
@@ -511,11 +369,8 @@ fn shapes_that_do_not_fit() {
     node 'conv1' (Conv): its window of size 9 does not fit its input 'x' of shape [N, 3, 8, 8] with padding 0 and 0
     help: the model is inconsistent; onnx.checker.check_model(model, full_check=True) may tell more
     ");
-    let add = Model::new()
-        .input("x", &[0, 3, 8, 8])
-        .weight("c", &[4, 1, 1])
-        .node("sum", "Add", "x c", "y", &[])
-        .output("y");
+    let add =
+        Model::new().input("x", &[0, 3, 8, 8]).weight("c", &[4, 1, 1]).node("sum", "Add", "x c", "y", &[]).output("y");
     assert_snapshot!(error(&add), @r"
     node 'sum' (Add): its operands of shapes [N, 3, 8, 8] and [1, 4, 1, 1] do not broadcast
     help: the model is inconsistent; onnx.checker.check_model(model, full_check=True) may tell more
@@ -529,11 +384,7 @@ fn shapes_that_do_not_fit() {
     node 'view' (Reshape): cannot reshape [N, 3] to [-1, 4]
     help: the model is inconsistent; onnx.checker.check_model(model, full_check=True) may tell more
     ");
-    let fc = Model::new()
-        .input("x", &[0, 3])
-        .weight("w", &[4, 5])
-        .node("fc", "MatMul", "x w", "y", &[])
-        .output("y");
+    let fc = Model::new().input("x", &[0, 3]).weight("w", &[4, 5]).node("fc", "MatMul", "x w", "y", &[]).output("y");
     assert_snapshot!(error(&fc), @r"
     node 'fc' (MatMul): its input of shape [N, 3] and weight 'w' of shape [4, 5] do not fit
     help: the model is inconsistent; onnx.checker.check_model(model, full_check=True) may tell more
@@ -542,18 +393,12 @@ fn shapes_that_do_not_fit() {
 
 #[test]
 fn graphs_that_are_inconsistent() {
-    let undefined = Model::new()
-        .input("x", &[0, 3])
-        .node("sum", "Add", "x missing", "y", &[])
-        .output("y");
+    let undefined = Model::new().input("x", &[0, 3]).node("sum", "Add", "x missing", "y", &[]).output("y");
     assert_snapshot!(error(&undefined), @r"
     node 'sum' reads 'missing', which no node, input or initializer defines
     help: the model is inconsistent; onnx.checker.check_model shows the same error
     ");
-    let output = Model::new()
-        .input("x", &[0, 3])
-        .node("act", "Relu", "x", "y", &[])
-        .output("z");
+    let output = Model::new().input("x", &[0, 3]).node("act", "Relu", "x", "y", &[]).output("z");
     assert_snapshot!(error(&output), @r"
     no node, input or initializer defines the graph output 'z'
     help: the model is inconsistent; onnx.checker.check_model shows the same error
@@ -596,11 +441,7 @@ fn nodes_out_of_order_are_sorted() {
 #[test]
 fn tensors_that_lie_about_their_size() {
     let with = |tensor: TensorProto| {
-        Model::new()
-            .input("x", &[0, 3])
-            .tensor(tensor)
-            .node("sum", "Add", "x w", "y", &[])
-            .output("y")
+        Model::new().input("x", &[0, 3]).tensor(tensor).node("sum", "Add", "x w", "y", &[]).output("y")
     };
     assert_snapshot!(error(&with(floats("w", &[1 << 40, 1 << 40], &[1.0]))), @r"
     tensor 'w': its shape [1099511627776, 1099511627776] is too large
@@ -620,12 +461,7 @@ fn tensors_that_lie_about_their_size() {
     tensor 'w': its shape [3] needs 3 elements, it has 1
     help: the model file is damaged or truncated; export it again
     ");
-    let text = TensorProto {
-        name: "w".to_owned(),
-        dims: vec![1],
-        data_type: 8,
-        ..Default::default()
-    };
+    let text = TensorProto { name: "w".to_owned(), dims: vec![1], data_type: 8, ..Default::default() };
     assert_snapshot!(error(&with(text)), @r"
     tensor 'w': its data type STRING is not supported
     help: the model file is damaged or truncated; export it again
@@ -658,59 +494,26 @@ fn nested_graphs_and_functions_end() {
         }],
         ..Default::default()
     };
-    inner.output.push(onnx_protobuf::ValueInfoProto {
-        name: "r".to_owned(),
-        ..Default::default()
-    });
+    inner.output.push(onnx_protobuf::ValueInfoProto { name: "r".to_owned(), ..Default::default() });
     for _ in 0..28 {
         let node = NodeProto {
             op_type: "If".to_owned(),
             input: vec!["yes".to_owned()],
             output: vec!["q".to_owned()],
-            attribute: vec![
-                graph("then_branch", inner),
-                graph("else_branch", GraphProto::default()),
-            ],
+            attribute: vec![graph("then_branch", inner), graph("else_branch", GraphProto::default())],
             ..Default::default()
         };
-        inner = GraphProto {
-            node: vec![node],
-            ..Default::default()
-        };
-        inner.output.push(onnx_protobuf::ValueInfoProto {
-            name: "q".to_owned(),
-            ..Default::default()
-        });
+        inner = GraphProto { node: vec![node], ..Default::default() };
+        inner.output.push(onnx_protobuf::ValueInfoProto { name: "q".to_owned(), ..Default::default() });
     }
     let model = Model::new()
         .input("x", &[0, 3])
-        .tensor(TensorProto {
-            name: "yes".to_owned(),
-            data_type: 9,
-            raw_data: vec![1],
-            ..Default::default()
-        })
-        .node(
-            "if",
-            "If",
-            "yes",
-            "y",
-            &[
-                graph("then_branch", inner),
-                graph("else_branch", GraphProto::default()),
-            ],
-        )
+        .tensor(TensorProto { name: "yes".to_owned(), data_type: 9, raw_data: vec![1], ..Default::default() })
+        .node("if", "If", "yes", "y", &[graph("then_branch", inner), graph("else_branch", GraphProto::default())])
         .output("y");
-    assert!(
-        error(&model).contains("graphs are nested too deeply"),
-        "{}",
-        error(&model)
-    );
+    assert!(error(&model).contains("graphs are nested too deeply"), "{}", error(&model));
     // A function that calls itself.
-    let mut model = Model::new()
-        .input("x", &[0, 3])
-        .node("call", "again", "x", "y", &[])
-        .output("y");
+    let mut model = Model::new().input("x", &[0, 3]).node("call", "again", "x", "y", &[]).output("y");
     model.0.graph.as_mut().unwrap().node[0].domain = "local".to_owned();
     model.0.functions.push(onnx_protobuf::FunctionProto {
         name: "again".to_owned(),
@@ -726,11 +529,7 @@ fn nested_graphs_and_functions_end() {
         }],
         ..Default::default()
     });
-    assert!(
-        error(&model).contains("functions are nested too deeply"),
-        "{}",
-        error(&model)
-    );
+    assert!(error(&model).contains("functions are nested too deeply"), "{}", error(&model));
 }
 
 /// Every prefix of a model and every model with one byte changed either imports or gives an error.
@@ -739,14 +538,7 @@ fn damaged_files_never_panic() {
     let bytes = small_network().bytes();
     let context = mxc_dialects::new_context();
     let import = |bytes: &[u8]| {
-        import::onnx_bytes(
-            &context,
-            bytes,
-            "model.onnx",
-            Path::new("."),
-            &ImportOptions::default(),
-        )
-        .map(drop)
+        import::onnx_bytes(&context, bytes, "model.onnx", Path::new("."), &ImportOptions::default()).map(drop)
     };
     assert_snapshot!(describe(import(&bytes[..bytes.len() / 2]).err().unwrap()), @r"
     'model.onnx' is not a complete ONNX model: Unexpected EOF
@@ -778,9 +570,7 @@ fn a_tosa_module() {
     assert_eq!(imported.source.inputs[0].name, "x");
     assert_eq!(imported.source.outputs, ["output0"]);
     let two = format!("{source}\n{}", source.replace("@net", "@other"));
-    let error = import::mlir_bytes(&context, two.as_bytes(), "net.mlir")
-        .err()
-        .unwrap();
+    let error = import::mlir_bytes(&context, two.as_bytes(), "net.mlir").err().unwrap();
     assert_snapshot!(describe(error), @r"
     'net.mlir' is not a usable MLIR module: it has 2 functions, none of them '@main'
     help: mxc reads modules in the TOSA dialect with a function '@main', or with a single function

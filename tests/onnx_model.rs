@@ -1,8 +1,8 @@
 //! Small ONNX models built in Rust.
 
 use onnx_protobuf::{
-    AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto,
+    AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto,
     attribute_proto::AttributeType,
     tensor_proto::DataType,
     tensor_shape_proto::{Dimension, dimension},
@@ -17,14 +17,8 @@ pub struct Model(pub ModelProto);
 impl Model {
     /// An empty model of operator set 17.
     pub fn new() -> Self {
-        let graph = GraphProto {
-            name: "graph".to_owned(),
-            ..Default::default()
-        };
-        let opset = OperatorSetIdProto {
-            version: 17,
-            ..Default::default()
-        };
+        let graph = GraphProto { name: "graph".to_owned(), ..Default::default() };
+        let opset = OperatorSetIdProto { version: 17, ..Default::default() };
         Self(ModelProto {
             ir_version: 8,
             opset_import: vec![opset],
@@ -44,12 +38,12 @@ impl Model {
     }
 
     pub fn input(mut self, name: &str, shape: &[i64]) -> Self {
-        self.graph().input.push(value_info(name, shape));
+        self.graph().input.push(value_info(name, Some(shape)));
         self
     }
 
     pub fn output(mut self, name: &str) -> Self {
-        self.graph().output.push(value_info(name, &[0]));
+        self.graph().output.push(value_info(name, None));
         self
     }
 
@@ -61,9 +55,7 @@ impl Model {
     /// A weight of distinct values.
     pub fn weight(self, name: &str, dims: &[i64]) -> Self {
         let count: i64 = dims.iter().product();
-        let values: Vec<f32> = (0..count)
-            .map(|index| ((index * 7 + 3) % 11) as f32 / 8.0 - 0.5)
-            .collect();
+        let values: Vec<f32> = (0..count).map(|index| ((index * 7 + 3) % 11) as f32 / 8.0 - 0.5).collect();
         self.floats(name, dims, &values)
     }
 
@@ -73,14 +65,7 @@ impl Model {
     }
 
     /// A node with inputs and outputs separated by blanks.
-    pub fn node(
-        mut self,
-        name: &str,
-        op: &str,
-        inputs: &str,
-        outputs: &str,
-        attributes: &[AttributeProto],
-    ) -> Self {
+    pub fn node(mut self, name: &str, op: &str, inputs: &str, outputs: &str, attributes: &[AttributeProto]) -> Self {
         let names = |text: &str| text.split_whitespace().map(str::to_owned).collect();
         self.graph().node.push(NodeProto {
             name: name.to_owned(),
@@ -104,16 +89,15 @@ pub fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
         name: name.to_owned(),
         dims: dims.to_vec(),
         data_type: DataType::FLOAT.value(),
-        raw_data: values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect(),
+        raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         ..Default::default()
     }
 }
 
-fn value_info(name: &str, shape: &[i64]) -> ValueInfoProto {
+/// An f32 value; 0 is the batch, `None` leaves the shape open.
+fn value_info(name: &str, shape: Option<&[i64]>) -> ValueInfoProto {
     let dim = shape
+        .unwrap_or_default()
         .iter()
         .map(|&size| Dimension {
             value: Some(match size {
@@ -125,31 +109,15 @@ fn value_info(name: &str, shape: &[i64]) -> ValueInfoProto {
         .collect();
     let tensor = type_proto::Tensor {
         elem_type: DataType::FLOAT.value(),
-        shape: Some(TensorShapeProto {
-            dim,
-            ..Default::default()
-        })
-        .into(),
+        shape: shape.map(|_| TensorShapeProto { dim, ..Default::default() }).into(),
         ..Default::default()
     };
-    let r#type = TypeProto {
-        value: Some(type_proto::Value::TensorType(tensor)),
-        ..Default::default()
-    };
-    ValueInfoProto {
-        name: name.to_owned(),
-        type_: Some(r#type).into(),
-        ..Default::default()
-    }
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
+    ValueInfoProto { name: name.to_owned(), type_: Some(r#type).into(), ..Default::default() }
 }
 
 pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        type_: AttributeType::INT.into(),
-        i: value,
-        ..Default::default()
-    }
+    AttributeProto { name: name.to_owned(), type_: AttributeType::INT.into(), i: value, ..Default::default() }
 }
 
 pub fn ints(name: &str, values: &[i64]) -> AttributeProto {

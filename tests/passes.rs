@@ -93,9 +93,7 @@ fn rounded(text: &str) -> String {
 fn every_pass_has_its_snapshot() {
     for (name, path) in inputs("ir") {
         let text = fs::read_to_string(&path).unwrap();
-        let parts = transformed(&text)
-            .into_iter()
-            .map(|part| part.unwrap_or_else(|error| panic!("{name}: {error}")));
+        let parts = transformed(&text).into_iter().map(|part| part.unwrap_or_else(|error| panic!("{name}: {error}")));
         let output = parts.collect::<Vec<_>>().join("// -----\n");
         insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!(name, rounded(&output));
@@ -107,10 +105,8 @@ fn every_pass_has_its_snapshot() {
 fn errors_name_the_operation_and_the_mend() {
     for (name, path) in inputs("ir/errors") {
         let text = fs::read_to_string(&path).unwrap();
-        let messages: Vec<String> = transformed(&text)
-            .into_iter()
-            .map(|part| part.err().unwrap_or_else(|| "no error".to_owned()))
-            .collect();
+        let messages: Vec<String> =
+            transformed(&text).into_iter().map(|part| part.err().unwrap_or_else(|| "no error".to_owned())).collect();
         insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!(format!("errors-{name}"), messages.join("\n-----\n"));
         });
@@ -299,11 +295,8 @@ fn opt_reads_and_writes_files() {
 
     let missing = opt::run(OptOptions { input: folder.path().join("none.mlir"), ..OptOptions::default() });
     assert!(matches!(missing, Err(OptError::File { .. })));
-    let usage = opt::run(OptOptions {
-        input: input.clone(),
-        pipeline: Some("nothing".to_owned()),
-        ..OptOptions::default()
-    });
+    let usage =
+        opt::run(OptOptions { input: input.clone(), pipeline: Some("nothing".to_owned()), ..OptOptions::default() });
     assert_eq!(usage.unwrap_err().exit_code(), 2);
     let no_reproducer = opt::run(OptOptions { input, run_reproducer: true, ..OptOptions::default() });
     assert_eq!(no_reproducer.unwrap_err().exit_code(), 2);

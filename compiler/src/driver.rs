@@ -131,9 +131,8 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
         let samples = options.samples.to_string();
         let seed = options.seed.to_string();
         let budget = options.budget.to_string();
-        pipeline = pipeline
-            .then("rank-sensitivity", pairs(&[("samples", samples.as_str()), ("seed", seed.as_str())]))
-            .then(
+        pipeline =
+            pipeline.then("rank-sensitivity", pairs(&[("samples", samples.as_str()), ("seed", seed.as_str())])).then(
                 "insert-denoisers",
                 pairs(&[
                     ("budget", budget.as_str()),
@@ -156,13 +155,8 @@ pub fn compile<'c>(
     run: &RunOptions<'_>,
 ) -> Result<Compiled<'c>, CompileError> {
     let Imported { mut module, weights, source, .. } = imported;
-    let mut cx = PassContext {
-        weights,
-        samples,
-        seed: options.seed,
-        threads: options.threads,
-        ..PassContext::default()
-    };
+    let mut cx =
+        PassContext { weights, samples, seed: options.seed, threads: options.threads, ..PassContext::default() };
     run_pipeline(context, &mut module, &pipeline(options, level), &mut cx, run)?;
     Ok(Compiled {
         module,

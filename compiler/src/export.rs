@@ -15,8 +15,8 @@ use melior::ir::{Module, OperationRef, operation::OperationLike};
 use mxc_dialects::ir;
 use mxc_runtime::store::{Weight, WeightStore};
 use onnx_protobuf::{
-    AttributeProto, GraphProto, Message, ModelProto, NodeProto, TensorProto,
-    attribute_proto::AttributeType, tensor_proto::DataType,
+    AttributeProto, GraphProto, Message, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType,
+    tensor_proto::DataType,
 };
 use protobuf::Enum;
 use sha2::{Digest, Sha256};
@@ -85,9 +85,7 @@ pub enum ExportError {
     #[diagnostic(transparent)]
     Source(#[from] ImportError),
     /// The source is not the file that the package was compiled from.
-    #[error(
-        "'{file}' is not the model that the package was compiled from (its SHA-256 is {found}, not {expected})"
-    )]
+    #[error("'{file}' is not the model that the package was compiled from (its SHA-256 is {found}, not {expected})")]
     #[diagnostic(help("give the original file with --source"))]
     Hash {
         /// The file.
@@ -143,10 +141,7 @@ pub enum ExportError {
 }
 
 /// The denoisers in a module's `@main`, by layer in execution order, with their weights.
-pub fn denoisers(
-    module: &Module<'_>,
-    weights: &WeightStore,
-) -> Result<Vec<LayerDenoisers>, ExportError> {
+pub fn denoisers(module: &Module<'_>, weights: &WeightStore) -> Result<Vec<LayerDenoisers>, ExportError> {
     let mut layers: Vec<LayerDenoisers> = Vec::new();
     let block = ir::main_function(module).and_then(ir::entry_block);
     for operation in block.map(ir::block_ops).unwrap_or_default() {
@@ -158,19 +153,13 @@ pub fn denoisers(
         let index = match layers.iter().position(|each| each.layer == layer) {
             Some(index) => index,
             None => {
-                layers.push(LayerDenoisers {
-                    layer: layer.clone(),
-                    ..Default::default()
-                });
+                layers.push(LayerDenoisers { layer: layer.clone(), ..Default::default() });
                 layers.len() - 1
             }
         };
         let operand = |index: usize| operand_weight(&operation, index, &layer, weights);
         if name == "denoise.affine" {
-            layers[index].affine = Some(Affine {
-                scale: operand(1)?,
-                shift: operand(2)?,
-            });
+            layers[index].affine = Some(Affine { scale: operand(1)?, shift: operand(2)? });
         } else {
             layers[index].block = Some(Block {
                 reduce_weight: operand(1)?,
@@ -179,11 +168,7 @@ pub fn denoisers(
                 depthwise_bias: operand(4)?,
                 mean_weight: operand(5)?,
                 mean_bias: operand(6)?,
-                sigma: if operation.operand_count() > 8 {
-                    Some((operand(7)?, operand(8)?))
-                } else {
-                    None
-                },
+                sigma: if operation.operand_count() > 8 { Some((operand(7)?, operand(8)?)) } else { None },
                 slope: ir::f64_attr(&operation, "slope").unwrap_or(1.0 / 128.0) as f32,
             });
         }
@@ -198,19 +183,10 @@ fn operand_weight(
     layer: &str,
     weights: &WeightStore,
 ) -> Result<Weight, ExportError> {
-    let failed = |reason: String| ExportError::Weights {
-        layer: layer.to_owned(),
-        reason,
-    };
-    let value = operation
-        .operand(index)
-        .map_err(|error| failed(error.to_string()))?;
-    let name = ir::loaded_global(value)
-        .ok_or_else(|| failed(format!("its operand {index} is no weight")))?;
-    weights
-        .get(&name)
-        .cloned()
-        .ok_or_else(|| failed(format!("the weight '{name}' is missing")))
+    let failed = |reason: String| ExportError::Weights { layer: layer.to_owned(), reason };
+    let value = operation.operand(index).map_err(|error| failed(error.to_string()))?;
+    let name = ir::loaded_global(value).ok_or_else(|| failed(format!("its operand {index} is no weight")))?;
+    weights.get(&name).cloned().ok_or_else(|| failed(format!("the weight '{name}' is missing")))
 }
 
 /// Splices denoisers into the bytes of an ONNX file; `file` names it in errors.
@@ -223,22 +199,14 @@ pub fn onnx(
     if let Some(expected) = &options.sha256 {
         let found = digest(source);
         if !found.eq_ignore_ascii_case(expected) {
-            return Err(ExportError::Hash {
-                file: file.to_owned(),
-                found,
-                expected: expected.clone(),
-            });
+            return Err(ExportError::Hash { file: file.to_owned(), found, expected: expected.clone() });
         }
     }
     let mut model = import::parse(source, file)?;
     splice(&mut model, layers, options)?;
     // Writing to memory cannot fail but for sizes beyond protobuf's 2 GiB.
     model.write_to_bytes().map_err(|error| {
-        ImportError::NotOnnx {
-            file: file.to_owned(),
-            reason: format!("the result cannot be written: {error}"),
-        }
-        .into()
+        ImportError::NotOnnx { file: file.to_owned(), reason: format!("the result cannot be written: {error}") }.into()
     })
 }
 
@@ -280,13 +248,8 @@ pub fn onnx_file(
         }
     }
     let mut file = tempfile::NamedTempFile::new_in(&to).map_err(failed(&to))?;
-    file.write_all(&exported)
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(failed(target))?;
-    file.persist(target).map_err(|error| ExportError::Io {
-        path: target.to_owned(),
-        source: error.error,
-    })?;
+    file.write_all(&exported).and_then(|()| file.as_file().sync_all()).map_err(failed(target))?;
+    file.persist(target).map_err(|error| ExportError::Io { path: target.to_owned(), source: error.error })?;
     Ok(())
 }
 
@@ -294,23 +257,12 @@ pub fn onnx_file(
 pub fn external_files(source: &[u8], file: &str) -> Result<Vec<PathBuf>, ExportError> {
     fn collect(graph: &GraphProto, found: &mut BTreeSet<PathBuf>) {
         let attributes = graph.node.iter().flat_map(|node| &node.attribute);
-        let tensors = graph.initializer.iter().chain(
-            attributes
-                .clone()
-                .filter_map(|attribute| attribute.t.as_ref()),
-        );
+        let tensors = graph.initializer.iter().chain(attributes.clone().filter_map(|attribute| attribute.t.as_ref()));
         for tensor in tensors {
-            for entry in tensor
-                .external_data
-                .iter()
-                .filter(|entry| entry.key == "location")
-            {
+            for entry in tensor.external_data.iter().filter(|entry| entry.key == "location") {
                 let path = PathBuf::from(&entry.value);
                 // What points elsewhere is refused on import.
-                if path
-                    .components()
-                    .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-                {
+                if path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
                     found.insert(path);
                 }
             }
@@ -328,20 +280,14 @@ pub fn external_files(source: &[u8], file: &str) -> Result<Vec<PathBuf>, ExportE
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
-fn splice(
-    model: &mut ModelProto,
-    layers: &[LayerDenoisers],
-    options: &ExportOptions,
-) -> Result<(), ExportError> {
+fn splice(model: &mut ModelProto, layers: &[LayerDenoisers], options: &ExportOptions) -> Result<(), ExportError> {
     // Before IR version 4 every initializer had to be an input, too.
     let constants_as_nodes = model.ir_version < 4;
     let Some(graph) = model.graph.as_mut() else {
@@ -352,33 +298,21 @@ fn splice(
     let mut taken = std::mem::take(&mut facts.values);
     let mut insertions: BTreeMap<usize, Vec<NodeProto>> = BTreeMap::new();
     let mut initializers = Vec::new();
-    for denoisers in layers
-        .iter()
-        .filter(|layer| layer.block.is_some() || layer.affine.is_some())
-    {
+    for denoisers in layers.iter().filter(|layer| layer.block.is_some() || layer.affine.is_some()) {
         let layer = &denoisers.layer;
         let Some(index) = names.iter().position(|name| name == layer) else {
-            return Err(ExportError::LayerNotFound {
-                layer: layer.clone(),
-            });
+            return Err(ExportError::LayerNotFound { layer: layer.clone() });
         };
         let node = &graph.node[index];
         let spatial = match node.op_type.as_str() {
             "Conv" => true,
             "Gemm" | "MatMul" => false,
             op => {
-                return Err(ExportError::NotALayer {
-                    layer: layer.clone(),
-                    op: op.to_owned(),
-                });
+                return Err(ExportError::NotALayer { layer: layer.clone(), op: op.to_owned() });
             }
         };
-        let data_type = node
-            .input
-            .get(1)
-            .and_then(|weight| facts.types.get(weight))
-            .copied()
-            .unwrap_or(DataType::FLOAT);
+        let data_type =
+            node.input.get(1).and_then(|weight| facts.types.get(weight)).copied().unwrap_or(DataType::FLOAT);
         let channels = channels(denoisers)?;
         let end = facts.end_of_layer(graph, index, channels, spatial);
         let mut builder = Builder {
@@ -393,11 +327,8 @@ fn splice(
         let value = graph.node[end].output.first().cloned().unwrap_or_default();
         let is_output = graph.output.iter().any(|output| output.name == value);
         // A graph output keeps its name: it is then the denoised value, and the layer's own value is renamed.
-        let (input, output) = if is_output {
-            (builder.name("input"), value.clone())
-        } else {
-            (value.clone(), builder.name("output"))
-        };
+        let (input, output) =
+            if is_output { (builder.name("input"), value.clone()) } else { (value.clone(), builder.name("output")) };
         builder.denoise(&input, &output, denoisers, data_type, options.sampling)?;
         let (nodes, constants) = (builder.nodes, builder.initializers);
         if is_output {
@@ -420,9 +351,7 @@ fn splice(
     let nodes = std::mem::take(&mut graph.node);
     for (index, node) in nodes.into_iter().enumerate() {
         graph.node.push(node);
-        graph
-            .node
-            .extend(insertions.remove(&index).unwrap_or_default());
+        graph.node.extend(insertions.remove(&index).unwrap_or_default());
     }
     graph.initializer.extend(initializers);
     Ok(())
@@ -430,10 +359,7 @@ fn splice(
 
 /// The number of channels that a layer's denoisers work on.
 fn channels(denoisers: &LayerDenoisers) -> Result<usize, ExportError> {
-    let block = denoisers
-        .block
-        .as_ref()
-        .map(|block| block.mean_bias.shape());
+    let block = denoisers.block.as_ref().map(|block| block.mean_bias.shape());
     let affine = denoisers.affine.as_ref().map(|affine| affine.scale.shape());
     match (block, affine) {
         (Some(&[block]), Some(&[affine])) if block == affine => Ok(block),
@@ -459,8 +385,7 @@ struct Facts {
 
 impl Facts {
     fn of(graph: &GraphProto) -> Self {
-        let mut values: BTreeSet<String> =
-            graph.input.iter().map(|input| input.name.clone()).collect();
+        let mut values: BTreeSet<String> = graph.input.iter().map(|input| input.name.clone()).collect();
         let mut constants = BTreeMap::new();
         let mut types = BTreeMap::new();
         for tensor in &graph.initializer {
@@ -479,18 +404,10 @@ impl Facts {
             }
             values.extend(node.output.iter().cloned());
             // CastLike and Shape take only a type or a shape of an activation.
-            let decisive = if node.op_type == "CastLike" {
-                1
-            } else {
-                node.input.len()
-            };
+            let decisive = if node.op_type == "CastLike" { 1 } else { node.input.len() };
             if node.op_type != "RandomNormal"
                 && node.attribute.iter().all(|attribute| attribute.g.is_none())
-                && node
-                    .input
-                    .iter()
-                    .take(decisive)
-                    .all(|input| input.is_empty() || constants.contains_key(input))
+                && node.input.iter().take(decisive).all(|input| input.is_empty() || constants.contains_key(input))
             {
                 let dims = node
                     .attribute
@@ -509,22 +426,11 @@ impl Facts {
                 }
             }
         }
-        Self {
-            values,
-            readers,
-            constants,
-            types,
-        }
+        Self { values, readers, constants, types }
     }
 
     /// The last node of what the compiler folds into the layer of node `index`.
-    fn end_of_layer(
-        &self,
-        graph: &GraphProto,
-        index: usize,
-        channels: usize,
-        spatial: bool,
-    ) -> usize {
+    fn end_of_layer(&self, graph: &GraphProto, index: usize, channels: usize, spatial: bool) -> usize {
         let mut end = index;
         loop {
             let Some(value) = graph.node[end].output.first() else {
@@ -539,9 +445,7 @@ impl Facts {
             let folds = match (node.op_type.as_str(), position) {
                 ("BatchNormalization", Some(0)) => true,
                 ("Identity" | "Dropout", Some(0)) => true,
-                ("Mul" | "Add", Some(at @ (0 | 1))) => {
-                    self.per_channel(node.input.get(1 - at), channels, spatial)
-                }
+                ("Mul" | "Add", Some(at @ (0 | 1))) => self.per_channel(node.input.get(1 - at), channels, spatial),
                 ("Sub" | "Div", Some(0)) => self.per_channel(node.input.get(1), channels, spatial),
                 _ => false,
             };
@@ -561,9 +465,7 @@ impl Facts {
             Some(Some(dims)) => {
                 let behind = if spatial { 2 } else { 0 };
                 let at = dims.len().checked_sub(behind + 1);
-                dims.iter()
-                    .enumerate()
-                    .all(|(axis, &size)| size == 1 || (Some(axis) == at && size == channels as i64))
+                dims.iter().enumerate().all(|(axis, &size)| size == 1 || (Some(axis) == at && size == channels as i64))
             }
         }
     }
@@ -572,11 +474,7 @@ impl Facts {
 /// The values that a node reads, nested graphs included.
 fn collect_reads(node: &NodeProto, reads: &mut BTreeSet<String>) {
     reads.extend(node.input.iter().filter(|input| !input.is_empty()).cloned());
-    for graph in node
-        .attribute
-        .iter()
-        .filter_map(|attribute| attribute.g.as_ref())
-    {
+    for graph in node.attribute.iter().filter_map(|attribute| attribute.g.as_ref()) {
         for node in &graph.node {
             collect_reads(node, reads);
         }
@@ -589,11 +487,7 @@ fn rewire(node: &mut NodeProto, from: &str, to: &str) {
     for input in node.input.iter_mut().filter(|input| *input == from) {
         *input = to.to_owned();
     }
-    for graph in node
-        .attribute
-        .iter_mut()
-        .filter_map(|attribute| attribute.g.as_mut())
-    {
+    for graph in node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut()) {
         for node in &mut graph.node {
             rewire(node, from, to);
         }
@@ -619,40 +513,22 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// A fresh name.
     fn name(&mut self, part: &str) -> String {
-        let name = import::unique(&format!("mxc.{}.{part}", self.layer), |name| {
-            self.taken.contains(name)
-        });
+        let name = import::unique(&format!("mxc.{}.{part}", self.layer), |name| self.taken.contains(name));
         self.taken.insert(name.clone());
         name
     }
 
     fn weights_error<T>(&self, reason: impl Into<String>) -> Result<T, ExportError> {
-        Err(ExportError::Weights {
-            layer: self.layer.to_owned(),
-            reason: reason.into(),
-        })
+        Err(ExportError::Weights { layer: self.layer.to_owned(), reason: reason.into() })
     }
 
-    fn node(
-        &mut self,
-        op: &str,
-        inputs: &[&str],
-        part: &str,
-        attributes: Vec<AttributeProto>,
-    ) -> String {
+    fn node(&mut self, op: &str, inputs: &[&str], part: &str, attributes: Vec<AttributeProto>) -> String {
         let name = self.name(part);
         self.node_to(op, inputs, &name, &name, attributes);
         name
     }
 
-    fn node_to(
-        &mut self,
-        op: &str,
-        inputs: &[&str],
-        name: &str,
-        output: &str,
-        attributes: Vec<AttributeProto>,
-    ) {
+    fn node_to(&mut self, op: &str, inputs: &[&str], name: &str, output: &str, attributes: Vec<AttributeProto>) {
         self.nodes.push(NodeProto {
             op_type: op.to_owned(),
             name: name.to_owned(),
@@ -669,10 +545,7 @@ impl Builder<'_> {
             name: name.clone(),
             dims: dims.iter().map(|&size| size as i64).collect(),
             data_type: DataType::FLOAT.value(),
-            raw_data: values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
+            raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
             ..Default::default()
         };
         if self.constants_as_nodes {
@@ -722,22 +595,17 @@ impl Builder<'_> {
     /// `x − (μ̂ [+ ε·σ̂])`.
     fn block(&mut self, x: &str, block: &Block, sampling: bool) -> Result<String, ExportError> {
         let &[bottleneck, 1, 1, channels] = block.reduce_weight.shape() else {
-            return self.weights_error(format!(
-                "its reduce weight has the shape {:?}",
-                block.reduce_weight.shape()
-            ));
+            return self.weights_error(format!("its reduce weight has the shape {:?}", block.reduce_weight.shape()));
         };
         let &[kernel, width, middle, 1] = block.depthwise_weight.shape() else {
-            return self.weights_error(format!(
-                "its depthwise weight has the shape {:?}",
-                block.depthwise_weight.shape()
-            ));
+            return self
+                .weights_error(format!("its depthwise weight has the shape {:?}", block.depthwise_weight.shape()));
         };
         let mut heads = vec![(&block.mean_weight, &block.mean_bias)];
         heads.extend(block.sigma.as_ref().map(|(weight, bias)| (weight, bias)));
-        let heads_fit = heads.iter().all(|(weight, bias)| {
-            weight.shape() == [channels, 1, 1, bottleneck] && bias.shape() == [channels]
-        });
+        let heads_fit = heads
+            .iter()
+            .all(|(weight, bias)| weight.shape() == [channels, 1, 1, bottleneck] && bias.shape() == [channels]);
         if channels != self.channels
             || (kernel, middle) != (width, bottleneck)
             || kernel % 2 != 1
@@ -769,17 +637,8 @@ impl Builder<'_> {
         let bias = self.constant(&format!("{part}.bias"), &[outputs], bias.values());
         if self.spatial {
             // [O, 1, 1, I] and [O, I, 1, 1] are the same bytes.
-            let weight = self.constant(
-                &format!("{part}.weight"),
-                &[outputs, inputs, 1, 1],
-                weight.values(),
-            );
-            return self.node(
-                "Conv",
-                &[x, &weight, &bias],
-                part,
-                vec![integers("kernel_shape", &[1, 1])],
-            );
+            let weight = self.constant(&format!("{part}.weight"), &[outputs, inputs, 1, 1], weight.values());
+            return self.node("Conv", &[x, &weight, &bias], part, vec![integers("kernel_shape", &[1, 1])]);
         }
         let values: Vec<f32> = (0..inputs)
             .flat_map(|input| (0..outputs).map(move |output| (input, output)))
@@ -804,11 +663,7 @@ impl Builder<'_> {
             .flat_map(|channel| (0..taps).map(move |tap| (channel, tap)))
             .map(|(channel, tap)| weight.values()[tap * bottleneck + channel])
             .collect();
-        let weight = self.constant(
-            "depthwise.weight",
-            &[bottleneck, 1, kernel, kernel],
-            &values,
-        );
+        let weight = self.constant("depthwise.weight", &[bottleneck, 1, kernel, kernel], &values);
         let (kernel, pad) = (kernel as i64, (kernel / 2) as i64);
         let attributes = vec![
             integers("kernel_shape", &[kernel, kernel]),
@@ -823,11 +678,7 @@ impl Builder<'_> {
         if affine.scale.shape() != [self.channels] || affine.shift.shape() != [self.channels] {
             return self.weights_error("its scale and shift do not have one value per channel");
         }
-        let dims = if self.spatial {
-            vec![self.channels, 1, 1]
-        } else {
-            vec![self.channels]
-        };
+        let dims = if self.spatial { vec![self.channels, 1, 1] } else { vec![self.channels] };
         let scale = self.constant("scale", &dims, affine.scale.values());
         let shift = self.constant("shift", &dims, affine.shift.values());
         let scaled = self.node("Mul", &[x, &scale], "scaled", vec![]);
@@ -836,12 +687,7 @@ impl Builder<'_> {
 }
 
 fn integer(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        type_: AttributeType::INT.into(),
-        i: value,
-        ..Default::default()
-    }
+    AttributeProto { name: name.to_owned(), type_: AttributeType::INT.into(), i: value, ..Default::default() }
 }
 
 fn integers(name: &str, values: &[i64]) -> AttributeProto {
@@ -854,10 +700,5 @@ fn integers(name: &str, values: &[i64]) -> AttributeProto {
 }
 
 fn float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        type_: AttributeType::FLOAT.into(),
-        f: value,
-        ..Default::default()
-    }
+    AttributeProto { name: name.to_owned(), type_: AttributeType::FLOAT.into(), f: value, ..Default::default() }
 }

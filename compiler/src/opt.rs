@@ -7,7 +7,8 @@ use crate::passes::{
 use mxc_dialects::{ffi, ir};
 use mxc_runtime::{package::Package, store::WeightStore};
 use std::{
-    fs, io::{self, Read, Write},
+    fs,
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -105,9 +106,7 @@ pub fn load_weights(path: &Path) -> Result<WeightStore, String> {
         if text.contains(&name) { text } else { format!("{name}: {text}") }
     };
     if path.extension().is_some_and(|extension| extension == "mxa") {
-        return Package::open(path)
-            .map(|package| package.weights())
-            .map_err(|error| describe(&error));
+        return Package::open(path).map(|package| package.weights()).map_err(|error| describe(&error));
     }
     WeightStore::open_safetensors(path).map_err(|error| describe(&error))
 }
@@ -117,9 +116,7 @@ pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
     let source = read(&options.input)?;
     let is_bytecode = source.starts_with(b"ML\xefR");
     if is_bytecode && (options.split_input_file || options.run_reproducer) {
-        return Err(OptError::Usage(
-            "--split-input-file and --run-reproducer need MLIR text, not bytecode".to_owned(),
-        ));
+        return Err(OptError::Usage("--split-input-file and --run-reproducer need MLIR text, not bytecode".to_owned()));
     }
     let text_pipeline = match (options.run_reproducer, &options.pipeline) {
         (true, Some(_)) => {
@@ -139,16 +136,8 @@ pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
         (Some(path), None) => load_weights(path).map_err(OptError::Weights)?,
         (None, _) => WeightStore::new(),
     };
-    let name = if is_stdio(&options.input) {
-        "<stdin>".to_owned()
-    } else {
-        options.input.display().to_string()
-    };
-    let parts = if options.split_input_file {
-        split(&String::from_utf8_lossy(&source))
-    } else {
-        vec![source]
-    };
+    let name = if is_stdio(&options.input) { "<stdin>".to_owned() } else { options.input.display().to_string() };
+    let parts = if options.split_input_file { split(&String::from_utf8_lossy(&source)) } else { vec![source] };
     let mut printed = Vec::new();
     let mut cx = PassContext {
         weight_loader: options.weight_loader.take().or_else(|| Some(Box::new(load_weights))),
@@ -184,10 +173,8 @@ pub fn transform(
 ) -> Result<String, OptError> {
     let context = mxc_dialects::new_context();
     let mut module = ir::parse(&context, source, name).map_err(OptError::Parse)?;
-    run_pipeline(&context, &mut module, pipeline, cx, options).map_err(|error| OptError::Run {
-        error,
-        reproducer: None,
-    })?;
+    run_pipeline(&context, &mut module, pipeline, cx, options)
+        .map_err(|error| OptError::Run { error, reproducer: None })?;
     Ok(print_module(&module, false))
 }
 
@@ -233,10 +220,7 @@ fn reproduced_pipeline(source: &[u8], path: &Path) -> Result<String, OptError> {
             plain.unwrap_or(quoted).to_owned()
         })
         .ok_or_else(|| {
-            OptError::Usage(format!(
-                "{}: no reproducer: its first line must be {REPRODUCER_MARK}'…'",
-                path.display()
-            ))
+            OptError::Usage(format!("{}: no reproducer: its first line must be {REPRODUCER_MARK}'…'", path.display()))
         })
 }
 
@@ -265,25 +249,18 @@ fn read(path: &Path) -> Result<Vec<u8>, OptError> {
     } else {
         fs::read(path)
     };
-    result.map_err(|error| OptError::File {
-        path: path.display().to_string(),
-        error,
-    })
+    result.map_err(|error| OptError::File { path: path.display().to_string(), error })
 }
 
 fn write(path: Option<&Path>, bytes: &[u8]) -> Result<(), OptError> {
     match path {
-        Some(path) if !is_stdio(path) => fs::write(path, bytes).map_err(|error| OptError::File {
-            path: path.display().to_string(),
-            error,
-        }),
+        Some(path) if !is_stdio(path) => {
+            fs::write(path, bytes).map_err(|error| OptError::File { path: path.display().to_string(), error })
+        }
         _ => match io::stdout().write_all(bytes) {
             // `mxc opt … | head` is no error.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.map_err(|error| OptError::File {
-                path: "<stdout>".to_owned(),
-                error,
-            }),
+            other => other.map_err(|error| OptError::File { path: "<stdout>".to_owned(), error }),
         },
     }
 }

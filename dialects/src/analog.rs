@@ -46,11 +46,7 @@ pub struct Noise {
 
 impl Default for Noise {
     fn default() -> Self {
-        Self {
-            spec: "gaussian(sigma=6%)".to_owned(),
-            scale: "range".to_owned(),
-            reference: "rms".to_owned(),
-        }
+        Self { spec: "gaussian(sigma=6%)".to_owned(), scale: "range".to_owned(), reference: "rms".to_owned() }
     }
 }
 
@@ -75,21 +71,11 @@ impl Noise {
     /// Reads the dictionary; says what is missing or wrong.
     pub fn from_attribute(dictionary: &DictionaryAttribute<'_>) -> Result<Self, String> {
         let text = |key: &str| {
-            entry(dictionary, key)
-                .and_then(ir::as_string)
-                .ok_or_else(|| format!("its noise has no string `{key}`"))
+            entry(dictionary, key).and_then(ir::as_string).ok_or_else(|| format!("its noise has no string `{key}`"))
         };
-        let noise = Self {
-            spec: text("spec")?,
-            scale: text("scale")?,
-            reference: text("reference")?,
-        };
+        let noise = Self { spec: text("spec")?, scale: text("scale")?, reference: text("reference")? };
         if !Self::SCALES.contains(&noise.scale.as_str()) {
-            return Err(format!(
-                "noise scale \"{}\" is not one of {}",
-                noise.scale,
-                Self::SCALES.join(", ")
-            ));
+            return Err(format!("noise scale \"{}\" is not one of {}", noise.scale, Self::SCALES.join(", ")));
         }
         if !Self::REFERENCES.contains(&noise.reference.as_str()) {
             return Err(format!(
@@ -217,22 +203,15 @@ impl Window {
 
     /// The output's height or width (`axis` 0 or 1) with floor semantics; `None` when the window does not fit.
     pub fn output_size(&self, axis: usize, input: usize, kernel: usize) -> Option<usize> {
-        let padded = input
-            .checked_add(self.pad[2 * axis])?
-            .checked_add(self.pad[2 * axis + 1])?;
-        let window = kernel
-            .checked_sub(1)?
-            .checked_mul(self.dilation[axis])?
-            .checked_add(1)?;
+        let padded = input.checked_add(self.pad[2 * axis])?.checked_add(self.pad[2 * axis + 1])?;
+        let window = kernel.checked_sub(1)?.checked_mul(self.dilation[axis])?.checked_add(1)?;
         Some(padded.checked_sub(window)?.checked_div(self.stride[axis])? + 1)
     }
 }
 
 fn sizes<const N: usize>(operation: &OperationRef<'_, '_>, name: &str) -> Option<[usize; N]> {
-    let values: Option<Vec<usize>> = ir::i64s_attr(operation, name)?
-        .into_iter()
-        .map(|value| usize::try_from(value).ok())
-        .collect();
+    let values: Option<Vec<usize>> =
+        ir::i64s_attr(operation, name)?.into_iter().map(|value| usize::try_from(value).ok()).collect();
     values?.try_into().ok()
 }
 
@@ -308,12 +287,7 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
     pub fn all(module: &'a Module<'c>) -> Vec<Self> {
         ir::main_function(module)
             .and_then(ir::entry_block)
-            .map(|block| {
-                ir::block_ops(block)
-                    .into_iter()
-                    .filter_map(Self::new)
-                    .collect()
-            })
+            .map(|block| ir::block_ops(block).into_iter().filter_map(Self::new).collect())
             .unwrap_or_default()
     }
 
@@ -409,10 +383,7 @@ pub fn build<'c>(
     noise: &Noise,
 ) -> Result<Operation<'c>, melior::Error> {
     let id = |name: &str| Identifier::new(context, name);
-    let mut attributes = vec![
-        (id(LAYER), ir::string(context, layer)),
-        (id(NOISE), noise.to_attribute(context)),
-    ];
+    let mut attributes = vec![(id(LAYER), ir::string(context, layer)), (id(NOISE), noise.to_attribute(context))];
     if let Some(window) = window {
         let array = |values: &[usize]| {
             let values: Vec<i64> = values.iter().map(|value| *value as i64).collect();
@@ -438,18 +409,11 @@ mod tests {
 
     #[test]
     fn window_floors() {
-        let window = Window {
-            stride: [2, 2],
-            pad: [1, 1, 1, 1],
-            dilation: [1, 2],
-        };
+        let window = Window { stride: [2, 2], pad: [1, 1, 1, 1], dilation: [1, 2] };
         assert_eq!(window.output_size(0, 8, 3), Some(4));
         assert_eq!(window.output_size(1, 8, 3), Some(3));
         assert_eq!(window.output_size(0, 0, 3), None);
-        let zero = Window {
-            stride: [0, 1],
-            ..window
-        };
+        let zero = Window { stride: [0, 1], ..window };
         assert_eq!(zero.output_size(0, 8, 3), None);
     }
 
@@ -460,14 +424,8 @@ mod tests {
         let attribute = noise.to_attribute(&context);
         let dictionary = DictionaryAttribute::try_from(attribute).expect("a dictionary");
         assert_eq!(Noise::from_attribute(&dictionary), Ok(noise));
-        let calibration = Calibration {
-            samples: 512,
-            rms: 0.5,
-            absmax: 3.25,
-            mean_abs: 0.25,
-            std: 0.125,
-            input_absmax: 6.0,
-        };
+        let calibration =
+            Calibration { samples: 512, rms: 0.5, absmax: 3.25, mean_abs: 0.25, std: 0.125, input_absmax: 6.0 };
         let attribute = calibration.to_attribute(&context);
         let dictionary = DictionaryAttribute::try_from(attribute).expect("a dictionary");
         assert_eq!(Calibration::from_attribute(&dictionary), Ok(calibration));

@@ -53,16 +53,7 @@ pub const AFFINE_WEIGHTS: [&str; 2] = ["affine.scale", "affine.shift"];
 pub fn block_weight_shapes(channels: usize, spatial: bool) -> [Vec<usize>; 8] {
     let (c, b) = (channels, bottleneck(channels));
     let taps = if spatial { 3 } else { 1 };
-    [
-        vec![b, 1, 1, c],
-        vec![b],
-        vec![taps, taps, b, 1],
-        vec![b],
-        vec![c, 1, 1, b],
-        vec![c],
-        vec![c, 1, 1, b],
-        vec![c],
-    ]
+    [vec![b, 1, 1, c], vec![b], vec![taps, taps, b, 1], vec![b], vec![c, 1, 1, b], vec![c], vec![c, 1, 1, b], vec![c]]
 }
 
 /// The name of a denoiser weight's global: `denoise.LAYER.PART`.
@@ -195,18 +186,12 @@ pub fn block<'c>(
         .add_attributes(&[
             (id(crate::analog::LAYER), ir::string(context, layer)),
             (id("bottleneck"), ir::integer(context, bottleneck as i64)),
-            (
-                id("slope"),
-                FloatAttribute::new(context, Type::float32(context), SLOPE).into(),
-            ),
+            (id("slope"), FloatAttribute::new(context, Type::float32(context), SLOPE).into()),
             // IRDL's variadic operands: how many values each operand takes.
             (
                 id("operandSegmentSizes"),
-                melior::ir::attribute::DenseI32ArrayAttribute::new(
-                    context,
-                    &[1, 1, 1, 1, 1, 1, 1, sigma, sigma],
-                )
-                .into(),
+                melior::ir::attribute::DenseI32ArrayAttribute::new(context, &[1, 1, 1, 1, 1, 1, 1, sigma, sigma])
+                    .into(),
             ),
         ])
         .build()
@@ -224,10 +209,7 @@ pub fn affine<'c>(
     OperationBuilder::new("denoise.affine", location)
         .add_operands(&[input, scale, shift])
         .add_results(&[input.r#type()])
-        .add_attributes(&[(
-            Identifier::new(context, crate::analog::LAYER),
-            ir::string(context, layer),
-        )])
+        .add_attributes(&[(Identifier::new(context, crate::analog::LAYER), ir::string(context, layer))])
         .build()
 }
 
@@ -244,8 +226,7 @@ mod tests {
     #[test]
     fn parameter_counts_follow_the_shapes() {
         for (channels, spatial) in [(1, true), (10, false), (16, true), (64, true)] {
-            let sizes = block_weight_shapes(channels, spatial)
-                .map(|shape| shape.iter().product::<usize>() as u64);
+            let sizes = block_weight_shapes(channels, spatial).map(|shape| shape.iter().product::<usize>() as u64);
             let all: u64 = sizes.iter().sum();
             let mean: u64 = sizes[..6].iter().sum();
             assert_eq!(block_parameters(channels, spatial, true), all);

@@ -378,17 +378,14 @@ pub fn sample_shape(r#type: Type<'_>) -> Option<Vec<usize>> {
 /// The bytes that a static tensor of integers fills, each element in whole 16-bit words.
 pub fn tensor_bytes(r#type: Type<'_>) -> Option<usize> {
     let width = element_width(r#type)?;
-    let elements = ir::tensor_shape(r#type)?
-        .into_iter()
-        .try_fold(1usize, |product, size| product.checked_mul(size?))?;
+    let elements =
+        ir::tensor_shape(r#type)?.into_iter().try_fold(1usize, |product, size| product.checked_mul(size?))?;
     elements.checked_mul(2 * (width as usize).div_ceil(16))
 }
 
 fn element_width(r#type: Type<'_>) -> Option<u32> {
     let tensor = RankedTensorType::try_from(r#type).ok()?;
-    IntegerType::try_from(tensor.element())
-        .ok()
-        .map(|integer| integer.width())
+    IntegerType::try_from(tensor.element()).ok().map(|integer| integer.width())
 }
 
 /// The functions that are dtile programs, in the module's order.
@@ -446,13 +443,7 @@ impl<'c, 'a> Instruction<'c, 'a> {
                 writes.extend(&conv.partials);
             }
             Self::SystolicConvPair(pair) => {
-                reads.extend([
-                    pair.input,
-                    pair.first_weight,
-                    pair.first_bias,
-                    pair.second_weight,
-                    pair.second_bias,
-                ]);
+                reads.extend([pair.input, pair.first_weight, pair.first_bias, pair.second_weight, pair.second_bias]);
                 writes.extend([pair.first_into, pair.second_into]);
                 writes.extend(&pair.partials);
             }
@@ -500,11 +491,7 @@ pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
         if let Err(message) = verify_program(*program, &mut found, &mut weights) {
             found.push(message);
         }
-        violations.extend(
-            found
-                .into_iter()
-                .map(|message| format!("dtile program @{name}: {message}")),
-        );
+        violations.extend(found.into_iter().map(|message| format!("dtile program @{name}: {message}")));
     }
     weights.sort();
     for pair in weights.windows(2) {
@@ -542,10 +529,7 @@ fn verify_launch(operation: OperationRef<'_, '_>, programs: &[OperationRef<'_, '
     let wanted: usize = shape(argument.into())?.iter().product();
     let sample: Option<usize> = sample_shape(launch.input.r#type()).map(|shape| shape.iter().product());
     if sample != Some(wanted) || launch.types.first() != Some(&launch.input.r#type()) {
-        return Err(format!(
-            "{at}: {} does not fit the program's {wanted} words per sample",
-            launch.input.r#type()
-        ));
+        return Err(format!("{at}: {} does not fit the program's {wanted} words per sample", launch.input.r#type()));
     }
     Ok(())
 }
@@ -597,17 +581,13 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
         }
         Instruction::Load(load) => {
             let (source, into) = (rank3(load.source, "source")?, rank3(load.into, "into")?);
-            ensure(source[1..] == into[1..], || {
-                format!("{into:?} of {source:?}: whole rows are wanted")
-            })?;
+            ensure(source[1..] == into[1..], || format!("{into:?} of {source:?}: whole rows are wanted"))?;
             rows(load.first_row, into[0], source[0])
         }
         Instruction::Store(store) => {
             let (strip, output) = (rank3(store.strip, "strip")?, rank3(store.output, "output")?);
             let count = usize::try_from(store.rows).unwrap_or(usize::MAX / 2);
-            ensure(strip[1..] == output[1..], || {
-                format!("{strip:?} into {output:?}: whole rows are wanted")
-            })?;
+            ensure(strip[1..] == output[1..], || format!("{strip:?} into {output:?}: whole rows are wanted"))?;
             rows(store.strip_row, count, strip[0])?;
             rows(store.first_row, count, output[0])
         }
@@ -616,11 +596,8 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
             let (input, into) = (rank3(conv.input, "input")?, rank3(conv.into, "into")?);
             let (weight, bias) = (shape(conv.weight)?, shape(conv.bias)?);
             let first = usize::try_from(conv.first_filter).unwrap_or(usize::MAX / 2);
-            let pad: Vec<usize> = conv
-                .pad
-                .iter()
-                .filter_map(|pad| usize::try_from(*pad).ok().filter(|pad| *pad < 1 << 20))
-                .collect();
+            let pad: Vec<usize> =
+                conv.pad.iter().filter_map(|pad| usize::try_from(*pad).ok().filter(|pad| *pad < 1 << 20)).collect();
             let fits = match (conv.kind.as_str(), &weight[..], &pad[..]) {
                 ("pointwise", [filters, 1, 1, channels], [0, 0, 0, 0]) => {
                     *channels == input[2]
@@ -659,9 +636,7 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
                 && [&pair.weight_fractions, &pair.bias_fractions, &pair.output_fractions]
                     .iter()
                     .all(|fractions| fractions.len() == 2);
-            ensure(fits, || {
-                format!("heads {weight:?} on {input:?} into {into:?} do not fit")
-            })
+            ensure(fits, || format!("heads {weight:?} on {input:?} into {into:?} do not fit"))
         }
         Instruction::LeakyRelu(relu) => {
             rank3(relu.input, "input")?;
@@ -671,10 +646,9 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
             let input = rank3(affine.input, "input")?;
             let count = usize::try_from(affine.rows).unwrap_or(usize::MAX / 2);
             rows(affine.first_row, count, input[0])?;
-            ensure(
-                shape(affine.scale)? == [input[2]] && shape(affine.shift)? == [input[2]],
-                || format!("one scale and one shift per channel of {input:?} are wanted"),
-            )
+            ensure(shape(affine.scale)? == [input[2]] && shape(affine.shift)? == [input[2]], || {
+                format!("one scale and one shift per channel of {input:?} are wanted")
+            })
         }
         Instruction::Lfsr(lfsr) => {
             let width = lfsr.types.first().and_then(|r#type| element_width(*r#type));
@@ -699,16 +673,13 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
             let (input, mean) = (rank3(cancel.input, "input")?, rank3(cancel.mean, "mean")?);
             rows(cancel.first_row, mean[0], input[0])?;
             rows(cancel.first_channel, mean[2], input[2])?;
-            ensure(
-                input[1] == mean[1] && matches!(cancel.noise.len(), 0 | 2) && cancel.lanes > 0,
-                || {
-                    format!(
-                        "mean {mean:?} of {input:?} with {} further operands, {} lanes",
-                        cancel.noise.len(),
-                        cancel.lanes
-                    )
-                },
-            )
+            ensure(input[1] == mean[1] && matches!(cancel.noise.len(), 0 | 2) && cancel.lanes > 0, || {
+                format!(
+                    "mean {mean:?} of {input:?} with {} further operands, {} lanes",
+                    cancel.noise.len(),
+                    cancel.lanes
+                )
+            })
         }
         Instruction::Launch(_) | Instruction::Phase(_) => Ok(()),
     }
@@ -723,9 +694,7 @@ fn verify_fractions(operation: &OperationRef<'_, '_>) -> Result<(), String> {
             None => ir::i64s_attr(operation, name).unwrap_or_default(),
         };
         let inside = fractions.iter().all(|fraction| (-62..=62).contains(fraction));
-        ensure(!name.contains("fraction") || inside, || {
-            format!("`{name}` is {fractions:?}, -62 to 62 are allowed")
-        })?;
+        ensure(!name.contains("fraction") || inside, || format!("`{name}` is {fractions:?}, -62 to 62 are allowed"))?;
     }
     Ok(())
 }
@@ -746,9 +715,7 @@ fn verify_program(
 ) -> Result<(), String> {
     let name = ir::string_attr(&program, "sym_name").unwrap_or_default();
     let capacity = |key: &str| {
-        ir::i64_attr(&program, key)
-            .filter(|bytes| *bytes > 0)
-            .ok_or_else(|| format!("lacks the attribute `{key}`"))
+        ir::i64_attr(&program, key).filter(|bytes| *bytes > 0).ok_or_else(|| format!("lacks the attribute `{key}`"))
     };
     let (weight_memory, activation_memory) = (capacity(WEIGHT_MEMORY)?, capacity(ACTIVATION_MEMORY)?);
     ensure(
@@ -760,9 +727,7 @@ fn verify_program(
         || "is not a straight-line program".to_owned(),
     )?;
     let operations = ir::entry_block(program).map(ir::block_ops).unwrap_or_default();
-    let scheduled = operations
-        .iter()
-        .any(|operation| ir::op_name(operation) == Phase::MNEMONIC);
+    let scheduled = operations.iter().any(|operation| ir::op_name(operation) == Phase::MNEMONIC);
     let mut live: Vec<Live<'_, '_>> = Vec::new();
     let mut draws: BTreeMap<Vec<i64>, i64> = BTreeMap::new();
     let (mut clock, mut phases, mut unit) = (0, 0, String::new());
@@ -782,9 +747,7 @@ fn verify_program(
                 if let Some(address) = alloc.address {
                     let end = address.saturating_add(alloc.bytes);
                     ensure(address >= 0 && end <= weight_memory, || {
-                        at(format!(
-                            "bytes {address} to {end} are not in the weight memory of {weight_memory}"
-                        ))
+                        at(format!("bytes {address} to {end} are not in the weight memory of {weight_memory}"))
                     })?;
                     // Programs that bring their weights along take turns in the memory.
                     let resident = ir::i64_attr(&program, WEIGHT_LOAD).unwrap_or_default() == 0;
@@ -795,14 +758,10 @@ fn verify_program(
                 }
             }
             Instruction::ActivationAlloc(alloc) => {
-                let range = alloc
-                    .address
-                    .map(|address| (address, address.saturating_add(alloc.bytes)));
+                let range = alloc.address.map(|address| (address, address.saturating_add(alloc.bytes)));
                 if let Some((address, end)) = range {
                     ensure(address >= 0 && end <= activation_memory, || {
-                        at(format!(
-                            "bytes {address} to {end} are not in the activation memory of {activation_memory}"
-                        ))
+                        at(format!("bytes {address} to {end} are not in the activation memory of {activation_memory}"))
                     })?;
                 } else if scheduled {
                     violations.push(at("has no address".to_owned()));
@@ -818,9 +777,7 @@ fn verify_program(
                 }
             }
             Instruction::Phase(phase) => {
-                ensure(UNITS.contains(&phase.unit.as_str()), || {
-                    at(format!("no unit `{}`", phase.unit))
-                })?;
+                ensure(UNITS.contains(&phase.unit.as_str()), || at(format!("no unit `{}`", phase.unit)))?;
                 ensure(phase.index == phases && phase.start == clock, || {
                     at(format!(
                         "phase {} at cycle {} where phase {phases} at cycle {clock} is due",
@@ -848,17 +805,12 @@ fn verify_program(
             _ => {}
         }
         if scheduled && let Some(wanted) = instruction.unit() {
-            ensure(unit == wanted, || {
-                at(format!("runs on {wanted}, but the phase enables {unit:?}"))
-            })?;
+            ensure(unit == wanted, || at(format!("runs on {wanted}, but the phase enables {unit:?}")))?;
         }
         // Which buffers it touches, whether what it reads is still there.
         let (reads, writes) = instruction.accesses();
         let mut written = Vec::new();
-        for (value, is_read) in reads
-            .iter()
-            .map(|value| (value, true))
-            .chain(writes.iter().map(|value| (value, false)))
+        for (value, is_read) in reads.iter().map(|value| (value, true)).chain(writes.iter().map(|value| (value, false)))
         {
             let Some(alloc) = buffer(*value) else {
                 return Err(at("an operand is in no buffer".to_owned()));
@@ -896,9 +848,7 @@ fn verify_program(
         }
     }
     if scheduled {
-        ensure(ir::i64_attr(&program, CYCLES) == Some(clock), || {
-            format!("`{CYCLES}` is not the phases' sum {clock}")
-        })?;
+        ensure(ir::i64_attr(&program, CYCLES) == Some(clock), || format!("`{CYCLES}` is not the phases' sum {clock}"))?;
     }
     Ok(())
 }

@@ -42,10 +42,7 @@ pub fn parse_module<'c>(context: &'c Context, source: &[u8], name: &str) -> Opti
     unsafe {
         let operation = mlir_sys::mlirOperationCreateParse(
             context.to_raw(),
-            mlir_sys::MlirStringRef {
-                data: terminated.as_ptr().cast(),
-                length: source.len(),
-            },
+            mlir_sys::MlirStringRef { data: terminated.as_ptr().cast(), length: source.len() },
             StringRef::new(name).to_raw(),
         );
         if operation.ptr.is_null() {
@@ -70,10 +67,7 @@ pub fn parse_bare_module<'c>(context: &'c Context, source: &[u8]) -> Option<Modu
     unsafe {
         Module::from_option_raw(mlir_sys::mlirModuleCreateParse(
             context.to_raw(),
-            mlir_sys::MlirStringRef {
-                data: terminated.as_ptr().cast(),
-                length: source.len(),
-            },
+            mlir_sys::MlirStringRef { data: terminated.as_ptr().cast(), length: source.len() },
         ))
     }
 }
@@ -85,11 +79,7 @@ pub fn replace_all_uses<'c>(of: Value<'c, '_>, with: Value<'c, '_>) {
 }
 
 /// Replaces every use of `of` by `with`, except in operation `except`.
-pub fn replace_all_uses_except<'c>(
-    of: Value<'c, '_>,
-    with: Value<'c, '_>,
-    except: melior::ir::OperationRef<'c, '_>,
-) {
+pub fn replace_all_uses_except<'c>(of: Value<'c, '_>, with: Value<'c, '_>, except: melior::ir::OperationRef<'c, '_>) {
     let mut excepted = except.to_raw();
     // SAFETY: the values and the operation belong to the same context; the array has one element.
     unsafe { mlir_sys::mlirValueReplaceAllUsesExcept(of.to_raw(), with.to_raw(), 1, &mut excepted) }
@@ -147,8 +137,7 @@ pub fn dense_f32(attribute: Attribute<'_>) -> Option<Vec<f32>> {
     }
     // SAFETY: a dense attribute of 4-byte floats that is no splat packs its `len` elements as native f32, aligned as
     // MLIR's storage is (8 bytes); the context owns them and outlives this copy.
-    let values =
-        unsafe { std::slice::from_raw_parts(elements.raw_data().cast::<f32>(), elements.len()) };
+    let values = unsafe { std::slice::from_raw_parts(elements.raw_data().cast::<f32>(), elements.len()) };
     Some(values.to_vec())
 }
 
@@ -170,10 +159,7 @@ pub fn with_module<'c, R>(
 /// Removes an operation from its block and destroys it; refused (`false`) while one of its results is used.
 pub fn erase(operation: melior::ir::OperationRef<'_, '_>) -> bool {
     use melior::ir::operation::OperationLike;
-    if operation
-        .results()
-        .any(|result| !is_unused(Value::from(result)))
-    {
+    if operation.results().any(|result| !is_unused(Value::from(result))) {
         return false;
     }
     // SAFETY: nothing uses the results; the operation is alive by its lifetime, and references to it must not be used
@@ -187,9 +173,7 @@ pub fn erase(operation: melior::ir::OperationRef<'_, '_>) -> bool {
 }
 
 /// A mutable handle of an operation, to set attributes and operands through melior's mutable interface.
-pub fn as_mut<'c, 'a>(
-    operation: melior::ir::OperationRef<'c, 'a>,
-) -> melior::ir::operation::OperationRefMut<'c, 'a> {
+pub fn as_mut<'c, 'a>(operation: melior::ir::OperationRef<'c, 'a>) -> melior::ir::operation::OperationRefMut<'c, 'a> {
     use melior::ir::operation::OperationLike;
     // SAFETY: the operation is alive by its lifetime. MLIR has no exclusive references; the context is single-threaded.
     unsafe { melior::ir::operation::OperationRefMut::from_raw(OperationLike::to_raw(&operation)) }
@@ -212,10 +196,7 @@ unsafe fn text(string: mlir_sys::MlirStringRef) -> Option<String> {
 /// The text of a string attribute; `None` for another attribute or text that is not UTF-8.
 pub fn string_text(attribute: Attribute<'_>) -> Option<String> {
     // SAFETY: the attribute is a string attribute, whose text lives in the context.
-    attribute
-        .is_string()
-        .then(|| unsafe { text(mlir_sys::mlirStringAttrGetValue(attribute.to_raw())) })
-        .flatten()
+    attribute.is_string().then(|| unsafe { text(mlir_sys::mlirStringAttrGetValue(attribute.to_raw())) }).flatten()
 }
 
 /// The symbol that a flat symbol reference names; `None` for another attribute.

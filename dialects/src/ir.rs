@@ -5,12 +5,12 @@ use melior::{
     Context,
     diagnostic::DiagnosticSeverity,
     ir::{
-        Attribute, BlockLike, BlockRef, Identifier, Location, Module, Operation, OperationRef,
-        RegionLike, ShapedTypeLike, Type, TypeLike, Value, ValueLike,
+        Attribute, BlockLike, BlockRef, Identifier, Location, Module, Operation, OperationRef, RegionLike,
+        ShapedTypeLike, Type, TypeLike, Value, ValueLike,
         attribute::{
-            AttributeLike, BoolAttribute, DenseElementsAttribute, DenseI32ArrayAttribute,
-            DenseI64ArrayAttribute, DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute,
-            IntegerAttribute, StringAttribute, TypeAttribute,
+            AttributeLike, BoolAttribute, DenseElementsAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute,
+            DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute, StringAttribute,
+            TypeAttribute,
         },
         operation::{OperationBuilder, OperationLike, OperationResult},
         r#type::{IntegerType, RankedTensorType},
@@ -46,16 +46,12 @@ pub fn with_diagnostics<R>(context: &Context, action: impl FnOnce() -> R) -> (R,
 
 /// Parses MLIR text (with or without an enclosing `module`) or bytecode, or returns the parser's and verifier's messages.
 pub fn parse<'c>(context: &'c Context, source: &[u8], name: &str) -> Result<Module<'c>, String> {
-    let (mut module, mut messages) =
-        with_diagnostics(context, || crate::ffi::parse_module(context, source, name));
+    let (mut module, mut messages) = with_diagnostics(context, || crate::ffi::parse_module(context, source, name));
     // Nothing, several or other operations at the top level.
     let bare = messages.is_empty()
-        || messages
-            .iter()
-            .any(|message| message.contains("source must contain a single top-level operation"));
+        || messages.iter().any(|message| message.contains("source must contain a single top-level operation"));
     if module.is_none() && bare {
-        (module, messages) =
-            with_diagnostics(context, || crate::ffi::parse_bare_module(context, source));
+        (module, messages) = with_diagnostics(context, || crate::ffi::parse_bare_module(context, source));
     }
     match module {
         Some(module) => Ok(module),
@@ -71,10 +67,7 @@ pub fn op_name(operation: &OperationRef<'_, '_>) -> String {
 
 /// The operations of a block, in order.
 pub fn block_ops<'c, 'a>(block: BlockRef<'c, 'a>) -> Vec<OperationRef<'c, 'a>> {
-    std::iter::successors(block.first_operation(), |operation| {
-        operation.next_in_block()
-    })
-    .collect()
+    std::iter::successors(block.first_operation(), |operation| operation.next_in_block()).collect()
 }
 
 /// The module's top-level operations.
@@ -84,25 +77,19 @@ pub fn module_ops<'c, 'a>(module: &'a Module<'c>) -> Vec<OperationRef<'c, 'a>> {
 
 /// The entry block of a function-like operation.
 pub fn entry_block<'c, 'a>(function: OperationRef<'c, 'a>) -> Option<BlockRef<'c, 'a>> {
-    function
-        .region(0)
-        .ok()
-        .and_then(|region| region.first_block())
+    function.region(0).ok().and_then(|region| region.first_block())
 }
 
 /// The function `@main` of a module.
 pub fn main_function<'c, 'a>(module: &'a Module<'c>) -> Option<OperationRef<'c, 'a>> {
     module_ops(module).into_iter().find(|operation| {
-        op_name(operation) == "func.func"
-            && string_attr(operation, "sym_name").as_deref() == Some(MAIN)
+        op_name(operation) == "func.func" && string_attr(operation, "sym_name").as_deref() == Some(MAIN)
     })
 }
 
 /// The operation that defines a value, or `None` for a block argument.
 pub fn defining_op<'c, 'a>(value: Value<'c, 'a>) -> Option<OperationRef<'c, 'a>> {
-    OperationResult::try_from(value)
-        .ok()
-        .map(|result| result.owner())
+    OperationResult::try_from(value).ok().map(|result| result.owner())
 }
 
 /// A string attribute.
@@ -127,16 +114,11 @@ pub fn i64s_attr(operation: &OperationRef<'_, '_>, name: &str) -> Option<Vec<i64
         return (0..array.len()).map(|i| array.element(i).ok()).collect();
     }
     let array = DenseI32ArrayAttribute::try_from(attribute).ok()?;
-    (0..array.len())
-        .map(|i| array.element(i).ok().map(i64::from))
-        .collect()
+    (0..array.len()).map(|i| array.element(i).ok().map(i64::from)).collect()
 }
 
 /// A dictionary attribute.
-pub fn dict_attr<'c>(
-    operation: &OperationRef<'c, '_>,
-    name: &str,
-) -> Option<DictionaryAttribute<'c>> {
+pub fn dict_attr<'c>(operation: &OperationRef<'c, '_>, name: &str) -> Option<DictionaryAttribute<'c>> {
     DictionaryAttribute::try_from(operation.attribute(name).ok()?).ok()
 }
 
@@ -152,17 +134,13 @@ pub fn as_string(attribute: Attribute<'_>) -> Option<String> {
 
 /// The value of an integer attribute.
 pub fn as_i64(attribute: Attribute<'_>) -> Option<i64> {
-    IntegerAttribute::try_from(attribute)
-        .ok()
-        .map(|integer| integer.value())
+    IntegerAttribute::try_from(attribute).ok().map(|integer| integer.value())
 }
 
 /// The value of a floating-point attribute.
 pub fn as_f64(attribute: Attribute<'_>) -> Option<f64> {
     attribute.is_float().then_some(())?;
-    FloatAttribute::try_from(attribute)
-        .ok()
-        .map(|float| float.value())
+    FloatAttribute::try_from(attribute).ok().map(|float| float.value())
 }
 
 /// A string attribute's value.
@@ -172,11 +150,7 @@ pub fn string<'c>(context: &'c Context, value: &str) -> Attribute<'c> {
 
 /// An `i64` attribute's value.
 pub fn integer<'c>(context: &'c Context, value: i64) -> Attribute<'c> {
-    IntegerAttribute::new(
-        melior::ir::r#type::IntegerType::new(context, 64).into(),
-        value,
-    )
-    .into()
+    IntegerAttribute::new(melior::ir::r#type::IntegerType::new(context, 64).into(), value).into()
 }
 
 /// An `f64` attribute's value.
@@ -191,10 +165,8 @@ pub fn i64s<'c>(context: &'c Context, values: &[i64]) -> Attribute<'c> {
 
 /// A dictionary attribute.
 pub fn dictionary<'c>(context: &'c Context, entries: &[(&str, Attribute<'c>)]) -> Attribute<'c> {
-    let entries: Vec<_> = entries
-        .iter()
-        .map(|(name, value)| (melior::ir::Identifier::new(context, name), *value))
-        .collect();
+    let entries: Vec<_> =
+        entries.iter().map(|(name, value)| (melior::ir::Identifier::new(context, name), *value)).collect();
     DictionaryAttribute::new(context, &entries).into()
 }
 
@@ -218,30 +190,21 @@ pub fn value_shape(value: Value<'_, '_>) -> Option<Vec<Option<usize>>> {
 
 /// A ranked tensor type; `None` is a dynamic dimension.
 pub fn tensor_type<'c>(element: Type<'c>, shape: &[Option<usize>]) -> Type<'c> {
-    let dimensions: Vec<u64> = shape
-        .iter()
-        .map(|size| size.map_or(i64::MIN as u64, |size| size as u64))
-        .collect();
+    let dimensions: Vec<u64> = shape.iter().map(|size| size.map_or(i64::MIN as u64, |size| size as u64)).collect();
     RankedTensorType::new(&dimensions, element, None).into()
 }
 
 /// The name of the `ml_program` global that a value loads, if it is a `global_load_const`.
 pub fn loaded_global(value: Value<'_, '_>) -> Option<String> {
     let operation = defining_op(value)?;
-    (op_name(&operation) == "ml_program.global_load_const")
-        .then(|| symbol_attr(&operation, "global"))
-        .flatten()
+    (op_name(&operation) == "ml_program.global_load_const").then(|| symbol_attr(&operation, "global")).flatten()
 }
 
 /// The values of a dense integer or index elements attribute, such as a `tosa.const_shape`'s, splats expanded.
 pub fn dense_integers(attribute: Attribute<'_>) -> Option<Vec<i64>> {
     let elements = DenseElementsAttribute::try_from(attribute).ok()?;
-    let element = RankedTensorType::try_from(attribute.r#type())
-        .ok()?
-        .element();
-    let width = IntegerType::try_from(element)
-        .ok()
-        .map(|integer| integer.width());
+    let element = RankedTensorType::try_from(attribute.r#type()).ok()?.element();
+    let width = IntegerType::try_from(element).ok().map(|integer| integer.width());
     (0..elements.len())
         .map(|index| match width {
             Some(8) => elements.i8_element(index).ok().map(i64::from),
@@ -265,9 +228,7 @@ pub fn globals<'c, 'a>(module: &'a Module<'c>) -> BTreeMap<String, OperationRef<
 
 /// A type attribute's type.
 pub fn type_attr<'c>(operation: &OperationRef<'c, '_>, name: &str) -> Option<Type<'c>> {
-    TypeAttribute::try_from(operation.attribute(name).ok()?)
-        .ok()
-        .map(|attribute| attribute.value())
+    TypeAttribute::try_from(operation.attribute(name).ok()?).ok().map(|attribute| attribute.value())
 }
 
 /// A Boolean attribute's value.
@@ -282,14 +243,10 @@ pub fn f32_tensor<'c>(context: &'c Context, shape: &[usize]) -> Type<'c> {
 }
 
 /// `ml_program.global private @name(#ml_program.extern) : type`, a weight whose values lie in the weight store.
-pub fn extern_global<'c>(
-    context: &'c Context,
-    name: &str,
-    r#type: Type<'c>,
-) -> Result<Operation<'c>, melior::Error> {
+pub fn extern_global<'c>(context: &'c Context, name: &str, r#type: Type<'c>) -> Result<Operation<'c>, melior::Error> {
     let id = |name: &str| Identifier::new(context, name);
-    let value = Attribute::parse(context, &format!("#ml_program.extern : {type}"))
-        .ok_or(melior::Error::OperationBuild)?;
+    let value =
+        Attribute::parse(context, &format!("#ml_program.extern : {type}")).ok_or(melior::Error::OperationBuild)?;
     OperationBuilder::new("ml_program.global", Location::unknown(context))
         .add_attributes(&[
             (id("sym_name"), string(context, name)),
@@ -301,26 +258,15 @@ pub fn extern_global<'c>(
 }
 
 /// `ml_program.global_load_const @name : type`.
-pub fn load_global<'c>(
-    context: &'c Context,
-    name: &str,
-    r#type: Type<'c>,
-) -> Result<Operation<'c>, melior::Error> {
+pub fn load_global<'c>(context: &'c Context, name: &str, r#type: Type<'c>) -> Result<Operation<'c>, melior::Error> {
     OperationBuilder::new("ml_program.global_load_const", Location::unknown(context))
-        .add_attributes(&[(
-            Identifier::new(context, "global"),
-            FlatSymbolRefAttribute::new(context, name).into(),
-        )])
+        .add_attributes(&[(Identifier::new(context, "global"), FlatSymbolRefAttribute::new(context, name).into())])
         .add_results(&[r#type])
         .build()
 }
 
 /// A `tosa.const` of f32 values; `values` has one element (a splat) or as many as the shape.
-pub fn tosa_const<'c>(
-    context: &'c Context,
-    shape: &[usize],
-    values: &[f32],
-) -> Result<Operation<'c>, melior::Error> {
+pub fn tosa_const<'c>(context: &'c Context, shape: &[usize], values: &[f32]) -> Result<Operation<'c>, melior::Error> {
     let r#type = f32_tensor(context, shape);
     let values = DenseElementsAttribute::f32_values(r#type, values);
     OperationBuilder::new("tosa.const", Location::unknown(context))
@@ -335,11 +281,7 @@ pub fn location_name(location: Location<'_>) -> Option<String> {
         return crate::ffi::identifier_text(location.name_value());
     }
     if location.is_fused() {
-        return (0..location.fused_num_locations())
-            .find_map(|index| location_name(location.fused_location(index)));
+        return (0..location.fused_num_locations()).find_map(|index| location_name(location.fused_location(index)));
     }
-    location
-        .is_call_site()
-        .then(|| location_name(location.call_site_callee()))
-        .flatten()
+    location.is_call_site().then(|| location_name(location.call_site_callee())).flatten()
 }

@@ -48,8 +48,8 @@ pub fn new_context() -> Context {
     }
     let context = Context::new_with_registry(&registry, false);
     context.load_all_available_dialects();
-    let loaded = Module::parse(&context, &irdl_source())
-        .is_some_and(|module| melior::utility::load_irdl_dialects(&module));
+    let loaded =
+        Module::parse(&context, &irdl_source()).is_some_and(|module| melior::utility::load_irdl_dialects(&module));
     assert!(loaded, "the IRDL files of mxc-dialects are valid");
     context
 }

@@ -15,9 +15,7 @@ type Shape = Vec<Option<usize>>;
 /// Checks a module of any level; returns every violation, each naming the operation, its layer and its location.
 pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
     let mut violations = Vec::new();
-    let functions = ir::module_ops(module)
-        .into_iter()
-        .filter(|operation| ir::op_name(operation) == "func.func");
+    let functions = ir::module_ops(module).into_iter().filter(|operation| ir::op_name(operation) == "func.func");
     let globals = ir::globals(module);
     for (name, global) in &globals {
         if let Err(message) = verify_global(global) {
@@ -41,8 +39,8 @@ pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
                 },
             };
             if let Err(message) = result {
-                let layer = ir::string_attr(&operation, analog::LAYER)
-                    .map_or(String::new(), |layer| format!(" \"{layer}\""));
+                let layer =
+                    ir::string_attr(&operation, analog::LAYER).map_or(String::new(), |layer| format!(" \"{layer}\""));
                 violations.push(format!("{name}{layer} at {}: {message}", operation.location()));
             }
         }
@@ -50,19 +48,12 @@ pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
     if let Err(messages) = dtile::verify(module) {
         violations.extend(messages);
     }
-    if violations.is_empty() {
-        Ok(())
-    } else {
-        Err(violations)
-    }
+    if violations.is_empty() { Ok(()) } else { Err(violations) }
 }
 
 /// A size for a message: `?` is the batch.
 fn show(shape: &Shape) -> String {
-    let sizes: Vec<_> = shape
-        .iter()
-        .map(|size| size.map_or("?".to_owned(), |size| size.to_string()))
-        .collect();
+    let sizes: Vec<_> = shape.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string())).collect();
     format!("[{}]", sizes.join(", "))
 }
 
@@ -77,14 +68,9 @@ fn verify_global(global: &OperationRef<'_, '_>) -> Result<(), String> {
     Ok(())
 }
 
-fn verify_load(
-    load: &OperationRef<'_, '_>,
-    globals: &BTreeMap<String, OperationRef<'_, '_>>,
-) -> Result<(), String> {
+fn verify_load(load: &OperationRef<'_, '_>, globals: &BTreeMap<String, OperationRef<'_, '_>>) -> Result<(), String> {
     let name = ir::symbol_attr(load, "global").ok_or("it names no global")?;
-    let global = globals
-        .get(&name)
-        .ok_or_else(|| format!("there is no global @{name}"))?;
+    let global = globals.get(&name).ok_or_else(|| format!("there is no global @{name}"))?;
     let declared = ir::type_attr(global, "type").map(|r#type| r#type.to_string());
     let loaded = load.result(0).map(|result| result.r#type().to_string()).ok();
     if declared != loaded {
@@ -215,9 +201,11 @@ fn convolution_output(
     let mut output = vec![batch];
     for (axis, size) in [height, width].into_iter().enumerate() {
         output.push(match size {
-            Some(size) => Some(window.output_size(axis, size, kernel[axis]).ok_or_else(|| {
-                format!("a window of {kernel:?} does not fit the input {}", show(input))
-            })?),
+            Some(size) => Some(
+                window
+                    .output_size(axis, size, kernel[axis])
+                    .ok_or_else(|| format!("a window of {kernel:?} does not fit the input {}", show(input)))?,
+            ),
             None => None,
         });
     }
@@ -232,9 +220,7 @@ fn verify_denoiser(
     placed: &mut BTreeSet<String>,
 ) -> Result<usize, String> {
     let layer = ir::string_attr(operation, analog::LAYER).unwrap_or_default();
-    let expected = channels
-        .get(&layer)
-        .ok_or("no analog layer of this name comes before it")?;
+    let expected = channels.get(&layer).ok_or("no analog layer of this name comes before it")?;
     if !placed.insert(layer) {
         return Err("the layer has another denoiser of this kind".to_owned());
     }

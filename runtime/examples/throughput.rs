@@ -36,11 +36,7 @@ fn mobilenet() -> Program {
         let y = relu6(&mut net, y);
         let y = net.conv(y, channels, 1, 1, 1);
         let y = denoise(&mut net, y);
-        x = if net.shape(x) == net.shape(y) {
-            net.binary(Binary::Add, x, y)
-        } else {
-            y
-        };
+        x = if net.shape(x) == net.shape(y) { net.binary(Binary::Add, x, y) } else { y };
     }
     let x = net.mean(x);
     net.classify(x, 10)
@@ -61,22 +57,14 @@ fn densenet() -> Program {
             let y = net.relu(y);
             let y = net.conv(y, 12, 3, 1, 1);
             let y = denoise(&mut net, y);
-            x = net.node(
-                Op::Concat { axis: 3 },
-                &[x, y],
-                &[shape[1], shape[2], shape[3] + 12],
-            );
+            x = net.node(Op::Concat { axis: 3 }, &[x, y], &[shape[1], shape[2], shape[3] + 12]);
         }
         if stage < 2 {
             let y = net.relu(x);
             let channels = net.shape(y)[3] / 2;
             let y = net.conv(y, channels, 1, 1, 1);
             let shape = net.shape(y);
-            let op = Op::AvgPool {
-                kernel: [2, 2],
-                stride: [2, 2],
-                pad: [0; 4],
-            };
+            let op = Op::AvgPool { kernel: [2, 2], stride: [2, 2], pad: [0; 4] };
             x = net.node(op, &[y], &[shape[1] / 2, shape[2] / 2, channels]);
         }
     }
@@ -109,11 +97,7 @@ fn efficientnet() -> Program {
         let y = net.binary(Binary::Mul, y, s);
         let y = net.conv(y, channels, 1, 1, 1);
         let y = denoise(&mut net, y);
-        x = if net.shape(x) == net.shape(y) {
-            net.binary(Binary::Add, x, y)
-        } else {
-            y
-        };
+        x = if net.shape(x) == net.shape(y) { net.binary(Binary::Add, x, y) } else { y };
     }
     let x = net.mean(x);
     net.classify(x, 10)
@@ -133,22 +117,11 @@ fn rate(run: &dyn Fn()) -> f64 {
 }
 
 fn main() {
-    let threads = std::env::args()
-        .nth(1)
-        .and_then(|threads| threads.parse().ok())
-        .unwrap_or(2);
+    let threads = std::env::args().nth(1).and_then(|threads| threads.parse().ok()).unwrap_or(2);
     let only = std::env::args().nth(2).unwrap_or_default();
     let mode = std::env::args().nth(3).unwrap_or_default();
-    let stream = StreamKey {
-        seed: 1,
-        purpose: 0,
-        kind: Kind::Noise,
-        component: 0,
-        chip: 0,
-        pass: 0,
-        layer: 0,
-        sample: 0,
-    };
+    let stream =
+        StreamKey { seed: 1, purpose: 0, kind: Kind::Noise, component: 0, chip: 0, pass: 0, layer: 0, sample: 0 };
     let mut normals = vec![0.0; 12_544];
     let mut best = f64::INFINITY;
     for _ in 0..500 {
@@ -156,50 +129,30 @@ fn main() {
         stream.stream().fill_normals(0, &mut normals);
         best = best.min(start.elapsed().as_secs_f64());
     }
-    println!(
-        "normals, one thread: {:.0} M/s",
-        normals.len() as f64 / best / 1e6
-    );
+    println!("normals, one thread: {:.0} M/s", normals.len() as f64 / best / 1e6);
     println!("{threads} threads, batch {BATCH}; images/s");
-    println!(
-        "{:14} {:>9} {:>9} {:>9} {:>9}",
-        "network", "clean", "noisy", "denoised", "training"
-    );
+    println!("{:14} {:>9} {:>9} {:>9} {:>9}", "network", "clean", "noisy", "denoised", "training");
     let networks: [(&str, fn() -> Program); 4] = [
         ("resnet20", || Net::resnet(3, true)),
         ("mobilenet", mobilenet),
         ("densenet", densenet),
         ("efficientnet", efficientnet),
     ];
-    for (name, make) in networks
-        .into_iter()
-        .filter(|(name, _)| name.contains(&only))
-    {
+    for (name, make) in networks.into_iter().filter(|(name, _)| name.contains(&only)) {
         let executor = Executor::new(make(), threads).unwrap();
         let images = Net::new().randoms(BATCH * 784, 1.0);
         let samples: Vec<u64> = (0..BATCH as u64).collect();
         let labels: Vec<u32> = (0..BATCH as u32).map(|n| n % 10).collect();
-        let batch = Batch {
-            inputs: &[&images],
-            samples: &samples,
-        };
-        let key = Key {
-            seed: 1,
-            purpose: Purpose::Train,
-            pass: 0,
-            chip: 0,
-        };
+        let batch = Batch { inputs: &[&images], samples: &samples };
+        let key = Key { seed: 1, purpose: Purpose::Train, pass: 0, chip: 0 };
         let rate = |name: &str, run: &dyn Fn()| if name.contains(&mode) { rate(run) } else { 0.0 };
-        let forward =
-            |name: &str, mode| rate(name, &|| drop(executor.logits(batch, mode, key).unwrap()));
+        let forward = |name: &str, mode| rate(name, &|| drop(executor.logits(batch, mode, key).unwrap()));
         println!(
             "{name:14} {:9.0} {:9.0} {:9.0} {:9.0}",
             forward("clean", Mode::CLEAN),
             forward("noisy", Mode::NOISY),
             forward("denoised", Mode::DENOISED),
-            rate("training", &|| drop(
-                executor.gradients(batch, &labels, key).unwrap()
-            )),
+            rate("training", &|| drop(executor.gradients(batch, &labels, key).unwrap())),
         );
     }
 }

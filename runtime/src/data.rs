@@ -75,17 +75,11 @@ pub enum DataError {
 
 impl DataError {
     fn format(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Format {
-            path: path.to_owned(),
-            reason: reason.into(),
-        }
+        Self::Format { path: path.to_owned(), reason: reason.into() }
     }
 
     fn io(path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { path: path.to_owned(), source }
     }
 }
 
@@ -172,27 +166,20 @@ impl Preprocess {
         let channels = options.channels as usize;
         let shape = [options.height as usize, options.width as usize, channels];
         if shape.contains(&0) {
-            return Err(mismatch(format!(
-                "the model's input {shape:?} (height, width, channels) is no image"
-            )));
+            return Err(mismatch(format!("the model's input {shape:?} (height, width, channels) is no image")));
         }
         let channels_last = match options.layout.as_str() {
             "NHWC" => true,
             "NCHW" => false,
             other => {
-                return Err(mismatch(format!(
-                    "layout `{other}` is neither NCHW nor NHWC"
-                )));
+                return Err(mismatch(format!("layout `{other}` is neither NCHW nor NHWC")));
             }
         };
         let per_channel = |name: &str, values: &[f32], default: f32| match values {
             [] => Ok(vec![default; channels]),
             [one] => Ok(vec![*one; channels]),
             values if values.len() == channels => Ok(values.to_vec()),
-            values => Err(mismatch(format!(
-                "--{name} holds {} values for {channels} channels",
-                values.len()
-            ))),
+            values => Err(mismatch(format!("--{name} holds {} values for {channels} channels", values.len()))),
         };
         let mean = per_channel("mean", &options.mean, 0.0)?;
         let std = per_channel("std", &options.std, 1.0)?;
@@ -225,21 +212,14 @@ impl Preprocess {
                 (sized.as_slice(), true)
             }
         };
-        let [rows, columns, _] = if self.resize.is_none() && self.crop.is_none() {
-            [height, width, channels]
-        } else {
-            self.shape
-        };
+        let [rows, columns, _] =
+            if self.resize.is_none() && self.crop.is_none() { [height, width, channels] } else { self.shape };
         let area = rows * columns;
         let outputs = self.shape[2];
         // Grey is replicated over the model's channels.
         let at = |pixel: usize, channel: usize| {
             let channel = if channels == 1 { 0 } else { channel };
-            if channels_last {
-                pixels[pixel * channels + channel]
-            } else {
-                pixels[channel * area + pixel]
-            }
+            if channels_last { pixels[pixel * channels + channel] } else { pixels[channel * area + pixel] }
         };
         if self.channels_last {
             for pixel in 0..area {
@@ -256,12 +236,7 @@ impl Preprocess {
 impl Dataset {
     /// Opens a split of the data at `path`. The last `holdout` training samples belong to [`Split::Holdout`], not to
     /// [`Split::Train`].
-    pub fn open(
-        path: &Path,
-        split: Split,
-        holdout: usize,
-        preprocessing: &Preprocessing,
-    ) -> Result<Self, DataError> {
+    pub fn open(path: &Path, split: Split, holdout: usize, preprocessing: &Preprocessing) -> Result<Self, DataError> {
         let preprocess = Preprocess::new(preprocessing)?;
         let training = split != Split::Test;
         let metadata = std::fs::metadata(path).map_err(|error| DataError::io(path, error))?;
@@ -302,17 +277,12 @@ impl Dataset {
         match &images.pixels {
             Pixels::Floats(_, shape) => {
                 let [height, width, channels] = preprocess.shape;
-                let expected = if preprocess.channels_last {
-                    [height, width, channels]
-                } else {
-                    [channels, height, width]
-                };
+                let expected =
+                    if preprocess.channels_last { [height, width, channels] } else { [channels, height, width] };
                 if *shape != expected {
                     return Err(DataError::format(
                         path,
-                        format!(
-                            "its samples have shape {shape:?} where the model takes {expected:?}"
-                        ),
+                        format!("its samples have shape {shape:?} where the model takes {expected:?}"),
                     ));
                 }
             }
@@ -322,9 +292,7 @@ impl Dataset {
                 if channels != wanted && channels != 1 {
                     return Err(DataError::format(
                         path,
-                        format!(
-                            "its images have {channels} channels where the model takes {wanted}"
-                        ),
+                        format!("its images have {channels} channels where the model takes {wanted}"),
                     ));
                 }
                 let sized = resize::size([height, width], preprocess.resize, preprocess.crop);
@@ -372,11 +340,7 @@ impl Dataset {
 
     /// One more than the largest label.
     pub fn classes(&self) -> usize {
-        self.images
-            .labels
-            .iter()
-            .max()
-            .map_or(0, |&label| label as usize + 1)
+        self.images.labels.iter().max().map_or(0, |&label| label as usize + 1)
     }
 }
 
@@ -442,11 +406,7 @@ pub struct Synthetic {
 impl Synthetic {
     /// `len` samples of `shape` (without the batch).
     pub fn new(shape: &[usize], len: usize, seed: u64) -> Self {
-        Self {
-            sample_len: shape.iter().product(),
-            len,
-            seed,
-        }
+        Self { sample_len: shape.iter().product(), len, seed }
     }
 }
 
@@ -464,8 +424,7 @@ impl Source for Synthetic {
         for &index in indices {
             assert!(index < self.len, "sample {index} of {}", self.len);
             let generator = generator(self.seed, "synthetic", index as u64);
-            let values =
-                <StandardNormal as Distribution<f32>>::sample_iter(StandardNormal, generator);
+            let values = <StandardNormal as Distribution<f32>>::sample_iter(StandardNormal, generator);
             out.extend(values.take(self.sample_len));
         }
     }

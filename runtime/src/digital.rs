@@ -46,10 +46,7 @@ impl FixedUnit {
     /// A unit for a program.
     pub fn new(program: Arc<TileProgram>) -> Self {
         let layer_hash = xxhash_rust::xxh3::xxh3_64(program.layer.as_bytes());
-        Self {
-            program,
-            layer_hash,
-        }
+        Self { program, layer_hash }
     }
 
     /// The program.
@@ -63,26 +60,14 @@ impl DenoiserUnit for FixedUnit {
     /// not depend on the samples, batches and threads before it.
     fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Option<Key>) {
         let program = &*self.program;
-        debug_assert_eq!(
-            shape.iter().product::<usize>(),
-            program.shape.iter().product::<usize>()
-        );
+        debug_assert_eq!(shape.iter().product::<usize>(), program.shape.iter().product::<usize>());
         let draw = key.map_or(Draw::Nothing, |key| {
-            let words = [
-                key.seed,
-                key.purpose as u64,
-                u64::from(key.pass),
-                u64::from(key.chip),
-                self.layer_hash,
-                sample,
-            ];
+            let words =
+                [key.seed, key.purpose as u64, u64::from(key.pass), u64::from(key.chip), self.layer_hash, sample];
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             Draw::Keyed(xxhash_rust::xxh3::xxh3_64(&bytes))
         });
-        let words: Vec<i16> = x
-            .iter()
-            .map(|value| fixed::quantise(*value, program.input_fraction))
-            .collect();
+        let words: Vec<i16> = x.iter().map(|value| fixed::quantise(*value, program.input_fraction)).collect();
         for (value, word) in x.iter_mut().zip(program.run(&words, draw)) {
             *value = fixed::dequantise(word, program.output_fraction);
         }
@@ -90,9 +75,7 @@ impl DenoiserUnit for FixedUnit {
 }
 
 /// The denoisers of a module's scheduled dtile programs by layer name, for `Executor::set_denoiser_units`.
-pub fn units(
-    module: &Module<'_>,
-) -> Result<BTreeMap<String, Arc<dyn DenoiserUnit>>, DigitalError> {
+pub fn units(module: &Module<'_>) -> Result<BTreeMap<String, Arc<dyn DenoiserUnit>>, DigitalError> {
     Ok(TileProgram::read_all(module)?
         .into_iter()
         .map(|program| {
@@ -143,24 +126,13 @@ impl Report {
 
     /// Nanojoules per sample.
     pub fn nanojoules(&self) -> f64 {
-        self.denoisers
-            .iter()
-            .map(|denoiser| denoiser.nanojoules)
-            .sum()
+        self.denoisers.iter().map(|denoiser| denoiser.nanojoules).sum()
     }
 
     /// Milliwatts while the tile runs: energy over time.
     pub fn milliwatts(&self) -> f64 {
-        let microseconds: f64 = self
-            .denoisers
-            .iter()
-            .map(|denoiser| denoiser.microseconds)
-            .sum();
-        if microseconds == 0.0 {
-            0.0
-        } else {
-            self.nanojoules() / microseconds
-        }
+        let microseconds: f64 = self.denoisers.iter().map(|denoiser| denoiser.microseconds).sum();
+        if microseconds == 0.0 { 0.0 } else { self.nanojoules() / microseconds }
     }
 }
 
@@ -173,16 +145,15 @@ impl TileProgram {
         let mut phases = 0;
         if self.weight_load_words > 0 {
             phases += 1;
-            *unit_cycles.entry("transfer".to_owned()).or_default() += start
-                + cycles::lane_cycles(self.weight_load_words, hardware.memory.interface_words);
+            *unit_cycles.entry("transfer".to_owned()).or_default() +=
+                start + cycles::lane_cycles(self.weight_load_words, hardware.memory.interface_words);
             activity.interface_words += self.weight_load_words as u64;
             activity.weight_words += self.weight_load_words as u64;
         }
         for scheduled in &self.steps {
             phases += 1;
-            *unit_cycles
-                .entry(scheduled.step.unit().to_owned())
-                .or_default() += start + scheduled.step.cycles(hardware);
+            *unit_cycles.entry(scheduled.step.unit().to_owned()).or_default() +=
+                start + scheduled.step.cycles(hardware);
             activity += scheduled.step.activity(hardware);
         }
         let total = unit_cycles.values().sum();
@@ -204,9 +175,6 @@ impl TileProgram {
 pub fn report(module: &Module<'_>, hardware: &Hardware) -> Result<Report, DigitalError> {
     Ok(Report {
         hardware: hardware.name.clone(),
-        denoisers: TileProgram::read_all(module)?
-            .iter()
-            .map(|program| program.cost(hardware))
-            .collect(),
+        denoisers: TileProgram::read_all(module)?.iter().map(|program| program.cost(hardware)).collect(),
     })
 }

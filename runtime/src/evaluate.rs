@@ -49,14 +49,7 @@ pub struct ChipOptions {
 
 impl Default for EvalOptions {
     fn default() -> Self {
-        Self {
-            runs: 5,
-            seed: 0,
-            limit: None,
-            batch: 100,
-            backbone_parameters: 0,
-            chips: None,
-        }
+        Self { runs: 5, seed: 0, limit: None, batch: 100, backbone_parameters: 0, chips: None }
     }
 }
 
@@ -130,11 +123,7 @@ impl Parameters {
         Self {
             backbone,
             denoisers,
-            overhead_percent: if backbone == 0 {
-                0.0
-            } else {
-                100.0 * denoisers as f64 / backbone as f64
-            },
+            overhead_percent: if backbone == 0 { 0.0 } else { 100.0 * denoisers as f64 / backbone as f64 },
         }
     }
 }
@@ -237,10 +226,8 @@ fn evaluate_model(
 ) -> Result<EvalReport, EvalError> {
     let program = model.program();
     let noisy_layers = !program.layers.is_empty();
-    let denoisers = program
-        .nodes
-        .iter()
-        .any(|node| matches!(node.op, Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. }));
+    let denoisers =
+        program.nodes.iter().any(|node| matches!(node.op, Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. }));
     let trainable: u64 = program
         .values
         .iter()
@@ -253,30 +240,17 @@ fn evaluate_model(
     let chips = options.chips.map_or(0, |chips| chips.count);
     let draws = u64::from(noisy_layers) * u64::from(runs) + u64::from(chips);
     let passes = (1 + draws) * (1 + u64::from(denoisers));
-    let mut meter = Meter {
-        progress,
-        start: Instant::now(),
-        done: 0,
-        total: passes * samples as u64,
-    };
+    let mut meter = Meter { progress, start: Instant::now(), done: 0, total: passes * samples as u64 };
     let mut run = |mode: Mode, stage: &'static str, draw: (u32, u32)| {
         accuracy(model, data, samples, options, mode, draw, |count| {
             meter.advance(stage, draw.0.max(draw.1), count);
         })
     };
     let clean = run(Mode::CLEAN, "clean", (0, 0))?;
-    let clean_denoised = if denoisers {
-        run(Mode::CLEAN_DENOISED, "clean denoised", (0, 0))?
-    } else {
-        clean
-    };
+    let clean_denoised = if denoisers { run(Mode::CLEAN_DENOISED, "clean denoised", (0, 0))? } else { clean };
     // One noise draw without and with denoisers.
     let mut pair = |draw: (u32, u32)| -> Result<(Accuracy, Accuracy), EvalError> {
-        let noisy = if noisy_layers {
-            run(Mode::NOISY, "noisy", draw)?
-        } else {
-            clean
-        };
+        let noisy = if noisy_layers { run(Mode::NOISY, "noisy", draw)? } else { clean };
         let denoised = match (denoisers, noisy_layers) {
             (true, true) => run(Mode::DENOISED, "denoised", draw)?,
             (true, false) => clean_denoised,
@@ -289,14 +263,9 @@ fn evaluate_model(
     let (noisy, denoised) = (summary(&noisy), summary(&denoised));
     let chips = match options.chips {
         Some(ChipOptions { count, floor }) => {
-            let chips: Vec<_> =
-                (0..count).map(|chip| pair((0, chip))).collect::<Result<_, _>>()?;
+            let chips: Vec<_> = (0..count).map(|chip| pair((0, chip))).collect::<Result<_, _>>()?;
             let (noisy, denoised): (Vec<_>, Vec<_>) = chips.into_iter().unzip();
-            Some(ChipReport {
-                floor,
-                noisy: yield_of(&noisy, floor),
-                denoised: yield_of(&denoised, floor),
-            })
+            Some(ChipReport { floor, noisy: yield_of(&noisy, floor), denoised: yield_of(&denoised, floor) })
         }
         None => None,
     };
@@ -320,16 +289,11 @@ fn yield_of(chips: &[Accuracy], floor: f64) -> Yield {
     let count = top1.len();
     let good = top1.iter().filter(|&&accuracy| accuracy >= floor).count();
     let quantile = |successes: usize, failures: usize, probability: f64| {
-        Beta::new(successes as f64, failures as f64)
-            .map_or(f64::NAN, |beta| beta.inverse_cdf(probability))
+        Beta::new(successes as f64, failures as f64).map_or(f64::NAN, |beta| beta.inverse_cdf(probability))
     };
     let low = if good == 0 { 0.0 } else { quantile(good, count - good + 1, 0.025) };
     let high = if good == count { 1.0 } else { quantile(good + 1, count - good, 0.975) };
-    Yield {
-        percent: 100.0 * good as f64 / count.max(1) as f64,
-        ci95: [100.0 * low, 100.0 * high],
-        top1,
-    }
+    Yield { percent: 100.0 * good as f64 / count.max(1) as f64, ci95: [100.0 * low, 100.0 * high], top1 }
 }
 
 /// Checks data and options against the program; the number of samples to evaluate.
@@ -338,9 +302,7 @@ fn check(program: &Program, data: &dyn Source, options: &EvalOptions) -> Result<
     let samples = options.limit.unwrap_or(usize::MAX).min(data.len());
     let no_chips = options.chips.is_some_and(|chips| chips.count == 0);
     if samples == 0 || options.batch == 0 || options.runs == 0 || no_chips {
-        return Err(error(
-            "there is nothing to evaluate: the data, --limit, --seeds and --chips must not be 0".into(),
-        ));
+        return Err(error("there is nothing to evaluate: the data, --limit, --seeds and --chips must not be 0".into()));
     }
     single_input(program, data)?;
     let labels = data
@@ -348,9 +310,7 @@ fn check(program: &Program, data: &dyn Source, options: &EvalOptions) -> Result<
         .ok_or_else(|| error("evaluation needs labelled data; pass --data".into()))?;
     let classes = classes(program)?;
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
-        return Err(error(format!(
-            "the data has label {label} but the network only {classes} classes"
-        )));
+        return Err(error(format!("the data has label {label} but the network only {classes} classes")));
     }
     Ok(samples)
 }
@@ -414,12 +374,7 @@ fn accuracy(
     (pass, chip): (u32, u32),
     mut advance: impl FnMut(usize),
 ) -> Result<Accuracy, EvalError> {
-    let key = Key {
-        seed: options.seed,
-        purpose: Purpose::Eval,
-        pass,
-        chip,
-    };
+    let key = Key { seed: options.seed, purpose: Purpose::Eval, pass, chip };
     let classes = classes(model.program())?;
     let all: Vec<usize> = (0..samples).collect();
     let mut inputs = Vec::new();
@@ -428,10 +383,7 @@ fn accuracy(
         data.load(indices, &mut inputs);
         let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
         let labels = data.labels(indices).unwrap_or_default();
-        let batch = Batch {
-            inputs: &[&inputs],
-            samples: &ids,
-        };
+        let batch = Batch { inputs: &[&inputs], samples: &ids };
         let logits = model.logits(batch, mode, key)?;
         for (logits, &label) in logits.chunks_exact(classes).zip(&labels) {
             if let Some(rank) = rank(logits, label as usize) {
@@ -442,10 +394,7 @@ fn accuracy(
         advance(indices.len());
     }
     let percent = |hits: u64| 100.0 * hits as f64 / samples as f64;
-    Ok(Accuracy {
-        top1: percent(first),
-        top5: percent(five),
-    })
+    Ok(Accuracy { top1: percent(first), top5: percent(five) })
 }
 
 /// How many logits come before the label's: the larger ones, and equal ones of a smaller class (as argmax takes the
@@ -456,13 +405,7 @@ fn rank(logits: &[f32], label: usize) -> Option<usize> {
         return None;
     }
     let before = |(class, &logit): (usize, &f32)| logit > own || (logit == own && class < label);
-    Some(
-        logits
-            .iter()
-            .enumerate()
-            .filter(|&item| before(item))
-            .count(),
-    )
+    Some(logits.iter().enumerate().filter(|&item| before(item)).count())
 }
 
 /// The class with the largest logit, the first of equal ones; class 0 if all are NaN.
@@ -494,11 +437,7 @@ pub fn confidence95(values: &[f64]) -> Option<f64> {
     let mean = values.iter().sum::<f64>() / count;
     let freedom = count - 1.0;
     let quantile = StudentsT::new(0.0, 1.0, freedom).ok()?.inverse_cdf(0.975);
-    let variance = values
-        .iter()
-        .map(|value| (value - mean).powi(2))
-        .sum::<f64>()
-        / freedom;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / freedom;
     Some(quantile * (variance / count).sqrt())
 }
 
@@ -519,12 +458,7 @@ pub fn calibrate(
 /// Every layer's mean over `samples` samples of ‖∂L/∂y‖₂ at its output on the clean model, in the order of
 /// [`Program::layers`] (DESIGN §6). The samples are those of [`calibrate`]; without labels the model's own predictions
 /// serve.
-pub fn sensitivity(
-    executor: &Executor,
-    data: &dyn Source,
-    samples: usize,
-    seed: u64,
-) -> Result<Vec<f64>, EvalError> {
+pub fn sensitivity(executor: &Executor, data: &dyn Source, samples: usize, seed: u64) -> Result<Vec<f64>, EvalError> {
     let program = executor.program();
     let classes = classes(program)?;
     let drawn = Drawn::new(program, data, samples, seed)?;
@@ -532,12 +466,7 @@ pub fn sensitivity(
     let labels = match data.labels(&drawn.indices) {
         Some(labels) => labels,
         None => {
-            let key = Key {
-                seed,
-                purpose: Purpose::Calibrate,
-                pass: 0,
-                chip: 0,
-            };
+            let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
             let mut labels = Vec::new();
             for batch in drawn.batches(&inputs) {
                 let logits = executor.logits(batch, Mode::CLEAN, key)?;
@@ -547,9 +476,7 @@ pub fn sensitivity(
         }
     };
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
-        return Err(EvalError::Options(format!(
-            "the data has label {label} but the network only {classes} classes"
-        )));
+        return Err(EvalError::Options(format!("the data has label {label} but the network only {classes} classes")));
     }
     let mut totals = vec![0.0; program.layers.len()];
     for (batch, labels) in drawn.batches(&inputs).zip(labels.chunks(Drawn::BATCH)) {
@@ -574,18 +501,12 @@ impl Drawn {
     /// A multiple of the executor's shards of 16 samples.
     const BATCH: usize = 64;
 
-    fn new(
-        program: &Program,
-        data: &dyn Source,
-        samples: usize,
-        seed: u64,
-    ) -> Result<Self, EvalError> {
+    fn new(program: &Program, data: &dyn Source, samples: usize, seed: u64) -> Result<Self, EvalError> {
         single_input(program, data)?;
         let indices = data::sample(data.len(), samples, seed);
         if indices.is_empty() {
             return Err(EvalError::Options(
-                "calibration needs at least one sample; --samples and the data must not be empty"
-                    .into(),
+                "calibration needs at least one sample; --samples and the data must not be empty".into(),
             ));
         }
         let mut values = Vec::new();
@@ -600,17 +521,11 @@ impl Drawn {
 
     /// One slice per batch.
     fn inputs(&self) -> Vec<[&[f32]; 1]> {
-        self.values
-            .chunks(Self::BATCH * self.sample_len)
-            .map(|values| [values])
-            .collect()
+        self.values.chunks(Self::BATCH * self.sample_len).map(|values| [values]).collect()
     }
 
     fn batches<'a>(&'a self, inputs: &'a [[&'a [f32]; 1]]) -> impl Iterator<Item = Batch<'a>> {
-        inputs
-            .iter()
-            .zip(self.ids.chunks(Self::BATCH))
-            .map(|(inputs, samples)| Batch { inputs, samples })
+        inputs.iter().zip(self.ids.chunks(Self::BATCH)).map(|(inputs, samples)| Batch { inputs, samples })
     }
 }
 
@@ -635,10 +550,7 @@ mod tests {
     fn interval_is_students_t() {
         // t(0.975, 4) = 2.7764451; the standard deviation of 1..=5 is √2.5.
         let half = confidence95(&[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
-        assert!(
-            (half - 2.776_445_105 * (2.5f64 / 5.0).sqrt()).abs() < 1e-6,
-            "{half}"
-        );
+        assert!((half - 2.776_445_105 * (2.5f64 / 5.0).sqrt()).abs() < 1e-6, "{half}");
         assert_eq!(confidence95(&[1.0]), None);
         assert_eq!(confidence95(&[]), None);
         assert_eq!(confidence95(&[4.0, 4.0]), Some(0.0));
@@ -648,19 +560,9 @@ mod tests {
     fn report_has_the_documented_shape() {
         let report = EvalReport {
             samples: 10,
-            noise: NoiseLabel {
-                spec: "gaussian(sigma=6%)".into(),
-                scale: "range".into(),
-                reference: "rms".into(),
-            },
-            clean: Accuracy {
-                top1: 90.0,
-                top5: 99.0,
-            },
-            noisy: summary(&[Accuracy {
-                top1: 80.0,
-                top5: 90.0,
-            }]),
+            noise: NoiseLabel { spec: "gaussian(sigma=6%)".into(), scale: "range".into(), reference: "rms".into() },
+            clean: Accuracy { top1: 90.0, top5: 99.0 },
+            noisy: summary(&[Accuracy { top1: 80.0, top5: 90.0 }]),
             parameters: Parameters::new(1000, 40),
             ..Default::default()
         };
@@ -669,22 +571,9 @@ mod tests {
         assert_eq!(json["noisy"]["runs"], serde_json::json!([80.0]));
         assert!(json["noisy"]["ci95"].is_null() && json["recovered_percent"].is_null());
         assert_eq!(json["parameters"]["overhead_percent"], 4.0);
-        let keys: Vec<&str> = json
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
-        let mut expected = [
-            "samples",
-            "noise",
-            "clean",
-            "noisy",
-            "denoised",
-            "clean_denoised",
-            "recovered_percent",
-            "parameters",
-        ];
+        let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut expected =
+            ["samples", "noise", "clean", "noisy", "denoised", "clean_denoised", "recovered_percent", "parameters"];
         expected.sort_unstable();
         assert_eq!(keys, expected);
     }
@@ -701,9 +590,7 @@ mod tests {
         }
 
         fn logits(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<f32>, ExecError> {
-            self.calls
-                .borrow_mut()
-                .push((mode, key.pass, batch.samples.len()));
+            self.calls.borrow_mut().push((mode, key.pass, batch.samples.len()));
             Ok(batch
                 .samples
                 .iter()
@@ -713,9 +600,7 @@ mod tests {
                     match mode {
                         // One NaN sample, and as many wrong ones as the run says.
                         Mode::NOISY if sample == 0 => logits[1] = f32::NAN,
-                        Mode::NOISY if sample <= 2 + u64::from(key.pass) => {
-                            logits[(sample as usize + 1) % 3] = 2.0
-                        }
+                        Mode::NOISY if sample <= 2 + u64::from(key.pass) => logits[(sample as usize + 1) % 3] = 2.0,
                         Mode::DENOISED if sample == 5 => logits[(sample as usize + 1) % 3] = 2.0,
                         _ => {}
                     }
@@ -757,9 +642,7 @@ mod tests {
         };
         let value = |shape: &[usize], constant: Option<Weight>| Value {
             name: String::new(),
-            shape: std::iter::once(None)
-                .chain(shape.iter().map(|&size| Some(size)))
-                .collect(),
+            shape: std::iter::once(None).chain(shape.iter().map(|&size| Some(size))).collect(),
             trainable: constant.is_some(),
             constant,
         };
@@ -771,11 +654,7 @@ mod tests {
             reference: "rms".into(),
             calibration: None,
         };
-        let node = Node {
-            op: Op::DenoiseAffine { layer: 0 },
-            inputs: vec![0, 2, 2],
-            output: 1,
-        };
+        let node = Node { op: Op::DenoiseAffine { layer: 0 }, inputs: vec![0, 2, 2], output: 1 };
         let weight = Weight::new(vec![3], vec![1.0; 3]);
         Fake {
             program: Program {
@@ -793,17 +672,9 @@ mod tests {
     #[test]
     fn evaluates_every_mode_over_the_runs() {
         let model = fake(2, true);
-        let options = EvalOptions {
-            runs: 2,
-            batch: 5,
-            backbone_parameters: 300,
-            ..Default::default()
-        };
+        let options = EvalOptions { runs: 2, batch: 5, backbone_parameters: 300, ..Default::default() };
         let mut last = None;
-        let report = evaluate_model(&model, &Numbers, &options, &mut |progress| {
-            last = Some(progress)
-        })
-        .unwrap();
+        let report = evaluate_model(&model, &Numbers, &options, &mut |progress| last = Some(progress)).unwrap();
         assert_eq!(report.samples, 12);
         assert_eq!(report.noise.spec, "gaussian(sigma=6%)");
         assert_eq!(report.clean.top1, 100.0);
@@ -816,14 +687,7 @@ mod tests {
         let noisy = (75.0 + 100.0 * 8.0 / 12.0) / 2.0;
         let recovered = 100.0 * (100.0 * 11.0 / 12.0 - noisy) / (100.0 - noisy);
         assert!((report.recovered_percent.unwrap() - recovered).abs() < 1e-9);
-        assert_eq!(
-            report.parameters,
-            Parameters {
-                backbone: 300,
-                denoisers: 3,
-                overhead_percent: 1.0
-            }
-        );
+        assert_eq!(report.parameters, Parameters { backbone: 300, denoisers: 3, overhead_percent: 1.0 });
         let last = last.unwrap();
         assert_eq!((last.done, last.total), (72, 72));
         assert_eq!(model.calls.borrow().len(), 6 * 3);
@@ -841,41 +705,18 @@ mod tests {
         let report = evaluate_model(&model, &Numbers, &options, &mut |_| {}).unwrap();
         assert_eq!((report.noisy.top1, report.recovered_percent), (100.0, None));
         assert_eq!(model.calls.borrow().len(), 1);
-        let limited = EvalOptions {
-            limit: Some(4),
-            ..options.clone()
-        };
-        assert_eq!(
-            evaluate_model(&model, &Numbers, &limited, &mut |_| {})
-                .unwrap()
-                .samples,
-            4
-        );
-        let none = EvalOptions {
-            runs: 0,
-            ..options.clone()
-        };
-        let error = evaluate_model(&model, &Numbers, &none, &mut |_| {})
-            .unwrap_err()
-            .to_string();
+        let limited = EvalOptions { limit: Some(4), ..options.clone() };
+        assert_eq!(evaluate_model(&model, &Numbers, &limited, &mut |_| {}).unwrap().samples, 4);
+        let none = EvalOptions { runs: 0, ..options.clone() };
+        let error = evaluate_model(&model, &Numbers, &none, &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("nothing to evaluate"), "{error}");
         let mut small = fake(0, false);
         small.program.values[1].shape = vec![None, Some(2)];
-        let error = evaluate_model(&small, &Numbers, &options, &mut |_| {})
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("label 2 but the network only 2 classes"),
-            "{error}"
-        );
+        let error = evaluate_model(&small, &Numbers, &options, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("label 2 but the network only 2 classes"), "{error}");
         small.program.values[0].shape = vec![None, Some(7)];
-        let error = evaluate_model(&small, &Numbers, &options, &mut |_| {})
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("takes 7 values per sample but the data gives 2"),
-            "{error}"
-        );
+        let error = evaluate_model(&small, &Numbers, &options, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("takes 7 values per sample but the data gives 2"), "{error}");
     }
 
     #[test]

@@ -175,8 +175,7 @@ trait Trainee {
     fn program(&self) -> &Program;
     fn weight(&self, value: ValueId) -> &[f32];
     fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError>;
-    fn gradients(&self, batch: Batch<'_>, labels: &[u32], key: Key)
-    -> Result<Gradients, ExecError>;
+    fn gradients(&self, batch: Batch<'_>, labels: &[u32], key: Key) -> Result<Gradients, ExecError>;
 }
 
 impl Trainee for Executor {
@@ -192,12 +191,7 @@ impl Trainee for Executor {
         self.set_weight(value, values)
     }
 
-    fn gradients(
-        &self,
-        batch: Batch<'_>,
-        labels: &[u32],
-        key: Key,
-    ) -> Result<Gradients, ExecError> {
+    fn gradients(&self, batch: Batch<'_>, labels: &[u32], key: Key) -> Result<Gradients, ExecError> {
         self.gradients(batch, labels, key)
     }
 }
@@ -230,16 +224,9 @@ fn trainable(program: &Program) -> Vec<(ValueId, String)> {
 }
 
 /// The options that must agree for a checkpoint to be used, by the name of the flag that sets them.
-fn identity(
-    program: &Program,
-    data: &dyn Source,
-    options: &FinetuneOptions,
-) -> BTreeMap<String, String> {
-    let noise: Vec<String> = program
-        .layers
-        .iter()
-        .map(|layer| format!("{} {} {}", layer.noise, layer.scale, layer.reference))
-        .collect();
+fn identity(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> BTreeMap<String, String> {
+    let noise: Vec<String> =
+        program.layers.iter().map(|layer| format!("{} {} {}", layer.noise, layer.scale, layer.reference)).collect();
     // One line where all layers agree, as is usual.
     let mut distinct = noise.clone();
     distinct.dedup();
@@ -250,12 +237,7 @@ fn identity(
             ("--lr", options.learning_rate.to_string()),
             ("--epochs", options.epochs.to_string()),
             ("--batch", options.batch.to_string()),
-            (
-                "--limit",
-                options
-                    .limit
-                    .map_or("none".into(), |limit| limit.to_string()),
-            ),
+            ("--limit", options.limit.map_or("none".into(), |limit| limit.to_string())),
             ("--seed", options.seed.to_string()),
             ("--noise", noise.join("; ")),
             ("--data or --holdout", data.fingerprint()),
@@ -280,15 +262,10 @@ fn train<T: Trainee>(
         ));
     }
     if !(options.learning_rate > 0.0 && options.learning_rate.is_finite()) {
-        return Err(FinetuneError::Options(format!(
-            "--lr {} must be positive",
-            options.learning_rate
-        )));
+        return Err(FinetuneError::Options(format!("--lr {} must be positive", options.learning_rate)));
     }
     if data.labels(&[0]).is_none() {
-        return Err(FinetuneError::Options(
-            "fine-tuning needs labelled data; pass --data".into(),
-        ));
+        return Err(FinetuneError::Options("fine-tuning needs labelled data; pass --data".into()));
     }
     if trainee.program().inputs.len() != 1 {
         return Err(FinetuneError::Options(format!(
@@ -312,10 +289,7 @@ fn train<T: Trainee>(
     }
 
     let identity = identity(trainee.program(), data, options);
-    let mut optimizers: Vec<Adam> = parameters
-        .iter()
-        .map(|&(id, _)| Adam::new(trainee.weight(id).len()))
-        .collect();
+    let mut optimizers: Vec<Adam> = parameters.iter().map(|&(id, _)| Adam::new(trainee.weight(id).len())).collect();
     // The loss and hits of the epoch that `report.steps` is in.
     let (mut loss, mut correct) = (0.0, 0u64);
     if let Some(path) = checkpoint.filter(|path| options.resume && path.exists()) {
@@ -325,25 +299,15 @@ fn train<T: Trainee>(
             && state.step <= steps
             && state.losses.len() as u64 == state.step / steps_per_epoch
             && state.accuracies.len() == state.losses.len()
-            && state
-                .tensors
-                .iter()
-                .zip(&parameters)
-                .all(|(tensor, (id, name))| {
-                    let len = trainee.weight(*id).len();
-                    tensor.name == *name
-                        && [&tensor.weight, &tensor.first, &tensor.second]
-                            .iter()
-                            .all(|values| values.len() == len)
-                });
+            && state.tensors.iter().zip(&parameters).all(|(tensor, (id, name))| {
+                let len = trainee.weight(*id).len();
+                tensor.name == *name
+                    && [&tensor.weight, &tensor.first, &tensor.second].iter().all(|values| values.len() == len)
+            });
         if !fits {
-            return Err(
-                CheckpointError::corrupt(path, "its weights are not this package's").into(),
-            );
+            return Err(CheckpointError::corrupt(path, "its weights are not this package's").into());
         }
-        for ((tensor, &(id, _)), optimizer) in
-            state.tensors.iter().zip(&parameters).zip(&mut optimizers)
-        {
+        for ((tensor, &(id, _)), optimizer) in state.tensors.iter().zip(&parameters).zip(&mut optimizers) {
             trainee.set_weight(id, &tensor.weight)?;
             *optimizer = Adam::resume(tensor.first.clone(), tensor.second.clone(), state.step);
         }
@@ -354,31 +318,30 @@ fn train<T: Trainee>(
         (loss, correct) = (state.epoch_loss, state.epoch_correct);
     }
 
-    let save =
-        |trainee: &T, optimizers: &[Adam], report: &FinetuneReport, loss: f64, correct: u64| {
-            let Some(path) = checkpoint else {
-                return Ok(());
-            };
-            Checkpoint {
-                options: identity.clone(),
-                step: report.steps,
-                epoch_loss: loss,
-                epoch_correct: correct,
-                losses: report.losses.clone(),
-                accuracies: report.accuracies.clone(),
-                tensors: parameters
-                    .iter()
-                    .zip(optimizers)
-                    .map(|((id, name), optimizer)| Tensor {
-                        name: name.clone(),
-                        weight: trainee.weight(*id).to_vec(),
-                        first: optimizer.first().to_vec(),
-                        second: optimizer.second().to_vec(),
-                    })
-                    .collect(),
-            }
-            .write(path)
+    let save = |trainee: &T, optimizers: &[Adam], report: &FinetuneReport, loss: f64, correct: u64| {
+        let Some(path) = checkpoint else {
+            return Ok(());
         };
+        Checkpoint {
+            options: identity.clone(),
+            step: report.steps,
+            epoch_loss: loss,
+            epoch_correct: correct,
+            losses: report.losses.clone(),
+            accuracies: report.accuracies.clone(),
+            tensors: parameters
+                .iter()
+                .zip(optimizers)
+                .map(|((id, name), optimizer)| Tensor {
+                    name: name.clone(),
+                    weight: trainee.weight(*id).to_vec(),
+                    first: optimizer.first().to_vec(),
+                    second: optimizer.second().to_vec(),
+                })
+                .collect(),
+        }
+        .write(path)
+    };
 
     let start = Instant::now();
     let mut trained = 0;
@@ -398,29 +361,19 @@ fn train<T: Trainee>(
             data.load(indices, &mut inputs);
             let labels = data.labels(indices).unwrap_or_default();
             let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
-            let batch = Batch {
-                inputs: &[&inputs],
-                samples: &ids,
-            };
+            let batch = Batch { inputs: &[&inputs], samples: &ids };
             // A new chip every step.
-            let key = Key {
-                seed: options.seed,
-                purpose: Purpose::Train,
-                pass: epoch as u32,
-                chip: step as u32,
-            };
+            let key = Key { seed: options.seed, purpose: Purpose::Train, pass: epoch as u32, chip: step as u32 };
             let gradients = trainee.gradients(batch, &labels, key)?;
             if !gradients.loss.is_finite() {
-                return Err(FinetuneError::Diverged {
-                    step,
-                    loss: gradients.loss,
-                });
+                return Err(FinetuneError::Diverged { step, loss: gradients.loss });
             }
             let rate = options.recipe.scheduled(options.learning_rate, step, steps);
             for (&(id, ref name), optimizer) in parameters.iter().zip(&mut optimizers) {
-                let gradient = gradients.weights.get(&id).ok_or_else(|| {
-                    ExecError::Program(format!("the executor gave no gradient for `{name}`"))
-                })?;
+                let gradient = gradients
+                    .weights
+                    .get(&id)
+                    .ok_or_else(|| ExecError::Program(format!("the executor gave no gradient for `{name}`")))?;
                 weights.clear();
                 weights.extend_from_slice(trainee.weight(id));
                 optimizer.step(&mut weights, gradient, rate);
@@ -443,9 +396,7 @@ fn train<T: Trainee>(
             });
         }
         report.losses.push(loss / samples as f64);
-        report
-            .accuracies
-            .push(100.0 * correct as f64 / samples as f64);
+        report.accuracies.push(100.0 * correct as f64 / samples as f64);
         (loss, correct) = (0.0, 0);
         save(trainee, &optimizers, &report, loss, correct)?;
     }

@@ -213,10 +213,8 @@ impl Hardware {
     /// Reads a profile file.
     pub fn load(path: &Path) -> Result<Self, HardwareError> {
         let origin = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| HardwareError::Read {
-            path: origin.clone(),
-            source,
-        })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| HardwareError::Read { path: origin.clone(), source })?;
         Self::parse(&text, &origin)
     }
 
@@ -226,11 +224,7 @@ impl Hardware {
             origin: origin.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         })?;
-        hardware.check().map_err(|(key, problem)| HardwareError::Value {
-            origin: origin.to_owned(),
-            key,
-            problem,
-        })?;
+        hardware.check().map_err(|(key, problem)| HardwareError::Value { origin: origin.to_owned(), key, problem })?;
         Ok(hardware)
     }
 
@@ -252,11 +246,7 @@ impl Hardware {
                 noise.lfsr_width,
                 noise.lfsr_taps,
                 noise.lfsr_width,
-                lfsr::KNOWN_TAPS
-                    .iter()
-                    .map(|taps| format!("{taps:?}"))
-                    .collect::<Vec<_>>()
-                    .join(" ")
+                lfsr::KNOWN_TAPS.iter().map(|taps| format!("{taps:?}")).collect::<Vec<_>>().join(" ")
             ));
         }
         if noise.shifts_per_draw < noise.lfsr_width {
@@ -283,25 +273,15 @@ impl Hardware {
         positive("conv.cores", self.conv.cores, 1 << 16)?;
         positive("conv.rows", self.conv.rows, 1 << 16)?;
         positive("conv.columns", self.conv.columns, 1 << 16)?;
-        positive(
-            "conv.accumulators_per_column",
-            self.conv.accumulators_per_column,
-            1 << 30,
-        )?;
+        positive("conv.accumulators_per_column", self.conv.accumulators_per_column, 1 << 30)?;
         if !(32..=63).contains(&self.conv.accumulator_bits) {
-            return Err((
-                "conv.accumulator_bits",
-                format!("is {}, allowed are 32 to 63", self.conv.accumulator_bits),
-            ));
+            return Err(("conv.accumulator_bits", format!("is {}, allowed are 32 to 63", self.conv.accumulator_bits)));
         }
         positive("relu.lanes", self.relu.lanes, 1 << 16)?;
         positive("affine.lanes", self.affine.lanes, 1 << 16)?;
         positive("noise.lanes", self.noise.lanes, 1 << 16)?;
         if self.word.bits != 16 {
-            return Err((
-                "word.bits",
-                format!("is {}, only 16-bit words are implemented", self.word.bits),
-            ));
+            return Err(("word.bits", format!("is {}, only 16-bit words are implemented", self.word.bits)));
         }
         positive("memory.weight_bytes", self.memory.weight_bytes, 1 << 40)?;
         positive("memory.activation_bytes", self.memory.activation_bytes, 1 << 40)?;
@@ -339,16 +319,10 @@ impl NoiseLanes {
             ));
         }
         if !(1..=4096).contains(&self.shifts_per_draw) {
-            return Err((
-                "noise.shifts_per_draw",
-                format!("is {}, allowed are 1 to 4096", self.shifts_per_draw),
-            ));
+            return Err(("noise.shifts_per_draw", format!("is {}, allowed are 1 to 4096", self.shifts_per_draw)));
         }
         if self.seeds.len() != 2 * self.lanes {
-            return Err((
-                "noise.seeds",
-                format!("has {} seeds, {} lanes need two each", self.seeds.len(), self.lanes),
-            ));
+            return Err(("noise.seeds", format!("has {} seeds, {} lanes need two each", self.seeds.len(), self.lanes)));
         }
         let mask = lfsr::mask(width);
         let mut sorted = self.seeds.clone();
@@ -384,9 +358,7 @@ mod tests {
 
     fn refused(from: &str, to: &str) -> String {
         assert!(PAPER.contains(from));
-        Hardware::parse(&PAPER.replacen(from, to, 1), "test.toml")
-            .unwrap_err()
-            .to_string()
+        Hardware::parse(&PAPER.replacen(from, to, 1), "test.toml").unwrap_err().to_string()
     }
 
     #[test]
@@ -412,9 +384,8 @@ mod tests {
 
     #[test]
     fn doubtful_generators_are_warned_of() {
-        let text = PAPER
-            .replace("[32, 22, 2, 1]", "[32, 22, 2]")
-            .replace("shifts_per_draw = 32", "shifts_per_draw = 1");
+        let text =
+            PAPER.replace("[32, 22, 2, 1]", "[32, 22, 2]").replace("shifts_per_draw = 32", "shifts_per_draw = 1");
         let warnings = Hardware::parse(&text, "test").unwrap().warnings();
         assert_eq!(warnings.len(), 2);
         assert!(warnings[0].contains("does not run through all"));

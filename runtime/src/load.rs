@@ -46,9 +46,7 @@ pub enum LoadError {
     #[error("weight `{0}` is not in the weight store; pass the file that holds it")]
     MissingWeight(String),
     /// A weight's shape is not what the module declares.
-    #[error(
-        "weight `{name}` has shape {found:?} in the weight store but {declared:?} in the module"
-    )]
+    #[error("weight `{name}` has shape {found:?} in the weight store but {declared:?} in the module")]
     WeightShape {
         /// The weight.
         name: String,
@@ -87,9 +85,7 @@ pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, Lo
     };
     let inputs = names(&main, "arg_attrs", block.argument_count(), "input");
     for (index, name) in inputs.into_iter().enumerate() {
-        let argument = block
-            .argument(index)
-            .map_err(|error| LoadError::Signature(error.to_string()))?;
+        let argument = block.argument(index).map_err(|error| LoadError::Signature(error.to_string()))?;
         loader.input(index, name, argument.into())?;
     }
     let mut returned = None;
@@ -106,24 +102,17 @@ pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, Lo
         loader.output(&returned, index, name)?;
     }
     let mut program = loader.program;
-    let first = *program.outputs.first().ok_or_else(|| {
-        LoadError::Signature("@main returns nothing; a network needs an output".into())
-    })?;
+    let first = *program
+        .outputs
+        .first()
+        .ok_or_else(|| LoadError::Signature("@main returns nothing; a network needs an output".into()))?;
     program.logits = logits(&program, first);
     Ok(program)
 }
 
 /// The names of `@main`'s arguments or results; those without the attribute are numbered.
-fn names(
-    main: &OperationRef<'_, '_>,
-    attribute: &str,
-    count: usize,
-    fallback: &str,
-) -> Vec<String> {
-    let array = main
-        .attribute(attribute)
-        .ok()
-        .and_then(|attribute| ArrayAttribute::try_from(attribute).ok());
+fn names(main: &OperationRef<'_, '_>, attribute: &str, count: usize, fallback: &str) -> Vec<String> {
+    let array = main.attribute(attribute).ok().and_then(|attribute| ArrayAttribute::try_from(attribute).ok());
     (0..count)
         .map(|index| {
             array
@@ -137,10 +126,7 @@ fn names(
 }
 
 /// A dictionary's entry.
-fn entry<'c>(
-    dictionary: &DictionaryAttribute<'c>,
-    name: &str,
-) -> Option<melior::ir::Attribute<'c>> {
+fn entry<'c>(dictionary: &DictionaryAttribute<'c>, name: &str) -> Option<melior::ir::Attribute<'c>> {
     dictionary.element_by_name(name)
 }
 
@@ -203,26 +189,13 @@ struct Loader<'c, 'a> {
 
 impl<'c, 'a> Loader<'c, 'a> {
     /// Declares an input.
-    fn input(
-        &mut self,
-        index: usize,
-        name: String,
-        value: IrValue<'c, '_>,
-    ) -> Result<(), LoadError> {
-        let error = |reason: &str| {
-            LoadError::Signature(format!(
-                "input `{name}` of type {}: {reason}",
-                value.r#type()
-            ))
-        };
+    fn input(&mut self, index: usize, name: String, value: IrValue<'c, '_>) -> Result<(), LoadError> {
+        let error = |reason: &str| LoadError::Signature(format!("input `{name}` of type {}: {reason}", value.r#type()));
         if !is_f32(value) {
             return Err(error("inputs must be ranked f32 tensors"));
         }
-        let mut shape =
-            ir::value_shape(value).ok_or_else(|| error("inputs must be ranked f32 tensors"))?;
-        let batch = *shape
-            .first()
-            .ok_or_else(|| error("it has no axes; axis 0 must be the batch"))?;
+        let mut shape = ir::value_shape(value).ok_or_else(|| error("inputs must be ranked f32 tensors"))?;
+        let batch = *shape.first().ok_or_else(|| error("it has no axes; axis 0 must be the batch"))?;
         if index == 0 {
             self.batch = batch;
         } else if self.batch != batch {
@@ -232,9 +205,7 @@ impl<'c, 'a> Loader<'c, 'a> {
             return Err(error("it is empty"));
         }
         if shape[1..].contains(&None) {
-            return Err(error(
-                "only axis 0, the batch, may be dynamic; give the others with --input-shape",
-            ));
+            return Err(error("only axis 0, the batch, may be dynamic; give the others with --input-shape"));
         }
         shape[0] = None;
         let id = self.value(name, shape, None);
@@ -244,17 +215,10 @@ impl<'c, 'a> Loader<'c, 'a> {
     }
 
     /// Declares an output: names its value, through an identity where the value has another name already.
-    fn output(
-        &mut self,
-        returned: &OperationRef<'c, '_>,
-        index: usize,
-        name: String,
-    ) -> Result<(), LoadError> {
+    fn output(&mut self, returned: &OperationRef<'c, '_>, index: usize, name: String) -> Result<(), LoadError> {
         let (id, view) = self.activation(returned, index)?;
         if view != View::PLAIN {
-            return Err(LoadError::Signature(format!(
-                "output `{name}`: its batch must be axis 0"
-            )));
+            return Err(LoadError::Signature(format!("output `{name}`: its batch must be axis 0")));
         }
         let id = if self.program.values[id].name.is_empty() {
             id
@@ -268,18 +232,8 @@ impl<'c, 'a> Loader<'c, 'a> {
     }
 
     /// Adds a program value.
-    fn value(
-        &mut self,
-        name: String,
-        shape: Vec<Option<usize>>,
-        constant: Option<Weight>,
-    ) -> ValueId {
-        self.program.values.push(Value {
-            name,
-            shape,
-            constant,
-            trainable: false,
-        });
+    fn value(&mut self, name: String, shape: Vec<Option<usize>>, constant: Option<Weight>) -> ValueId {
+        self.program.values.push(Value { name, shape, constant, trainable: false });
         self.program.values.len() - 1
     }
 
@@ -301,20 +255,11 @@ impl<'c, 'a> Loader<'c, 'a> {
             .operand(index)
             .ok()
             .and_then(|value| self.values.get(&identity(value)))
-            .ok_or_else(|| {
-                fail(
-                    operation,
-                    format!("operand {index} is missing or undefined"),
-                )
-            })
+            .ok_or_else(|| fail(operation, format!("operand {index} is missing or undefined")))
     }
 
     /// An operand that depends on an input.
-    fn activation(
-        &self,
-        operation: &OperationRef<'c, '_>,
-        index: usize,
-    ) -> Result<(ValueId, View), LoadError> {
+    fn activation(&self, operation: &OperationRef<'c, '_>, index: usize) -> Result<(ValueId, View), LoadError> {
         match self.operand(operation, index)? {
             Bound::Activation(id, view) => Ok((*id, *view)),
             _ => Err(fail(
@@ -328,40 +273,23 @@ impl<'c, 'a> Loader<'c, 'a> {
     fn plain(&self, operation: &OperationRef<'c, '_>, index: usize) -> Result<ValueId, LoadError> {
         match self.activation(operation, index)? {
             (id, View::PLAIN) => Ok(id),
-            _ => Err(fail(
-                operation,
-                format!("operand {index} must have the batch at axis 0"),
-            )),
+            _ => Err(fail(operation, format!("operand {index} must have the batch at axis 0"))),
         }
     }
 
     /// A constant tensor operand with its name.
-    fn constant(
-        &self,
-        operation: &OperationRef<'c, '_>,
-        index: usize,
-    ) -> Result<(String, Weight), LoadError> {
+    fn constant(&self, operation: &OperationRef<'c, '_>, index: usize) -> Result<(String, Weight), LoadError> {
         match self.operand(operation, index)? {
             Bound::Constant(name, weight) => Ok((name.clone(), weight.clone())),
-            _ => Err(fail(
-                operation,
-                format!("operand {index} must be a constant f32 tensor"),
-            )),
+            _ => Err(fail(operation, format!("operand {index} must be a constant f32 tensor"))),
         }
     }
 
     /// A constant operand of integers.
-    fn integers(
-        &self,
-        operation: &OperationRef<'c, '_>,
-        index: usize,
-    ) -> Result<Vec<i64>, LoadError> {
+    fn integers(&self, operation: &OperationRef<'c, '_>, index: usize) -> Result<Vec<i64>, LoadError> {
         match self.operand(operation, index)? {
             Bound::Integers(values) => Ok(values.clone()),
-            _ => Err(fail(
-                operation,
-                format!("operand {index} must be a constant of integers"),
-            )),
+            _ => Err(fail(operation, format!("operand {index} must be a constant of integers"))),
         }
     }
 
@@ -386,8 +314,7 @@ impl<'c, 'a> Loader<'c, 'a> {
 
     /// The weight a `global_load_const` loads.
     fn global(&self, operation: &OperationRef<'c, '_>) -> Result<(String, Weight), LoadError> {
-        let name = ir::symbol_attr(operation, "global")
-            .ok_or_else(|| fail(operation, "it names no global".into()))?;
+        let name = ir::symbol_attr(operation, "global").ok_or_else(|| fail(operation, "it names no global".into()))?;
         let result = result(operation)?;
         let declared = static_shape(result)
             .filter(|_| is_f32(result))
@@ -400,47 +327,25 @@ impl<'c, 'a> Loader<'c, 'a> {
             .ok()
             .and_then(ffi::dense_f32);
         let weight = match inline {
-            Some(values) => Weight::new(declared.clone(), values).ok_or_else(|| {
-                fail(
-                    operation,
-                    format!("`{name}`: its value does not fit its type"),
-                )
-            })?,
-            None => self
-                .weights
-                .get(&name)
-                .cloned()
-                .ok_or_else(|| LoadError::MissingWeight(name.clone()))?,
+            Some(values) => Weight::new(declared.clone(), values)
+                .ok_or_else(|| fail(operation, format!("`{name}`: its value does not fit its type")))?,
+            None => self.weights.get(&name).cloned().ok_or_else(|| LoadError::MissingWeight(name.clone()))?,
         };
         if weight.shape() != declared {
-            return Err(LoadError::WeightShape {
-                name,
-                found: weight.shape().to_vec(),
-                declared,
-            });
+            return Err(LoadError::WeightShape { name, found: weight.shape().to_vec(), declared });
         }
         Ok((name, weight))
     }
 
     /// The program shape of a result whose batch axis stands where `view` says.
-    fn shape(
-        &self,
-        operation: &OperationRef<'c, '_>,
-        view: View,
-    ) -> Result<Vec<Option<usize>>, LoadError> {
+    fn shape(&self, operation: &OperationRef<'c, '_>, view: View) -> Result<Vec<Option<usize>>, LoadError> {
         let result = result(operation)?;
-        let error = |reason: &str| {
-            fail(
-                operation,
-                format!("its result {} {reason}", result.r#type()),
-            )
-        };
-        let shape = ir::value_shape(result)
-            .filter(|_| is_f32(result))
-            .ok_or_else(|| error("must be a ranked f32 tensor"))?;
-        let batch_fits = shape.get(view.lead).is_some_and(|&size| {
-            size == self.batch.and_then(|batch| batch.checked_mul(view.tokens))
-        });
+        let error = |reason: &str| fail(operation, format!("its result {} {reason}", result.r#type()));
+        let shape =
+            ir::value_shape(result).filter(|_| is_f32(result)).ok_or_else(|| error("must be a ranked f32 tensor"))?;
+        let batch_fits = shape
+            .get(view.lead)
+            .is_some_and(|&size| size == self.batch.and_then(|batch| batch.checked_mul(view.tokens)));
         if !batch_fits || shape[..view.lead].iter().any(|&size| size != Some(1)) {
             return Err(error("has its batch axis elsewhere than its operand"));
         }
@@ -483,10 +388,7 @@ impl<'c, 'a> Loader<'c, 'a> {
     ) -> Result<ValueId, LoadError> {
         let shape = self.shape(operation, view)?;
         if shape != expected {
-            return Err(fail(
-                operation,
-                format!("its result is {shape:?} but its operands give {expected:?}"),
-            ));
+            return Err(fail(operation, format!("its result is {shape:?} but its operands give {expected:?}")));
         }
         self.emit(operation, op, inputs, view)
     }
@@ -499,10 +401,7 @@ fn identity(value: IrValue<'_, '_>) -> usize {
 
 /// An operation's only result.
 fn result<'c, 'a>(operation: &OperationRef<'c, 'a>) -> Result<IrValue<'c, 'a>, LoadError> {
-    operation
-        .result(0)
-        .map(Into::into)
-        .map_err(|_| fail(operation, "it has no result".into()))
+    operation.result(0).map(Into::into).map_err(|_| fail(operation, "it has no result".into()))
 }
 
 /// Whether a value is a tensor of f32.
@@ -518,11 +417,7 @@ fn static_shape(value: IrValue<'_, '_>) -> Option<Vec<usize>> {
 
 /// An error about an operation.
 fn fail(operation: &OperationRef<'_, '_>, reason: String) -> LoadError {
-    LoadError::Op {
-        op: ir::op_name(operation),
-        location: operation.location().to_string(),
-        reason,
-    }
+    LoadError::Op { op: ir::op_name(operation), location: operation.location().to_string(), reason }
 }
 
 /// The value that the loss is taken of: `output` before a final Softmax, which TOSA spells
@@ -535,9 +430,7 @@ fn softmax_input(program: &Program, output: ValueId) -> Option<ValueId> {
     let defining = |id: ValueId| program.nodes.iter().find(|node| node.output == id);
     // Reshapes and identities do not change the values.
     let through = |mut id: ValueId| {
-        while let Some(node) =
-            defining(id).filter(|node| matches!(node.op, Op::Reshape | Op::Unary(Unary::Identity)))
-        {
+        while let Some(node) = defining(id).filter(|node| matches!(node.op, Op::Reshape | Op::Unary(Unary::Identity))) {
             id = node.inputs[0];
         }
         id
@@ -546,9 +439,7 @@ fn softmax_input(program: &Program, output: ValueId) -> Option<ValueId> {
     let operands = [through(product.inputs[0]), through(product.inputs[1])];
     let (exponential, inverse) = [(operands[0], operands[1]), (operands[1], operands[0])]
         .into_iter()
-        .find(|(exponential, _)| {
-            defining(*exponential).is_some_and(|node| node.op == Op::Unary(Unary::Exp))
-        })?;
+        .find(|(exponential, _)| defining(*exponential).is_some_and(|node| node.op == Op::Unary(Unary::Exp)))?;
     let inverse = defining(inverse).filter(|node| node.op == Op::Unary(Unary::Reciprocal))?;
     let last_axis = |id: ValueId| program.values[id].shape.len().checked_sub(1);
     let reduction = |id: ValueId, kind: Reduce| {
@@ -562,12 +453,9 @@ fn softmax_input(program: &Program, output: ValueId) -> Option<ValueId> {
         return None;
     }
     let input = defining(exponential)?.inputs[0];
-    let shifted = defining(through(input))
-        .filter(|node| node.op == Op::Binary(Binary::Sub))
-        .filter(|node| {
-            reduction(node.inputs[1], Reduce::Max)
-                .is_some_and(|max| through(max.inputs[0]) == through(node.inputs[0]))
-        });
+    let shifted = defining(through(input)).filter(|node| node.op == Op::Binary(Binary::Sub)).filter(|node| {
+        reduction(node.inputs[1], Reduce::Max).is_some_and(|max| through(max.inputs[0]) == through(node.inputs[0]))
+    });
     Some(shifted.map_or(input, |node| node.inputs[0]))
 }
 

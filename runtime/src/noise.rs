@@ -64,13 +64,7 @@ pub struct NoiseSpec {
 impl NoiseSpec {
     /// A single Gaussian drawn per sample.
     pub fn gaussian(sigma: f64) -> Self {
-        Self {
-            components: vec![Component {
-                sigma,
-                mu: 0.0,
-                lifetime: Lifetime::Sample,
-            }],
-        }
+        Self { components: vec![Component { sigma, mu: 0.0, lifetime: Lifetime::Sample }] }
     }
 
     /// Whether there is no noise (and so no saturation either).
@@ -80,24 +74,12 @@ impl NoiseSpec {
 
     /// The standard deviation of the components together, as a share of the layer's magnitude.
     pub fn total_sigma(&self) -> f64 {
-        self.components
-            .iter()
-            .map(|component| component.sigma * component.sigma)
-            .sum::<f64>()
-            .sqrt()
+        self.components.iter().map(|component| component.sigma * component.sigma).sum::<f64>().sqrt()
     }
 }
 
-const UNSUPPORTED: [&str; 8] = [
-    "adc",
-    "dac",
-    "drift",
-    "ir_drop",
-    "stuck_at",
-    "weight_programming",
-    "weight_read",
-    "shot",
-];
+const UNSUPPORTED: [&str; 8] =
+    ["adc", "dac", "drift", "ir_drop", "stuck_at", "weight_programming", "weight_read", "shot"];
 
 fn parse_number(text: &str) -> Result<f64, String> {
     let (digits, divisor) = match text.strip_suffix('%') {
@@ -120,9 +102,7 @@ fn parse_sigma(text: &str) -> Result<f64, String> {
 fn parse_component(text: &str) -> Result<Result<Component, NoiseError>, String> {
     let (name, arguments) = match text.split_once('(') {
         Some((name, rest)) => {
-            let arguments = rest
-                .strip_suffix(')')
-                .ok_or_else(|| format!("`{text}` has no closing parenthesis"))?;
+            let arguments = rest.strip_suffix(')').ok_or_else(|| format!("`{text}` has no closing parenthesis"))?;
             (name.trim(), arguments)
         }
         None => (text, ""),
@@ -134,14 +114,8 @@ fn parse_component(text: &str) -> Result<Result<Component, NoiseError>, String> 
         return Err(format!("there is no component `{name}`"));
     }
     let (mut sigma, mut mu, mut lifetime) = (None, None, None);
-    for argument in arguments
-        .split(',')
-        .map(str::trim)
-        .filter(|argument| !argument.is_empty())
-    {
-        let (key, value) = argument
-            .split_once('=')
-            .ok_or_else(|| format!("`{argument}` is not KEY=VALUE"))?;
+    for argument in arguments.split(',').map(str::trim).filter(|argument| !argument.is_empty()) {
+        let (key, value) = argument.split_once('=').ok_or_else(|| format!("`{argument}` is not KEY=VALUE"))?;
         let (key, value) = (key.trim(), value.trim());
         let repeated = match key {
             "sigma" => sigma.replace(parse_sigma(value)?).is_some(),
@@ -154,9 +128,7 @@ fn parse_component(text: &str) -> Result<Result<Component, NoiseError>, String> 
                 })
                 .is_some(),
             _ => {
-                return Err(format!(
-                    "gaussian has no `{key}`, only sigma, mu and lifetime"
-                ));
+                return Err(format!("gaussian has no `{key}`, only sigma, mu and lifetime"));
             }
         };
         if repeated {
@@ -174,10 +146,7 @@ impl FromStr for NoiseSpec {
     type Err = NoiseError;
 
     fn from_str(spec: &str) -> Result<Self, NoiseError> {
-        let syntax = |reason| NoiseError::Syntax {
-            spec: spec.to_owned(),
-            reason,
-        };
+        let syntax = |reason| NoiseError::Syntax { spec: spec.to_owned(), reason };
         let text = spec.trim();
         if matches!(text, "ideal" | "none") {
             return Ok(Self::default());
@@ -217,11 +186,7 @@ fn split_components(text: &str) -> Vec<&str> {
 /// Writes a share as a percentage where that reads back as the same number.
 fn write_share(f: &mut fmt::Formatter<'_>, value: f64) -> fmt::Result {
     let percent = (value * 1e12).round() / 1e10;
-    if percent / 100.0 == value {
-        write!(f, "{percent}%")
-    } else {
-        write!(f, "{value}")
-    }
+    if percent / 100.0 == value { write!(f, "{percent}%") } else { write!(f, "{value}") }
 }
 
 impl fmt::Display for NoiseSpec {
@@ -296,14 +261,7 @@ macro_rules! words {
     };
 }
 
-words!(
-    Scale,
-    "noise scale",
-    "range, constant, signal",
-    Range = "range",
-    Constant = "constant",
-    Signal = "signal"
-);
+words!(Scale, "noise scale", "range, constant, signal", Range = "range", Constant = "constant", Signal = "signal");
 words!(
     Reference,
     "noise reference",
@@ -328,14 +286,8 @@ mod tests {
                 " gaussian( sigma = 0.04 , mu=0 ) + gaussian(sigma=1%,lifetime=chip)",
                 "gaussian(sigma=4%)+gaussian(sigma=1%,lifetime=chip)",
             ),
-            (
-                "gaussian(sigma=1e+0%,mu=-0.5%)",
-                "gaussian(sigma=1%,mu=-0.5%)",
-            ),
-            (
-                "gaussian(sigma=0.0333333333333333333)",
-                "gaussian(sigma=0.03333333333333333)",
-            ),
+            ("gaussian(sigma=1e+0%,mu=-0.5%)", "gaussian(sigma=1%,mu=-0.5%)"),
+            ("gaussian(sigma=0.0333333333333333333)", "gaussian(sigma=0.03333333333333333)"),
             ("ideal", "ideal"),
         ] {
             let spec: NoiseSpec = text.parse().unwrap();
@@ -361,20 +313,11 @@ mod tests {
             ("gaussian(sigma=nan)", "not a number"),
             ("poisson(sigma=1%)", "no component `poisson`"),
             ("gaussian(sigma=1%)+", "no component ``"),
-            (
-                "gaussian(sigma=4%)+adc(bits=8)",
-                "`adc` is not supported yet",
-            ),
+            ("gaussian(sigma=4%)+adc(bits=8)", "`adc` is not supported yet"),
         ] {
             let message = text.parse::<NoiseSpec>().unwrap_err().to_string();
             assert!(message.contains(part), "{text}: {message}");
         }
-        assert!(
-            "half"
-                .parse::<Scale>()
-                .unwrap_err()
-                .to_string()
-                .contains("signal")
-        );
+        assert!("half".parse::<Scale>().unwrap_err().to_string().contains("signal"));
     }
 }

@@ -97,18 +97,9 @@ impl Package {
     /// reader does not withstand.
     pub fn open(path: &Path) -> Result<Self, PackageError> {
         let display = path.display().to_string();
-        let io = |source| PackageError::Io {
-            path: display.clone(),
-            source,
-        };
-        let corrupt = |reason: String| PackageError::Corrupt {
-            path: display.clone(),
-            reason,
-        };
-        let unsupported = |reason: String| PackageError::Unsupported {
-            path: display.clone(),
-            reason,
-        };
+        let io = |source| PackageError::Io { path: display.clone(), source };
+        let corrupt = |reason: String| PackageError::Corrupt { path: display.clone(), reason };
+        let unsupported = |reason: String| PackageError::Unsupported { path: display.clone(), reason };
         let file = File::open(path).map_err(io)?;
         if !file.metadata().map_err(io)?.is_file() {
             return Err(corrupt("it is not a regular file".into()));
@@ -116,31 +107,21 @@ impl Package {
         let map = Arc::new(store::ffi::map(&file).map_err(io)?);
         let ranges = entries(&map).map_err(corrupt)?;
         if let Some(unknown) = ranges.keys().find(|name| !ENTRIES.contains(&name.as_str())) {
-            return Err(unsupported(format!(
-                "unknown entry `{unknown}`; the package may come from a newer mxc"
-            )));
+            return Err(unsupported(format!("unknown entry `{unknown}`; the package may come from a newer mxc")));
         }
-        let range = |name: &str| {
-            ranges
-                .get(name)
-                .copied()
-                .ok_or_else(|| corrupt(format!("entry `{name}` is missing")))
-        };
-        let bytes =
-            |(offset, len): (usize, usize)| map.get(offset..offset + len).unwrap_or_default();
+        let range = |name: &str| ranges.get(name).copied().ok_or_else(|| corrupt(format!("entry `{name}` is missing")));
+        let bytes = |(offset, len): (usize, usize)| map.get(offset..offset + len).unwrap_or_default();
 
-        let manifest = Manifest::decode(bytes(range(MANIFEST)?))
-            .map_err(|error| corrupt(format!("{MANIFEST}: {error}")))?;
+        let manifest =
+            Manifest::decode(bytes(range(MANIFEST)?)).map_err(|error| corrupt(format!("{MANIFEST}: {error}")))?;
         if manifest.format_version != FORMAT_VERSION {
             return Err(unsupported(format!(
                 "package format version {} where this mxc reads {FORMAT_VERSION}; compile the model again",
                 manifest.format_version
             )));
         }
-        if let Some(feature) = manifest
-            .required_features
-            .iter()
-            .find(|feature| !KNOWN_FEATURES.contains(&feature.as_str()))
+        if let Some(feature) =
+            manifest.required_features.iter().find(|feature| !KNOWN_FEATURES.contains(&feature.as_str()))
         {
             return Err(unsupported(format!(
                 "it requires the feature `{feature}`, which this mxc lacks; use a newer one"
@@ -152,27 +133,12 @@ impl Package {
         }
         let weights = |name: &str| {
             let (offset, len) = range(name)?;
-            WeightStore::from_mapped(&map, offset, len, name).map_err(|source| {
-                PackageError::Weights {
-                    path: display.clone(),
-                    source,
-                }
-            })
+            WeightStore::from_mapped(&map, offset, len, name)
+                .map_err(|source| PackageError::Weights { path: display.clone(), source })
         };
-        let package = Self {
-            backbone: weights(BACKBONE)?,
-            denoisers: weights(DENOISERS)?,
-            manifest,
-            module,
-        };
-        if let Some((name, _)) = package
-            .denoisers
-            .iter()
-            .find(|(name, _)| package.backbone.get(name).is_some())
-        {
-            return Err(corrupt(format!(
-                "weight `{name}` is in the backbone and the denoisers"
-            )));
+        let package = Self { backbone: weights(BACKBONE)?, denoisers: weights(DENOISERS)?, manifest, module };
+        if let Some((name, _)) = package.denoisers.iter().find(|(name, _)| package.backbone.get(name).is_some()) {
+            return Err(corrupt(format!("weight `{name}` is in the backbone and the denoisers")));
         }
         Ok(package)
     }
@@ -211,10 +177,7 @@ impl Package {
     pub fn write(&self, path: &Path) -> Result<(), PackageError> {
         self.to_bytes()
             .and_then(|bytes| write_atomically(path, &bytes))
-            .map_err(|source| PackageError::Io {
-                path: path.display().to_string(),
-                source,
-            })
+            .map_err(|source| PackageError::Io { path: path.display().to_string(), source })
     }
 }
 
@@ -233,21 +196,11 @@ fn entries(map: &Mmap) -> Result<BTreeMap<String, (usize, usize)>, String> {
         }
         let range = file
             .data_start()
-            .and_then(|start| {
-                Some((
-                    usize::try_from(start).ok()?,
-                    usize::try_from(file.size()).ok()?,
-                ))
-            })
-            .filter(|&(start, len)| {
-                start
-                    .checked_add(len)
-                    .is_some_and(|end| map.get(start..end).is_some())
-            })
+            .and_then(|start| Some((usize::try_from(start).ok()?, usize::try_from(file.size()).ok()?)))
+            .filter(|&(start, len)| start.checked_add(len).is_some_and(|end| map.get(start..end).is_some()))
             .ok_or_else(|| format!("entry `{name}` reaches past the end of the file"))?;
         // Reading to the end verifies the checksum, of the range if the two lengths agree.
-        let read = io::copy(&mut file, &mut io::sink())
-            .map_err(|error| format!("entry `{name}`: {error}"))?;
+        let read = io::copy(&mut file, &mut io::sink()).map_err(|error| format!("entry `{name}`: {error}"))?;
         if file.compressed_size() != file.size() || read != file.size() {
             return Err(format!("entry `{name}`: its lengths disagree"));
         }
@@ -264,10 +217,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new()
-        .prefix(".mxc-")
-        .permissions(default_permissions())
-        .tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".mxc-").permissions(default_permissions()).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
@@ -286,21 +236,14 @@ fn default_permissions() -> fs::Permissions {
 
 /// The SHA-256 of bytes, in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The SHA-256 of a file, in hexadecimal.
 pub fn sha256_file(path: &Path) -> io::Result<String> {
     let mut digest = Sha256::new();
     io::copy(&mut File::open(path)?, &mut digest)?;
-    Ok(digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

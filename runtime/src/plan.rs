@@ -36,13 +36,12 @@ pub(crate) struct LayerNoise {
 impl LayerNoise {
     /// The calibrated magnitude s.
     pub fn constant_magnitude(&self) -> f64 {
-        self.calibration
-            .map_or(0.0, |statistics| match self.reference {
-                Reference::Rms => statistics.rms,
-                Reference::Absmax => statistics.absmax,
-                Reference::MeanAbs => statistics.mean_abs,
-                Reference::Std => statistics.std,
-            })
+        self.calibration.map_or(0.0, |statistics| match self.reference {
+            Reference::Rms => statistics.rms,
+            Reference::Absmax => statistics.absmax,
+            Reference::MeanAbs => statistics.mean_abs,
+            Reference::Std => statistics.std,
+        })
     }
 
     /// The tile's input and output limits, if it saturates.
@@ -73,11 +72,7 @@ pub(crate) enum ConvolutionKind {
 
 fn error(node: usize, op: &Op, message: impl std::fmt::Display) -> ExecError {
     let name = format!("{op:?}");
-    let name = name
-        .split([' ', '(', '{'])
-        .next()
-        .unwrap_or_default()
-        .to_owned();
+    let name = name.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
     ExecError::Program(format!("node {node} ({name}): {message}"))
 }
 
@@ -92,57 +87,41 @@ impl Network {
             }
         }
         for &id in &program.inputs {
-            let value = program
-                .values
-                .get(id)
-                .ok_or_else(|| ExecError::Program(format!("input {id} is no value")))?;
+            let value = program.values.get(id).ok_or_else(|| ExecError::Program(format!("input {id} is no value")))?;
             shapes[id] = Some(sample_shape(&value.shape, 1, &value.name)?);
         }
         let mut convolutions = Vec::with_capacity(program.nodes.len());
         for (index, node) in program.nodes.iter().enumerate() {
             let fail = |message: String| error(index, &node.op, message);
-            let operands =
-                node.inputs
-                    .iter()
-                    .map(|&id| {
-                        shapes.get(id).and_then(Option::as_ref).ok_or_else(|| {
-                            fail(format!("operand {id} is used before it is defined"))
-                        })
-                    })
-                    .collect::<Result<Vec<_>, _>>()?;
+            let operands = node
+                .inputs
+                .iter()
+                .map(|&id| {
+                    shapes
+                        .get(id)
+                        .and_then(Option::as_ref)
+                        .ok_or_else(|| fail(format!("operand {id} is used before it is defined")))
+                })
+                .collect::<Result<Vec<_>, _>>()?;
             let (least, most) = arity(&node.op);
             if operands.len() < least || operands.len() > most {
                 return Err(fail(format!("it has {} operands", operands.len())));
             }
-            let output = program
-                .values
-                .get(node.output)
-                .ok_or_else(|| fail("its result is no value".to_owned()))?;
+            let output = program.values.get(node.output).ok_or_else(|| fail("its result is no value".to_owned()))?;
             if shapes[node.output].is_some() {
                 return Err(fail(format!("value {} is defined twice", node.output)));
             }
             let multiple = match node.op {
                 Op::Reshape => {
-                    let rest: usize = output
-                        .shape
-                        .iter()
-                        .skip(1)
-                        .map(|size| size.unwrap_or(1))
-                        .product();
+                    let rest: usize = output.shape.iter().skip(1).map(|size| size.unwrap_or(1)).product();
                     operands[0].iter().product::<usize>() / rest.max(1)
                 }
-                _ => operands
-                    .iter()
-                    .filter_map(|shape| shape.first())
-                    .copied()
-                    .max()
-                    .unwrap_or(1),
+                _ => operands.iter().filter_map(|shape| shape.first()).copied().max().unwrap_or(1),
             };
             let multiple = match node.op {
-                Op::Conv2d { .. }
-                | Op::FullyConnected { .. }
-                | Op::DenoiseBlock { .. }
-                | Op::DenoiseAffine { .. } => operands[0].first().copied().unwrap_or(1),
+                Op::Conv2d { .. } | Op::FullyConnected { .. } | Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. } => {
+                    operands[0].first().copied().unwrap_or(1)
+                }
                 _ => multiple,
             };
             let shape = sample_shape(&output.shape, multiple, &output.name)?;
@@ -153,32 +132,14 @@ impl Network {
                 return Err(fail("its layer does not exist".to_owned()));
             }
             convolutions.push(match &node.op {
-                Op::Conv2d {
-                    stride,
-                    pad,
-                    dilation,
-                    groups,
-                    ..
-                } => {
+                Op::Conv2d { stride, pad, dilation, groups, .. } => {
                     if program.values[node.inputs[1]].constant.is_none()
                         || program.values[node.inputs[2]].constant.is_none()
                     {
                         return Err(fail("its weight and bias must be constants".to_owned()));
                     }
-                    let weights = program.values[node.inputs[1]]
-                        .constant
-                        .as_ref()
-                        .map_or(&[][..], |w| w.values());
-                    Some(convolution(
-                        operands[0],
-                        operands[1],
-                        &shape,
-                        *stride,
-                        *pad,
-                        *dilation,
-                        *groups,
-                        weights,
-                    ))
+                    let weights = program.values[node.inputs[1]].constant.as_ref().map_or(&[][..], |w| w.values());
+                    Some(convolution(operands[0], operands[1], &shape, *stride, *pad, *dilation, *groups, weights))
                 }
                 _ => None,
             });
@@ -193,9 +154,8 @@ impl Network {
             .layers
             .iter()
             .map(|layer| {
-                let wrap = |error: crate::noise::NoiseError| {
-                    ExecError::Program(format!("layer `{}`: {error}", layer.name))
-                };
+                let wrap =
+                    |error: crate::noise::NoiseError| ExecError::Program(format!("layer `{}`: {error}", layer.name));
                 Ok(LayerNoise {
                     hash: layer_hash(&layer.name),
                     spec: layer.noise.parse().map_err(wrap)?,
@@ -206,12 +166,7 @@ impl Network {
             })
             .collect::<Result<_, ExecError>>()?;
         check_trainables(&program)?;
-        Ok(Self {
-            program,
-            shapes: shapes.into_iter().map(Option::unwrap_or_default).collect(),
-            layers,
-            convolutions,
-        })
+        Ok(Self { program, shapes: shapes.into_iter().map(Option::unwrap_or_default).collect(), layers, convolutions })
     }
 
     /// The number of elements of a value for one sample.
@@ -230,10 +185,7 @@ fn check_trainables(program: &Program) -> Result<(), ExecError> {
                 return Err(error(
                     index,
                     &node.op,
-                    format!(
-                        "`{}` is trainable, but only the weights of denoisers can be trained",
-                        value.name
-                    ),
+                    format!("`{}` is trainable, but only the weights of denoisers can be trained", value.name),
                 ));
             }
             if denoiser && position > 0 && value.constant.is_none() {
@@ -245,11 +197,7 @@ fn check_trainables(program: &Program) -> Result<(), ExecError> {
 }
 
 /// A value's shape for one sample; `multiple` stands for the batch.
-fn sample_shape(
-    shape: &[Option<usize>],
-    multiple: usize,
-    name: &str,
-) -> Result<Vec<usize>, ExecError> {
+fn sample_shape(shape: &[Option<usize>], multiple: usize, name: &str) -> Result<Vec<usize>, ExecError> {
     shape
         .iter()
         .enumerate()
@@ -278,50 +226,32 @@ fn arity(op: &Op) -> (usize, usize) {
 fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(), String> {
     let x = operands[0];
     let expect = |what: &str, want: Vec<usize>| {
-        (want == result)
-            .then_some(())
-            .ok_or_else(|| format!("{what} gives {want:?}, not {result:?}"))
+        (want == result).then_some(()).ok_or_else(|| format!("{what} gives {want:?}, not {result:?}"))
     };
     let rank = |wanted: usize| {
-        (x.len() == wanted)
-            .then_some(())
-            .ok_or_else(|| format!("its operand has rank {}, not {wanted}", x.len()))
+        (x.len() == wanted).then_some(()).ok_or_else(|| format!("its operand has rank {}, not {wanted}", x.len()))
     };
-    let axis_in = |axis: usize| {
-        (axis < x.len())
-            .then_some(())
-            .ok_or_else(|| format!("there is no axis {axis}"))
-    };
+    let axis_in = |axis: usize| (axis < x.len()).then_some(()).ok_or_else(|| format!("there is no axis {axis}"));
     let vector = |operand: usize, len: usize| {
         let shape = operands[operand];
         (shape.iter().product::<usize>() == len)
             .then_some(())
             .ok_or_else(|| format!("operand {operand} has shape {shape:?}, not {len} elements"))
     };
-    let windows =
-        |kernel: [usize; 2], stride: [usize; 2], pad: [usize; 4], dilation: [usize; 2]| {
-            let mut sizes = [0; 2];
-            for axis in 0..2 {
-                let extent = (kernel[axis].max(1) - 1) * dilation[axis] + 1;
-                let padded = x[axis + 1] + pad[2 * axis] + pad[2 * axis + 1];
-                if stride[axis] == 0 || dilation[axis] == 0 || kernel[axis] == 0 || padded < extent
-                {
-                    return Err(format!(
-                        "a {kernel:?} window does not fit {x:?} with pad {pad:?}"
-                    ));
-                }
-                sizes[axis] = (padded - extent) / stride[axis] + 1;
+    let windows = |kernel: [usize; 2], stride: [usize; 2], pad: [usize; 4], dilation: [usize; 2]| {
+        let mut sizes = [0; 2];
+        for axis in 0..2 {
+            let extent = (kernel[axis].max(1) - 1) * dilation[axis] + 1;
+            let padded = x[axis + 1] + pad[2 * axis] + pad[2 * axis + 1];
+            if stride[axis] == 0 || dilation[axis] == 0 || kernel[axis] == 0 || padded < extent {
+                return Err(format!("a {kernel:?} window does not fit {x:?} with pad {pad:?}"));
             }
-            Ok(sizes)
-        };
+            sizes[axis] = (padded - extent) / stride[axis] + 1;
+        }
+        Ok(sizes)
+    };
     match op {
-        Op::Conv2d {
-            stride,
-            pad,
-            dilation,
-            groups,
-            ..
-        } => {
+        Op::Conv2d { stride, pad, dilation, groups, .. } => {
             rank(4)?;
             let &[outputs, kh, kw, inputs] = operands[1].as_slice() else {
                 return Err(format!("its weight has shape {:?}, not OHWI", operands[1]));
@@ -333,32 +263,20 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
                 ));
             }
             if ![1, outputs].contains(&operands[2].iter().product::<usize>()) {
-                return Err(format!(
-                    "its bias has shape {:?}, not {outputs} elements",
-                    operands[2]
-                ));
+                return Err(format!("its bias has shape {:?}, not {outputs} elements", operands[2]));
             }
             let [h, w] = windows([kh, kw], *stride, *pad, *dilation)?;
             expect("the convolution", vec![x[0], h, w, outputs])
         }
         Op::FullyConnected { .. } => {
             let &[outputs, inputs] = operands[1].as_slice() else {
-                return Err(format!(
-                    "its weight has shape {:?}, not [O, I]",
-                    operands[1]
-                ));
+                return Err(format!("its weight has shape {:?}, not [O, I]", operands[1]));
             };
             if x.last() != Some(&inputs) {
-                return Err(format!(
-                    "weight {:?} does not fit operand {x:?}",
-                    operands[1]
-                ));
+                return Err(format!("weight {:?} does not fit operand {x:?}", operands[1]));
             }
             if ![1, outputs].contains(&operands[2].iter().product::<usize>()) {
-                return Err(format!(
-                    "its bias has shape {:?}, not {outputs} elements",
-                    operands[2]
-                ));
+                return Err(format!("its bias has shape {:?}, not {outputs} elements", operands[2]));
             }
             let mut want = x.clone();
             want.pop();
@@ -403,24 +321,13 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
         }
         Op::Unary(_) => expect("the function", x.clone()),
         Op::Binary(_) => {
-            Broadcast::new(x, operands[1])
-                .ok_or_else(|| format!("{x:?} and {:?} do not broadcast", operands[1]))?;
+            Broadcast::new(x, operands[1]).ok_or_else(|| format!("{x:?} and {:?} do not broadcast", operands[1]))?;
             expect("the broadcast", Broadcast::shape(x, operands[1]))
         }
-        Op::AvgPool {
-            kernel,
-            stride,
-            pad,
-        }
-        | Op::MaxPool {
-            kernel,
-            stride,
-            pad,
-        } => {
+        Op::AvgPool { kernel, stride, pad } | Op::MaxPool { kernel, stride, pad } => {
             rank(4)?;
             let [h, w] = windows(*kernel, *stride, *pad, [1, 1])?;
-            if (0..2).any(|axis| pad[2 * axis] >= kernel[axis] || pad[2 * axis + 1] >= kernel[axis])
-            {
+            if (0..2).any(|axis| pad[2 * axis] >= kernel[axis] || pad[2 * axis + 1] >= kernel[axis]) {
                 return Err(format!("pad {pad:?} reaches past the window {kernel:?}"));
             }
             expect("pooling", vec![x[0], h, w, x[3]])
@@ -447,15 +354,9 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
             want[*axis] = 0;
             for operand in operands {
                 let fits = operand.len() == x.len()
-                    && operand
-                        .iter()
-                        .zip(x)
-                        .enumerate()
-                        .all(|(at, (a, b))| at == *axis || a == b);
+                    && operand.iter().zip(x).enumerate().all(|(at, (a, b))| at == *axis || a == b);
                 if !fits {
-                    return Err(format!(
-                        "{x:?} and {operand:?} do not join along axis {axis}"
-                    ));
+                    return Err(format!("{x:?} and {operand:?} do not join along axis {axis}"));
                 }
                 want[*axis] += operand[*axis];
             }
@@ -464,25 +365,14 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
         Op::Slice { start } => {
             let fits = start.len() == x.len()
                 && result.len() == x.len()
-                && start
-                    .iter()
-                    .zip(result)
-                    .zip(x)
-                    .all(|((start, size), x)| start + size <= *x);
-            fits.then_some(())
-                .ok_or_else(|| format!("{result:?} at {start:?} reaches past {x:?}"))
+                && start.iter().zip(result).zip(x).all(|((start, size), x)| start + size <= *x);
+            fits.then_some(()).ok_or_else(|| format!("{result:?} at {start:?} reaches past {x:?}"))
         }
         Op::Pad { pad, .. } => {
             if pad.len() != x.len() {
                 return Err(format!("{pad:?} does not fit rank {}", x.len()));
             }
-            expect(
-                "padding",
-                x.iter()
-                    .zip(pad)
-                    .map(|(x, [before, after])| x + before + after)
-                    .collect(),
-            )
+            expect("padding", x.iter().zip(pad).map(|(x, [before, after])| x + before + after).collect())
         }
     }
 }
@@ -671,12 +561,7 @@ impl Kernel {
     fn in_place(&self) -> bool {
         matches!(
             self,
-            Self::Noise { .. }
-                | Self::Block(_)
-                | Self::Affine { .. }
-                | Self::Unit { .. }
-                | Self::Unary(_)
-                | Self::Silu
+            Self::Noise { .. } | Self::Block(_) | Self::Affine { .. } | Self::Unit { .. } | Self::Unary(_) | Self::Silu
         )
     }
 }
@@ -717,12 +602,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn value(&mut self, place: Place, len: usize) -> Id {
-        self.values.push(Value {
-            place,
-            len,
-            gradient: false,
-            saved: false,
-        });
+        self.values.push(Value { place, len, gradient: false, saved: false });
         self.values.len() - 1
     }
 
@@ -732,13 +612,7 @@ impl Builder<'_> {
             return id;
         }
         let len = self.network.len(value);
-        let place = match self
-            .network
-            .program
-            .inputs
-            .iter()
-            .position(|&input| input == value)
-        {
+        let place = match self.network.program.inputs.iter().position(|&input| input == value) {
             Some(input) => Place::Input(input),
             None => Place::Constant(value),
         };
@@ -762,10 +636,7 @@ impl Builder<'_> {
     }
 
     fn constant(&self, value: ValueId) -> &[f32] {
-        self.network.program.values[value]
-            .constant
-            .as_ref()
-            .map_or(&[], |weight| weight.values())
+        self.network.program.values[value].constant.as_ref().map_or(&[], |weight| weight.values())
     }
 
     fn bias(&self, value: ValueId, len: usize) -> Arc<[f32]> {
@@ -802,9 +673,7 @@ impl Builder<'_> {
                 network.program.layers[layer].name, noise.scale
             )));
         }
-        let limit = noise
-            .and_then(|(_, noise)| noise.limits())
-            .map(|limits| limits[0]);
+        let limit = noise.and_then(|(_, noise)| noise.limits()).map(|limits| limits[0]);
         let noisy = noise.map(|(layer, _)| layer);
         let kernel = kernel(self, limit);
         let y = self.step(kernel, vec![x], len);
@@ -833,61 +702,37 @@ impl Builder<'_> {
         let id = match &node.op {
             Op::Conv2d { layer, .. } => {
                 let bias = node.inputs[2];
-                self.layer(index, *layer, x, |builder, limit| {
-                    match &network.convolutions[index] {
-                        Some(ConvolutionKind::Depthwise(shape, filter)) => Kernel::Depthwise {
-                            shape: *shape,
-                            filter: Arc::clone(filter),
-                            bias: builder.bias(bias, shape.channels),
-                            limit,
-                        },
-                        _ => Kernel::Convolution { node: index, limit },
-                    }
+                self.layer(index, *layer, x, |builder, limit| match &network.convolutions[index] {
+                    Some(ConvolutionKind::Depthwise(shape, filter)) => Kernel::Depthwise {
+                        shape: *shape,
+                        filter: Arc::clone(filter),
+                        bias: builder.bias(bias, shape.channels),
+                        limit,
+                    },
+                    _ => Kernel::Convolution { node: index, limit },
                 })?
             }
             Op::FullyConnected { layer } => {
                 let (outputs, inputs) = (shape(1)[0], shape(1)[1]);
                 let rows = len / outputs.max(1);
                 let (weights, bias) = (node.inputs[1], node.inputs[2]);
-                if network.program.values[weights].constant.is_none()
-                    || network.program.values[bias].constant.is_none()
+                if network.program.values[weights].constant.is_none() || network.program.values[bias].constant.is_none()
                 {
-                    return Err(error(
-                        index,
-                        &node.op,
-                        "its weight and bias must be constants",
-                    ));
+                    return Err(error(index, &node.op, "its weight and bias must be constants"));
                 }
                 self.layer(index, *layer, x, |builder, limit| {
                     let transposed = (rows > 1).then(|| {
                         let mut transposed = vec![0.0; inputs * outputs];
-                        crate::kernels::gemm::transpose(
-                            builder.constant(weights),
-                            inputs,
-                            &mut transposed,
-                        );
+                        crate::kernels::gemm::transpose(builder.constant(weights), inputs, &mut transposed);
                         transposed.into()
                     });
                     let bias = builder.bias(bias, outputs);
-                    Kernel::FullyConnected {
-                        rows,
-                        inputs,
-                        outputs,
-                        weights,
-                        transposed,
-                        bias,
-                        limit,
-                    }
+                    Kernel::FullyConnected { rows, inputs, outputs, weights, transposed, bias, limit }
                 })?
             }
             Op::MatMul => {
                 let y = self.id(node.inputs[1]);
-                let kernel = Kernel::MatMul {
-                    batch: shape(0)[0],
-                    m: shape(0)[1],
-                    k: shape(0)[2],
-                    n: shape(1)[2],
-                };
+                let kernel = Kernel::MatMul { batch: shape(0)[0], m: shape(0)[1], k: shape(0)[2], n: shape(1)[2] };
                 self.step(kernel, vec![x, y], len)
             }
             Op::DenoiseBlock { layer, .. } | Op::DenoiseAffine { layer }
@@ -906,14 +751,7 @@ impl Builder<'_> {
                         &[1, h, w, c] => [h, w, c],
                         _ => [len / channels.max(1), 1, channels],
                     };
-                    self.step(
-                        Kernel::Unit {
-                            layer: *layer,
-                            shape,
-                        },
-                        vec![x],
-                        len,
-                    )
+                    self.step(Kernel::Unit { layer: *layer, shape }, vec![x], len)
                 }
             }
             Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. } if !self.key.denoise => x,
@@ -948,14 +786,9 @@ impl Builder<'_> {
                 };
                 self.step(Kernel::Block(Box::new(block)), vec![x], len)
             }
-            Op::DenoiseAffine { .. } => self.step(
-                Kernel::Affine {
-                    scale: node.inputs[1],
-                    shift: node.inputs[2],
-                },
-                vec![x],
-                len,
-            ),
+            Op::DenoiseAffine { .. } => {
+                self.step(Kernel::Affine { scale: node.inputs[1], shift: node.inputs[2] }, vec![x], len)
+            }
             Op::Unary(Unary::Identity) | Op::Reshape => x,
             Op::Unary(op) => self.step(Kernel::Unary(*op), vec![x], len),
             Op::Binary(op) => {
@@ -972,26 +805,10 @@ impl Builder<'_> {
                 } else if *op == Binary::Mul && is_sigmoid_of(self, x, y) {
                     self.step(Kernel::Silu, vec![y], len)
                 } else {
-                    self.step(
-                        Kernel::Binary {
-                            op: *op,
-                            shape: broadcast,
-                        },
-                        vec![x, y],
-                        len,
-                    )
+                    self.step(Kernel::Binary { op: *op, shape: broadcast }, vec![x, y], len)
                 }
             }
-            Op::AvgPool {
-                kernel,
-                stride,
-                pad,
-            }
-            | Op::MaxPool {
-                kernel,
-                stride,
-                pad,
-            } => {
+            Op::AvgPool { kernel, stride, pad } | Op::MaxPool { kernel, stride, pad } => {
                 let window = Window {
                     input: [shape(0)[1], shape(0)[2]],
                     output: [result[1], result[2]],
@@ -1001,61 +818,25 @@ impl Builder<'_> {
                     pad: [pad[0], pad[2]],
                 };
                 let average = matches!(node.op, Op::AvgPool { .. });
-                let kernel = if average {
-                    Kernel::Average(window)
-                } else {
-                    Kernel::Maximum(window)
-                };
+                let kernel = if average { Kernel::Average(window) } else { Kernel::Maximum(window) };
                 self.step(kernel, vec![x], len)
             }
             Op::Reduce { kind, axis } => {
                 let shape = shape(0);
-                let around = [
-                    shape[..*axis].iter().product(),
-                    shape[*axis],
-                    shape[axis + 1..].iter().product(),
-                ];
-                if around[1] == 1 {
-                    x
-                } else {
-                    self.step(
-                        Kernel::Reduce {
-                            kind: *kind,
-                            shape: around,
-                        },
-                        vec![x],
-                        len,
-                    )
-                }
+                let around = [shape[..*axis].iter().product(), shape[*axis], shape[axis + 1..].iter().product()];
+                if around[1] == 1 { x } else { self.step(Kernel::Reduce { kind: *kind, shape: around }, vec![x], len) }
             }
             Op::Transpose { perms } => self.gather(Gather::transpose(shape(0), perms), x, len),
             Op::Slice { start } => self.gather(Gather::slice(shape(0), start, result), x, len),
             Op::Pad { pad, value } => {
                 let start: Vec<usize> = pad.iter().map(|[before, _]| *before).collect();
                 let place = Gather::slice(result, &start, shape(0));
-                if place.is_identity(len) {
-                    x
-                } else {
-                    self.step(
-                        Kernel::Pad {
-                            place,
-                            value: *value,
-                        },
-                        vec![x],
-                        len,
-                    )
-                }
+                if place.is_identity(len) { x } else { self.step(Kernel::Pad { place, value: *value }, vec![x], len) }
             }
             Op::Concat { axis } => {
                 let inputs: Vec<Id> = node.inputs.iter().map(|&input| self.id(input)).collect();
-                let widths = (0..inputs.len())
-                    .map(|operand| shape(operand)[*axis..].iter().product())
-                    .collect();
-                if inputs.len() == 1 {
-                    x
-                } else {
-                    self.step(Kernel::Concat { widths }, inputs, len)
-                }
+                let widths = (0..inputs.len()).map(|operand| shape(operand)[*axis..].iter().product()).collect();
+                if inputs.len() == 1 { x } else { self.step(Kernel::Concat { widths }, inputs, len) }
             }
         };
         self.map[node.output] = Some(id);
@@ -1088,33 +869,20 @@ impl Builder<'_> {
     /// Fuses a clamp into the sum that it alone reads.
     fn fuse_clamps(&mut self, targets: &[Id]) {
         let mut uses = vec![0usize; self.values.len()];
-        self.steps
-            .iter()
-            .flat_map(|step| &step.inputs)
-            .chain(targets)
-            .for_each(|&id| uses[id] += 1);
+        self.steps.iter().flat_map(|step| &step.inputs).chain(targets).for_each(|&id| uses[id] += 1);
         for index in 1..self.steps.len() {
             let (before, after) = self.steps.split_at_mut(index);
             let clamp = &mut after[0];
             let Kernel::Unary(Unary::Clamp { min, max }) = clamp.kernel else {
                 continue;
             };
-            let Some(sum) = before
-                .iter_mut()
-                .find(|step| step.output == clamp.inputs[0])
-            else {
+            let Some(sum) = before.iter_mut().find(|step| step.output == clamp.inputs[0]) else {
                 continue;
             };
-            let Kernel::Binary {
-                op: Binary::Add, ..
-            } = sum.kernel
-            else {
+            let Kernel::Binary { op: Binary::Add, .. } = sum.kernel else {
                 continue;
             };
-            let equal = sum
-                .inputs
-                .iter()
-                .all(|&id| self.values[id].len == self.values[sum.output].len);
+            let equal = sum.inputs.iter().all(|&id| self.values[id].len == self.values[sum.output].len);
             if equal && uses[sum.output] == 1 {
                 clamp.kernel = Kernel::AddClamp { min, max };
                 clamp.inputs.clone_from(&sum.inputs);
@@ -1127,20 +895,16 @@ impl Builder<'_> {
     /// Turns a product and a sum with a constant per channel (an unfolded batch normalisation) into one map.
     fn fuse_affines(&mut self, targets: &[Id]) {
         let mut uses = vec![0usize; self.values.len()];
-        self.steps
-            .iter()
-            .flat_map(|step| &step.inputs)
-            .chain(targets)
-            .for_each(|&id| uses[id] += 1);
+        self.steps.iter().flat_map(|step| &step.inputs).chain(targets).for_each(|&id| uses[id] += 1);
         let constant = |values: &[Value], step: &Step, wanted: Binary| match &step.kernel {
             Kernel::Binary { op, shape } if *op == wanted => {
                 let (left, right) = (step.inputs[0], step.inputs[1]);
-                [(left, right, shape.clone()), (right, left, shape.swapped())]
-                    .into_iter()
-                    .find_map(|(x, y, shape)| match values[y].place {
+                [(left, right, shape.clone()), (right, left, shape.swapped())].into_iter().find_map(|(x, y, shape)| {
+                    match values[y].place {
                         Place::Constant(id) => Some((x, id, shape.per_channel()?)),
                         _ => None,
-                    })
+                    }
+                })
             }
             _ => None,
         };
@@ -1174,15 +938,10 @@ impl Builder<'_> {
             let starts = match (&step.kernel, self.key.goal) {
                 (_, Goal::Sensitivity) => step.layer.is_some(),
                 (Kernel::Affine { scale, shift }, _) => trainable(&[*scale, *shift]),
-                (Kernel::Block(block), _) => [
-                    Some(block.reduce),
-                    Some(block.spatial),
-                    Some(block.mean),
-                    block.sigma,
-                ]
-                .iter()
-                .flatten()
-                .any(|pair| trainable(pair)),
+                (Kernel::Block(block), _) => [Some(block.reduce), Some(block.spatial), Some(block.mean), block.sigma]
+                    .iter()
+                    .flatten()
+                    .any(|pair| trainable(pair)),
                 _ => false,
             };
             let passes = step.inputs.iter().any(|&id| self.values[id].gradient);
@@ -1207,9 +966,7 @@ impl Builder<'_> {
                     Scale::Signal => saved.extend([step.inputs[0], step.output]),
                 },
                 Kernel::Affine { scale, shift } if !trainable(&[*scale, *shift]) => {}
-                Kernel::Block(_) | Kernel::Affine { .. } | Kernel::Silu => {
-                    saved.push(step.inputs[0])
-                }
+                Kernel::Block(_) | Kernel::Affine { .. } | Kernel::Silu => saved.push(step.inputs[0]),
                 Kernel::Unary(op) => match unary_reads(*op) {
                     Reads::Nothing => {}
                     Reads::Input => saved.push(step.inputs[0]),
@@ -1218,14 +975,10 @@ impl Builder<'_> {
                 Kernel::Binary { op, .. } if binary_reads(*op) => saved.extend(&step.inputs),
                 Kernel::MatMul { .. } => saved.extend(&step.inputs),
                 Kernel::AddClamp { .. } => saved.push(step.output),
-                Kernel::Maximum(_) | Kernel::Reduce { .. } => {
-                    saved.extend([step.inputs[0], step.output])
-                }
+                Kernel::Maximum(_) | Kernel::Reduce { .. } => saved.extend([step.inputs[0], step.output]),
                 _ => {}
             }
-            saved
-                .into_iter()
-                .for_each(|id| self.values[id].saved = true);
+            saved.into_iter().for_each(|id| self.values[id].saved = true);
         }
     }
 
@@ -1236,14 +989,12 @@ impl Builder<'_> {
             step.inputs.iter().for_each(|&id| last[id] = Some(index));
             last[step.output] = last[step.output].or(Some(index));
         }
-        let keep = |values: &[Value], id: Id| {
-            values[id].saved || targets.contains(&id) || values[id].place != Place::Buffer
-        };
+        let keep =
+            |values: &[Value], id: Id| values[id].saved || targets.contains(&id) || values[id].place != Place::Buffer;
         for index in 0..self.steps.len() {
             let step = &self.steps[index];
-            let takes = step.kernel.in_place()
-                && last[step.inputs[0]] == Some(index)
-                && !keep(&self.values, step.inputs[0]);
+            let takes =
+                step.kernel.in_place() && last[step.inputs[0]] == Some(index) && !keep(&self.values, step.inputs[0]);
             let mut frees: BTreeSet<Id> = step
                 .inputs
                 .iter()
@@ -1263,11 +1014,7 @@ impl Builder<'_> {
 
 impl Plan {
     /// Plans a kind of run. `units` are the layers whose denoisers are run by other means.
-    pub fn new(
-        network: &Network,
-        key: PlanKey,
-        units: &BTreeSet<LayerId>,
-    ) -> Result<Self, ExecError> {
+    pub fn new(network: &Network, key: PlanKey, units: &BTreeSet<LayerId>) -> Result<Self, ExecError> {
         let mut builder = Builder {
             network,
             key,
@@ -1280,12 +1027,7 @@ impl Plan {
         }
         let logits = builder.id(network.program.logits);
         let targets: Vec<Id> = match key.goal {
-            Goal::Outputs => network
-                .program
-                .outputs
-                .iter()
-                .map(|&output| builder.id(output))
-                .collect(),
+            Goal::Outputs => network.program.outputs.iter().map(|&output| builder.id(output)).collect(),
             Goal::Layers => Vec::new(),
             Goal::Logits | Goal::Train | Goal::Sensitivity => vec![logits],
         };
@@ -1296,11 +1038,6 @@ impl Plan {
             builder.mark_gradients();
         }
         builder.assign_buffers(&targets);
-        Ok(Self {
-            steps: builder.steps,
-            values: builder.values,
-            targets,
-            logits,
-        })
+        Ok(Self { steps: builder.steps, values: builder.values, targets, logits })
     }
 }

@@ -65,10 +65,7 @@ impl StreamKey {
         bytes[24..32].copy_from_slice(&self.layer.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.sample.to_le_bytes());
         let hash = xxh3_128(&bytes);
-        Stream {
-            key: [hash as u32, (hash >> 32) as u32],
-            counter: [(hash >> 64) as u32, (hash >> 96) as u32],
-        }
+        Stream { key: [hash as u32, (hash >> 32) as u32], counter: [(hash >> 64) as u32, (hash >> 96) as u32] }
     }
 }
 
@@ -94,15 +91,7 @@ impl Stream {
 
     /// A 64-bit word of the stream.
     pub fn word(&self, index: u64) -> u64 {
-        let words = philox(
-            [
-                index as u32,
-                (index >> 32) as u32,
-                self.counter[0],
-                self.counter[1],
-            ],
-            self.key,
-        );
+        let words = philox([index as u32, (index >> 32) as u32, self.counter[0], self.counter[1]], self.key);
         u64::from(words[0]) | u64::from(words[1]) << 32
     }
 }
@@ -123,10 +112,7 @@ fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 fn round_keys(key: [u32; 2]) -> [[u32; 2]; ROUNDS] {
     std::array::from_fn(|round| {
         let round = round as u32;
-        [
-            key[0].wrapping_add(WEYL[0].wrapping_mul(round)),
-            key[1].wrapping_add(WEYL[1].wrapping_mul(round)),
-        ]
+        [key[0].wrapping_add(WEYL[0].wrapping_mul(round)), key[1].wrapping_add(WEYL[1].wrapping_mul(round))]
     })
 }
 
@@ -183,12 +169,7 @@ fn fill_words(keys: &[[u32; 2]; ROUNDS], counter: [u32; 2], block: u64, words: &
     const PART: usize = 4;
     let base = block * LANES as u64;
     for part in 0..LANES / PART {
-        let mut state = [
-            [0; PART],
-            [base >> 32; PART],
-            [u64::from(counter[0]); PART],
-            [u64::from(counter[1]); PART],
-        ];
+        let mut state = [[0; PART], [base >> 32; PART], [u64::from(counter[0]); PART], [u64::from(counter[1]); PART]];
         for (lane, word) in state[0].iter_mut().enumerate() {
             // `base` is a multiple of LANES: no carry.
             *word = (base & 0xffff_ffff) + (part * PART + lane) as u64;
@@ -224,13 +205,11 @@ fn box_muller(radius: u32, angle: u32) -> (f32, f32) {
     let radius = (-2.0 * ln(uniform)).max(0.0).sqrt();
     // The angle in quarter turns, rounded to the nearest, and what remains of it in ±1/8 turn.
     let quadrant = angle.wrapping_add(1 << 29) >> 30;
-    let rest = angle.wrapping_sub(quadrant << 30) as i32 as f32
-        * (std::f32::consts::TAU / 4_294_967_296.0);
+    let rest = angle.wrapping_sub(quadrant << 30) as i32 as f32 * (std::f32::consts::TAU / 4_294_967_296.0);
     let square = rest * rest;
-    let sine = rest
-        + rest * square * (-1.666_665_5e-1 + square * (8.332_161e-3 + square * -1.951_529_6e-4));
-    let cosine = 1.0 - 0.5 * square
-        + square * square * (4.166_664_6e-2 + square * (-1.388_731_6e-3 + square * 2.443_315_7e-5));
+    let sine = rest + rest * square * (-1.666_665_5e-1 + square * (8.332_161e-3 + square * -1.951_529_6e-4));
+    let cosine =
+        1.0 - 0.5 * square + square * square * (4.166_664_6e-2 + square * (-1.388_731_6e-3 + square * 2.443_315_7e-5));
     // Odd quadrants swap the two; quadrants 1, 2 negate the cosine and 2, 3 the sine.
     let swap = 0u32.wrapping_sub(quadrant & 1);
     let (s, c) = (sine.to_bits(), cosine.to_bits());
@@ -250,10 +229,8 @@ fn ln(x: f32) -> f32 {
     let square = m * m;
     // Estrin's scheme: a short chain of dependent operations.
     let quartic = square * square;
-    let low =
-        (3.333_333e-1 + m * -2.499_999_4e-1) + square * (2.000_071_5e-1 + m * -1.666_805_7e-1);
-    let high =
-        (1.424_932_3e-1 + m * -1.242_014_1e-1) + square * (1.167_699_9e-1 + m * -1.151_461e-1);
+    let low = (3.333_333e-1 + m * -2.499_999_4e-1) + square * (2.000_071_5e-1 + m * -1.666_805_7e-1);
+    let high = (1.424_932_3e-1 + m * -1.242_014_1e-1) + square * (1.167_699_9e-1 + m * -1.151_461e-1);
     let p = low + quartic * (high + quartic * 7.037_683_6e-2);
     let tail = m * square * p + exponent * -2.121_944_4e-4 - 0.5 * square;
     m + tail + exponent * 0.693_359_4
@@ -291,19 +268,10 @@ mod tests {
     #[test]
     fn philox_known_answers() {
         // Random123's kat_vectors, philox4x32 with 7 rounds.
+        assert_eq!(philox([0; 4], [0; 2]), [0x5f6f_b709, 0x0d89_3f64, 0x4f12_1f81, 0x4f73_0a48]);
+        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x5207_ddc2, 0x4516_5e59, 0x4d8e_e751, 0x8c52_f662]);
         assert_eq!(
-            philox([0; 4], [0; 2]),
-            [0x5f6f_b709, 0x0d89_3f64, 0x4f12_1f81, 0x4f73_0a48]
-        );
-        assert_eq!(
-            philox([u32::MAX; 4], [u32::MAX; 2]),
-            [0x5207_ddc2, 0x4516_5e59, 0x4d8e_e751, 0x8c52_f662]
-        );
-        assert_eq!(
-            philox(
-                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
-                [0xa409_3822, 0x299f_31d0]
-            ),
+            philox([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
             [0x4dfc_caba, 0x190a_87f0, 0xc473_62ba, 0xb6b5_242a]
         );
     }
@@ -325,19 +293,10 @@ mod tests {
             let angle = f64::from(w2) / 2f64.powi(32) * std::f64::consts::TAU;
             let (x, y) = box_muller(w1, w2);
             // Near u = 1 the radius is limited by u's own 24 bits: ±√(2·2⁻²⁴).
-            assert!(
-                (f64::from(x) - radius * angle.cos()).abs() < 4e-4,
-                "{w1} {w2}"
-            );
-            assert!(
-                (f64::from(y) - radius * angle.sin()).abs() < 4e-4,
-                "{w1} {w2}"
-            );
+            assert!((f64::from(x) - radius * angle.cos()).abs() < 4e-4, "{w1} {w2}");
+            assert!((f64::from(y) - radius * angle.sin()).abs() < 4e-4, "{w1} {w2}");
             if radius > 0.1 {
-                assert!(
-                    (f64::from(x) - radius * angle.cos()).abs() < 3e-6 * (1.0 + radius),
-                    "{w1} {w2}"
-                );
+                assert!((f64::from(x) - radius * angle.cos()).abs() < 3e-6 * (1.0 + radius), "{w1} {w2}");
             }
         }
     }
@@ -359,24 +318,12 @@ mod tests {
         let base = normals(key(), 64);
         for other in [
             StreamKey { seed: 2, ..key() },
-            StreamKey {
-                purpose: 1,
-                ..key()
-            },
-            StreamKey {
-                kind: Kind::Epsilon,
-                ..key()
-            },
-            StreamKey {
-                component: 1,
-                ..key()
-            },
+            StreamKey { purpose: 1, ..key() },
+            StreamKey { kind: Kind::Epsilon, ..key() },
+            StreamKey { component: 1, ..key() },
             StreamKey { chip: 1, ..key() },
             StreamKey { pass: 1, ..key() },
-            StreamKey {
-                layer: layer_hash("conv2"),
-                ..key()
-            },
+            StreamKey { layer: layer_hash("conv2"), ..key() },
             StreamKey { sample: 1, ..key() },
         ] {
             assert_ne!(base, normals(other, 64));
@@ -402,23 +349,12 @@ mod tests {
             bins[(((z + 4.0) * 8.0).floor().clamp(0.0, 63.0)) as usize] += 1.0;
         }
         // The variances of zᵏ are 1, 2, 15, 96.
-        for (sum, (mean, variance)) in
-            sums.iter()
-                .zip([(0.0, 1.0f64), (1.0, 2.0), (0.0, 15.0), (3.0, 96.0)])
-        {
-            assert!(
-                (sum / n - mean).abs() < 4.5 * (variance / n).sqrt(),
-                "{} {mean}",
-                sum / n
-            );
+        for (sum, (mean, variance)) in sums.iter().zip([(0.0, 1.0f64), (1.0, 2.0), (0.0, 15.0), (3.0, 96.0)]) {
+            assert!((sum / n - mean).abs() < 4.5 * (variance / n).sqrt(), "{} {mean}", sum / n);
         }
         for (count, limit) in beyond.iter().zip([3.0, 4.0]) {
             let p = 2.0 * cdf(-limit);
-            assert!(
-                (count - n * p).abs() < 4.5 * (n * p).sqrt(),
-                "{count} {}",
-                n * p
-            );
+            assert!((count - n * p).abs() < 4.5 * (n * p).sqrt(), "{count} {}", n * p);
         }
         // χ² with 63 degrees of freedom: mean 63, standard deviation √126; 4.5 of them.
         let chi: f64 = bins
@@ -442,34 +378,17 @@ mod tests {
         let base = normals(key(), N);
         let correlation = |a: &[f32], b: &[f32]| {
             let n = a.len().min(b.len()) as f64;
-            a.iter()
-                .zip(b)
-                .map(|(&x, &y)| f64::from(x) * f64::from(y))
-                .sum::<f64>()
-                / n.sqrt()
+            a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>() / n.sqrt()
         };
-        let square = |a: &[f32]| {
-            a.iter()
-                .map(|&x| (x * x - 1.0) / std::f32::consts::SQRT_2)
-                .collect::<Vec<_>>()
-        };
+        let square = |a: &[f32]| a.iter().map(|&x| (x * x - 1.0) / std::f32::consts::SQRT_2).collect::<Vec<_>>();
         for other in [
             StreamKey { sample: 1, ..key() },
             StreamKey { sample: 2, ..key() },
             StreamKey { pass: 1, ..key() },
             StreamKey { chip: 1, ..key() },
-            StreamKey {
-                component: 1,
-                ..key()
-            },
-            StreamKey {
-                kind: Kind::Epsilon,
-                ..key()
-            },
-            StreamKey {
-                layer: layer_hash("conv2"),
-                ..key()
-            },
+            StreamKey { component: 1, ..key() },
+            StreamKey { kind: Kind::Epsilon, ..key() },
+            StreamKey { layer: layer_hash("conv2"), ..key() },
         ] {
             let other = normals(other, N);
             assert!(correlation(&base, &other).abs() < 4.5);
@@ -477,17 +396,11 @@ mod tests {
         }
         for lag in [1, 2, 15, 16, 17, 32, 48, 64, 128] {
             assert!(correlation(&base, &base[lag..]).abs() < 4.5, "{lag}");
-            assert!(
-                correlation(&square(&base), &square(&base[lag..])).abs() < 4.5,
-                "{lag}"
-            );
+            assert!(correlation(&square(&base), &square(&base[lag..])).abs() < 4.5, "{lag}");
         }
         // One element over many samples.
-        let over: Vec<f32> = (0..1u64 << 16)
-            .map(|sample| normals(StreamKey { sample, ..key() }, 1)[0])
-            .collect();
-        let mean: f64 =
-            over.iter().map(|&x| f64::from(x)).sum::<f64>() / (over.len() as f64).sqrt();
+        let over: Vec<f32> = (0..1u64 << 16).map(|sample| normals(StreamKey { sample, ..key() }, 1)[0]).collect();
+        let mean: f64 = over.iter().map(|&x| f64::from(x)).sum::<f64>() / (over.len() as f64).sqrt();
         assert!(mean.abs() < 4.5 && correlation(&over, &over[1..]).abs() < 4.5);
     }
 }

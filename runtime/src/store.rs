@@ -35,9 +35,7 @@ pub enum StoreError {
         reason: String,
     },
     /// A tensor's element type is not f32.
-    #[error(
-        "{name}: tensor `{tensor}` has element type {dtype:?}; only F32 is supported, convert it first"
-    )]
+    #[error("{name}: tensor `{tensor}` has element type {dtype:?}; only F32 is supported, convert it first")]
     ElementType {
         /// The file or package entry.
         name: String,
@@ -71,34 +69,21 @@ impl Weight {
     /// A tensor that owns its values; `None` when the shape's product is not their number.
     pub fn new(shape: Vec<usize>, values: impl Into<Arc<[f32]>>) -> Option<Self> {
         let values = values.into();
-        (shape.iter().product::<usize>() == values.len()).then_some(Self {
-            shape,
-            values: Values::Owned(values),
-        })
+        (shape.iter().product::<usize>() == values.len()).then_some(Self { shape, values: Values::Owned(values) })
     }
 
     /// A tensor in a mapped file; `None` when it reaches past the end or is not 4-byte aligned.
     pub fn mapped(shape: Vec<usize>, map: Arc<Mmap>, offset: usize) -> Option<Self> {
-        let len = shape
-            .iter()
-            .try_fold(1usize, |product, &size| product.checked_mul(size))?;
+        let len = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
         let bytes = map.get(offset..offset.checked_add(len.checked_mul(4)?)?)?;
         bytemuck::try_cast_slice::<u8, f32>(bytes).ok()?;
-        Some(Self {
-            shape,
-            values: Values::Mapped { map, offset, len },
-        })
+        Some(Self { shape, values: Values::Mapped { map, offset, len } })
     }
 
     /// The same values under another shape; `None` when it holds another number of them.
     pub fn reshaped(&self, shape: Vec<usize>) -> Option<Self> {
-        let len = shape
-            .iter()
-            .try_fold(1usize, |product, &size| product.checked_mul(size))?;
-        (len == self.values().len()).then(|| Self {
-            shape,
-            values: self.values.clone(),
-        })
+        let len = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
+        (len == self.values().len()).then(|| Self { shape, values: self.values.clone() })
     }
 
     /// A copy with permuted axes, result axis `i` being axis `perms[i]`; `None` unless `perms` permutes the axes.
@@ -118,11 +103,7 @@ impl Weight {
         let mut index = vec![0; rank];
         let mut values = Vec::with_capacity(source.len());
         for _ in 0..source.len() {
-            let offset: usize = perms
-                .iter()
-                .zip(&index)
-                .map(|(&axis, position)| position * strides[axis])
-                .sum();
+            let offset: usize = perms.iter().zip(&index).map(|(&axis, position)| position * strides[axis]).sum();
             values.push(source[offset]);
             for axis in (0..rank).rev() {
                 index[axis] += 1;
@@ -145,9 +126,7 @@ impl Weight {
         match &self.values {
             Values::Owned(values) => values,
             // `mapped` has checked bounds and alignment.
-            Values::Mapped { map, offset, len } => {
-                bytemuck::cast_slice(&map[*offset..*offset + *len * 4])
-            }
+            Values::Mapped { map, offset, len } => bytemuck::cast_slice(&map[*offset..*offset + *len * 4]),
         }
     }
 }
@@ -181,9 +160,7 @@ impl WeightStore {
 
     /// All weights by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Weight)> {
-        self.weights
-            .iter()
-            .map(|(name, weight)| (name.as_str(), weight))
+        self.weights.iter().map(|(name, weight)| (name.as_str(), weight))
     }
 
     /// The number of weights.
@@ -203,19 +180,13 @@ impl WeightStore {
 
     /// The total number of values.
     pub fn parameters(&self) -> usize {
-        self.weights
-            .values()
-            .map(|weight| weight.values().len())
-            .sum()
+        self.weights.values().map(|weight| weight.values().len()).sum()
     }
 
     /// Maps a safetensors file. The file must not change while the store or its weights live.
     pub fn open_safetensors(path: &Path) -> Result<Self, StoreError> {
         let name = path.display().to_string();
-        let io = |source| StoreError::Io {
-            path: name.clone(),
-            source,
-        };
+        let io = |source| StoreError::Io { path: name.clone(), source };
         let file = File::open(path).map_err(io)?;
         let map = Arc::new(ffi::map(&file).map_err(io)?);
         let len = map.len();
@@ -225,48 +196,30 @@ impl WeightStore {
     /// The weights of the safetensors image at `offset..offset + len` of a mapped file; `name` is what errors call it.
     ///
     /// Weights refer to the map where their data is 4-byte aligned, else they are copied.
-    pub fn from_mapped(
-        map: &Arc<Mmap>,
-        offset: usize,
-        len: usize,
-        name: &str,
-    ) -> Result<Self, StoreError> {
-        let format = |reason: String| StoreError::Format {
-            name: name.to_owned(),
-            reason,
-        };
+    pub fn from_mapped(map: &Arc<Mmap>, offset: usize, len: usize, name: &str) -> Result<Self, StoreError> {
+        let format = |reason: String| StoreError::Format { name: name.to_owned(), reason };
         let image = offset
             .checked_add(len)
             .and_then(|end| map.get(offset..end))
             .ok_or_else(|| format("it reaches past the end of the file".into()))?;
-        let (header, metadata) =
-            SafeTensors::read_metadata(image).map_err(|error| format(error.to_string()))?;
+        let (header, metadata) = SafeTensors::read_metadata(image).map_err(|error| format(error.to_string()))?;
         // Eight bytes of header length, the header, the data.
         let data = 8 + header;
         let mut weights = BTreeMap::new();
         for (tensor, info) in metadata.tensors() {
             if info.dtype != Dtype::F32 {
-                return Err(StoreError::ElementType {
-                    name: name.to_owned(),
-                    tensor,
-                    dtype: info.dtype,
-                });
+                return Err(StoreError::ElementType { name: name.to_owned(), tensor, dtype: info.dtype });
             }
             let (start, end) = (data + info.data_offsets.0, data + info.data_offsets.1);
             let weight = match Weight::mapped(info.shape.clone(), map.clone(), offset + start) {
                 Some(weight) => Some(weight),
                 None => image.get(start..end).and_then(|bytes| {
-                    let values: Vec<f32> = bytes
-                        .as_chunks::<4>()
-                        .0
-                        .iter()
-                        .map(|chunk| f32::from_le_bytes(*chunk))
-                        .collect();
+                    let values: Vec<f32> =
+                        bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
                     Weight::new(info.shape.clone(), values)
                 }),
             };
-            let weight =
-                weight.ok_or_else(|| format(format!("tensor `{tensor}` is out of range")))?;
+            let weight = weight.ok_or_else(|| format(format!("tensor `{tensor}` is out of range")))?;
             weights.insert(tensor, weight);
         }
         Ok(Self { weights })
@@ -315,10 +268,7 @@ mod tests {
 
     fn example() -> WeightStore {
         let mut store = WeightStore::new();
-        store.insert(
-            "b \"ü\"",
-            Weight::new(vec![2, 3], vec![1.0, -2.0, 3.5, 0.0, f32::MIN, f32::MAX]).unwrap(),
-        );
+        store.insert("b \"ü\"", Weight::new(vec![2, 3], vec![1.0, -2.0, 3.5, 0.0, f32::MIN, f32::MAX]).unwrap());
         store.insert("a", Weight::new(vec![], vec![7.0]).unwrap());
         store.insert("empty", Weight::new(vec![0, 4], vec![]).unwrap());
         store
@@ -369,13 +319,8 @@ mod tests {
         i32s[at..at + 3].copy_from_slice(b"I32");
         assert_eq!(&bytes[at - 9..at], br#""dtype":""#);
         std::fs::write(&path, i32s).unwrap();
-        let error = WeightStore::open_safetensors(&path)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("tensor `a`") && error.contains("I32"),
-            "{error}"
-        );
+        let error = WeightStore::open_safetensors(&path).unwrap_err().to_string();
+        assert!(error.contains("tensor `a`") && error.contains("I32"), "{error}");
         let error = WeightStore::open_safetensors(&folder.path().join("none")).unwrap_err();
         assert!(error.to_string().contains("none: No such file"), "{error}");
     }

@@ -111,8 +111,9 @@ fn emit<'c>(
     }
     let text = print_module(&compiled.module, false);
     match &args.output {
-        Some(path) => write_atomically(path, text.as_bytes())
-            .map_err(|error| format!("{}: {error}", path.display()).into()),
+        Some(path) => {
+            write_atomically(path, text.as_bytes()).map_err(|error| format!("{}: {error}", path.display()).into())
+        }
         None => super::print(&text),
     }
 }
@@ -177,11 +178,7 @@ fn preprocessing(args: &CompileArgs, source: &SourceInfo) -> Result<Preprocessin
 }
 
 /// Calibration samples drawn from a data set's training split.
-pub fn sample_source(
-    path: &Path,
-    holdout: usize,
-    preprocessing: &Preprocessing,
-) -> Result<SampleSource, Failure> {
+pub fn sample_source(path: &Path, holdout: usize, preprocessing: &Preprocessing) -> Result<SampleSource, Failure> {
     let dataset = Dataset::open(path, Split::Train, holdout, preprocessing)?;
     Ok(Box::new(move |request| {
         let drawn = data::sample(dataset.len(), request.count.unwrap_or(512), request.seed);
@@ -275,7 +272,14 @@ fn report(placement: &package::Placement) -> serde_json::Value {
 /// The table that `compile` and `inspect` print: every analog layer by rank.
 pub fn layer_table(placement: &package::Placement) -> comfy_table::Table {
     let mut table = ui::table(&[
-        "rank", "layer", "channels", "gradient norm", "denoiser parameters", "cumulative %", "chosen", "why",
+        "rank",
+        "layer",
+        "channels",
+        "gradient norm",
+        "denoiser parameters",
+        "cumulative %",
+        "chosen",
+        "why",
     ]);
     let mut cumulative = 0;
     for layer in &placement.layers {
@@ -293,4 +297,3 @@ pub fn layer_table(placement: &package::Placement) -> comfy_table::Table {
     }
     table
 }
-

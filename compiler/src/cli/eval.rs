@@ -84,7 +84,11 @@ fn print_report(report: &EvalReport, digital: &str) -> Result<(), Failure> {
     };
     let line = |name: &str, value: &Yield| {
         let [low, high] = value.ci95;
-        format!("yield, {name}: {:.1} % of {} chips, 95 % interval {low:.1} to {high:.1}\n", value.percent, value.top1.len())
+        format!(
+            "yield, {name}: {:.1} % of {} chips, 95 % interval {low:.1} to {high:.1}\n",
+            value.percent,
+            value.top1.len()
+        )
     };
     super::print(&format!(
         "chips at {} % or above\n{}{}",

@@ -11,11 +11,7 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<(), Failure> {
     let provenance = package.manifest.provenance.clone().unwrap_or_default();
     let source = args.source.clone().unwrap_or_else(|| PathBuf::from(&provenance.source));
     if !source.exists() {
-        return Err(format!(
-            "{}: the source model is not there; name it with --source FILE",
-            source.display()
-        )
-        .into());
+        return Err(format!("{}: the source model is not there; name it with --source FILE", source.display()).into());
     }
     if source.extension().is_some_and(|extension| extension == "mlir" || extension == "mlirbc") {
         return Err(format!("{}: export needs an ONNX source, not MLIR", source.display()).into());
@@ -29,10 +25,5 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<(), Failure> {
         let names: Vec<_> = layers.iter().map(|layer| layer.layer.as_str()).collect();
         return super::print_json(&serde_json::json!({ "layers": names, "sampling": args.sampling }));
     }
-    super::print(&format!(
-        "{}: denoisers on {} layers of {}\n",
-        args.output.display(),
-        layers.len(),
-        source.display()
-    ))
+    super::print(&format!("{}: denoisers on {} layers of {}\n", args.output.display(), layers.len(), source.display()))
 }

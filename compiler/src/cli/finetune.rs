@@ -151,18 +151,12 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
 }
 
 /// Measures a package's layers anew on real data: it was calibrated on synthetic inputs. Placement stays as compiled.
-fn recalibrate(
-    package: &mut Package,
-    args: &FinetuneArgs,
-    global: &Global,
-    holdout: usize,
-) -> Result<(), Failure> {
+fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, holdout: usize) -> Result<(), Failure> {
     let context = mxc_dialects::new_context();
     let name = args.package.display().to_string();
     let mut module = ir::parse(&context, &package.module, &name)?;
     let ranking = |module: &melior::ir::Module<'_>| {
-        let mut layers: Vec<_> =
-            AnalogOp::all(module).into_iter().map(|op| (op.rank(), op.layer())).collect();
+        let mut layers: Vec<_> = AnalogOp::all(module).into_iter().map(|op| (op.rank(), op.layer())).collect();
         layers.sort();
         layers.into_iter().map(|(_, layer)| layer).collect::<Vec<_>>()
     };
@@ -188,11 +182,7 @@ fn recalibrate(
         after.len(),
         after.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
     ));
-    package.manifest.calibration = Some(CalibrationSource {
-        kind: "data".to_owned(),
-        samples,
-        seed: global.seed,
-    });
+    package.manifest.calibration = Some(CalibrationSource { kind: "data".to_owned(), samples, seed: global.seed });
     if let Some(placement) = &mut package.manifest.placement {
         let reference = package.manifest.noise.clone().unwrap_or_default().reference;
         let measured: Vec<_> = AnalogOp::all(&module);

@@ -21,8 +21,7 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     let names: Vec<_> = outputs(&program, samples);
     let executor = session::executor(program, global)?;
     let key = Key { seed: global.seed, purpose: Purpose::Eval, pass: 0, chip: 0 };
-    let results =
-        executor.forward(Batch { inputs: &slices, samples: &indices }, Mode::CLEAN_DENOISED, key)?;
+    let results = executor.forward(Batch { inputs: &slices, samples: &indices }, Mode::CLEAN_DENOISED, key)?;
 
     let mut bytes = Cursor::new(Vec::new());
     let mut writer = NpzWriter::new(&mut bytes);
@@ -33,8 +32,7 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
         writer.add_array(name, &array)?;
     }
     writer.finish()?;
-    write_atomically(&args.output, bytes.get_ref())
-        .map_err(|error| format!("{}: {error}", args.output.display()))?;
+    write_atomically(&args.output, bytes.get_ref()).map_err(|error| format!("{}: {error}", args.output.display()))?;
     if global.ui.json {
         return super::print_json(&serde_json::json!({ "samples": samples, "outputs": report }));
     }
@@ -47,8 +45,7 @@ fn load(args: &RunArgs) -> Result<Program, Failure> {
         return session::packaged(&Package::open(&args.model)?, &args.model);
     }
     let context = mxc_dialects::new_context();
-    let imported =
-        driver::import(&context, &args.model, &super::compile::input_shapes(&args.input_shape)?)?;
+    let imported = driver::import(&context, &args.model, &super::compile::input_shapes(&args.input_shape)?)?;
     debug_assert!(imported.module.as_operation().verify());
     Ok(mxc_runtime::load::program(&imported.module, &imported.weights)?)
 }

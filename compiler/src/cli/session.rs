@@ -112,17 +112,10 @@ pub fn use_digital_tile(executor: &mut Executor, package: &Package, path: &Path)
     let hardware = Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?;
     let context = mxc_dialects::new_context();
     let module = lowered(&context, package, path, &hardware)?;
-    let layers: BTreeMap<String, usize> = executor
-        .program()
-        .layers
-        .iter()
-        .enumerate()
-        .map(|(index, layer)| (layer.name.clone(), index))
-        .collect();
-    let units = digital::units(&module)?
-        .into_iter()
-        .filter_map(|(layer, unit)| Some((*layers.get(&layer)?, unit)))
-        .collect();
+    let layers: BTreeMap<String, usize> =
+        executor.program().layers.iter().enumerate().map(|(index, layer)| (layer.name.clone(), index)).collect();
+    let units =
+        digital::units(&module)?.into_iter().filter_map(|(layer, unit)| Some((*layers.get(&layer)?, unit))).collect();
     executor.set_denoiser_units(units);
     Ok(())
 }

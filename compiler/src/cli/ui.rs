@@ -40,14 +40,13 @@ impl Ui {
             Output::None
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(total);
-            let style = ProgressStyle::with_template(
-                "{msg} [{bar:30}] {human_pos}/{human_len} images, {per_sec}, {eta} left",
-            )
-            .unwrap_or_else(|_| ProgressStyle::default_bar())
-            .progress_chars("=> ")
-            .with_key("per_sec", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-                let _ = write!(out, "{:.0} images/s", state.per_sec());
-            });
+            let style =
+                ProgressStyle::with_template("{msg} [{bar:30}] {human_pos}/{human_len} images, {per_sec}, {eta} left")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar())
+                    .progress_chars("=> ")
+                    .with_key("per_sec", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+                        let _ = write!(out, "{:.0} images/s", state.per_sec());
+                    });
             bar.set_style(style);
             Output::Bar(bar)
         } else {
@@ -61,7 +60,9 @@ enum Output {
     None,
     Bar(ProgressBar),
     /// Plain lines, at 1 s and then every 10 s.
-    Lines { next: Duration },
+    Lines {
+        next: Duration,
+    },
 }
 
 /// A progress display.

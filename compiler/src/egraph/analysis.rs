@@ -127,15 +127,7 @@ pub struct Data {
 
 impl Data {
     fn value(shape: Shape) -> Self {
-        Self {
-            shape,
-            float: true,
-            constant: false,
-            splat: None,
-            value: None,
-            uses: 0,
-            source: None,
-        }
+        Self { shape, float: true, constant: false, splat: None, value: None, uses: 0, source: None }
     }
 
     fn constant(shape: Shape, splat: Option<f64>) -> Self {
@@ -154,115 +146,87 @@ impl Data {
 
     /// The number of elements per sample.
     pub fn elements(&self) -> u64 {
-        self.shape
-            .iter()
-            .map(|size| size.unwrap_or(1) as u64)
-            .fold(1, u64::saturating_mul)
+        self.shape.iter().map(|size| size.unwrap_or(1) as u64).fold(1, u64::saturating_mul)
     }
 }
 
 /// The shape of a broadcast of two shapes of equal rank.
 fn broadcast(a: &Shape, b: &Shape) -> Shape {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| if *a == Some(1) { *b } else { *a })
-        .collect()
+    a.iter().zip(b).map(|(a, b)| if *a == Some(1) { *b } else { *a }).collect()
 }
 
 /// What follows from a node's operands, without computing constants.
 fn describe(egraph: &Graph, node: &Node) -> Data {
-        let child = |index: usize| &egraph[node.children[index]].data;
-        match &node.op {
-            Op::Argument(index) => {
-                let known = &egraph.analysis.arguments[*index];
-                Data {
-                    float: known.float,
-                    ..Data::value(known.shape.clone())
+    let child = |index: usize| &egraph[node.children[index]].data;
+    match &node.op {
+        Op::Argument(index) => {
+            let known = &egraph.analysis.arguments[*index];
+            Data { float: known.float, ..Data::value(known.shape.clone()) }
+        }
+        Op::Constant(index) => {
+            let known = &egraph.analysis.constants[*index];
+            let shape = known.shape.iter().map(|size| Some(*size)).collect();
+            Data { float: known.float, value: known.value, ..Data::constant(shape, known.splat) }
+        }
+        Op::Value(number) => {
+            let tensor = &egraph.analysis.values[*number];
+            let shape = tensor.shape.iter().map(|size| Some(*size)).collect();
+            Data { value: Some(*number), ..Data::constant(shape, tensor.repeated()) }
+        }
+        Op::Splat(shape, bits) => {
+            let shape = shape.iter().map(|size| Some(*size)).collect();
+            Data::constant(shape, Some(f64::from_bits(*bits)))
+        }
+        Op::Convolution(site, _) | Op::MatMul(site) => Data::value(egraph.analysis.sites[*site].shape.clone()),
+        Op::Binary(_) => Data::value(broadcast(&child(0).shape, &child(1).shape)),
+        Op::Unary(_) | Op::Clamp(..) => Data::value(child(0).shape.clone()),
+        Op::Transpose(perms) => {
+            let shape = &child(0).shape;
+            Data::value(perms.iter().map(|axis| shape[*axis]).collect())
+        }
+        Op::Reshape(shape) => Data::value(shape.clone()),
+        Op::Pad(pad, _) => {
+            let shape = child(0).shape.iter().zip(pad);
+            Data::value(shape.map(|(size, [before, after])| size.map(|size| size + before + after)).collect())
+        }
+        Op::Opaque(index) => {
+            let known = &egraph.analysis.opaque[*index];
+            Data { float: known.float, ..Data::value(known.shape.clone()) }
+        }
+        Op::Fold(fold) => {
+            let first = child(0);
+            match fold {
+                Fold::Binary(op) => {
+                    let second = child(1);
+                    let splat = first.splat.zip(second.splat).map(|(a, b)| op.apply(a, b));
+                    Data::constant(broadcast(&first.shape, &second.shape), splat)
                 }
-            }
-            Op::Constant(index) => {
-                let known = &egraph.analysis.constants[*index];
-                let shape = known.shape.iter().map(|size| Some(*size)).collect();
-                Data {
-                    float: known.float,
-                    value: known.value,
-                    ..Data::constant(shape, known.splat)
+                Fold::Unary(name) => {
+                    let function = UNARY.iter().find(|(n, _)| n == name).and_then(|(_, f)| *f);
+                    let splat = first.splat.zip(function).map(|(x, f)| f(x));
+                    Data::constant(first.shape.clone(), splat)
                 }
-            }
-            Op::Value(number) => {
-                let tensor = &egraph.analysis.values[*number];
-                let shape = tensor.shape.iter().map(|size| Some(*size)).collect();
-                Data {
-                    value: Some(*number),
-                    ..Data::constant(shape, tensor.repeated())
+                Fold::Clamp(min, max) => {
+                    let splat = first.splat.map(|x| clamp(x, *min, *max));
+                    Data::constant(first.shape.clone(), splat)
                 }
-            }
-            Op::Splat(shape, bits) => {
-                let shape = shape.iter().map(|size| Some(*size)).collect();
-                Data::constant(shape, Some(f64::from_bits(*bits)))
-            }
-            Op::Convolution(site, _) | Op::MatMul(site) => {
-                Data::value(egraph.analysis.sites[*site].shape.clone())
-            }
-            Op::Binary(_) => Data::value(broadcast(&child(0).shape, &child(1).shape)),
-            Op::Unary(_) | Op::Clamp(..) => Data::value(child(0).shape.clone()),
-            Op::Transpose(perms) => {
-                let shape = &child(0).shape;
-                Data::value(perms.iter().map(|axis| shape[*axis]).collect())
-            }
-            Op::Reshape(shape) => Data::value(shape.clone()),
-            Op::Pad(pad, _) => {
-                let shape = child(0).shape.iter().zip(pad);
-                Data::value(
-                    shape
-                        .map(|(size, [before, after])| size.map(|size| size + before + after))
-                        .collect(),
-                )
-            }
-            Op::Opaque(index) => {
-                let known = &egraph.analysis.opaque[*index];
-                Data {
-                    float: known.float,
-                    ..Data::value(known.shape.clone())
+                Fold::Transpose(perms) => {
+                    Data::constant(perms.iter().map(|axis| first.shape[*axis]).collect(), first.splat)
                 }
-            }
-            Op::Fold(fold) => {
-                let first = child(0);
-                match fold {
-                    Fold::Binary(op) => {
-                        let second = child(1);
-                        let splat = first.splat.zip(second.splat).map(|(a, b)| op.apply(a, b));
-                        Data::constant(broadcast(&first.shape, &second.shape), splat)
-                    }
-                    Fold::Unary(name) => {
-                        let function = UNARY.iter().find(|(n, _)| n == name).and_then(|(_, f)| *f);
-                        let splat = first.splat.zip(function).map(|(x, f)| f(x));
-                        Data::constant(first.shape.clone(), splat)
-                    }
-                    Fold::Clamp(min, max) => {
-                        let splat = first.splat.map(|x| clamp(x, *min, *max));
-                        Data::constant(first.shape.clone(), splat)
-                    }
-                    Fold::Transpose(perms) => Data::constant(
-                        perms.iter().map(|axis| first.shape[*axis]).collect(),
-                        first.splat,
-                    ),
-                    Fold::Reshape(shape) => {
-                        Data::constant(shape.iter().map(|size| Some(*size)).collect(), first.splat)
-                    }
-                    Fold::Vector(channels) => Data::constant(vec![Some(*channels)], first.splat),
-                    Fold::ScaleOutputs(_) | Fold::ScaleInputs(_) => {
-                        // The weight itself is a leaf; its only value, scaled alike, need not be known.
-                        Data::constant(first.shape.clone(), None)
-                    }
-                    Fold::Contract(site) => {
-                        let outputs = egraph.analysis.sites[*site].outputs;
-                        Data::constant(vec![Some(outputs)], None)
-                    }
+                Fold::Reshape(shape) => Data::constant(shape.iter().map(|size| Some(*size)).collect(), first.splat),
+                Fold::Vector(channels) => Data::constant(vec![Some(*channels)], first.splat),
+                Fold::ScaleOutputs(_) | Fold::ScaleInputs(_) => {
+                    // The weight itself is a leaf; its only value, scaled alike, need not be known.
+                    Data::constant(first.shape.clone(), None)
+                }
+                Fold::Contract(site) => {
+                    let outputs = egraph.analysis.sites[*site].outputs;
+                    Data::constant(vec![Some(outputs)], None)
                 }
             }
         }
     }
+}
 
 impl Analysis<Node> for Facts {
     type Data = Data;
@@ -277,9 +241,7 @@ impl Analysis<Node> for Facts {
                     .map(|child| egraph[*child].data.value)
                     .collect::<Option<Vec<usize>>>()
                     .and_then(|operands| egraph.analysis.fold(fold, &operands)),
-                (Op::Splat(..), Some(splat), Some(shape))
-                    if data.elements() <= MAX_KNOWN_ELEMENTS as u64 =>
-                {
+                (Op::Splat(..), Some(splat), Some(shape)) if data.elements() <= MAX_KNOWN_ELEMENTS as u64 => {
                     egraph.analysis.intern(Tensor::splat(shape, splat))
                 }
                 _ => None,
@@ -331,8 +293,7 @@ impl Analysis<Node> for Facts {
 /// `tosa.clamp` on a constant; the bounds are the bits of f32.
 pub fn clamp(x: f64, min: u32, max: u32) -> f64 {
     // Not f64::clamp, which panics on min > max.
-    x.max(f64::from(f32::from_bits(min)))
-        .min(f64::from(f32::from_bits(max)))
+    x.max(f64::from(f32::from_bits(min))).min(f64::from(f32::from_bits(max)))
 }
 
 /// The nodes of an e-class that apply a binary operation, as operand pairs.

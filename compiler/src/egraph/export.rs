@@ -17,9 +17,7 @@ use melior::{
     Context,
     ir::{
         Attribute, Identifier, Location, Module, OperationRef, Type, Value, ValueLike,
-        attribute::{
-            DenseElementsAttribute, DenseI32ArrayAttribute, FloatAttribute,
-        },
+        attribute::{DenseElementsAttribute, DenseI32ArrayAttribute, FloatAttribute},
         operation::{OperationBuilder, OperationLike, OperationMutLike},
         r#type::IntegerType,
     },
@@ -124,12 +122,7 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
     }
 
     /// As [`Self::operand`]; `inline` says whether a constant is written into the IR, by default a small one is.
-    fn placed_operand(
-        &mut self,
-        id: Id,
-        name: &str,
-        inline: Option<bool>,
-    ) -> Result<Value<'c, 'a>, PassError> {
+    fn placed_operand(&mut self, id: Id, name: &str, inline: Option<bool>) -> Result<Value<'c, 'a>, PassError> {
         let id = self.network.egraph.find(id);
         if let Some(value) = self.values.get(&id).or_else(|| self.constants.get(&id)) {
             return Ok(*value);
@@ -138,8 +131,7 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         let value = match &node.op {
             Op::Constant(number) if inline.is_none_or(|inline| inline == self.is_inline(*number)) => {
                 let source = self.network.constants[*number];
-                let operation = ir::defining_op(source)
-                    .ok_or_else(|| PassError::new("a constant has no operation"))?;
+                let operation = ir::defining_op(source).ok_or_else(|| PassError::new("a constant has no operation"))?;
                 let copy = self.copy(operation, &[], source.r#type(), &[])?;
                 self.insert(copy)?
             }
@@ -191,11 +183,8 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
             Op::Value(number) => Ok(self.network.egraph.analysis.values[*number].clone()),
             Op::Splat(shape, bits) => Ok(Tensor::splat(shape.clone(), f64::from_bits(*bits))),
             Op::Fold(folding) => {
-                let operands: Vec<Tensor> = node
-                    .children
-                    .iter()
-                    .map(|child| self.evaluate(*child))
-                    .collect::<Result<_, _>>()?;
+                let operands: Vec<Tensor> =
+                    node.children.iter().map(|child| self.evaluate(*child)).collect::<Result<_, _>>()?;
                 let operands: Vec<&Tensor> = operands.iter().collect();
                 fold::apply(folding, &operands, &self.network.egraph.analysis).map_err(PassError::new)
             }
@@ -237,9 +226,8 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
     fn operation(&mut self, id: Id, node: &Node) -> Result<Value<'c, 'a>, PassError> {
         let network = self.network;
         let data = &network.egraph[id].data;
-        let location = data
-            .source
-            .map_or_else(|| Location::unknown(self.context), |source| network.operations[source].location());
+        let location =
+            data.source.map_or_else(|| Location::unknown(self.context), |source| network.operations[source].location());
         let name = ir::location_name(location).unwrap_or_else(|| "folded".to_owned());
         let shape = data.shape.clone();
         let first = node.children.first().copied();
@@ -262,8 +250,8 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
                 ];
                 let kind = network.egraph.analysis.sites[*site].kind;
                 let changed = if kind == SiteKind::Grouped {
-                    let mut grouped = Grouped::of(&original)
-                        .ok_or_else(|| PassError::new("a grouped convolution is malformed"))?;
+                    let mut grouped =
+                        Grouped::of(&original).ok_or_else(|| PassError::new("a grouped convolution is malformed"))?;
                     grouped.window.pad = *pad;
                     ("implementation_attrs", ir::string(self.context, &grouped.to_text()))
                 } else {
@@ -278,12 +266,7 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
             }
             Op::MatMul(site) => {
                 let zero = self.zero()?;
-                let operands = [
-                    operand(self)?,
-                    self.site_operand(*site, node.children[1], "weight")?,
-                    zero,
-                    zero,
-                ];
+                let operands = [operand(self)?, self.site_operand(*site, node.children[1], "weight")?, zero, zero];
                 let result = ir::tensor_type(Type::float32(self.context), &shape);
                 let operation = self.copy(network.sites[*site], &operands, result, &[])?;
                 self.insert(operation)
@@ -333,11 +316,7 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
             }
             Op::Pad(border, value) => {
                 let sizes: Vec<i64> = border.iter().flatten().map(|size| *size as i64).collect();
-                let operands = [
-                    operand(self)?,
-                    self.shape_operand(&sizes)?,
-                    self.scalar(f32::from_bits(*value))?,
-                ];
+                let operands = [operand(self)?, self.shape_operand(&sizes)?, self.scalar(f32::from_bits(*value))?];
                 self.build("tosa.pad", location, &operands, &[], &shape)
             }
             Op::Opaque(number) => {
@@ -376,10 +355,8 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         attributes: &[(&str, Attribute<'c>)],
         shape: &Shape,
     ) -> Result<Value<'c, 'a>, PassError> {
-        let attributes: Vec<_> = attributes
-            .iter()
-            .map(|(name, value)| (Identifier::new(self.context, name), *value))
-            .collect();
+        let attributes: Vec<_> =
+            attributes.iter().map(|(name, value)| (Identifier::new(self.context, name), *value)).collect();
         let operation = OperationBuilder::new(name, location)
             .add_operands(operands)
             .add_results(&[ir::tensor_type(Type::float32(self.context), shape)])
@@ -469,11 +446,10 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
             let values = DenseElementsAttribute::i64_values(index, sizes);
             let r#type = Type::parse(writer.context, &format!("!tosa.shape<{}>", sizes.len()))
                 .ok_or_else(|| PassError::new("the TOSA dialect is not loaded"))?;
-            let operation =
-                OperationBuilder::new("tosa.const_shape", Location::unknown(writer.context))
-                    .add_attributes(&[(Identifier::new(writer.context, "values"), values.into())])
-                    .add_results(&[r#type])
-                    .build();
+            let operation = OperationBuilder::new("tosa.const_shape", Location::unknown(writer.context))
+                .add_attributes(&[(Identifier::new(writer.context, "values"), values.into())])
+                .add_results(&[r#type])
+                .build();
             built("a shape", operation)
         })
     }

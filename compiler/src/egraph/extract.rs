@@ -57,9 +57,7 @@ pub fn node_cost(egraph: &Graph, id: Id, node: &Node) -> u64 {
         }
         Op::Reshape(_) => OVERHEAD / 10,
         Op::Transpose(_) => OVERHEAD + elements.saturating_mul(2),
-        Op::Binary(_) | Op::Unary(_) | Op::Clamp(..) | Op::Pad(..) | Op::Opaque(_) => {
-            OVERHEAD + elements
-        }
+        Op::Binary(_) | Op::Unary(_) | Op::Clamp(..) | Op::Pad(..) | Op::Opaque(_) => OVERHEAD + elements,
     }
 }
 
@@ -108,9 +106,11 @@ fn order(egraph: &Graph, choice: &BTreeMap<Id, Node>, roots: &[Id]) -> Option<Ve
 
 fn total(egraph: &Graph, choice: &BTreeMap<Id, Node>, roots: &[Id]) -> Option<u64> {
     let ordered = order(egraph, choice, roots)?;
-    Some(ordered.iter().fold(0u64, |sum, id| {
-        sum.saturating_add(choice.get(id).map_or(0, |node| node_cost(egraph, *id, node)))
-    }))
+    Some(
+        ordered
+            .iter()
+            .fold(0u64, |sum, id| sum.saturating_add(choice.get(id).map_or(0, |node| node_cost(egraph, *id, node)))),
+    )
 }
 
 /// The cheapest program found that computes `roots`; `None` when the e-graph holds none.
@@ -152,11 +152,7 @@ pub fn extract(egraph: &Graph, roots: &[Id]) -> Option<Program> {
 }
 
 /// For every e-class the node whose cone is cheapest, each e-class in the cone counted once.
-fn shared_choice(
-    egraph: &Graph,
-    classes: &[Id],
-    nodes: &BTreeMap<Id, Vec<Node>>,
-) -> BTreeMap<Id, Node> {
+fn shared_choice(egraph: &Graph, classes: &[Id], nodes: &BTreeMap<Id, Vec<Node>>) -> BTreeMap<Id, Node> {
     let index: BTreeMap<Id, usize> = classes.iter().enumerate().map(|(i, id)| (*id, i)).collect();
     let words = classes.len().div_ceil(64);
     let mut cones: Vec<Option<(u64, Vec<u64>)>> = vec![None; classes.len()];
@@ -167,11 +163,8 @@ fn shared_choice(
         let mut changed = false;
         for (class, id) in classes.iter().enumerate() {
             for node in &nodes[id] {
-                let children: Option<Vec<usize>> = node
-                    .children
-                    .iter()
-                    .map(|child| index.get(&egraph.find(*child)).copied())
-                    .collect();
+                let children: Option<Vec<usize>> =
+                    node.children.iter().map(|child| index.get(&egraph.find(*child)).copied()).collect();
                 let Some(children) = children else { continue };
                 let mut cone = vec![0u64; words];
                 let ready = children.iter().all(|child| match &cones[*child] {
@@ -211,11 +204,7 @@ fn shared_choice(
 }
 
 /// For every e-class the node whose tree is cheapest, shared parts counted as often as they are used: never cyclic.
-fn tree_choice(
-    egraph: &Graph,
-    classes: &[Id],
-    nodes: &BTreeMap<Id, Vec<Node>>,
-) -> BTreeMap<Id, Node> {
+fn tree_choice(egraph: &Graph, classes: &[Id], nodes: &BTreeMap<Id, Vec<Node>>) -> BTreeMap<Id, Node> {
     let mut best: BTreeMap<Id, u128> = BTreeMap::new();
     let mut choice = BTreeMap::new();
     loop {
@@ -225,9 +214,7 @@ fn tree_choice(
                 // At least 1, so that a node never ties with its own operand.
                 let mut cost = Some(u128::from(node_cost(egraph, *id, node)).max(1));
                 node.for_each(|child| {
-                    cost = cost
-                        .zip(best.get(&egraph.find(child)))
-                        .map(|(sum, child)| sum.saturating_add(*child));
+                    cost = cost.zip(best.get(&egraph.find(child))).map(|(sum, child)| sum.saturating_add(*child));
                 });
                 if let Some(cost) = cost.filter(|cost| best.get(id).is_none_or(|old| cost < old)) {
                     best.insert(*id, cost);

@@ -36,19 +36,13 @@ impl Tensor {
 
 /// Applies a folding to its operands; says what does not fit.
 pub fn apply(fold: &Fold, operands: &[&Tensor], facts: &Facts) -> Result<Tensor, String> {
-    let operand = |index: usize| {
-        operands.get(index).copied().ok_or_else(|| format!("{fold:?} lacks operand {index}"))
-    };
+    let operand = |index: usize| operands.get(index).copied().ok_or_else(|| format!("{fold:?} lacks operand {index}"));
     let first = operand(0)?;
     match fold {
         Fold::Binary(op) => {
             let second = operand(1)?;
-            let shape: Vec<usize> = first
-                .shape
-                .iter()
-                .zip(&second.shape)
-                .map(|(a, b)| if *a == 1 { *b } else { *a })
-                .collect();
+            let shape: Vec<usize> =
+                first.shape.iter().zip(&second.shape).map(|(a, b)| if *a == 1 { *b } else { *a }).collect();
             let mut values = Vec::with_capacity(shape.iter().product());
             for_each_index(&shape, |index| {
                 let a = first.values[broadcast_offset(&first.shape, index)];
@@ -63,19 +57,13 @@ pub fn apply(fold: &Fold, operands: &[&Tensor], facts: &Facts) -> Result<Tensor,
                 .find(|(n, _)| n == name)
                 .and_then(|(_, function)| *function)
                 .ok_or_else(|| format!("{name} cannot be computed on a constant"))?;
-            Ok(Tensor {
-                shape: first.shape.clone(),
-                values: first.values.iter().map(|x| function(*x)).collect(),
-            })
+            Ok(Tensor { shape: first.shape.clone(), values: first.values.iter().map(|x| function(*x)).collect() })
         }
         Fold::Clamp(min, max) => Ok(Tensor {
             shape: first.shape.clone(),
             values: first.values.iter().map(|x| clamp(*x, *min, *max)).collect(),
         }),
-        Fold::Reshape(shape) => Ok(Tensor {
-            shape: shape.clone(),
-            values: first.values.clone(),
-        }),
+        Fold::Reshape(shape) => Ok(Tensor { shape: shape.clone(), values: first.values.clone() }),
         Fold::Transpose(perms) => {
             let shape: Vec<usize> = perms.iter().map(|axis| first.shape[*axis]).collect();
             let strides = strides(&first.shape);
@@ -88,10 +76,7 @@ pub fn apply(fold: &Fold, operands: &[&Tensor], facts: &Facts) -> Result<Tensor,
         }
         Fold::Vector(channels) => match first.values.len() {
             1 => Ok(Tensor::splat(vec![*channels], first.values[0])),
-            length if length == *channels => Ok(Tensor {
-                shape: vec![*channels],
-                values: first.values.clone(),
-            }),
+            length if length == *channels => Ok(Tensor { shape: vec![*channels], values: first.values.clone() }),
             length => Err(format!("{length} values do not fit {channels} channels")),
         },
         Fold::ScaleOutputs(site) => {
@@ -111,10 +96,7 @@ pub fn apply(fold: &Fold, operands: &[&Tensor], facts: &Facts) -> Result<Tensor,
             for_each_weight(weight, site, |value, input, output| {
                 sums[output] += value * vector.values[input];
             });
-            Ok(Tensor {
-                shape: vec![site.outputs],
-                values: sums,
-            })
+            Ok(Tensor { shape: vec![site.outputs], values: sums })
         }
     }
 }
@@ -123,10 +105,7 @@ pub fn apply(fold: &Fold, operands: &[&Tensor], facts: &Facts) -> Result<Tensor,
 fn map_weight(weight: &Tensor, site: &Site, f: impl Fn(f64, usize, usize) -> f64) -> Tensor {
     let mut values = Vec::with_capacity(weight.values.len());
     for_each_weight(weight, site, |value, input, output| values.push(f(value, input, output)));
-    Tensor {
-        shape: weight.shape.clone(),
-        values,
-    }
+    Tensor { shape: weight.shape.clone(), values }
 }
 
 /// Calls `f(value, input channel, output channel)` for every element of a site's weight, in order.
@@ -157,10 +136,7 @@ fn strides(shape: &[usize]) -> Vec<usize> {
 }
 
 fn broadcast_offset(shape: &[usize], index: &[usize]) -> usize {
-    shape
-        .iter()
-        .zip(index)
-        .fold(0, |offset, (size, i)| offset * size + if *size == 1 { 0 } else { *i })
+    shape.iter().zip(index).fold(0, |offset, (size, i)| offset * size + if *size == 1 { 0 } else { *i })
 }
 
 fn for_each_index(shape: &[usize], mut f: impl FnMut(&[usize])) {
@@ -191,22 +167,12 @@ mod tests {
     use crate::egraph::language::Binary;
 
     fn tensor(shape: &[usize], values: &[f64]) -> Tensor {
-        Tensor {
-            shape: shape.to_vec(),
-            values: values.to_vec(),
-        }
+        Tensor { shape: shape.to_vec(), values: values.to_vec() }
     }
 
     fn site(kind: SiteKind, groups: usize, inputs: usize, outputs: usize) -> Facts {
         Facts {
-            sites: vec![Site {
-                kind,
-                layer: "l".to_owned(),
-                groups,
-                inputs,
-                outputs,
-                shape: Vec::new(),
-            }],
+            sites: vec![Site { kind, layer: "l".to_owned(), groups, inputs, outputs, shape: Vec::new() }],
             ..Facts::default()
         }
     }

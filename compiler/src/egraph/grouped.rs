@@ -26,18 +26,8 @@ impl Grouped {
 
     /// Reads the attribute text: items `key=number,…` separated by spaces or semicolons, lists optionally in brackets.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut grouped = Self {
-            window: Window {
-                stride: [1; 2],
-                pad: [0; 4],
-                dilation: [1; 2],
-            },
-            groups: 1,
-        };
-        for item in text
-            .split(|c: char| c == ';' || c.is_whitespace())
-            .filter(|item| !item.is_empty())
-        {
+        let mut grouped = Self { window: Window { stride: [1; 2], pad: [0; 4], dilation: [1; 2] }, groups: 1 };
+        for item in text.split(|c: char| c == ';' || c.is_whitespace()).filter(|item| !item.is_empty()) {
             let (key, list) = item.split_once('=')?;
             let list: Vec<usize> = list
                 .trim_matches(|c| c == '[' || c == ']')

@@ -10,11 +10,8 @@ use super::{
 use crate::passes::{PassError, constants};
 use egg::Id;
 use melior::ir::{
-    Attribute, BlockLike, BlockRef, Module, OperationRef, ShapedTypeLike, Type, TypeLike, Value,
-    ValueLike,
-    attribute::AttributeLike,
-    operation::OperationLike,
-    r#type::RankedTensorType,
+    Attribute, BlockLike, BlockRef, Module, OperationRef, ShapedTypeLike, Type, TypeLike, Value, ValueLike,
+    attribute::AttributeLike, operation::OperationLike, r#type::RankedTensorType,
 };
 use mxc_dialects::{analog::Window, ffi, ir};
 use mxc_runtime::store::WeightStore;
@@ -44,10 +41,7 @@ pub struct Network<'c, 'a> {
 }
 
 /// Reads `@main`.
-pub fn read<'c, 'a>(
-    module: &'a Module<'c>,
-    store: &WeightStore,
-) -> Result<Network<'c, 'a>, PassError> {
+pub fn read<'c, 'a>(module: &'a Module<'c>, store: &WeightStore) -> Result<Network<'c, 'a>, PassError> {
     let block = ir::main_function(module)
         .and_then(ir::entry_block)
         .ok_or_else(|| PassError::new("the module has no function @main with a body"))?;
@@ -79,10 +73,8 @@ pub fn read<'c, 'a>(
             *source = Some(source.map_or(index, |first| first.min(index)));
         }
     }
-    let roots: Vec<Id> = terminator
-        .operands()
-        .map(|value| reader.value(value, &terminator))
-        .collect::<Result<_, _>>()?;
+    let roots: Vec<Id> =
+        terminator.operands().map(|value| reader.value(value, &terminator)).collect::<Result<_, _>>()?;
     reader.egraph.rebuild();
     count_uses(&mut reader.egraph, &roots);
     Ok(Network {
@@ -125,10 +117,7 @@ fn is_f32(r#type: Type<'_>) -> bool {
 }
 
 fn known(value: Value<'_, '_>) -> Known {
-    Known {
-        shape: ir::value_shape(value).unwrap_or_default(),
-        float: is_f32(value.r#type()),
-    }
+    Known { shape: ir::value_shape(value).unwrap_or_default(), float: is_f32(value.r#type()) }
 }
 
 struct Reader<'c, 'a, 's> {
@@ -206,25 +195,18 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
         Ok(Some(id))
     }
 
-    fn constant(
-        &mut self,
-        operation: OperationRef<'c, 'a>,
-        result: Value<'c, 'a>,
-    ) -> Result<Id, PassError> {
+    fn constant(&mut self, operation: OperationRef<'c, 'a>, result: Value<'c, 'a>) -> Result<Id, PassError> {
         let attribute = operation.attribute("values").ok();
-        let identity = |attribute: Option<Attribute<'c>>| {
-            attribute.map_or(0, |attribute| attribute.to_raw().ptr as usize)
-        };
+        let identity =
+            |attribute: Option<Attribute<'c>>| attribute.map_or(0, |attribute| attribute.to_raw().ptr as usize);
         let global = ir::loaded_global(result);
         let entry = (global.clone().unwrap_or_default(), identity(attribute));
         if let Some(id) = self.constant_keys.get(&entry) {
             return Ok(*id);
         }
-        let shape: Vec<usize> = ir::value_shape(result)
-            .and_then(|shape| shape.into_iter().collect())
-            .ok_or_else(|| {
-                PassError::new(format!("a constant has the type {}", result.r#type()))
-                    .at(operation.location())
+        let shape: Vec<usize> =
+            ir::value_shape(result).and_then(|shape| shape.into_iter().collect()).ok_or_else(|| {
+                PassError::new(format!("a constant has the type {}", result.r#type())).at(operation.location())
             })?;
         let float = is_f32(result.r#type());
         let elements = shape.iter().product::<usize>();
@@ -240,21 +222,13 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
             }
             (None, None) => None,
         };
-        let tensor = values.map(|values| Tensor {
-            shape: shape.clone(),
-            values,
-        });
+        let tensor = values.map(|values| Tensor { shape: shape.clone(), values });
         let splat = tensor.as_ref().and_then(Tensor::repeated);
         let number = self.constants.len();
         self.constants.push(result);
         let facts = &mut self.egraph.analysis;
         let value = tensor.and_then(|tensor| facts.intern(tensor));
-        facts.constants.push(KnownConstant {
-            shape,
-            float,
-            splat,
-            value,
-        });
+        facts.constants.push(KnownConstant { shape, float, splat, value });
         let id = self.egraph.add(Node::new(Op::Constant(number), []));
         self.constant_keys.insert(entry, id);
         Ok(id)
@@ -279,11 +253,8 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
             return None;
         }
         let zero = |from: usize| data.iter().skip(from).all(|data| data.splat == Some(0.0));
-        let propagates_nan = || {
-            operation
-                .attribute("nan_mode")
-                .map_or(true, |mode| mode.to_string().contains("PROPAGATE"))
-        };
+        let propagates_nan =
+            || operation.attribute("nan_mode").map_or(true, |mode| mode.to_string().contains("PROPAGATE"));
         let operand = |index: usize| {
             let operation = ir::defining_op(operation.operand(index).ok()?)?;
             shape_values(&operation)
@@ -332,8 +303,7 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
             }
             "tosa.transpose" => {
                 let perms = sizes(ir::i64s_attr(&operation, "perms")?)?;
-                let valid = perms.len() == data[0].shape.len()
-                    && (0..perms.len()).all(|axis| perms.contains(&axis));
+                let valid = perms.len() == data[0].shape.len() && (0..perms.len()).all(|axis| perms.contains(&axis));
                 valid.then(|| Node::new(Op::Transpose(perms), operands))
             }
             "tosa.reshape" => {
@@ -342,10 +312,8 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
                 writable.then(|| Node::new(Op::Reshape(shape), operands))
             }
             "tosa.pad" => {
-                let border: Vec<[usize; 2]> = sizes(operand(1)?)?
-                    .chunks_exact(2)
-                    .map(|sides| [sides[0], sides[1]])
-                    .collect();
+                let border: Vec<[usize; 2]> =
+                    sizes(operand(1)?)?.chunks_exact(2).map(|sides| [sides[0], sides[1]]).collect();
                 let value = data.get(1)?.splat?;
                 let valid = border.len() == data[0].shape.len();
                 let op = Op::Pad(border, (value as f32).to_bits());
@@ -370,23 +338,11 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| format!("layer{number}"));
         self.sites.push(operation);
-        self.egraph.analysis.sites.push(Site {
-            kind,
-            layer,
-            groups,
-            inputs,
-            outputs,
-            shape,
-        });
+        self.egraph.analysis.sites.push(Site { kind, layer, groups, inputs, outputs, shape });
         Some(number)
     }
 
-    fn opaque(
-        &mut self,
-        operation: OperationRef<'c, 'a>,
-        result: Value<'c, 'a>,
-        is_value: Vec<bool>,
-    ) -> usize {
+    fn opaque(&mut self, operation: OperationRef<'c, 'a>, result: Value<'c, 'a>, is_value: Vec<bool>) -> usize {
         let mut text = format!("{} : {}", ir::op_name(&operation), result.r#type());
         for (name, attribute) in operation.attributes() {
             let name = ffi::identifier_text(name).unwrap_or_default();

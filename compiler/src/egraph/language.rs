@@ -147,10 +147,7 @@ pub enum Fold {
 impl Node {
     /// A node.
     pub fn new(op: Op, children: impl Into<Box<[Id]>>) -> Self {
-        Self {
-            op,
-            children: children.into(),
-        }
+        Self { op, children: children.into() }
     }
 }
 

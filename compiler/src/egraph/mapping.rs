@@ -128,12 +128,7 @@ pub fn strips(shape: &DenoiserShape, strip_rows: usize) -> Vec<Strip> {
             let rows = strip_rows.min(shape.rows - first);
             let above = reach.min(first);
             let below = reach.min(shape.rows - first - rows);
-            Strip {
-                first,
-                rows,
-                halo: [above, below],
-                pad: [reach - above, reach - below],
-            }
+            Strip { first, rows, halo: [above, below], pad: [reach - above, reach - below] }
         })
         .collect()
 }
@@ -156,20 +151,12 @@ fn parts(whole: usize) -> Vec<usize> {
 
 /// The channel tiles of a mapping: first channel and number of channels.
 pub fn tiles(channels: usize, tile: usize) -> Vec<(usize, usize)> {
-    (0..channels)
-        .step_by(tile.max(1))
-        .map(|first| (first, tile.min(channels - first)))
-        .collect()
+    (0..channels).step_by(tile.max(1)).map(|first| (first, tile.min(channels - first))).collect()
 }
 
 impl DenoiserShape {
     fn conv(&self, rows: usize, reduction: usize, filters: usize, groups: usize) -> ConvShape {
-        ConvShape {
-            pixels: rows * self.columns,
-            reduction,
-            filters,
-            groups,
-        }
+        ConvShape { pixels: rows * self.columns, reduction, filters, groups }
     }
 
     /// The reducing convolution on a strip.
@@ -194,11 +181,7 @@ pub fn buffers(hardware: &Hardware, shape: &DenoiserShape, mapping: &Mapping, st
     let words = |rows: usize, channels: usize| 2 * rows * shape.columns * channels;
     let x = words(strip.loaded(), shape.channels);
     let (Some(block), Some(mapped)) = (&shape.block, &mapping.block) else {
-        return vec![Lifetime {
-            bytes: x,
-            first: 0,
-            last: 1,
-        }];
+        return vec![Lifetime { bytes: x, first: 0, last: 1 }];
     };
     let tile = mapped.channel_tile;
     let spilled = |shape: ConvShape, mapping: &ConvMapping| 2 * cycles::spilled_words(hardware, &shape, mapping);
@@ -232,11 +215,7 @@ pub fn buffers(hardware: &Hardware, shape: &DenoiserShape, mapping: &Mapping, st
                 lifetime(head, 3, 5),
                 lifetime(head, first, last),
                 lifetime(spilled(one, mean), 3, if fused { 5 } else { 3 }),
-                lifetime(
-                    spilled(one, sigma),
-                    if fused { 3 } else { 4 },
-                    if fused { 5 } else { 4 },
-                ),
+                lifetime(spilled(one, sigma), if fused { 3 } else { 4 }, if fused { 5 } else { 4 }),
             ]);
         }
         Heads::MeanOnly(mean) => all.extend([
@@ -360,11 +339,7 @@ pub struct OnCores(ConvMapping);
 
 impl fmt::Display for OnCores {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ConvMapping {
-            pixel_groups,
-            filter_groups,
-            order,
-        } = self.0;
+        let ConvMapping { pixel_groups, filter_groups, order } = self.0;
         write!(formatter, "{}:{pixel_groups}x{filter_groups}", order.name())
     }
 }
@@ -511,19 +486,10 @@ pub struct Chosen {
 /// The cheapest mapping that fits the activation memory.
 pub fn choose(hardware: &Hardware, shape: &DenoiserShape) -> Result<Chosen, MappingError> {
     let (egraph, root) = saturate(hardware, shape)?;
-    let mut search = Search {
-        hardware,
-        shape,
-        egraph: &egraph,
-        options: BTreeMap::new(),
-        best: None,
-        least_bytes: usize::MAX,
-    };
+    let mut search =
+        Search { hardware, shape, egraph: &egraph, options: BTreeMap::new(), best: None, least_bytes: usize::MAX };
     search.run(root);
-    search.best.ok_or(MappingError::Memory {
-        needed: search.least_bytes,
-        available: hardware.memory.activation_bytes,
-    })
+    search.best.ok_or(MappingError::Memory { needed: search.least_bytes, available: hardware.memory.activation_bytes })
 }
 
 /// The e-graph of everything the tile can do, and its root class.
@@ -581,12 +547,7 @@ fn rules(hardware: &Hardware, shape: &DenoiserShape) -> Vec<Rewrite<Tile, StripH
     };
     let (hardware, shape) = (hardware.clone(), *shape);
     // The mappings of a convolution do not depend on its pixels.
-    let strip = Strip {
-        first: 0,
-        rows: 1,
-        halo: [0, 0],
-        pad: [0, 0],
-    };
+    let strip = Strip { first: 0, rows: 1, halo: [0, 0], pad: [0, 0] };
     let reduce = cycles::conv_mappings(&hardware, &shape.reduce(&block, &strip));
     let depthwise = cycles::conv_mappings(&hardware, &shape.depthwise(&block, &strip));
     let head = cycles::conv_mappings(&hardware, &shape.heads(&block, &strip, shape.channels));
@@ -602,10 +563,7 @@ fn rules(hardware: &Hardware, shape: &DenoiserShape) -> Vec<Rewrite<Tile, StripH
                 .collect()
         })
     };
-    let fused: Vec<usize> = channel_tiles(&shape)
-        .into_iter()
-        .filter(|tile| *tile < shape.channels)
-        .collect();
+    let fused: Vec<usize> = channel_tiles(&shape).into_iter().filter(|tile| *tile < shape.channels).collect();
     let tile_mappings = {
         let hardware = hardware.clone();
         move |filters: usize| {
@@ -639,23 +597,19 @@ fn rules(hardware: &Hardware, shape: &DenoiserShape) -> Vec<Rewrite<Tile, StripH
         }),
         expand("fuse-expand", "(cancel-pair ?s (heads ?x))", 2, Tile::ExpandPair),
         expand("fuse-expand-mean", "(cancel-mean ?s (mean ?x))", 1, Tile::ExpandMean),
-        rule(
-            "fuse-expand-separate",
-            "(cancel ?s (mean ?x) (sigma ?x))",
-            move |egraph, subst| {
-                let mut nodes = Vec::new();
-                for &tile in &fused {
-                    let number = egraph.add(Tile::Number(tile));
-                    // Both heads have the same shape: what is best for one is for the other.
-                    for mapping in tile_mappings(tile) {
-                        let mapping = egraph.add(Tile::OnCores(OnCores(mapping)));
-                        let (strip, g) = (subst[var("?s")], subst[var("?x")]);
-                        nodes.push(Tile::ExpandSeparate([number, mapping, mapping, strip, g]));
-                    }
+        rule("fuse-expand-separate", "(cancel ?s (mean ?x) (sigma ?x))", move |egraph, subst| {
+            let mut nodes = Vec::new();
+            for &tile in &fused {
+                let number = egraph.add(Tile::Number(tile));
+                // Both heads have the same shape: what is best for one is for the other.
+                for mapping in tile_mappings(tile) {
+                    let mapping = egraph.add(Tile::OnCores(OnCores(mapping)));
+                    let (strip, g) = (subst[var("?s")], subst[var("?x")]);
+                    nodes.push(Tile::ExpandSeparate([number, mapping, mapping, strip, g]));
                 }
-                nodes
-            },
-        ),
+            }
+            nodes
+        }),
     ]
 }
 
@@ -709,17 +663,10 @@ impl Search<'_> {
                 continue;
             };
             self.options.clear();
-            let cycles: u64 = strips(self.shape, strip_rows)
-                .iter()
-                .map(|strip| store_cycles(self.hardware, self.shape, strip))
-                .sum();
+            let cycles: u64 =
+                strips(self.shape, strip_rows).iter().map(|strip| store_cycles(self.hardware, self.shape, strip)).sum();
             let mut mapping = Partial::new(strip_rows);
-            self.extend(
-                &mut mapping,
-                &mut vec![self.egraph.find(value)],
-                &mut Vec::new(),
-                cycles,
-            );
+            self.extend(&mut mapping, &mut vec![self.egraph.find(value)], &mut Vec::new(), cycles);
         }
     }
 
@@ -773,22 +720,15 @@ impl Search<'_> {
         if activation_bytes <= self.hardware.memory.activation_bytes
             && self.best.is_none_or(|best| cycles < best.cycles)
         {
-            self.best = Some(Chosen {
-                mapping,
-                cycles,
-                activation_bytes,
-            });
+            self.best = Some(Chosen { mapping, cycles, activation_bytes });
         }
     }
 
     /// The nodes of a class that can be chosen, without those that another dominates, cheapest first.
     fn options(&mut self, class: Id, strip_rows: usize) -> &[Choice] {
         if !self.options.contains_key(&class) {
-            let mut choices: Vec<Choice> = self.egraph[class]
-                .nodes
-                .iter()
-                .filter_map(|node| self.choice(node, strip_rows))
-                .collect();
+            let mut choices: Vec<Choice> =
+                self.egraph[class].nodes.iter().filter_map(|node| self.choice(node, strip_rows)).collect();
             choices.sort_by(|a, b| (a.cycles, a.memory, &a.node).cmp(&(b.cycles, b.memory, &b.node)));
             let mut kept: Vec<Choice> = Vec::new();
             for choice in choices {
@@ -847,49 +787,29 @@ impl Search<'_> {
             Tile::Load(_) => ((sum(&|strip| load_cycles(hardware, shape, strip)), [0, 0]), vec![]),
             Tile::Affine([x]) => ((sum(&|strip| affine_cycles(hardware, shape, strip)), [0, 0]), vec![*x]),
             Tile::ReluHidden([x]) => (
-                (
-                    sum(&|strip| block.map_or(0, |b| relu_cycles(hardware, shape, &b, strip.loaded()))),
-                    [0, 0],
-                ),
+                (sum(&|strip| block.map_or(0, |b| relu_cycles(hardware, shape, &b, strip.loaded()))), [0, 0]),
                 vec![*x],
             ),
-            Tile::ReluDepthwise([x]) => (
-                (
-                    sum(&|strip| block.map_or(0, |b| relu_cycles(hardware, shape, &b, strip.rows))),
-                    [0, 0],
-                ),
-                vec![*x],
-            ),
-            Tile::ReduceOn([m, x]) => (
-                conv(*m, &|strip| shape.reduce(&block.unwrap_or(NO_BLOCK), strip))?,
-                vec![*x],
-            ),
-            Tile::DepthwiseOn([m, x]) => (
-                conv(*m, &|strip| shape.depthwise(&block.unwrap_or(NO_BLOCK), strip))?,
-                vec![*x],
-            ),
-            Tile::MeanOn([m, x]) | Tile::SigmaOn([m, x]) => (
-                conv(*m, &|strip| {
-                    shape.heads(&block.unwrap_or(NO_BLOCK), strip, shape.channels)
-                })?,
-                vec![*x],
-            ),
-            Tile::HeadsOn([m, x]) => (
-                conv(*m, &|strip| {
-                    shape.heads(&block.unwrap_or(NO_BLOCK), strip, 2 * shape.channels)
-                })?,
-                vec![*x],
-            ),
+            Tile::ReluDepthwise([x]) => {
+                ((sum(&|strip| block.map_or(0, |b| relu_cycles(hardware, shape, &b, strip.rows))), [0, 0]), vec![*x])
+            }
+            Tile::ReduceOn([m, x]) => (conv(*m, &|strip| shape.reduce(&block.unwrap_or(NO_BLOCK), strip))?, vec![*x]),
+            Tile::DepthwiseOn([m, x]) => {
+                (conv(*m, &|strip| shape.depthwise(&block.unwrap_or(NO_BLOCK), strip))?, vec![*x])
+            }
+            Tile::MeanOn([m, x]) | Tile::SigmaOn([m, x]) => {
+                (conv(*m, &|strip| shape.heads(&block.unwrap_or(NO_BLOCK), strip, shape.channels))?, vec![*x])
+            }
+            Tile::HeadsOn([m, x]) => {
+                (conv(*m, &|strip| shape.heads(&block.unwrap_or(NO_BLOCK), strip, 2 * shape.channels))?, vec![*x])
+            }
             Tile::Cancel([x, mean, sigma]) => (cancel()?, vec![*x, *mean, *sigma]),
             Tile::CancelMean([x, mean]) => (cancel()?, vec![*x, *mean]),
             Tile::CancelPair([x, heads]) => (cancel()?, vec![*x, *heads]),
             Tile::ExpandPair([tile, m, x, g]) => (expand(*tile, Heads::Shared(self.cores(*m)?))?, vec![*x, *g]),
             Tile::ExpandMean([tile, m, x, g]) => (expand(*tile, Heads::MeanOnly(self.cores(*m)?))?, vec![*x, *g]),
             Tile::ExpandSeparate([tile, mean, sigma, x, g]) => {
-                let heads = Heads::Separate {
-                    mean: self.cores(*mean)?,
-                    sigma: self.cores(*sigma)?,
-                };
+                let heads = Heads::Separate { mean: self.cores(*mean)?, sigma: self.cores(*sigma)? };
                 (expand(*tile, heads)?, vec![*x, *g])
             }
             _ => return None,
@@ -918,11 +838,7 @@ impl Search<'_> {
 }
 
 /// Never used for a cost: a term without a block has no convolutions.
-const NO_BLOCK: BlockShape = BlockShape {
-    bottleneck: 0,
-    kernel: 1,
-    sigma: false,
-};
+const NO_BLOCK: BlockShape = BlockShape { bottleneck: 0, kernel: 1, sigma: false };
 
 /// The choices made so far.
 #[derive(Clone, Copy, Debug)]
@@ -938,15 +854,7 @@ struct Partial {
 
 impl Partial {
     fn new(strip_rows: usize) -> Self {
-        Self {
-            strip_rows,
-            reduce: None,
-            depthwise: None,
-            mean: None,
-            sigma: None,
-            pair: None,
-            channel_tile: None,
-        }
+        Self { strip_rows, reduce: None, depthwise: None, mean: None, sigma: None, pair: None, channel_tile: None }
     }
 
     fn take(&mut self, node: &Tile, egraph: &EGraph<Tile, StripHeight>) {
@@ -993,10 +901,7 @@ impl Partial {
                 channel_tile: self.channel_tile.unwrap_or(shape.channels),
             }),
         };
-        Some(Mapping {
-            strip_rows: self.strip_rows,
-            block,
-        })
+        Some(Mapping { strip_rows: self.strip_rows, block })
     }
 }
 
@@ -1010,11 +915,7 @@ mod tests {
             rows,
             columns,
             channels,
-            block: Some(BlockShape {
-                bottleneck: mxc_dialects::denoise::bottleneck(channels),
-                kernel: 3,
-                sigma,
-            }),
+            block: Some(BlockShape { bottleneck: mxc_dialects::denoise::bottleneck(channels), kernel: 3, sigma }),
             affine: false,
         }
     }
@@ -1051,12 +952,7 @@ mod tests {
                         for depthwise in mappings(shape.depthwise(&block, &strip)) {
                             let mapping = Mapping {
                                 strip_rows,
-                                block: Some(BlockMapping {
-                                    reduce,
-                                    depthwise,
-                                    heads,
-                                    channel_tile,
-                                }),
+                                block: Some(BlockMapping { reduce, depthwise, heads, channel_tile }),
                             };
                             let cost = total_cycles(hardware, shape, &mapping);
                             if best.is_none_or(|(least, _)| cost < least)
@@ -1088,19 +984,12 @@ mod tests {
         let depthwise = best_of(&|strip| shape.depthwise(&block, strip), 1);
         let with = |strip_rows, heads, channel_tile| Mapping {
             strip_rows,
-            block: Some(BlockMapping {
-                reduce,
-                depthwise,
-                heads,
-                channel_tile,
-            }),
+            block: Some(BlockMapping { reduce, depthwise, heads, channel_tile }),
         };
         let c = shape.channels;
         let pair = |tile: usize| Heads::Shared(best_of(&|strip| shape.heads(&block, strip, 2 * tile), 2 * tile));
         let fits = |mapping: &Mapping| activation_bytes(hardware, shape, mapping) <= hardware.memory.activation_bytes;
-        let rows = strip_heights(shape)
-            .into_iter()
-            .find(|rows| fits(&with(*rows, pair(c), c)))?;
+        let rows = strip_heights(shape).into_iter().find(|rows| fits(&with(*rows, pair(c), c)))?;
         channel_tiles(shape)
             .into_iter()
             .map(|tile| with(rows, pair(tile), tile))
@@ -1167,11 +1056,7 @@ mod tests {
 
     #[test]
     fn an_affine_alone_is_one_strip_where_it_fits() {
-        let shape = DenoiserShape {
-            block: None,
-            affine: true,
-            ..shape(8, 8, 16, true)
-        };
+        let shape = DenoiserShape { block: None, affine: true, ..shape(8, 8, 16, true) };
         let chosen = choose(&Hardware::paper(), &shape).unwrap();
         assert_eq!(chosen.mapping.strip_rows, 8);
         assert_eq!(chosen.activation_bytes, 2 * 8 * 8 * 16);

@@ -71,28 +71,13 @@ pub fn rewrites() -> Vec<Rewrite<Node, Facts>> {
 
 /// Some rules as egg takes them.
 pub fn rewrites_of(rules: &[Rule]) -> Vec<Rewrite<Node, Facts>> {
-    rules
-        .iter()
-        .filter_map(|rule| Rewrite::new(rule.name, *rule, *rule).ok())
-        .collect()
+    rules.iter().filter_map(|rule| Rewrite::new(rule.name, *rule, *rule).ok()).collect()
 }
 
 impl Searcher<Node, Facts> for Rule {
-    fn search_eclass_with_limit(
-        &self,
-        egraph: &Graph,
-        eclass: Id,
-        _: usize,
-    ) -> Option<SearchMatches<'_, Node>> {
-        let found = egraph[eclass]
-            .nodes
-            .iter()
-            .any(|node| !(self.find)(egraph, eclass, node).is_empty());
-        found.then(|| SearchMatches {
-            eclass,
-            substs: vec![Subst::default()],
-            ast: None,
-        })
+    fn search_eclass_with_limit(&self, egraph: &Graph, eclass: Id, _: usize) -> Option<SearchMatches<'_, Node>> {
+        let found = egraph[eclass].nodes.iter().any(|node| !(self.find)(egraph, eclass, node).is_empty());
+        found.then(|| SearchMatches { eclass, substs: vec![Subst::default()], ast: None })
     }
 
     fn vars(&self) -> Vec<Var> {
@@ -101,19 +86,8 @@ impl Searcher<Node, Facts> for Rule {
 }
 
 impl Applier<Node, Facts> for Rule {
-    fn apply_one(
-        &self,
-        egraph: &mut Graph,
-        eclass: Id,
-        _: &Subst,
-        _: Option<&PatternAst<Node>>,
-        _: Symbol,
-    ) -> Vec<Id> {
-        let terms: Vec<Term> = egraph[eclass]
-            .nodes
-            .iter()
-            .flat_map(|node| (self.find)(egraph, eclass, node))
-            .collect();
+    fn apply_one(&self, egraph: &mut Graph, eclass: Id, _: &Subst, _: Option<&PatternAst<Node>>, _: Symbol) -> Vec<Id> {
+        let terms: Vec<Term> = egraph[eclass].nodes.iter().flat_map(|node| (self.find)(egraph, eclass, node)).collect();
         let mut changed = Vec::new();
         for term in terms {
             let id = add(egraph, &term);
@@ -160,8 +134,7 @@ fn is_per_channel(egraph: &Graph, constant: Id, channels: usize) -> bool {
     data.constant
         && data.float
         && data.shape.split_last().is_some_and(|(last, rest)| {
-            rest.iter().all(|size| *size == Some(1))
-                && (*last == Some(channels) || *last == Some(1))
+            rest.iter().all(|size| *size == Some(1)) && (*last == Some(channels) || *last == Some(1))
         })
 }
 
@@ -245,9 +218,7 @@ fn fuse_clamps(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
             .iter()
             .filter_map(|inner| match inner.op {
                 Op::Clamp(low, high) => {
-                    let bound = |x: u32| {
-                        super::analysis::clamp(f64::from(f32::from_bits(x)), *min, *max)
-                    };
+                    let bound = |x: u32| super::analysis::clamp(f64::from(f32::from_bits(x)), *min, *max);
                     let op = Op::Clamp(bits(bound(low)), bits(bound(high)));
                     Some(node(op, [inner.children[0].into()]))
                 }
@@ -293,10 +264,7 @@ fn scale_into_producer(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
             continue;
         }
         let vector = || fold(Fold::Vector(outputs), [s.into()]);
-        let mut children = vec![
-            inner.children[0].into(),
-            fold(Fold::ScaleOutputs(site), [weight.into(), vector()]),
-        ];
+        let mut children = vec![inner.children[0].into(), fold(Fold::ScaleOutputs(site), [weight.into(), vector()])];
         if let Some(bias) = inner.children.get(2) {
             if !is_constant(egraph, *bias) {
                 continue;
@@ -434,12 +402,7 @@ fn pad_into_convolution(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
                 let [[0, 0], [top, bottom], [left, right], [0, 0]] = border[..] else {
                     return None;
                 };
-                let sum = [
-                    pad[0] + top,
-                    pad[1] + bottom,
-                    pad[2] + left,
-                    pad[3] + right,
-                ];
+                let sum = [pad[0] + top, pad[1] + bottom, pad[2] + left, pad[3] + right];
                 let children = [inner.children[0], found.children[1], found.children[2]];
                 Some(node(Op::Convolution(site, sum), children.map(Term::from)))
             }
@@ -467,13 +430,11 @@ fn merge_scales_and_shifts(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
         })
     };
     let merged = |op, a: Id| fold(Fold::Binary(op), [a.into(), b.into()]);
-    let mut terms: Vec<Term> = inner(outer)
-        .map(|(y, a)| binary(outer, y, merged(outer, a)))
-        .collect();
+    let mut terms: Vec<Term> = inner(outer).map(|(y, a)| binary(outer, y, merged(outer, a))).collect();
     if outer == Binary::Mul {
-        terms.extend(inner(Binary::Add).map(|(y, a)| {
-            binary(Binary::Add, binary(Binary::Mul, y, b), merged(Binary::Mul, a))
-        }));
+        terms.extend(
+            inner(Binary::Add).map(|(y, a)| binary(Binary::Add, binary(Binary::Mul, y, b), merged(Binary::Mul, a))),
+        );
     }
     terms
 }
@@ -678,4 +639,3 @@ fn move_reshapes(egraph: &Graph, id: Id, found: &Node) -> Vec<Term> {
         _ => Vec::new(),
     }
 }
-

@@ -44,30 +44,18 @@ impl Node {
     }
 
     /// A list attribute of `count` sizes ≥ `least`, or `default` for each.
-    pub fn sizes(
-        &self,
-        name: &str,
-        count: usize,
-        default: usize,
-        least: usize,
-    ) -> Result<Vec<usize>, Problem> {
+    pub fn sizes(&self, name: &str, count: usize, default: usize, least: usize) -> Result<Vec<usize>, Problem> {
         let Some(values) = self.ints(name)? else {
             return Ok(vec![default; count]);
         };
         // Sizes beyond i32 cannot belong to a real network and would overflow in the arithmetic on them.
         let sizes: Option<Vec<_>> = values
             .iter()
-            .map(|&value| {
-                usize::try_from(value)
-                    .ok()
-                    .filter(|&size| size >= least && size <= i32::MAX as usize)
-            })
+            .map(|&value| usize::try_from(value).ok().filter(|&size| size >= least && size <= i32::MAX as usize))
             .collect();
         match sizes {
             Some(sizes) if sizes.len() == count => Ok(sizes),
-            _ => invalid(format!(
-                "attribute '{name}' is {values:?}; {count} values of at least {least} are needed"
-            )),
+            _ => invalid(format!("attribute '{name}' is {values:?}; {count} values of at least {least} are needed")),
         }
     }
 
@@ -79,11 +67,7 @@ impl Node {
 
 /// An axis counted from the front; negative ones count from the back.
 pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Problem> {
-    let counted = if axis < 0 {
-        axis.saturating_add(rank as i64)
-    } else {
-        axis
-    };
+    let counted = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
     match usize::try_from(counted) {
         Ok(counted) if counted < rank => Ok(counted),
         _ => invalid(format!("axis {axis} is out of range for {rank} axes")),
@@ -107,9 +91,7 @@ pub(super) fn axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, Problem> {
 pub(super) fn integers(name: &str, tensor: &Tensor) -> Result<Vec<i64>, Problem> {
     match tensor.known_ints() {
         Some(values) => Ok(values),
-        None if tensor.syms().is_some() => {
-            super::error::unsupported(format!("'{name}' depends on the batch size"))
-        }
+        None if tensor.syms().is_some() => super::error::unsupported(format!("'{name}' depends on the batch size")),
         None => invalid(format!("'{name}' must hold integers")),
     }
 }

@@ -8,9 +8,9 @@ use super::{
     tensor::{Data, Sym, Tensor},
 };
 use onnx_protobuf::{
-    AttributeProto, FunctionProto, GraphProto, Message, ModelProto, NodeProto, TensorProto,
-    TypeProto, attribute_proto::AttributeType, tensor_proto::DataLocation, tensor_proto::DataType,
-    tensor_shape_proto::dimension, type_proto,
+    AttributeProto, FunctionProto, GraphProto, Message, ModelProto, NodeProto, TensorProto, TypeProto,
+    attribute_proto::AttributeType, tensor_proto::DataLocation, tensor_proto::DataType, tensor_shape_proto::dimension,
+    type_proto,
 };
 use protobuf::Enum;
 use std::{
@@ -101,15 +101,8 @@ pub(crate) fn node_names(nodes: &[NodeProto], taken: &mut BTreeSet<String>) -> V
         .iter()
         .map(|node| {
             let output = node.output.iter().find(|output| !output.is_empty());
-            let mut candidates = [Some(&node.name), output]
-                .into_iter()
-                .flatten()
-                .filter(|name| !name.is_empty());
-            let base = candidates
-                .clone()
-                .next()
-                .cloned()
-                .unwrap_or_else(|| node.op_type.clone());
+            let mut candidates = [Some(&node.name), output].into_iter().flatten().filter(|name| !name.is_empty());
+            let base = candidates.clone().next().cloned().unwrap_or_else(|| node.op_type.clone());
             let name = candidates
                 .find(|name| !taken.contains(*name))
                 .cloned()
@@ -125,18 +118,12 @@ pub(crate) fn unique(base: &str, taken: impl Fn(&str) -> bool) -> String {
     if !taken(base) {
         return base.to_owned();
     }
-    (1u64..)
-        .map(|number| format!("{base}.{number}"))
-        .find(|name| !taken(name))
-        .unwrap_or_else(|| base.to_owned())
+    (1u64..).map(|number| format!("{base}.{number}")).find(|name| !taken(name)).unwrap_or_else(|| base.to_owned())
 }
 
 /// Parses an ONNX file's bytes; `file` names it in errors.
 pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<ModelProto, ImportError> {
-    let not_onnx = |reason: String| ImportError::NotOnnx {
-        file: file.to_owned(),
-        reason,
-    };
+    let not_onnx = |reason: String| ImportError::NotOnnx { file: file.to_owned(), reason };
     let model = ModelProto::parse_from_bytes(bytes).map_err(|error| not_onnx(error.to_string()))?;
     if model.graph.is_none() {
         return Err(not_onnx("it holds no graph".to_owned()));
@@ -146,11 +133,7 @@ pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<ModelProto, ImportError>
 
 /// Decodes a model; external data files are looked up relative to `folder`.
 pub(super) fn decode(mut model: ModelProto, folder: &Path) -> Result<Model, ImportError> {
-    let mut decoder = Decoder {
-        folder,
-        names: BTreeSet::new(),
-        files: BTreeMap::new(),
-    };
+    let mut decoder = Decoder { folder, names: BTreeSet::new(), files: BTreeMap::new() };
     // The graph first: its nodes' names must not depend on those inside functions.
     let graph = decoder.graph(model.graph.take().unwrap_or_default(), &BTreeSet::new())?;
     let functions = std::mem::take(&mut model.functions)
@@ -164,26 +147,17 @@ pub(super) fn decode(mut model: ModelProto, folder: &Path) -> Result<Model, Impo
         graph,
         opsets: opsets(&model.opset_import),
         functions,
-        producer: format!("{} {}", model.producer_name, model.producer_version)
-            .trim()
-            .to_owned(),
+        producer: format!("{} {}", model.producer_name, model.producer_version).trim().to_owned(),
     })
 }
 
 /// ONNX's own domain has two spellings.
 fn normal_domain(domain: &str) -> String {
-    if domain == "ai.onnx" {
-        String::new()
-    } else {
-        domain.to_owned()
-    }
+    if domain == "ai.onnx" { String::new() } else { domain.to_owned() }
 }
 
 fn opsets(imports: &[onnx_protobuf::OperatorSetIdProto]) -> BTreeMap<String, i64> {
-    imports
-        .iter()
-        .map(|import| (normal_domain(&import.domain), import.version))
-        .collect()
+    imports.iter().map(|import| (normal_domain(&import.domain), import.version)).collect()
 }
 
 struct Decoder<'a> {
@@ -204,11 +178,7 @@ impl Decoder<'_> {
         }
         if let Some(sparse) = graph.sparse_initializer.first() {
             return Err(ImportError::Tensor {
-                tensor: sparse
-                    .values
-                    .as_ref()
-                    .map_or("", |values| values.name.as_str())
-                    .to_owned(),
+                tensor: sparse.values.as_ref().map_or("", |values| values.name.as_str()).to_owned(),
                 reason: "sparse initializers are not supported".to_owned(),
             });
         }
@@ -222,18 +192,9 @@ impl Decoder<'_> {
         let mut own = BTreeSet::new();
         own.extend(inputs.iter().map(|input| input.name.clone()));
         own.extend(initializers.keys().cloned());
-        let outputs: Vec<_> = graph
-            .output
-            .iter()
-            .map(|output| output.name.clone())
-            .collect();
+        let outputs: Vec<_> = graph.output.iter().map(|output| output.name.clone()).collect();
         let nodes = self.nodes(graph.node, own, outer, &outputs)?;
-        Ok(Graph {
-            inputs,
-            outputs,
-            initializers,
-            nodes,
-        })
+        Ok(Graph { inputs, outputs, initializers, nodes })
     }
 
     fn function(&mut self, function: FunctionProto) -> Result<Function, ImportError> {
@@ -241,12 +202,7 @@ impl Decoder<'_> {
         let defaults = function
             .attribute_proto
             .into_iter()
-            .map(|attribute| {
-                Ok((
-                    attribute.name.clone(),
-                    self.attribute(attribute, &BTreeSet::new())?,
-                ))
-            })
+            .map(|attribute| Ok((attribute.name.clone(), self.attribute(attribute, &BTreeSet::new())?)))
             .collect::<Result<_, ImportError>>()?;
         Ok(Function {
             inputs: function.input,
@@ -275,18 +231,13 @@ impl Decoder<'_> {
         for (index, node) in nodes.iter().enumerate() {
             for output in node.output.iter().filter(|output| !output.is_empty()) {
                 if own.contains(output) || producers.insert(output.clone(), index).is_some() {
-                    return Err(ImportError::Redefined {
-                        value: output.clone(),
-                        node: names[index].clone(),
-                    });
+                    return Err(ImportError::Redefined { value: output.clone(), node: names[index].clone() });
                 }
             }
         }
         for output in outputs {
             if !defined.contains(output) && !producers.contains_key(output) {
-                return Err(ImportError::UndefinedOutput {
-                    output: output.clone(),
-                });
+                return Err(ImportError::UndefinedOutput { output: output.clone() });
             }
         }
         let reads: Vec<Vec<String>> = nodes.iter().map(reads).collect();
@@ -297,20 +248,14 @@ impl Decoder<'_> {
                     Some(&producer) => dependencies[index].push(producer),
                     None if defined.contains(input) => {}
                     None => {
-                        return Err(ImportError::Undefined {
-                            node: names[index].clone(),
-                            input: input.clone(),
-                        });
+                        return Err(ImportError::Undefined { node: names[index].clone(), input: input.clone() });
                     }
                 }
             }
         }
         // Which nodes an output depends on.
         let mut needed = vec![false; nodes.len()];
-        let mut pending: Vec<usize> = outputs
-            .iter()
-            .filter_map(|output| producers.get(output).copied())
-            .collect();
+        let mut pending: Vec<usize> = outputs.iter().filter_map(|output| producers.get(output).copied()).collect();
         while let Some(index) = pending.pop() {
             if !std::mem::replace(&mut needed[index], true) {
                 pending.extend(&dependencies[index]);
@@ -324,9 +269,7 @@ impl Decoder<'_> {
                 users[producer].push(index);
             }
         }
-        let mut ready: BTreeSet<usize> = (0..nodes.len())
-            .filter(|&index| waiting[index] == 0)
-            .collect();
+        let mut ready: BTreeSet<usize> = (0..nodes.len()).filter(|&index| waiting[index] == 0).collect();
         let mut order = Vec::with_capacity(nodes.len());
         while let Some(index) = ready.pop_first() {
             order.push(index);
@@ -365,20 +308,14 @@ impl Decoder<'_> {
         Ok(sorted)
     }
 
-    fn attribute(
-        &mut self,
-        attribute: AttributeProto,
-        scope: &BTreeSet<String>,
-    ) -> Result<Attribute, ImportError> {
+    fn attribute(&mut self, attribute: AttributeProto, scope: &BTreeSet<String>) -> Result<Attribute, ImportError> {
         if !attribute.ref_attr_name.is_empty() {
             return Ok(Attribute::Reference(attribute.ref_attr_name));
         }
         Ok(match attribute.type_.enum_value_or_default() {
             AttributeType::INT => Attribute::Int(attribute.i),
             AttributeType::FLOAT => Attribute::Float(attribute.f),
-            AttributeType::STRING => {
-                Attribute::String(String::from_utf8_lossy(&attribute.s).into_owned())
-            }
+            AttributeType::STRING => Attribute::String(String::from_utf8_lossy(&attribute.s).into_owned()),
             AttributeType::INTS => Attribute::Ints(attribute.ints),
             AttributeType::FLOATS => Attribute::Floats(attribute.floats),
             AttributeType::TENSOR => match attribute.t.into_option() {
@@ -395,17 +332,11 @@ impl Decoder<'_> {
 
     fn tensor(&mut self, mut tensor: TensorProto) -> Result<Tensor, ImportError> {
         let name = std::mem::take(&mut tensor.name);
-        let failed = |reason: String| ImportError::Tensor {
-            tensor: name.clone(),
-            reason,
-        };
+        let failed = |reason: String| ImportError::Tensor { tensor: name.clone(), reason };
         let shape = tensor
             .dims
             .iter()
-            .map(|&size| {
-                usize::try_from(size)
-                    .map_err(|_| failed(format!("its dimension {size} is negative")))
-            })
+            .map(|&size| usize::try_from(size).map_err(|_| failed(format!("its dimension {size} is negative"))))
             .collect::<Result<Vec<_>, _>>()?;
         let count = shape
             .iter()
@@ -420,9 +351,7 @@ impl Decoder<'_> {
             DataType::FLOAT16 | DataType::BFLOAT16 | DataType::INT16 | DataType::UINT16 => 2,
             DataType::BOOL | DataType::INT8 | DataType::UINT8 => 1,
             _ => {
-                return Err(failed(format!(
-                    "its data type {data_type:?} is not supported"
-                )));
+                return Err(failed(format!("its data type {data_type:?} is not supported")));
             }
         };
         let raw = if tensor.data_location.enum_value_or_default() == DataLocation::EXTERNAL {
@@ -455,26 +384,12 @@ impl Decoder<'_> {
     }
 
     /// Reads a tensor's bytes from its external data file.
-    fn external(
-        &mut self,
-        name: &str,
-        tensor: &TensorProto,
-        size: usize,
-    ) -> Result<Vec<u8>, ImportError> {
-        let entry = |key: &str| {
-            tensor
-                .external_data
-                .iter()
-                .find(|entry| entry.key == key)
-                .map(|entry| entry.value.as_str())
-        };
+    fn external(&mut self, name: &str, tensor: &TensorProto, size: usize) -> Result<Vec<u8>, ImportError> {
+        let entry =
+            |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
         let location = entry("location").unwrap_or_default();
         let path = self.folder.join(location);
-        let failed = |reason: String| ImportError::ExternalData {
-            tensor: name.to_owned(),
-            file: path.clone(),
-            reason,
-        };
+        let failed = |reason: String| ImportError::ExternalData { tensor: name.to_owned(), file: path.clone(), reason };
         // A model must not read files that do not belong to it.
         let inside = Path::new(location)
             .components()
@@ -492,10 +407,7 @@ impl Decoder<'_> {
         let offset = number("offset")?.unwrap_or(0);
         let declared = number("length")?;
         if declared.is_some_and(|length| length != size as u64) {
-            return Err(failed(format!(
-                "holds {} bytes for it, its shape needs {size}",
-                declared.unwrap_or_default()
-            )));
+            return Err(failed(format!("holds {} bytes for it, its shape needs {size}", declared.unwrap_or_default())));
         }
         if !self.files.contains_key(&path) {
             let open = || {
@@ -514,9 +426,7 @@ impl Decoder<'_> {
         };
         let end = offset.checked_add(size as u64);
         if end.is_none_or(|end| end > *length) {
-            return Err(failed(format!(
-                "is too short: {size} bytes at offset {offset} are needed, it has {length}"
-            )));
+            return Err(failed(format!("is too short: {size} bytes at offset {offset} are needed, it has {length}")));
         }
         let mut bytes = vec![0; size];
         file.seek(SeekFrom::Start(offset))
@@ -527,63 +437,26 @@ impl Decoder<'_> {
 }
 
 /// The error for nodes that depend on each other: a node on the cycle itself, not merely behind it.
-fn cycle(
-    dependencies: &[Vec<usize>],
-    waiting: &[usize],
-    names: &[String],
-    nodes: &[NodeProto],
-) -> ImportError {
+fn cycle(dependencies: &[Vec<usize>], waiting: &[usize], names: &[String], nodes: &[NodeProto]) -> ImportError {
     // Walking back from a blocked node along blocked nodes must come around.
     let mut seen = BTreeSet::new();
-    let mut at = waiting
-        .iter()
-        .position(|&count| count > 0)
-        .unwrap_or_default();
+    let mut at = waiting.iter().position(|&count| count > 0).unwrap_or_default();
     while seen.insert(at) {
-        at = dependencies[at]
-            .iter()
-            .copied()
-            .find(|&producer| waiting[producer] > 0)
-            .unwrap_or(at);
+        at = dependencies[at].iter().copied().find(|&producer| waiting[producer] > 0).unwrap_or(at);
     }
-    ImportError::Cycle {
-        node: names[at].clone(),
-        value: nodes[at].output.first().cloned().unwrap_or_default(),
-    }
+    ImportError::Cycle { node: names[at].clone(), value: nodes[at].output.first().cloned().unwrap_or_default() }
 }
 
 /// The values that a node reads, those of its nested graphs included.
 fn reads(node: &NodeProto) -> Vec<String> {
-    let mut reads: Vec<_> = node
-        .input
-        .iter()
-        .filter(|input| !input.is_empty())
-        .cloned()
-        .collect();
-    for graph in node
-        .attribute
-        .iter()
-        .filter_map(|attribute| attribute.g.as_ref())
-    {
-        let mut own: BTreeSet<&str> = graph
-            .input
-            .iter()
-            .map(|input| input.name.as_str())
-            .collect();
+    let mut reads: Vec<_> = node.input.iter().filter(|input| !input.is_empty()).cloned().collect();
+    for graph in node.attribute.iter().filter_map(|attribute| attribute.g.as_ref()) {
+        let mut own: BTreeSet<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
         own.extend(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
-        own.extend(
-            graph
-                .node
-                .iter()
-                .flat_map(|node| node.output.iter().map(String::as_str)),
-        );
+        own.extend(graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str)));
         let nested = graph.node.iter().flat_map(self::reads);
         let outputs = graph.output.iter().map(|output| output.name.clone());
-        reads.extend(
-            nested
-                .chain(outputs)
-                .filter(|read| !own.contains(read.as_str())),
-        );
+        reads.extend(nested.chain(outputs).filter(|read| !own.contains(read.as_str())));
     }
     reads
 }
@@ -593,38 +466,29 @@ fn input(name: &str, r#type: Option<&TypeProto>) -> Input {
         Some(type_proto::Value::TensorType(tensor)) => Some(tensor),
         _ => None,
     });
-    let shape = tensor
-        .and_then(|tensor| tensor.shape.as_ref())
-        .map(|shape| {
-            shape
-                .dim
-                .iter()
-                .map(|dim| match &dim.value {
-                    Some(dimension::Value::DimValue(size)) if *size >= 0 => InputDim::Fixed(*size),
-                    Some(dimension::Value::DimParam(name)) => InputDim::Dynamic(name.clone()),
-                    _ => InputDim::Dynamic(String::new()),
-                })
-                .collect()
-        });
+    let shape = tensor.and_then(|tensor| tensor.shape.as_ref()).map(|shape| {
+        shape
+            .dim
+            .iter()
+            .map(|dim| match &dim.value {
+                Some(dimension::Value::DimValue(size)) if *size >= 0 => InputDim::Fixed(*size),
+                Some(dimension::Value::DimParam(name)) => InputDim::Dynamic(name.clone()),
+                _ => InputDim::Dynamic(String::new()),
+            })
+            .collect()
+    });
     let is_float = tensor.is_some_and(|tensor| {
         matches!(
             DataType::from_i32(tensor.elem_type),
             Some(DataType::FLOAT | DataType::FLOAT16 | DataType::BFLOAT16 | DataType::DOUBLE)
         )
     });
-    Input {
-        name: name.to_owned(),
-        shape,
-        is_float,
-    }
+    Input { name: name.to_owned(), shape, is_float }
 }
 
 /// Little-endian elements.
 fn from_raw(data_type: DataType, bytes: &[u8]) -> Data {
-    fn each<const N: usize, T>(
-        bytes: &[u8],
-        convert: impl Fn([u8; N]) -> T,
-    ) -> impl Iterator<Item = T> {
+    fn each<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> impl Iterator<Item = T> {
         bytes.chunks_exact(N).map(move |chunk| {
             let mut array = [0; N];
             array.copy_from_slice(chunk);
@@ -635,12 +499,8 @@ fn from_raw(data_type: DataType, bytes: &[u8]) -> Data {
     match data_type {
         DataType::FLOAT => Data::Float(each(bytes, f32::from_le_bytes).collect()),
         DataType::DOUBLE => Data::Float(each(bytes, |b| f64::from_le_bytes(b) as f32).collect()),
-        DataType::FLOAT16 => {
-            Data::Float(each(bytes, |b| half::f16::from_le_bytes(b).to_f32()).collect())
-        }
-        DataType::BFLOAT16 => {
-            Data::Float(each(bytes, |b| half::bf16::from_le_bytes(b).to_f32()).collect())
-        }
+        DataType::FLOAT16 => Data::Float(each(bytes, |b| half::f16::from_le_bytes(b).to_f32()).collect()),
+        DataType::BFLOAT16 => Data::Float(each(bytes, |b| half::bf16::from_le_bytes(b).to_f32()).collect()),
         DataType::BOOL => Data::Bool(bytes.iter().map(|&byte| byte != 0).collect()),
         DataType::INT8 => ints(&mut each(bytes, |b| i64::from(i8::from_le_bytes(b)))),
         DataType::UINT8 => ints(&mut each(bytes, |b| i64::from(u8::from_le_bytes(b)))),
@@ -648,9 +508,7 @@ fn from_raw(data_type: DataType, bytes: &[u8]) -> Data {
         DataType::UINT16 => ints(&mut each(bytes, |b| i64::from(u16::from_le_bytes(b)))),
         DataType::INT32 => ints(&mut each(bytes, |b| i64::from(i32::from_le_bytes(b)))),
         DataType::UINT32 => ints(&mut each(bytes, |b| i64::from(u32::from_le_bytes(b)))),
-        DataType::UINT64 => ints(&mut each(bytes, |b| {
-            i64::try_from(u64::from_le_bytes(b)).unwrap_or(i64::MAX)
-        })),
+        DataType::UINT64 => ints(&mut each(bytes, |b| i64::try_from(u64::from_le_bytes(b)).unwrap_or(i64::MAX))),
         _ => ints(&mut each(bytes, i64::from_le_bytes)),
     }
 }
@@ -661,31 +519,14 @@ fn from_typed(data_type: DataType, tensor: &TensorProto) -> Data {
     let narrow = tensor.int32_data.iter();
     match data_type {
         DataType::FLOAT => Data::Float(tensor.float_data.as_slice().into()),
-        DataType::DOUBLE => Data::Float(
-            tensor
-                .double_data
-                .iter()
-                .map(|&value| value as f32)
-                .collect(),
-        ),
-        DataType::FLOAT16 => Data::Float(
-            narrow
-                .map(|&bits| half::f16::from_bits(bits as u16).to_f32())
-                .collect(),
-        ),
-        DataType::BFLOAT16 => Data::Float(
-            narrow
-                .map(|&bits| half::bf16::from_bits(bits as u16).to_f32())
-                .collect(),
-        ),
+        DataType::DOUBLE => Data::Float(tensor.double_data.iter().map(|&value| value as f32).collect()),
+        DataType::FLOAT16 => Data::Float(narrow.map(|&bits| half::f16::from_bits(bits as u16).to_f32()).collect()),
+        DataType::BFLOAT16 => Data::Float(narrow.map(|&bits| half::bf16::from_bits(bits as u16).to_f32()).collect()),
         DataType::BOOL => Data::Bool(narrow.map(|&value| value != 0).collect()),
         DataType::INT64 => ints(&mut tensor.int64_data.iter().copied()),
-        DataType::UINT32 | DataType::UINT64 => ints(
-            &mut tensor
-                .uint64_data
-                .iter()
-                .map(|&value| i64::try_from(value).unwrap_or(i64::MAX)),
-        ),
+        DataType::UINT32 | DataType::UINT64 => {
+            ints(&mut tensor.uint64_data.iter().map(|&value| i64::try_from(value).unwrap_or(i64::MAX)))
+        }
         _ => ints(&mut narrow.map(|&value| i64::from(value))),
     }
 }

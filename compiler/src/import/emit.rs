@@ -10,8 +10,8 @@ use melior::{
     ir::{
         Attribute, Block, BlockLike, Identifier, Location, Type, Value, ValueLike,
         attribute::{
-            DenseElementsAttribute, DenseI32ArrayAttribute, FlatSymbolRefAttribute, FloatAttribute,
-            IntegerAttribute, StringAttribute, TypeAttribute,
+            DenseElementsAttribute, DenseI32ArrayAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute,
+            StringAttribute, TypeAttribute,
         },
         operation::OperationBuilder,
         r#type::IntegerType,
@@ -48,10 +48,7 @@ impl Activation<'_, '_> {
 
     /// The physical position of a logical axis.
     pub fn position(&self, axis: usize) -> usize {
-        self.order
-            .iter()
-            .position(|&logical| logical == axis)
-            .unwrap_or(axis)
+        self.order.iter().position(|&logical| logical == axis).unwrap_or(axis)
     }
 
     pub fn rank(&self) -> usize {
@@ -84,9 +81,8 @@ pub(super) struct Emitter<'c, 'a> {
 
 impl<'c, 'a> Emitter<'c, 'a> {
     pub fn new(context: &'c Context, block: &'a Block<'c>) -> Self {
-        let arguments = (0..block.argument_count())
-            .filter_map(|index| block.argument(index).ok().map(Into::into))
-            .collect();
+        let arguments =
+            (0..block.argument_count()).filter_map(|index| block.argument(index).ok().map(Into::into)).collect();
         Self {
             context,
             block,
@@ -133,10 +129,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
         attributes: &[(&str, Attribute<'c>)],
         result: Type<'c>,
     ) -> Result<Value<'c, 'a>, Problem> {
-        let attributes: Vec<_> = attributes
-            .iter()
-            .map(|(name, attribute)| (Identifier::new(self.context, name), *attribute))
-            .collect();
+        let attributes: Vec<_> =
+            attributes.iter().map(|(name, attribute)| (Identifier::new(self.context, name), *attribute)).collect();
         let operation = OperationBuilder::new(name, self.location)
             .add_operands(operands)
             .add_attributes(&attributes)
@@ -163,9 +157,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
 
     /// Appends `func.return`.
     pub fn r#return(&mut self, values: &[Value<'c, 'a>]) -> Result<(), Problem> {
-        let operation = OperationBuilder::new("func.return", Location::unknown(self.context))
-            .add_operands(values)
-            .build();
+        let operation =
+            OperationBuilder::new("func.return", Location::unknown(self.context)).add_operands(values).build();
         match operation {
             Ok(operation) => {
                 self.block.append_operation(operation);
@@ -202,10 +195,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
 
     /// An inline constant.
     pub fn constant(&mut self, shape: &[usize], values: &[f32]) -> Result<Value<'c, 'a>, Problem> {
-        let key = (
-            shape.to_vec(),
-            values.iter().map(|value| value.to_bits()).collect(),
-        );
+        let key = (shape.to_vec(), values.iter().map(|value| value.to_bits()).collect());
         if let Some(&value) = self.constants.get(&key) {
             return Ok(value);
         }
@@ -238,33 +228,23 @@ impl<'c, 'a> Emitter<'c, 'a> {
         values: impl Into<Arc<[f32]>>,
     ) -> Result<Value<'c, 'a>, Problem> {
         let Some(weight) = Weight::new(shape.to_vec(), values) else {
-            return invalid(format!(
-                "the values of weight '{name}' do not fit its shape {shape:?}"
-            ));
+            return invalid(format!("the values of weight '{name}' do not fit its shape {shape:?}"));
         };
         let same = |stored: &Weight| {
             stored.shape() == weight.shape()
                 && bytemuck::cast_slice::<f32, u32>(stored.values())
                     == bytemuck::cast_slice::<f32, u32>(weight.values())
         };
-        let name = unique(name, |name| {
-            name == ir::MAIN || self.weights.get(name).is_some_and(|stored| !same(stored))
-        });
+        let name = unique(name, |name| name == ir::MAIN || self.weights.get(name).is_some_and(|stored| !same(stored)));
         if let Some(&value) = self.loads.get(&name) {
             return Ok(value);
         }
         let tensor = self.fixed_tensor(self.f32(), shape);
-        self.globals
-            .push(global(self.context, &name, tensor).map_err(Problem::Invalid)?);
+        self.globals.push(global(self.context, &name, tensor).map_err(Problem::Invalid)?);
         self.weights.insert(name.clone(), weight);
         let symbol = FlatSymbolRefAttribute::new(self.context, &name).into();
         let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
-        let value = self.op(
-            "ml_program.global_load_const",
-            &[],
-            &[("global", symbol)],
-            tensor,
-        );
+        let value = self.op("ml_program.global_load_const", &[], &[("global", symbol)], tensor);
         self.location = location;
         let value = value?;
         self.loads.insert(name, value);
@@ -278,25 +258,15 @@ impl<'c, 'a> Emitter<'c, 'a> {
         shape: &[usize],
         values: &Arc<[f32]>,
     ) -> Result<Value<'c, 'a>, Problem> {
-        if values.len() <= MAX_INLINE {
-            self.constant(shape, values)
-        } else {
-            self.weight(name, shape, values.clone())
-        }
+        if values.len() <= MAX_INLINE { self.constant(shape, values) } else { self.weight(name, shape, values.clone()) }
     }
 
     /// A shape operand. At most one dimension may depend on the batch; it is written −1.
     pub fn shape_operand(&mut self, shape: &[Dim]) -> Result<Value<'c, 'a>, Problem> {
         if shape.iter().filter(|dim| dim.fixed().is_none()).count() > 1 {
-            return unsupported(format!(
-                "the shape {} depends on the batch in two axes",
-                show(shape)
-            ));
+            return unsupported(format!("the shape {} depends on the batch in two axes", show(shape)));
         }
-        let sizes: Vec<_> = shape
-            .iter()
-            .map(|dim| dim.fixed().map_or(-1, |size| size as i64))
-            .collect();
+        let sizes: Vec<_> = shape.iter().map(|dim| dim.fixed().map_or(-1, |size| size as i64)).collect();
         self.index_operand(&sizes)
     }
 
@@ -305,17 +275,11 @@ impl<'c, 'a> Emitter<'c, 'a> {
         let index = Type::index(self.context);
         let tensor = self.fixed_tensor(index, &[values.len()]);
         let attribute = DenseElementsAttribute::i64_values(tensor, values);
-        let Some(shape) = Type::parse(self.context, &format!("!tosa.shape<{}>", values.len()))
-        else {
+        let Some(shape) = Type::parse(self.context, &format!("!tosa.shape<{}>", values.len())) else {
             return invalid("the TOSA dialect is not loaded");
         };
         let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
-        let value = self.op(
-            "tosa.const_shape",
-            &[],
-            &[("values", attribute.into())],
-            shape,
-        );
+        let value = self.op("tosa.const_shape", &[], &[("values", attribute.into())], shape);
         self.location = location;
         value
     }
@@ -323,12 +287,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
     // Layouts.
 
     /// Reshapes a value stored in the shape `from` to the shape `to` with the same elements in the same order.
-    pub fn reshape_raw(
-        &mut self,
-        value: Value<'c, 'a>,
-        from: &[Dim],
-        to: &[Dim],
-    ) -> Result<Value<'c, 'a>, Problem> {
+    pub fn reshape_raw(&mut self, value: Value<'c, 'a>, from: &[Dim], to: &[Dim]) -> Result<Value<'c, 'a>, Problem> {
         if from == to {
             return Ok(value);
         }
@@ -348,11 +307,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
         if activation.order == order {
             return Ok(activation.clone());
         }
-        let mut converted = Activation {
-            value: activation.value,
-            shape: activation.shape.clone(),
-            order: order.to_vec(),
-        };
+        let mut converted =
+            Activation { value: activation.value, shape: activation.shape.clone(), order: order.to_vec() };
         let key = (activation.value.to_raw().ptr as usize, order.to_vec());
         if let Some(&value) = self.converted.get(&key) {
             converted.value = value;
@@ -360,36 +316,21 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let physical = converted.physical();
         let moving = |order: &[usize]| -> Vec<usize> {
-            order
-                .iter()
-                .copied()
-                .filter(|&axis| !activation.shape[axis].is_one())
-                .collect()
+            order.iter().copied().filter(|&axis| !activation.shape[axis].is_one()).collect()
         };
         converted.value = if moving(&activation.order) == moving(order) {
             self.reshape_raw(activation.value, &activation.physical(), &physical)?
         } else {
-            let perms: Vec<_> = order
-                .iter()
-                .map(|&axis| activation.position(axis) as i32)
-                .collect();
+            let perms: Vec<_> = order.iter().map(|&axis| activation.position(axis) as i32).collect();
             let perms = DenseI32ArrayAttribute::new(self.context, &perms).into();
-            self.shaped(
-                "tosa.transpose",
-                &[activation.value],
-                &[("perms", perms)],
-                &physical,
-            )?
+            self.shaped("tosa.transpose", &[activation.value], &[("perms", perms)], &physical)?
         };
         self.converted.insert(key, converted.value);
         Ok(converted)
     }
 
     /// The activation in ONNX's own axis order.
-    pub fn logical(
-        &mut self,
-        activation: &Activation<'c, 'a>,
-    ) -> Result<Activation<'c, 'a>, Problem> {
+    pub fn logical(&mut self, activation: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
         self.in_order(activation, &logical(activation.rank()))
     }
 
@@ -401,85 +342,41 @@ impl<'c, 'a> Emitter<'c, 'a> {
                 show(&activation.shape)
             ));
         }
-        if let Some(argument) = self
-            .arguments
-            .iter()
-            .position(|&argument| argument == activation.value)
-        {
-            self.channel_axes
-                .entry(argument)
-                .or_insert(activation.position(1));
+        if let Some(argument) = self.arguments.iter().position(|&argument| argument == activation.value) {
+            self.channel_axes.entry(argument).or_insert(activation.position(1));
         }
         self.in_order(activation, &NHWC)
     }
 
     /// The activation with its elements, in logical order, under another shape of as many elements.
-    pub fn reshape(
-        &mut self,
-        activation: &Activation<'c, 'a>,
-        shape: &[Dim],
-    ) -> Result<Activation<'c, 'a>, Problem> {
+    pub fn reshape(&mut self, activation: &Activation<'c, 'a>, shape: &[Dim]) -> Result<Activation<'c, 'a>, Problem> {
         if activation.shape == shape {
             return Ok(activation.clone());
         }
         if element_count(&activation.shape) != element_count(shape) {
-            return invalid(format!(
-                "cannot reshape {} to {}",
-                show(&activation.shape),
-                show(shape)
-            ));
+            return invalid(format!("cannot reshape {} to {}", show(&activation.shape), show(shape)));
         }
         // Axes of size 1 move freely.
-        let moving: Vec<_> = activation
-            .order
-            .iter()
-            .copied()
-            .filter(|&axis| !activation.shape[axis].is_one())
-            .collect();
-        let source = if moving.is_sorted() {
-            activation.clone()
-        } else {
-            self.logical(activation)?
-        };
+        let moving: Vec<_> =
+            activation.order.iter().copied().filter(|&axis| !activation.shape[axis].is_one()).collect();
+        let source = if moving.is_sorted() { activation.clone() } else { self.logical(activation)? };
         let value = self.reshape_raw(source.value, &source.physical(), shape)?;
-        Ok(Activation {
-            value,
-            shape: shape.to_vec(),
-            order: logical(shape.len()),
-        })
+        Ok(Activation { value, shape: shape.to_vec(), order: logical(shape.len()) })
     }
 
     // Elementwise operations, on values of one physical shape.
 
     /// An elementwise operation with one operand.
-    pub fn unary(
-        &mut self,
-        name: &str,
-        input: &Activation<'c, 'a>,
-    ) -> Result<Activation<'c, 'a>, Problem> {
+    pub fn unary(&mut self, name: &str, input: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
         let value = self.shaped(name, &[input.value], &[], &input.physical())?;
-        Ok(Activation {
-            value,
-            ..input.clone()
-        })
+        Ok(Activation { value, ..input.clone() })
     }
 
     /// `min(max(x, low), high)`.
-    pub fn clamp(
-        &mut self,
-        input: &Activation<'c, 'a>,
-        low: f32,
-        high: f32,
-    ) -> Result<Activation<'c, 'a>, Problem> {
-        let attributes = [
-            ("min_val", self.float_attribute(low)),
-            ("max_val", self.float_attribute(high)),
-        ];
+    pub fn clamp(&mut self, input: &Activation<'c, 'a>, low: f32, high: f32) -> Result<Activation<'c, 'a>, Problem> {
+        let attributes = [("min_val", self.float_attribute(low)), ("max_val", self.float_attribute(high))];
         let value = self.shaped("tosa.clamp", &[input.value], &attributes, &input.physical())?;
-        Ok(Activation {
-            value,
-            ..input.clone()
-        })
+        Ok(Activation { value, ..input.clone() })
     }
 
     /// An elementwise operation on two values of equal rank whose result has the physical shape `shape`.
@@ -518,25 +415,14 @@ impl<'c, 'a> Emitter<'c, 'a> {
     ) -> Result<Activation<'c, 'a>, Problem> {
         let scalar = self.scalar(input.rank(), scalar)?;
         let value = self.binary_raw(name, input.value, scalar, &input.physical())?;
-        Ok(Activation {
-            value,
-            ..input.clone()
-        })
+        Ok(Activation { value, ..input.clone() })
     }
 
     /// `−x`.
     pub fn negate(&mut self, input: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
         let zero = self.zero()?;
-        let value = self.shaped(
-            "tosa.negate",
-            &[input.value, zero, zero],
-            &[],
-            &input.physical(),
-        )?;
-        Ok(Activation {
-            value,
-            ..input.clone()
-        })
+        let value = self.shaped("tosa.negate", &[input.value, zero, zero], &[], &input.physical())?;
+        Ok(Activation { value, ..input.clone() })
     }
 
     /// The shift operand of `tosa.mul`, 0 for floats.
@@ -568,12 +454,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         let position = input.position(axis);
         let mut reduced = input.clone();
         reduced.shape[axis] = Dim::Fixed(1);
-        reduced.value = self.shaped(
-            name,
-            &[input.value],
-            &[("axis", self.axis(position))],
-            &reduced.physical(),
-        )?;
+        reduced.value = self.shaped(name, &[input.value], &[("axis", self.axis(position))], &reduced.physical())?;
         Ok(reduced)
     }
 
@@ -590,11 +471,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         if shape.contains(&Dim::Fixed(0)) {
             return unsupported("it would make an empty tensor");
         }
-        let sliced = Activation {
-            value: input.value,
-            shape: shape.to_vec(),
-            order: input.order.clone(),
-        };
+        let sliced = Activation { value: input.value, shape: shape.to_vec(), order: input.order.clone() };
         let starts: Vec<_> = input.order.iter().map(|&axis| start[axis] as i64).collect();
         let start = self.index_operand(&starts)?;
         let physical = sliced.physical();
@@ -613,16 +490,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
         if repeats.iter().all(|&times| times == 1) {
             return Ok(input.clone());
         }
-        let mut tiled = Activation {
-            value: input.value,
-            shape,
-            order: input.order.clone(),
-        };
-        let times: Vec<_> = input
-            .order
-            .iter()
-            .map(|&axis| repeats[axis] as i64)
-            .collect();
+        let mut tiled = Activation { value: input.value, shape, order: input.order.clone() };
+        let times: Vec<_> = input.order.iter().map(|&axis| repeats[axis] as i64).collect();
         let times = self.index_operand(&times)?;
         tiled.value = self.shaped("tosa.tile", &[input.value, times], &[], &tiled.physical())?;
         Ok(tiled)
@@ -641,33 +510,18 @@ impl<'c, 'a> Emitter<'c, 'a> {
         let mut padded = input.clone();
         for (dim, [before, after]) in padded.shape.iter_mut().zip(pad) {
             *dim = match *dim {
-                Dim::Fixed(size) => {
-                    match size
-                        .checked_add(*before)
-                        .and_then(|size| size.checked_add(*after))
-                    {
-                        Some(size) => Dim::Fixed(size),
-                        None => return invalid("its padding is too large"),
-                    }
-                }
+                Dim::Fixed(size) => match size.checked_add(*before).and_then(|size| size.checked_add(*after)) {
+                    Some(size) => Dim::Fixed(size),
+                    None => return invalid("its padding is too large"),
+                },
                 Dim::Batch(_) if before + after == 0 => *dim,
                 Dim::Batch(_) => return unsupported("it pads the batch axis"),
             };
         }
-        let amounts: Vec<_> = input
-            .order
-            .iter()
-            .flat_map(|&axis| pad[axis])
-            .map(|amount| amount as i64)
-            .collect();
+        let amounts: Vec<_> = input.order.iter().flat_map(|&axis| pad[axis]).map(|amount| amount as i64).collect();
         let amounts = self.index_operand(&amounts)?;
         let value = self.constant(&[1], &[value])?;
-        padded.value = self.shaped(
-            "tosa.pad",
-            &[input.value, amounts, value],
-            &[],
-            &padded.physical(),
-        )?;
+        padded.value = self.shaped("tosa.pad", &[input.value, amounts, value], &[], &padded.physical())?;
         Ok(padded)
     }
 }
@@ -687,22 +541,12 @@ pub(crate) fn global<'c>(
     tensor: Type<'c>,
 ) -> Result<melior::ir::Operation<'c>, String> {
     let failed = || format!("the global '{name}' cannot be built");
-    let value =
-        Attribute::parse(context, &format!("#ml_program.extern : {tensor}")).ok_or_else(failed)?;
+    let value = Attribute::parse(context, &format!("#ml_program.extern : {tensor}")).ok_or_else(failed)?;
     OperationBuilder::new("ml_program.global", Location::unknown(context))
         .add_attributes(&[
-            (
-                Identifier::new(context, "sym_name"),
-                StringAttribute::new(context, name).into(),
-            ),
-            (
-                Identifier::new(context, "sym_visibility"),
-                StringAttribute::new(context, "private").into(),
-            ),
-            (
-                Identifier::new(context, "type"),
-                TypeAttribute::new(tensor).into(),
-            ),
+            (Identifier::new(context, "sym_name"), StringAttribute::new(context, name).into()),
+            (Identifier::new(context, "sym_visibility"), StringAttribute::new(context, "private").into()),
+            (Identifier::new(context, "type"), TypeAttribute::new(tensor).into()),
             (Identifier::new(context, "value"), value),
         ])
         .build()

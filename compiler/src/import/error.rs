@@ -17,11 +17,7 @@ pub struct UnsupportedNode {
 
 impl fmt::Display for UnsupportedNode {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "node '{}': {} (opset {})",
-            self.node, self.op, self.opset
-        )?;
+        write!(formatter, "node '{}': {} (opset {})", self.node, self.op, self.opset)?;
         match &self.reason {
             Some(reason) => write!(formatter, ": {reason}"),
             None => Ok(()),
@@ -56,9 +52,7 @@ pub enum ImportError {
     },
     /// The model imports an operator set that is too old.
     #[error("'{file}' uses ONNX opset {opset}; mxc reads opset {oldest} and newer")]
-    #[diagnostic(help(
-        "convert the model with onnx.version_converter, or export it with a newer opset"
-    ))]
+    #[diagnostic(help("convert the model with onnx.version_converter, or export it with a newer opset"))]
     Opset {
         /// The file.
         file: String,
@@ -78,9 +72,7 @@ pub enum ImportError {
     },
     /// A tensor's data lies in another file, which is missing or too short.
     #[error("tensor '{tensor}': its external data file '{}' {reason}", file.display())]
-    #[diagnostic(help(
-        "keep the external data file that belongs to the model beside it, under its original name"
-    ))]
+    #[diagnostic(help("keep the external data file that belongs to the model beside it, under its original name"))]
     ExternalData {
         /// The tensor.
         tensor: String,
@@ -125,9 +117,7 @@ pub enum ImportError {
     },
     /// A node's operands or attributes do not fit together.
     #[error("node '{node}' ({op}): {reason}")]
-    #[diagnostic(help(
-        "the model is inconsistent; onnx.checker.check_model(model, full_check=True) may tell more"
-    ))]
+    #[diagnostic(help("the model is inconsistent; onnx.checker.check_model(model, full_check=True) may tell more"))]
     Node {
         /// The node.
         node: String,
@@ -160,9 +150,7 @@ pub enum ImportError {
     Invalid(String),
     /// An `.mlir` file does not parse, or is not a network.
     #[error("'{file}' is not a usable MLIR module: {reason}")]
-    #[diagnostic(help(
-        "mxc reads modules in the TOSA dialect with a function '@main', or with a single function"
-    ))]
+    #[diagnostic(help("mxc reads modules in the TOSA dialect with a function '@main', or with a single function"))]
     Mlir {
         /// The file.
         file: String,

@@ -5,9 +5,7 @@ use super::{
     attributes::{axes, axis, integers},
     decode::{Attribute, Node},
     error::{Problem, invalid, unsupported},
-    tensor::{
-        Data, MAX_CONSTANT, Sym, Tensor, broadcast_shape, broadcast_steps, positions, strides,
-    },
+    tensor::{Data, MAX_CONSTANT, Sym, Tensor, broadcast_shape, broadcast_steps, positions, strides},
 };
 use std::{cmp::Ordering, rc::Rc, sync::Arc};
 
@@ -71,11 +69,7 @@ pub(super) fn is_foldable(op: &str) -> bool {
 }
 
 /// The outputs of a node whose inputs are all constants (`None`: left out). `opset` is that of ONNX's own operators.
-pub(super) fn fold(
-    node: &Node,
-    inputs: &[Option<Rc<Tensor>>],
-    opset: i64,
-) -> Result<Vec<Rc<Tensor>>, Problem> {
+pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Result<Vec<Rc<Tensor>>, Problem> {
     let input = |index: usize| -> Result<&Rc<Tensor>, Problem> {
         match inputs.get(index) {
             Some(Some(tensor)) => Ok(tensor),
@@ -88,11 +82,7 @@ pub(super) fn fold(
         "Identity" | "Dropout" => Ok(vec![input(0)?.clone()]),
         "Constant" => one(constant(node)?),
         "Shape" => {
-            let shape = input(0)?
-                .shape
-                .iter()
-                .map(|&size| Sym::from(size as i64))
-                .collect();
+            let shape = input(0)?.shape.iter().map(|&size| Sym::from(size as i64)).collect();
             one(shape_of(node, shape)?)
         }
         "Size" => one(Tensor::ints(vec![], [Sym::from(input(0)?.len() as i64)])),
@@ -105,17 +95,17 @@ pub(super) fn fold(
             };
             one(cast(input(0)?, to)?)
         }
-        "Abs" | "Ceil" | "Exp" | "Floor" | "Log" | "Neg" | "Reciprocal" | "Relu" | "Sigmoid"
-        | "Sqrt" | "Tanh" => one(unary(&node.op, input(0)?)?),
+        "Abs" | "Ceil" | "Exp" | "Floor" | "Log" | "Neg" | "Reciprocal" | "Relu" | "Sigmoid" | "Sqrt" | "Tanh" => {
+            one(unary(&node.op, input(0)?)?)
+        }
         "Not" => match &input(0)?.data {
-            Data::Bool(values) => one(Tensor::bools(
-                input(0)?.shape.clone(),
-                values.iter().map(|value| !value).collect::<Vec<_>>(),
-            )),
+            Data::Bool(values) => {
+                one(Tensor::bools(input(0)?.shape.clone(), values.iter().map(|value| !value).collect::<Vec<_>>()))
+            }
             _ => invalid("its input must be boolean"),
         },
-        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Equal" | "Greater" | "GreaterOrEqual"
-        | "Less" | "LessOrEqual" | "And" | "Or" => one(binary(&node.op, input(0)?, input(1)?)?),
+        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Equal" | "Greater" | "GreaterOrEqual" | "Less"
+        | "LessOrEqual" | "And" | "Or" => one(binary(&node.op, input(0)?, input(1)?)?),
         "Max" | "Min" => {
             let mut result = input(0)?.as_ref().clone();
             for index in 1..inputs.len() {
@@ -149,17 +139,13 @@ pub(super) fn fold(
             let given = list(node, "axes", optional(1))?;
             let dropped = match given {
                 Some(given) => axes(&given, tensor.shape.len())?,
-                None => (0..tensor.shape.len())
-                    .filter(|&axis| tensor.shape[axis] == 1)
-                    .collect(),
+                None => (0..tensor.shape.len()).filter(|&axis| tensor.shape[axis] == 1).collect(),
             };
             if let Some(axis) = dropped.iter().find(|&&axis| tensor.shape[axis] != 1) {
                 return invalid(format!("axis {axis} of shape {:?} is not 1", tensor.shape));
             }
-            let shape = (0..tensor.shape.len())
-                .filter(|axis| !dropped.contains(axis))
-                .map(|axis| tensor.shape[axis])
-                .collect();
+            let shape =
+                (0..tensor.shape.len()).filter(|axis| !dropped.contains(axis)).map(|axis| tensor.shape[axis]).collect();
             one(tensor.reshaped(shape))
         }
         "Unsqueeze" => {
@@ -168,20 +154,12 @@ pub(super) fn fold(
             let added = axes(&given, tensor.shape.len() + given.len())?;
             let mut sizes = tensor.shape.iter();
             let shape = (0..tensor.shape.len() + given.len())
-                .map(|axis| {
-                    if added.contains(&axis) {
-                        1
-                    } else {
-                        sizes.next().copied().unwrap_or(1)
-                    }
-                })
+                .map(|axis| if added.contains(&axis) { 1 } else { sizes.next().copied().unwrap_or(1) })
                 .collect();
             one(tensor.reshaped(shape))
         }
         "Concat" => {
-            let tensors = (0..inputs.len())
-                .map(|index| input(index).cloned())
-                .collect::<Result<Vec<_>, _>>()?;
+            let tensors = (0..inputs.len()).map(|index| input(index).cloned()).collect::<Result<Vec<_>, _>>()?;
             one(concat(&tensors, node.int("axis", 0)?)?)
         }
         "Gather" => {
@@ -195,46 +173,24 @@ pub(super) fn fold(
             let strides = strides(&tensor.shape);
             let outer = positions(&tensor.shape[..axis], &strides[..axis], 0);
             let inner = positions(&tensor.shape[axis + 1..], &strides[axis + 1..], 0);
-            bounded(
-                outer
-                    .len()
-                    .saturating_mul(indices.len())
-                    .saturating_mul(inner.len()),
-            )?;
+            bounded(outer.len().saturating_mul(indices.len()).saturating_mul(inner.len()))?;
             let mut picked = Vec::new();
             for &outer in &outer {
                 for &index in &indices {
-                    picked.extend(
-                        inner
-                            .iter()
-                            .map(|inner| outer + index * strides[axis] + inner),
-                    );
+                    picked.extend(inner.iter().map(|inner| outer + index * strides[axis] + inner));
                 }
             }
-            let shape = [
-                &tensor.shape[..axis],
-                &indices_shape,
-                &tensor.shape[axis + 1..],
-            ]
-            .concat();
+            let shape = [&tensor.shape[..axis], &indices_shape, &tensor.shape[axis + 1..]].concat();
             one(tensor.gather(shape, &picked))
         }
         "Slice" => {
             let tensor = input(0)?;
-            let ranges = slices(
-                node,
-                &tensor.shape,
-                &|index| optional(index).cloned(),
-                opset,
-            )?;
+            let ranges = slices(node, &tensor.shape, &|index| optional(index).cloned(), opset)?;
             let strides = strides(&tensor.shape);
             let mut picked = vec![0];
             for (range, stride) in ranges.iter().zip(&strides) {
                 let indices: Vec<_> = range.indices().map(|index| index * stride).collect();
-                picked = picked
-                    .iter()
-                    .flat_map(|&at| indices.iter().map(move |index| at + index))
-                    .collect();
+                picked = picked.iter().flat_map(|&at| indices.iter().map(move |index| at + index)).collect();
             }
             one(tensor.gather(ranges.iter().map(|range| range.count).collect(), &picked))
         }
@@ -267,27 +223,13 @@ pub(super) fn fold(
             let tensor = input(0)?;
             let repeats = sizes(&integers("repeats", input(1)?)?)?;
             if repeats.len() != tensor.shape.len() {
-                return invalid(format!(
-                    "'repeats' has {} values for {} axes",
-                    repeats.len(),
-                    tensor.shape.len()
-                ));
+                return invalid(format!("'repeats' has {} values for {} axes", repeats.len(), tensor.shape.len()));
             }
             // Repeating an axis is broadcasting a new axis before it.
             let apart: Vec<_> = tensor.shape.iter().flat_map(|&size| [1, size]).collect();
-            let wide: Vec<_> = tensor
-                .shape
-                .iter()
-                .zip(&repeats)
-                .flat_map(|(&size, &times)| [times, size])
-                .collect();
+            let wide: Vec<_> = tensor.shape.iter().zip(&repeats).flat_map(|(&size, &times)| [times, size]).collect();
             bounded_shape(&wide)?;
-            let shape = tensor
-                .shape
-                .iter()
-                .zip(&repeats)
-                .map(|(size, times)| size * times)
-                .collect();
+            let shape = tensor.shape.iter().zip(&repeats).map(|(size, times)| size * times).collect();
             one(tensor.reshaped(apart).broadcast(&wide).reshaped(shape))
         }
         "ConstantOfShape" => {
@@ -301,22 +243,17 @@ pub(super) fn fold(
             one(value.broadcast(&shape))
         }
         "Range" => {
-            if let (Some(start), Some(limit), Some(step)) = (
-                input(0)?.known_ints(),
-                input(1)?.known_ints(),
-                input(2)?.known_ints(),
-            ) && let (&[start], &[limit], &[step]) =
-                (start.as_slice(), limit.as_slice(), step.as_slice())
+            if let (Some(start), Some(limit), Some(step)) =
+                (input(0)?.known_ints(), input(1)?.known_ints(), input(2)?.known_ints())
+                && let (&[start], &[limit], &[step]) = (start.as_slice(), limit.as_slice(), step.as_slice())
                 && step != 0
             {
                 let span = i128::from(limit) - i128::from(start);
-                let count =
-                    (span + i128::from(step) - i128::from(step.signum())) / i128::from(step);
+                let count = (span + i128::from(step) - i128::from(step.signum())) / i128::from(step);
                 let count = usize::try_from(count.max(0)).unwrap_or(usize::MAX);
                 bounded(count)?;
-                let values: Vec<_> = (0..count as i64)
-                    .map(|index| Sym::from(start.wrapping_add(index.wrapping_mul(step))))
-                    .collect();
+                let values: Vec<_> =
+                    (0..count as i64).map(|index| Sym::from(start.wrapping_add(index.wrapping_mul(step)))).collect();
                 return one(Tensor::ints(vec![count], values));
             }
             unsupported("only ranges of known integers are supported")
@@ -327,17 +264,9 @@ pub(super) fn fold(
             if given.is_empty() && node.int("noop_with_empty_axes", 0)? != 0 {
                 return Ok(vec![tensor.clone()]);
             }
-            let reduced = if given.is_empty() {
-                (0..tensor.shape.len()).collect()
-            } else {
-                axes(&given, tensor.shape.len())?
-            };
-            one(reduce(
-                &node.op,
-                tensor,
-                &reduced,
-                node.int("keepdims", 1)? != 0,
-            )?)
+            let reduced =
+                if given.is_empty() { (0..tensor.shape.len()).collect() } else { axes(&given, tensor.shape.len())? };
+            one(reduce(&node.op, tensor, &reduced, node.int("keepdims", 1)? != 0)?)
         }
         _ => Err(Problem::Unsupported(None)),
     }
@@ -370,8 +299,7 @@ fn constant(node: &Node) -> Result<Tensor, Problem> {
 /// The result of Shape for a value of the given shape.
 pub(super) fn shape_of(node: &Node, shape: Vec<Sym>) -> Result<Tensor, Problem> {
     let rank = shape.len() as i64;
-    let bound =
-        |at: i64| (if at < 0 { at.saturating_add(rank) } else { at }).clamp(0, rank) as usize;
+    let bound = |at: i64| (if at < 0 { at.saturating_add(rank) } else { at }).clamp(0, rank) as usize;
     let (start, end) = (bound(node.int("start", 0)?), bound(node.int("end", rank)?));
     let dims = shape.get(start..end).unwrap_or_default().to_vec();
     Ok(Tensor::ints(vec![dims.len()], dims))
@@ -379,27 +307,17 @@ pub(super) fn shape_of(node: &Node, shape: Vec<Sym>) -> Result<Tensor, Problem> 
 
 fn bounded(count: usize) -> Result<(), Problem> {
     if count > MAX_CONSTANT {
-        return invalid(format!(
-            "it makes a constant of {count} elements; at most {MAX_CONSTANT} are allowed"
-        ));
+        return invalid(format!("it makes a constant of {count} elements; at most {MAX_CONSTANT} are allowed"));
     }
     Ok(())
 }
 
 fn bounded_shape(shape: &[usize]) -> Result<(), Problem> {
-    bounded(
-        shape
-            .iter()
-            .try_fold(1usize, |count, &size| count.checked_mul(size))
-            .unwrap_or(usize::MAX),
-    )
+    bounded(shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size)).unwrap_or(usize::MAX))
 }
 
 fn sizes(values: &[i64]) -> Result<Vec<usize>, Problem> {
-    let sizes: Option<Vec<_>> = values
-        .iter()
-        .map(|&value| usize::try_from(value).ok())
-        .collect();
+    let sizes: Option<Vec<_>> = values.iter().map(|&value| usize::try_from(value).ok()).collect();
     match sizes {
         Some(sizes) => Ok(sizes),
         None => invalid(format!("the sizes {values:?} must not be negative")),
@@ -407,11 +325,7 @@ fn sizes(values: &[i64]) -> Result<Vec<usize>, Problem> {
 }
 
 /// A list of integers given as an input (newer opsets) or as an attribute (older ones).
-pub(super) fn list(
-    node: &Node,
-    name: &str,
-    input: Option<&Rc<Tensor>>,
-) -> Result<Option<Vec<i64>>, Problem> {
+pub(super) fn list(node: &Node, name: &str, input: Option<&Rc<Tensor>>) -> Result<Option<Vec<i64>>, Problem> {
     match input {
         Some(tensor) => integers(name, tensor).map(Some),
         None => node.ints(name),
@@ -420,11 +334,7 @@ pub(super) fn list(
 
 /// Flatten's axis, which may equal the rank.
 pub(super) fn split_axis(axis: i64, rank: usize) -> Result<usize, Problem> {
-    let counted = if axis < 0 {
-        axis.saturating_add(rank as i64)
-    } else {
-        axis
-    };
+    let counted = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
     match usize::try_from(counted) {
         Ok(counted) if counted <= rank => Ok(counted),
         _ => invalid(format!("axis {axis} is out of range for {rank} axes")),
@@ -438,36 +348,24 @@ pub(super) fn perms(node: &Node, rank: usize) -> Result<Vec<usize>, Problem> {
     };
     let perms = axes(&given, rank)?;
     if perms.len() != rank {
-        return invalid(format!(
-            "attribute 'perm' is {given:?}; its input has {rank} axes"
-        ));
+        return invalid(format!("attribute 'perm' is {given:?}; its input has {rank} axes"));
     }
     Ok(perms)
 }
 
 /// The sizes of Split's parts.
-pub(super) fn split_sizes(
-    node: &Node,
-    size: usize,
-    given: Option<Vec<i64>>,
-) -> Result<Vec<usize>, Problem> {
+pub(super) fn split_sizes(node: &Node, size: usize, given: Option<Vec<i64>>) -> Result<Vec<usize>, Problem> {
     if let Some(given) = given {
         let parts = sizes(&given)?;
-        let total = parts
-            .iter()
-            .try_fold(0usize, |total, &part| total.checked_add(part));
+        let total = parts.iter().try_fold(0usize, |total, &part| total.checked_add(part));
         if total != Some(size) || parts.len() < node.outputs.len() {
-            return invalid(format!(
-                "the parts {given:?} do not make up an axis of size {size}"
-            ));
+            return invalid(format!("the parts {given:?} do not make up an axis of size {size}"));
         }
         return Ok(parts);
     }
     let count = node.outputs.len();
     if count == 0 || size < count {
-        return invalid(format!(
-            "an axis of size {size} cannot be split into {count} parts"
-        ));
+        return invalid(format!("an axis of size {size} cannot be split into {count} parts"));
     }
     // The last part is smaller where the size does not divide (opset 18).
     let part = size.div_ceil(count);
@@ -502,21 +400,12 @@ pub(super) fn slices(
     input: &dyn Fn(usize) -> Option<Rc<Tensor>>,
     opset: i64,
 ) -> Result<Vec<Range>, Problem> {
-    let mut ranges: Vec<_> = shape
-        .iter()
-        .map(|&size| Range {
-            start: 0,
-            step: 1,
-            count: size,
-        })
-        .collect();
+    let mut ranges: Vec<_> = shape.iter().map(|&size| Range { start: 0, step: 1, count: size }).collect();
     let get = |name: &str, index: usize| -> Result<Option<Vec<i64>>, Problem> {
         if opset < 10 {
             return node.ints(name);
         }
-        input(index)
-            .map(|tensor| integers(name, &tensor))
-            .transpose()
+        input(index).map(|tensor| integers(name, &tensor)).transpose()
     };
     let (Some(starts), Some(ends)) = (get("starts", 1)?, get("ends", 2)?) else {
         return invalid("'starts' and 'ends' must be given");
@@ -526,21 +415,13 @@ pub(super) fn slices(
         None => (0..starts.len()).collect(),
     };
     let steps = get("steps", 4)?.unwrap_or_else(|| vec![1; starts.len()]);
-    if [ends.len(), axes.len(), steps.len()]
-        .iter()
-        .any(|&len| len != starts.len())
-        || starts.len() > shape.len()
-    {
+    if [ends.len(), axes.len(), steps.len()].iter().any(|&len| len != starts.len()) || starts.len() > shape.len() {
         return invalid("'starts', 'ends', 'axes' and 'steps' do not have one value per axis");
     }
     for (index, &axis) in axes.iter().enumerate() {
         let size = i64::try_from(shape[axis]).unwrap_or(i64::MAX);
         let count_from_front = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
-        let (start, end, step) = (
-            count_from_front(starts[index]),
-            count_from_front(ends[index]),
-            steps[index],
-        );
+        let (start, end, step) = (count_from_front(starts[index]), count_from_front(ends[index]), steps[index]);
         let (start, span) = match step.cmp(&0) {
             Ordering::Greater => {
                 let (start, end) = (start.clamp(0, size), end.clamp(0, size));
@@ -553,11 +434,7 @@ pub(super) fn slices(
             Ordering::Equal => return invalid("'steps' holds a zero"),
         };
         let count = span.max(0).unsigned_abs().div_ceil(step.unsigned_abs()) as usize;
-        ranges[axis] = Range {
-            start: start.max(0) as usize,
-            step,
-            count,
-        };
+        ranges[axis] = Range { start: start.max(0) as usize, step, count };
     }
     Ok(ranges)
 }
@@ -583,13 +460,9 @@ fn reshape(shape: &[usize], target: &[i64], allow_zero: bool) -> Result<Vec<usiz
             },
         }
     }
-    let known = result
-        .iter()
-        .try_fold(1usize, |count, &size| count.checked_mul(size));
+    let known = result.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
     match (inferred, known) {
-        (Some(index), Some(known)) if known > 0 && total.is_multiple_of(known) => {
-            result[index] = total / known
-        }
+        (Some(index), Some(known)) if known > 0 && total.is_multiple_of(known) => result[index] = total / known,
         (None, Some(known)) if known == total => {}
         _ => return invalid(format!("cannot reshape {shape:?} to {target:?}")),
     }
@@ -600,38 +473,22 @@ fn reshape(shape: &[usize], target: &[i64], allow_zero: bool) -> Result<Vec<usiz
 pub(super) fn cast(tensor: &Tensor, to: i64) -> Result<Tensor, Problem> {
     let shape = tensor.shape.clone();
     Ok(match (to, &tensor.data) {
-        (1 | 10 | 11 | 16, Data::Float(_))
-        | (2..=7 | 12 | 13, Data::Int(_))
-        | (9, Data::Bool(_)) => tensor.clone(),
+        (1 | 10 | 11 | 16, Data::Float(_)) | (2..=7 | 12 | 13, Data::Int(_)) | (9, Data::Bool(_)) => tensor.clone(),
         (1 | 10 | 11 | 16, _) => match tensor.to_floats() {
             Some(values) => Tensor::floats(shape, values),
             None => {
                 return unsupported("a number that depends on the batch size is used as a float");
             }
         },
-        (2..=7 | 12 | 13, Data::Float(values)) => Tensor::ints(
-            shape,
-            values
-                .iter()
-                .map(|&value| Sym::from(value as i64))
-                .collect::<Vec<_>>(),
-        ),
-        (2..=7 | 12 | 13, Data::Bool(values)) => Tensor::ints(
-            shape,
-            values
-                .iter()
-                .map(|&value| Sym::from(i64::from(value)))
-                .collect::<Vec<_>>(),
-        ),
-        (9, Data::Float(values)) => Tensor::bools(
-            shape,
-            values.iter().map(|&value| value != 0.0).collect::<Vec<_>>(),
-        ),
+        (2..=7 | 12 | 13, Data::Float(values)) => {
+            Tensor::ints(shape, values.iter().map(|&value| Sym::from(value as i64)).collect::<Vec<_>>())
+        }
+        (2..=7 | 12 | 13, Data::Bool(values)) => {
+            Tensor::ints(shape, values.iter().map(|&value| Sym::from(i64::from(value))).collect::<Vec<_>>())
+        }
+        (9, Data::Float(values)) => Tensor::bools(shape, values.iter().map(|&value| value != 0.0).collect::<Vec<_>>()),
         (9, Data::Int(values)) => {
-            let values: Option<Vec<_>> = values
-                .iter()
-                .map(|value| value.equals(0.into()).map(|zero| !zero))
-                .collect();
+            let values: Option<Vec<_>> = values.iter().map(|value| value.equals(0.into()).map(|zero| !zero)).collect();
             match values {
                 Some(values) => Tensor::bools(shape, values),
                 None => return unsupported("a condition depends on the batch size"),
@@ -645,13 +502,7 @@ fn unary(op: &str, tensor: &Tensor) -> Result<Tensor, Problem> {
     if let (Data::Int(values), "Neg" | "Abs") = (&tensor.data, op) {
         let values: Option<Vec<_>> = values
             .iter()
-            .map(|&value| {
-                if op == "Abs" && value.known()? >= 0 {
-                    Some(value)
-                } else {
-                    Sym::from(0).sub(value)
-                }
-            })
+            .map(|&value| if op == "Abs" && value.known()? >= 0 { Some(value) } else { Sym::from(0).sub(value) })
             .collect();
         return match values {
             Some(values) => Ok(Tensor::ints(tensor.shape.clone(), values)),
@@ -674,21 +525,12 @@ fn unary(op: &str, tensor: &Tensor) -> Result<Tensor, Problem> {
         "Sqrt" => f32::sqrt,
         _ => f32::tanh,
     };
-    Ok(Tensor::floats(
-        tensor.shape.clone(),
-        values
-            .iter()
-            .map(|&value| function(value))
-            .collect::<Vec<_>>(),
-    ))
+    Ok(Tensor::floats(tensor.shape.clone(), values.iter().map(|&value| function(value)).collect::<Vec<_>>()))
 }
 
 fn binary(op: &str, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem> {
     let Some(shape) = broadcast_shape(&a.shape, &b.shape) else {
-        return invalid(format!(
-            "its operands of shapes {:?} and {:?} do not broadcast",
-            a.shape, b.shape
-        ));
+        return invalid(format!("its operands of shapes {:?} and {:?} do not broadcast", a.shape, b.shape));
     };
     bounded_shape(&shape)?;
     let at_a = positions(&shape, &broadcast_steps(&a.shape, &shape), 0);
@@ -705,10 +547,7 @@ fn binary(op: &str, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem> {
                 _ => None,
             };
             if let Some(compare) = comparison {
-                return Ok(Tensor::bools(
-                    shape,
-                    pairs.map(|(i, j)| compare(a[i], b[j])).collect::<Vec<_>>(),
-                ));
+                return Ok(Tensor::bools(shape, pairs.map(|(i, j)| compare(a[i], b[j])).collect::<Vec<_>>()));
             }
             let function: fn(f32, f32) -> f32 = match op {
                 "Add" => |a, b| a + b,
@@ -721,15 +560,11 @@ fn binary(op: &str, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem> {
                 "Min" => f32::min,
                 _ => return invalid("its operands must be boolean"),
             };
-            Ok(Tensor::floats(
-                shape,
-                pairs.map(|(i, j)| function(a[i], b[j])).collect::<Vec<_>>(),
-            ))
+            Ok(Tensor::floats(shape, pairs.map(|(i, j)| function(a[i], b[j])).collect::<Vec<_>>()))
         }
         (Data::Int(a), Data::Int(b)) => {
-            let order = |wanted: &'static [Ordering]| {
-                move |a: Sym, b: Sym| a.compare(b).map(|order| wanted.contains(&order))
-            };
+            let order =
+                |wanted: &'static [Ordering]| move |a: Sym, b: Sym| a.compare(b).map(|order| wanted.contains(&order));
             type Compare = Box<dyn Fn(Sym, Sym) -> Option<bool>>;
             let comparison: Option<Compare> = match op {
                 "Equal" => Some(Box::new(Sym::equals)),
@@ -753,27 +588,9 @@ fn binary(op: &str, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem> {
                 "Mul" => Sym::mul,
                 "Div" => Sym::div,
                 "Mod" => |a, b| Some(a.known()?.checked_rem_euclid(b.known()?)?.into()),
-                "Pow" => |a, b| {
-                    Some(
-                        a.known()?
-                            .checked_pow(u32::try_from(b.known()?).ok()?)?
-                            .into(),
-                    )
-                },
-                "Max" => |a, b| {
-                    Some(if a.compare(b)? == Ordering::Less {
-                        b
-                    } else {
-                        a
-                    })
-                },
-                "Min" => |a, b| {
-                    Some(if a.compare(b)? == Ordering::Greater {
-                        b
-                    } else {
-                        a
-                    })
-                },
+                "Pow" => |a, b| Some(a.known()?.checked_pow(u32::try_from(b.known()?).ok()?)?.into()),
+                "Max" => |a, b| Some(if a.compare(b)? == Ordering::Less { b } else { a }),
+                "Min" => |a, b| Some(if a.compare(b)? == Ordering::Greater { b } else { a }),
                 _ => return invalid("its operands must be boolean"),
             };
             let values: Option<Vec<_>> = pairs.map(|(i, j)| function(a[i], b[j])).collect();
@@ -789,10 +606,7 @@ fn binary(op: &str, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem> {
                 "Equal" => |a, b| a == b,
                 _ => return invalid("its operands must be numbers"),
             };
-            Ok(Tensor::bools(
-                shape,
-                pairs.map(|(i, j)| function(a[i], b[j])).collect::<Vec<_>>(),
-            ))
+            Ok(Tensor::bools(shape, pairs.map(|(i, j)| function(a[i], b[j])).collect::<Vec<_>>()))
         }
         _ => invalid("its operands have different data types"),
     }
@@ -803,37 +617,24 @@ fn select(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem>
     let Data::Bool(conditions) = &condition.data else {
         return invalid("its condition must be boolean");
     };
-    let shape = broadcast_shape(&a.shape, &b.shape)
-        .and_then(|shape| broadcast_shape(&shape, &condition.shape));
+    let shape = broadcast_shape(&a.shape, &b.shape).and_then(|shape| broadcast_shape(&shape, &condition.shape));
     let Some(shape) = shape else {
         return invalid("its operands do not broadcast");
     };
     bounded_shape(&shape)?;
     let steps = |from: &[usize]| positions(&shape, &broadcast_steps(from, &shape), 0);
     let (at_condition, at_a, at_b) = (steps(&condition.shape), steps(&a.shape), steps(&b.shape));
-    let taken = at_condition
-        .iter()
-        .map(|&index| conditions[index])
-        .zip(at_a.into_iter().zip(at_b));
+    let taken = at_condition.iter().map(|&index| conditions[index]).zip(at_a.into_iter().zip(at_b));
     Ok(match (&a.data, &b.data) {
-        (Data::Float(a), Data::Float(b)) => Tensor::floats(
-            shape.clone(),
-            taken
-                .map(|(yes, (i, j))| if yes { a[i] } else { b[j] })
-                .collect::<Vec<_>>(),
-        ),
-        (Data::Int(a), Data::Int(b)) => Tensor::ints(
-            shape.clone(),
-            taken
-                .map(|(yes, (i, j))| if yes { a[i] } else { b[j] })
-                .collect::<Vec<_>>(),
-        ),
-        (Data::Bool(a), Data::Bool(b)) => Tensor::bools(
-            shape.clone(),
-            taken
-                .map(|(yes, (i, j))| if yes { a[i] } else { b[j] })
-                .collect::<Vec<_>>(),
-        ),
+        (Data::Float(a), Data::Float(b)) => {
+            Tensor::floats(shape.clone(), taken.map(|(yes, (i, j))| if yes { a[i] } else { b[j] }).collect::<Vec<_>>())
+        }
+        (Data::Int(a), Data::Int(b)) => {
+            Tensor::ints(shape.clone(), taken.map(|(yes, (i, j))| if yes { a[i] } else { b[j] }).collect::<Vec<_>>())
+        }
+        (Data::Bool(a), Data::Bool(b)) => {
+            Tensor::bools(shape.clone(), taken.map(|(yes, (i, j))| if yes { a[i] } else { b[j] }).collect::<Vec<_>>())
+        }
         _ => return invalid("its operands have different data types"),
     })
 }
@@ -850,10 +651,7 @@ fn concat(tensors: &[Rc<Tensor>], at: i64) -> Result<Tensor, Problem> {
         let fits = tensor.shape.len() == shape.len()
             && (0..shape.len()).all(|axis| axis == at || tensor.shape[axis] == shape[axis]);
         if !fits {
-            return invalid(format!(
-                "shapes {:?} and {:?} do not concatenate",
-                first.shape, tensor.shape
-            ));
+            return invalid(format!("shapes {:?} and {:?} do not concatenate", first.shape, tensor.shape));
         }
         shape[at] = shape[at].saturating_add(tensor.shape[at]);
     }
@@ -862,9 +660,7 @@ fn concat(tensors: &[Rc<Tensor>], at: i64) -> Result<Tensor, Problem> {
     fn join<T: Copy>(parts: &[(&[T], usize)], outer: usize) -> Vec<T> {
         (0..outer)
             .flat_map(|index| {
-                parts.iter().flat_map(move |(part, run)| {
-                    part[index * run..(index + 1) * run].iter().copied()
-                })
+                parts.iter().flat_map(move |(part, run)| part[index * run..(index + 1) * run].iter().copied())
             })
             .collect()
     }
@@ -885,10 +681,8 @@ fn concat(tensors: &[Rc<Tensor>], at: i64) -> Result<Tensor, Problem> {
             }
         }
         Data::Int(_) => {
-            let parts: Option<Vec<(&[Sym], usize)>> = tensors
-                .iter()
-                .map(|tensor| Some((tensor.syms()?, run(tensor))))
-                .collect();
+            let parts: Option<Vec<(&[Sym], usize)>> =
+                tensors.iter().map(|tensor| Some((tensor.syms()?, run(tensor)))).collect();
             match parts {
                 Some(parts) => Tensor::ints(shape, join(&parts, outer)),
                 None => return mixed(),
@@ -903,20 +697,11 @@ fn reduce(op: &str, tensor: &Tensor, axes: &[usize], keep: bool) -> Result<Tenso
     let rank = tensor.shape.len();
     let kept: Vec<_> = (0..rank).filter(|axis| !axes.contains(axis)).collect();
     let strides = strides(&tensor.shape);
-    let pick =
-        |axes: &[usize], from: &[usize]| axes.iter().map(|&axis| from[axis]).collect::<Vec<_>>();
+    let pick = |axes: &[usize], from: &[usize]| axes.iter().map(|&axis| from[axis]).collect::<Vec<_>>();
     let outer = positions(&pick(&kept, &tensor.shape), &pick(&kept, &strides), 0);
     let inner = positions(&pick(axes, &tensor.shape), &pick(axes, &strides), 0);
     let shape: Vec<_> = if keep {
-        (0..rank)
-            .map(|axis| {
-                if axes.contains(&axis) {
-                    1
-                } else {
-                    tensor.shape[axis]
-                }
-            })
-            .collect()
+        (0..rank).map(|axis| if axes.contains(&axis) { 1 } else { tensor.shape[axis] }).collect()
     } else {
         pick(&kept, &tensor.shape)
     };

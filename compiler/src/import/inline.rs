@@ -18,16 +18,9 @@ use mxc_runtime::store::WeightStore;
 /// # Errors
 ///
 /// Names the first weight that the store lacks, or that has another shape there.
-pub fn inline_weights<'c>(
-    context: &'c Context,
-    module: &Module<'c>,
-    weights: &WeightStore,
-) -> Result<(), String> {
+pub fn inline_weights<'c>(context: &'c Context, module: &Module<'c>, weights: &WeightStore) -> Result<(), String> {
     let operations = ir::module_ops(module);
-    for function in operations
-        .iter()
-        .filter(|operation| ir::op_name(operation) == "func.func")
-    {
+    for function in operations.iter().filter(|operation| ir::op_name(operation) == "func.func") {
         let Some(block) = ir::entry_block(*function) else {
             continue;
         };
@@ -37,16 +30,12 @@ pub fn inline_weights<'c>(
             }
             let name = ir::symbol_attr(&load, "global").unwrap_or_default();
             let Some(weight) = weights.get(&name) else {
-                return Err(format!(
-                    "the weight '{name}' is not in the weight store; give its file with --weights"
-                ));
+                return Err(format!("the weight '{name}' is not in the weight store; give its file with --weights"));
             };
             let loaded: Value<'_, '_> = load.result(0).map_err(|error| error.to_string())?.into();
             let r#type = loaded.r#type();
-            let shape = ir::tensor_shape(r#type)
-                .and_then(|shape| shape.into_iter().collect::<Option<Vec<_>>>());
-            let is_f32 =
-                RankedTensorType::try_from(r#type).is_ok_and(|tensor| tensor.element().is_f32());
+            let shape = ir::tensor_shape(r#type).and_then(|shape| shape.into_iter().collect::<Option<Vec<_>>>());
+            let is_f32 = RankedTensorType::try_from(r#type).is_ok_and(|tensor| tensor.element().is_f32());
             if shape.as_deref() != Some(weight.shape()) || !is_f32 {
                 return Err(format!(
                     "the weight '{name}' has the shape {:?}, the module wants {type}",
@@ -61,10 +50,7 @@ pub fn inline_weights<'c>(
                 .build()
                 .map_err(|error| error.to_string())?;
             let constant = block.insert_operation_before(load, constant);
-            let value: Value<'_, '_> = constant
-                .result(0)
-                .map_err(|error| error.to_string())?
-                .into();
+            let value: Value<'_, '_> = constant.result(0).map_err(|error| error.to_string())?.into();
             ffi::replace_all_uses(loaded, value);
             erase(load);
         }

@@ -32,8 +32,7 @@ use lower::{Entry, Lowering, Scope};
 use melior::{
     Context,
     ir::{
-        Attribute, Block, BlockLike, Identifier, Location, Module, Region, RegionLike, Type,
-        ValueLike,
+        Attribute, Block, BlockLike, Identifier, Location, Module, Region, RegionLike, Type, ValueLike,
         attribute::{ArrayAttribute, StringAttribute, TypeAttribute},
         operation::{OperationBuilder, OperationLike, OperationMutLike},
         r#type::FunctionType,
@@ -101,20 +100,10 @@ pub struct SourceInput {
 }
 
 /// Imports an ONNX file. External data files are looked up beside it.
-pub fn onnx<'c>(
-    context: &'c Context,
-    path: &Path,
-    options: &ImportOptions,
-) -> Result<Imported<'c>, ImportError> {
+pub fn onnx<'c>(context: &'c Context, path: &Path, options: &ImportOptions) -> Result<Imported<'c>, ImportError> {
     let bytes = read(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    onnx_bytes(
-        context,
-        &bytes,
-        &path.display().to_string(),
-        folder,
-        options,
-    )
+    onnx_bytes(context, &bytes, &path.display().to_string(), folder, options)
 }
 
 /// Imports the bytes of an ONNX file; `file` names it in errors, `folder` is where its external data files are.
@@ -134,16 +123,10 @@ pub fn onnx_bytes<'c>(
         });
     };
     if opset < OLDEST_OPSET {
-        return Err(ImportError::Opset {
-            file: file.to_owned(),
-            opset,
-            oldest: OLDEST_OPSET,
-        });
+        return Err(ImportError::Opset { file: file.to_owned(), opset, oldest: OLDEST_OPSET });
     }
     if opset > NEWEST_OPSET {
-        tracing::warn!(
-            "'{file}' uses ONNX opset {opset}, which is newer than {NEWEST_OPSET}, the newest checked"
-        );
+        tracing::warn!("'{file}' uses ONNX opset {opset}, which is newer than {NEWEST_OPSET}, the newest checked");
     }
     let (inputs, fixed_batch) = inputs(&model, options)?;
     let types: Vec<Type<'c>> = inputs
@@ -154,11 +137,7 @@ pub fn onnx_bytes<'c>(
         })
         .collect();
     let named = |name: &str| Location::name(context, name, Location::unknown(context));
-    let arguments: Vec<_> = inputs
-        .iter()
-        .zip(&types)
-        .map(|((name, _), r#type)| (*r#type, named(name)))
-        .collect();
+    let arguments: Vec<_> = inputs.iter().zip(&types).map(|((name, _), r#type)| (*r#type, named(name))).collect();
     let block = Block::new(&arguments);
     let lowered = lower(context, &block, &model, &inputs, fixed_batch)?;
     prune(&block);
@@ -169,12 +148,7 @@ pub fn onnx_bytes<'c>(
     }
     let names: Vec<_> = inputs.iter().map(|(name, _)| name.clone()).collect();
     let outputs = model.graph.outputs.clone();
-    let function = main_function(
-        context,
-        block,
-        (&types, &names),
-        (&lowered.results, &outputs),
-    )?;
+    let function = main_function(context, block, (&types, &names), (&lowered.results, &outputs))?;
     module.body().append_operation(function);
     let (valid, messages) = ir::with_diagnostics(context, || module.as_operation().verify());
     if !valid {
@@ -194,13 +168,7 @@ pub fn onnx_bytes<'c>(
     Ok(Imported {
         module,
         weights,
-        source: SourceInfo {
-            sha256,
-            opset: Some(opset),
-            producer: model.producer,
-            inputs,
-            outputs,
-        },
+        source: SourceInfo { sha256, opset: Some(opset), producer: model.producer, inputs, outputs },
     })
 }
 
@@ -211,26 +179,14 @@ pub fn mlir<'c>(context: &'c Context, path: &Path) -> Result<Imported<'c>, Impor
 }
 
 /// Imports the bytes of a module in the TOSA dialect; `file` names it in errors. See [`mlir`].
-pub fn mlir_bytes<'c>(
-    context: &'c Context,
-    bytes: &[u8],
-    file: &str,
-) -> Result<Imported<'c>, ImportError> {
-    let failed = |reason: String| ImportError::Mlir {
-        file: file.to_owned(),
-        reason,
-    };
+pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<Imported<'c>, ImportError> {
+    let failed = |reason: String| ImportError::Mlir { file: file.to_owned(), reason };
     let module = ir::parse(context, bytes, file).map_err(failed)?;
     if ir::main_function(&module).is_none() {
-        let functions: Vec<_> = ir::module_ops(&module)
-            .into_iter()
-            .filter(|operation| ir::op_name(operation) == "func.func")
-            .collect();
+        let functions: Vec<_> =
+            ir::module_ops(&module).into_iter().filter(|operation| ir::op_name(operation) == "func.func").collect();
         let [_] = functions.as_slice() else {
-            return Err(failed(format!(
-                "it has {} functions, none of them '@main'",
-                functions.len()
-            )));
+            return Err(failed(format!("it has {} functions, none of them '@main'", functions.len())));
         };
         let mut next = module.body().first_operation_mut();
         while let Some(mut operation) = next {
@@ -248,73 +204,41 @@ pub fn mlir_bytes<'c>(
     };
     let mut inputs = Vec::new();
     for index in 0..block.argument_count() {
-        let shape = block
-            .argument(index)
-            .ok()
-            .and_then(|argument| ir::tensor_shape(argument.r#type()));
+        let shape = block.argument(index).ok().and_then(|argument| ir::tensor_shape(argument.r#type()));
         let Some(shape) = shape else {
-            return Err(failed(format!(
-                "argument {index} of '@main' is not a ranked tensor"
-            )));
+            return Err(failed(format!("argument {index} of '@main' is not a ranked tensor")));
         };
-        let name =
-            attribute_name(&main, "arg_attrs", index).unwrap_or_else(|| format!("input{index}"));
-        inputs.push(SourceInput {
-            name,
-            shape,
-            channel_axis: None,
-        });
+        let name = attribute_name(&main, "arg_attrs", index).unwrap_or_else(|| format!("input{index}"));
+        inputs.push(SourceInput { name, shape, channel_axis: None });
     }
-    let results = block
-        .terminator()
-        .map_or(0, |terminator| terminator.operand_count());
+    let results = block.terminator().map_or(0, |terminator| terminator.operand_count());
     let outputs = (0..results)
-        .map(|index| {
-            attribute_name(&main, "res_attrs", index).unwrap_or_else(|| format!("output{index}"))
-        })
+        .map(|index| attribute_name(&main, "res_attrs", index).unwrap_or_else(|| format!("output{index}")))
         .collect();
     Ok(Imported {
         weights: WeightStore::new(),
-        source: SourceInfo {
-            sha256: digest(bytes),
-            opset: None,
-            producer: String::new(),
-            inputs,
-            outputs,
-        },
+        source: SourceInfo { sha256: digest(bytes), opset: None, producer: String::new(), inputs, outputs },
         module,
     })
 }
 
 /// The name that a function's argument or result has in the source model.
-fn attribute_name(
-    function: &melior::ir::OperationRef<'_, '_>,
-    list: &str,
-    index: usize,
-) -> Option<String> {
+fn attribute_name(function: &melior::ir::OperationRef<'_, '_>, list: &str, index: usize) -> Option<String> {
     let list = ArrayAttribute::try_from(function.attribute(list).ok()?).ok()?;
-    let entry =
-        melior::ir::attribute::DictionaryAttribute::try_from(list.element(index).ok()?).ok()?;
-    entry
-        .element_by_name(ir::NAME_ATTRIBUTE)
-        .and_then(ir::as_string)
+    let entry = melior::ir::attribute::DictionaryAttribute::try_from(list.element(index).ok()?).ok()?;
+    entry.element_by_name(ir::NAME_ATTRIBUTE).and_then(ir::as_string)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
-    std::fs::read(path).map_err(|source| ImportError::Read {
-        path: path.to_owned(),
-        source,
-    })
+    std::fs::read(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The graph's inputs with the batch made dynamic, and the batch size that the file fixes, if it does.
@@ -326,17 +250,8 @@ fn inputs(model: &Model, options: &ImportOptions) -> Result<Inputs, ImportError>
         reason,
         help: help.to_owned(),
     };
-    let names: BTreeSet<_> = model
-        .graph
-        .inputs
-        .iter()
-        .map(|input| input.name.as_str())
-        .collect();
-    if let Some(unknown) = options
-        .input_shapes
-        .keys()
-        .find(|name| !names.contains(name.as_str()))
-    {
+    let names: BTreeSet<_> = model.graph.inputs.iter().map(|input| input.name.as_str()).collect();
+    if let Some(unknown) = options.input_shapes.keys().find(|name| !names.contains(name.as_str())) {
         let known: Vec<_> = names.into_iter().map(|name| format!("'{name}'")).collect();
         return Err(failed(
             unknown,
@@ -348,9 +263,7 @@ fn inputs(model: &Model, options: &ImportOptions) -> Result<Inputs, ImportError>
     let mut fixed_batch = None;
     for input in &model.graph.inputs {
         let name = &input.name;
-        let mend = format!(
-            "give its shape with --input-shape '{name}=1,3,H,W' (the first dimension is the batch)"
-        );
+        let mend = format!("give its shape with --input-shape '{name}=1,3,H,W' (the first dimension is the batch)");
         if !input.is_float {
             return Err(failed(
                 name,
@@ -363,21 +276,14 @@ fn inputs(model: &Model, options: &ImportOptions) -> Result<Inputs, ImportError>
             (Some(shape), _) => shape.clone(),
             (None, Some(given)) => vec![InputDim::Dynamic(String::new()); given.len()],
             (None, None) => {
-                return Err(failed(
-                    name,
-                    "the file does not declare its shape".to_owned(),
-                    &mend,
-                ));
+                return Err(failed(name, "the file does not declare its shape".to_owned(), &mend));
             }
         };
         if let Some(given) = given
             && given.len() != declared.len()
         {
-            let reason = format!(
-                "--input-shape gives {} dimensions, the model declares {}",
-                given.len(),
-                declared.len()
-            );
+            let reason =
+                format!("--input-shape gives {} dimensions, the model declares {}", given.len(), declared.len());
             return Err(failed(name, reason, &mend));
         }
         if declared.is_empty() {
@@ -400,47 +306,26 @@ fn inputs(model: &Model, options: &ImportOptions) -> Result<Inputs, ImportError>
                 (InputDim::Fixed(size), None) => *size,
                 (InputDim::Fixed(size), Some(given)) if given as i64 == *size => *size,
                 (InputDim::Fixed(size), Some(given)) => {
-                    let reason = format!(
-                        "--input-shape gives {given} for dimension {axis}, the model fixes it to {size}"
-                    );
-                    return Err(failed(
-                        name,
-                        reason,
-                        "leave the fixed dimensions as they are",
-                    ));
+                    let reason =
+                        format!("--input-shape gives {given} for dimension {axis}, the model fixes it to {size}");
+                    return Err(failed(name, reason, "leave the fixed dimensions as they are"));
                 }
                 (InputDim::Dynamic(_), Some(given)) => given as i64,
                 (InputDim::Dynamic(symbol), None) => {
-                    let symbol = if symbol.is_empty() {
-                        String::new()
-                    } else {
-                        format!(" ('{symbol}')")
-                    };
-                    return Err(failed(
-                        name,
-                        format!("its dimension {axis}{symbol} is dynamic"),
-                        &mend,
-                    ));
+                    let symbol = if symbol.is_empty() { String::new() } else { format!(" ('{symbol}')") };
+                    return Err(failed(name, format!("its dimension {axis}{symbol} is dynamic"), &mend));
                 }
             };
             match usize::try_from(size) {
                 Ok(size) if size > 0 => shape.push(Dim::Fixed(size)),
                 _ => {
-                    return Err(failed(
-                        name,
-                        format!("its dimension {axis} is {size}"),
-                        &mend,
-                    ));
+                    return Err(failed(name, format!("its dimension {axis} is {size}"), &mend));
                 }
             }
         }
         // Far beyond any real input; keeps later products of sizes from overflowing.
         if tensor::element_count(&shape).is_none_or(|(count, _)| count > 1 << 32) {
-            return Err(failed(
-                name,
-                format!("its shape {} is too large", show(&shape)),
-                &mend,
-            ));
+            return Err(failed(name, format!("its shape {} is too large", show(&shape)), &mend));
         }
         inputs.push((name.clone(), shape));
     }
@@ -467,21 +352,12 @@ fn lower<'c>(
     let mut scope: Scope<'c, '_> = BTreeMap::new();
     for ((name, shape), &value) in inputs.iter().zip(emit.arguments()) {
         let order = emit::logical(shape.len());
-        scope.insert(
-            name.clone(),
-            Entry::Activation(emit::Activation {
-                value,
-                shape: shape.clone(),
-                order,
-            }),
-        );
+        scope.insert(name.clone(), Entry::Activation(emit::Activation { value, shape: shape.clone(), order }));
     }
     let mut lowering = Lowering::new(emit, model, fixed_batch);
     let outputs = lowering.run(scope)?;
     if !lowering.unsupported.is_empty() {
-        return Err(ImportError::Unsupported {
-            nodes: lowering.unsupported,
-        });
+        return Err(ImportError::Unsupported { nodes: lowering.unsupported });
     }
     let mut values = Vec::with_capacity(outputs.len());
     let failed = |output: &str, reason: &str| ImportError::Node {
@@ -494,10 +370,7 @@ fn lower<'c>(
             Entry::Activation(activation) => lowering.emit.logical(activation),
             Entry::Constant(_) => return Err(failed(output, "it does not depend on the inputs")),
             Entry::Unknown => {
-                return Err(failed(
-                    output,
-                    "it is an output that its node does not compute here",
-                ));
+                return Err(failed(output, "it is an output that its node does not compute here"));
             }
         };
         match entry {
@@ -506,18 +379,10 @@ fn lower<'c>(
         }
     }
     let channel_axes = lowering.emit.channel_axes.clone();
-    lowering
-        .emit
-        .r#return(&values)
-        .map_err(|_| ImportError::Invalid("func.return cannot be built".to_owned()))?;
+    lowering.emit.r#return(&values).map_err(|_| ImportError::Invalid("func.return cannot be built".to_owned()))?;
     let results = values.iter().map(|value| value.r#type()).collect();
     let (globals, weights) = lowering.emit.finish();
-    Ok(Lowered {
-        globals,
-        weights,
-        results,
-        channel_axes,
-    })
+    Ok(Lowered { globals, weights, results, channel_axes })
 }
 
 /// `@main` with its signature's names.
@@ -539,14 +404,8 @@ fn main_function<'c>(
     let signature = FunctionType::new(context, arguments, results);
     OperationBuilder::new("func.func", Location::unknown(context))
         .add_attributes(&[
-            (
-                Identifier::new(context, "sym_name"),
-                StringAttribute::new(context, ir::MAIN).into(),
-            ),
-            (
-                Identifier::new(context, "function_type"),
-                TypeAttribute::new(signature.into()).into(),
-            ),
+            (Identifier::new(context, "sym_name"), StringAttribute::new(context, ir::MAIN).into()),
+            (Identifier::new(context, "function_type"), TypeAttribute::new(signature.into()).into()),
             (Identifier::new(context, "arg_attrs"), names(argument_names)),
             (Identifier::new(context, "res_attrs"), names(result_names)),
         ])
@@ -557,15 +416,11 @@ fn main_function<'c>(
 
 /// Removes the operations whose results nothing uses.
 fn prune(block: &Block<'_>) {
-    let operations: Vec<_> = std::iter::successors(block.first_operation(), |operation| {
-        operation.next_in_block()
-    })
-    .collect();
+    let operations: Vec<_> =
+        std::iter::successors(block.first_operation(), |operation| operation.next_in_block()).collect();
     for operation in operations.into_iter().rev() {
         let used = operation.result_count() == 0
-            || operation
-                .results()
-                .any(|result| !mxc_dialects::ffi::is_unused(result.into()));
+            || operation.results().any(|result| !mxc_dialects::ffi::is_unused(result.into()));
         if !used {
             ffi::erase(operation);
         }

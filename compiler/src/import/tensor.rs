@@ -19,17 +19,11 @@ impl Sym {
     }
 
     pub fn add(self, other: Self) -> Option<Self> {
-        Some(Self {
-            constant: self.constant.checked_add(other.constant)?,
-            batch: self.batch.checked_add(other.batch)?,
-        })
+        Some(Self { constant: self.constant.checked_add(other.constant)?, batch: self.batch.checked_add(other.batch)? })
     }
 
     pub fn sub(self, other: Self) -> Option<Self> {
-        Some(Self {
-            constant: self.constant.checked_sub(other.constant)?,
-            batch: self.batch.checked_sub(other.batch)?,
-        })
+        Some(Self { constant: self.constant.checked_sub(other.constant)?, batch: self.batch.checked_sub(other.batch)? })
     }
 
     /// The product, if one factor is known.
@@ -39,10 +33,7 @@ impl Sym {
             (_, Some(factor)) => (factor, self),
             _ => return None,
         };
-        Some(Self {
-            constant: of.constant.checked_mul(factor)?,
-            batch: of.batch.checked_mul(factor)?,
-        })
+        Some(Self { constant: of.constant.checked_mul(factor)?, batch: of.batch.checked_mul(factor)? })
     }
 
     /// The quotient rounded to zero, if known or exact for every batch size.
@@ -51,18 +42,13 @@ impl Sym {
         match (self.known(), divisor) {
             (Some(value), Some(divisor)) => Some(value.checked_div(divisor)?.into()),
             (None, Some(divisor))
-                if self.constant.checked_rem(divisor)? == 0
-                    && self.batch.checked_rem(divisor)? == 0 =>
+                if self.constant.checked_rem(divisor)? == 0 && self.batch.checked_rem(divisor)? == 0 =>
             {
-                Some(Self {
-                    constant: self.constant / divisor,
-                    batch: self.batch / divisor,
-                })
+                Some(Self { constant: self.constant / divisor, batch: self.batch / divisor })
             }
             // k·N / N
             _ if self.constant == 0 && other.constant == 0 && other.batch != 0 => {
-                (self.batch.checked_rem(other.batch)? == 0)
-                    .then(|| (self.batch / other.batch).into())
+                (self.batch.checked_rem(other.batch)? == 0).then(|| (self.batch / other.batch).into())
             }
             _ => None,
         }
@@ -74,9 +60,7 @@ impl Sym {
         match (difference.constant, difference.batch) {
             (constant, 0) => Some(constant == 0),
             // The difference grows from constant + batch, away from zero.
-            (constant, batch) if (constant >= 0 && batch > 0) || (constant <= 0 && batch < 0) => {
-                Some(false)
-            }
+            (constant, batch) if (constant >= 0 && batch > 0) || (constant <= 0 && batch < 0) => Some(false),
             _ => None,
         }
     }
@@ -86,12 +70,8 @@ impl Sym {
         let difference = self.sub(other)?;
         match (difference.constant, difference.batch) {
             (constant, 0) => Some(constant.cmp(&0)),
-            (constant, batch) if constant.checked_add(batch)? > 0 && batch > 0 => {
-                Some(std::cmp::Ordering::Greater)
-            }
-            (constant, batch) if constant.checked_add(batch)? < 0 && batch < 0 => {
-                Some(std::cmp::Ordering::Less)
-            }
+            (constant, batch) if constant.checked_add(batch)? > 0 && batch > 0 => Some(std::cmp::Ordering::Greater),
+            (constant, batch) if constant.checked_add(batch)? < 0 && batch < 0 => Some(std::cmp::Ordering::Less),
             _ => None,
         }
     }
@@ -107,14 +87,8 @@ impl From<Dim> for Sym {
     fn from(dim: Dim) -> Self {
         // Dimensions are bounded by MAX_ELEMENTS.
         match dim {
-            Dim::Fixed(size) => Self {
-                constant: size as i64,
-                batch: 0,
-            },
-            Dim::Batch(factor) => Self {
-                constant: 0,
-                batch: factor as i64,
-            },
+            Dim::Fixed(size) => Self { constant: size as i64, batch: 0 },
+            Dim::Batch(factor) => Self { constant: 0, batch: factor as i64 },
         }
     }
 }
@@ -186,28 +160,19 @@ impl Tensor {
     pub fn floats(shape: Vec<usize>, values: impl Into<Arc<[f32]>>) -> Self {
         let values = values.into();
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-        Self {
-            shape,
-            data: Data::Float(values),
-        }
+        Self { shape, data: Data::Float(values) }
     }
 
     pub fn ints(shape: Vec<usize>, values: impl Into<Arc<[Sym]>>) -> Self {
         let values = values.into();
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-        Self {
-            shape,
-            data: Data::Int(values),
-        }
+        Self { shape, data: Data::Int(values) }
     }
 
     pub fn bools(shape: Vec<usize>, values: impl Into<Arc<[bool]>>) -> Self {
         let values = values.into();
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-        Self {
-            shape,
-            data: Data::Bool(values),
-        }
+        Self { shape, data: Data::Bool(values) }
     }
 
     /// The number of elements.
@@ -223,16 +188,8 @@ impl Tensor {
     pub fn to_floats(&self) -> Option<Arc<[f32]>> {
         match &self.data {
             Data::Float(values) => Some(values.clone()),
-            Data::Int(values) => values
-                .iter()
-                .map(|value| value.known().map(|value| value as f32))
-                .collect(),
-            Data::Bool(values) => Some(
-                values
-                    .iter()
-                    .map(|&value| f32::from(u8::from(value)))
-                    .collect(),
-            ),
+            Data::Int(values) => values.iter().map(|value| value.known().map(|value| value as f32)).collect(),
+            Data::Bool(values) => Some(values.iter().map(|&value| f32::from(u8::from(value))).collect()),
         }
     }
 
@@ -251,18 +208,13 @@ impl Tensor {
 
     /// The only element as f32.
     pub fn scalar(&self) -> Option<f32> {
-        (self.len() == 1)
-            .then(|| self.to_floats()?.first().copied())
-            .flatten()
+        (self.len() == 1).then(|| self.to_floats()?.first().copied()).flatten()
     }
 
     /// The same elements under another shape of as many elements.
     pub fn reshaped(&self, shape: Vec<usize>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), self.len());
-        Self {
-            shape,
-            data: self.data.clone(),
-        }
+        Self { shape, data: self.data.clone() }
     }
 
     /// The tensor of the elements at the given row-major positions.
@@ -325,10 +277,8 @@ pub(super) fn positions(shape: &[usize], steps: &[usize], start: usize) -> Vec<u
         return Vec::new();
     }
     for (&size, &step) in shape.iter().zip(steps) {
-        positions = positions
-            .iter()
-            .flat_map(|&position| (0..size).map(move |index| position + index * step))
-            .collect();
+        positions =
+            positions.iter().flat_map(|&position| (0..size).map(move |index| position + index * step)).collect();
     }
     positions
 }
@@ -336,11 +286,7 @@ pub(super) fn positions(shape: &[usize], steps: &[usize], start: usize) -> Vec<u
 /// The shape that two constants broadcast to, by NumPy's rules.
 pub(super) fn broadcast_shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
-    let size = |shape: &[usize], axis: usize| {
-        (axis + shape.len())
-            .checked_sub(rank)
-            .map_or(1, |axis| shape[axis])
-    };
+    let size = |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |axis| shape[axis]);
     (0..rank)
         .map(|axis| match (size(a, axis), size(b, axis)) {
             (a, b) if a == b => Some(a),

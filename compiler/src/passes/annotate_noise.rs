@@ -51,12 +51,7 @@ impl Pass for AnnotateNoise {
         Ok(Self { noise, layers })
     }
 
-    fn run<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        cx: &mut PassContext,
-    ) -> Result<(), PassError> {
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
         let mut matched = vec![false; self.layers.len()];
         for op in AnalogOp::all(module) {
             let layer = op.layer();
@@ -77,16 +72,11 @@ impl Pass for AnnotateNoise {
     }
 }
 
-fn one_of(
-    options: &mut Options,
-    key: &str,
-    allowed: &[&str],
-) -> Result<Option<String>, OptionError> {
+fn one_of(options: &mut Options, key: &str, allowed: &[&str]) -> Result<Option<String>, OptionError> {
     match options.take(key) {
-        Some(value) if !allowed.contains(&value.as_str()) => Err(OptionError(format!(
-            "option {key}={value}: one of {} expected",
-            allowed.join(", ")
-        ))),
+        Some(value) if !allowed.contains(&value.as_str()) => {
+            Err(OptionError(format!("option {key}={value}: one of {} expected", allowed.join(", "))))
+        }
         value => Ok(value),
     }
 }

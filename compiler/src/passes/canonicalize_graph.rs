@@ -26,10 +26,8 @@ impl Pass for CanonicalizeGraph {
     const NAME: &'static str = "canonicalize-graph";
     const DESCRIPTION: &'static str =
         "rewrites the graph with an e-graph: folds BatchNorm, scales, shifts and padding into convolutions";
-    const OPTIONS: &'static [(&'static str, &'static str)] = &[
-        ("iterations", "limit of rewriting rounds (default 60)"),
-        ("nodes", "limit of e-nodes (default 200000)"),
-    ];
+    const OPTIONS: &'static [(&'static str, &'static str)] =
+        &[("iterations", "limit of rewriting rounds (default 60)"), ("nodes", "limit of e-nodes (default 200000)")];
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
         Ok(Self {
@@ -38,12 +36,7 @@ impl Pass for CanonicalizeGraph {
         })
     }
 
-    fn run<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        cx: &mut PassContext,
-    ) -> Result<(), PassError> {
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
         let mut network = import::read(module, &cx.weights)?;
         let before = network.operations.len();
         let egraph = std::mem::replace(&mut network.egraph, crate::egraph::analysis::Graph::new(Facts::default()));
@@ -62,9 +55,8 @@ impl Pass for CanonicalizeGraph {
             Some(other) => Some(format!("{other:?}")),
         };
         if let Some(limit) = &limit {
-            cx.warnings.push(format!(
-                "canonicalize-graph stopped at its limit of {limit} before it had tried everything"
-            ));
+            cx.warnings
+                .push(format!("canonicalize-graph stopped at its limit of {limit} before it had tried everything"));
         }
         network.egraph = runner.egraph;
         let program = extract::extract(&network.egraph, &network.roots)

@@ -46,14 +46,9 @@ pub fn weight(pass: &str, value: Value<'_, '_>, store: &WeightStore) -> Result<W
         .ok_or_else(|| refused(format!("{pass}: a constant has the type {}", value.r#type())))?;
     match (source(value), &operation) {
         (Some(Source::Global(name)), _) => {
-            let weight = store
-                .get(&name)
-                .ok_or_else(|| PassError::missing_weight(&name))?;
+            let weight = store.get(&name).ok_or_else(|| PassError::missing_weight(&name))?;
             if weight.shape() != shape {
-                return Err(refused(format!(
-                    "@{name} is {shape:?} in the IR but {:?} in the weights",
-                    weight.shape()
-                )));
+                return Err(refused(format!("@{name} is {shape:?} in the IR but {:?} in the weights", weight.shape())));
             }
             Ok(weight.clone())
         }
@@ -69,10 +64,8 @@ pub fn weight(pass: &str, value: Value<'_, '_>, store: &WeightStore) -> Result<W
 
 /// A name that no symbol of the module has: `name`, else `name.1`, `name.2`, ….
 pub fn fresh_symbol(module: &Module<'_>, name: &str) -> String {
-    let taken: BTreeSet<String> = ir::module_ops(module)
-        .iter()
-        .filter_map(|operation| ir::string_attr(operation, "sym_name"))
-        .collect();
+    let taken: BTreeSet<String> =
+        ir::module_ops(module).iter().filter_map(|operation| ir::string_attr(operation, "sym_name")).collect();
     fresh(name, |name| taken.contains(name))
 }
 
@@ -116,10 +109,8 @@ pub fn declare_global<'c>(
     let r#type = ir::f32_tensor(context, shape);
     let global = built("a global", ir::extern_global(context, name, r#type))?;
     let body = module.body();
-    let last = ir::module_ops(module)
-        .into_iter()
-        .take_while(|operation| ir::op_name(operation) == "ml_program.global")
-        .last();
+    let last =
+        ir::module_ops(module).into_iter().take_while(|operation| ir::op_name(operation) == "ml_program.global").last();
     match last {
         Some(last) => {
             body.insert_operation_after(last, global);
@@ -186,10 +177,7 @@ pub fn is_inline_zero(value: Value<'_, '_>) -> bool {
 
 /// The operations of a block that use a value, in order, each once.
 pub fn users<'c, 'a>(block: BlockRef<'c, 'a>, value: Value<'c, 'a>) -> Vec<OperationRef<'c, 'a>> {
-    ir::block_ops(block)
-        .into_iter()
-        .filter(|operation| operation.operands().any(|operand| operand == value))
-        .collect()
+    ir::block_ops(block).into_iter().filter(|operation| operation.operands().any(|operand| operand == value)).collect()
 }
 
 /// Erases operations of a block that compute something nobody uses: TOSA's, ours and loads of constants.
@@ -198,9 +186,7 @@ pub fn remove_dead(block: BlockRef<'_, '_>) {
     operations.reverse();
     for operation in operations {
         let name = ir::op_name(&operation);
-        let pure = ["tosa.", "analog.", "denoise."]
-            .iter()
-            .any(|dialect| name.starts_with(dialect))
+        let pure = ["tosa.", "analog.", "denoise."].iter().any(|dialect| name.starts_with(dialect))
             || name == "ml_program.global_load_const";
         if pure && operation.result_count() > 0 {
             ffi::erase(operation);
@@ -243,12 +229,7 @@ pub fn add_constant<'c, 'a>(
 
 /// Removes what is no longer referenced and gives new globals the names that were wanted for them, where those have
 /// become free.
-pub fn settle_names<'c>(
-    context: &'c Context,
-    module: &Module<'c>,
-    cx: &mut PassContext,
-    renames: &[(String, String)],
-) {
+pub fn settle_names<'c>(context: &'c Context, module: &Module<'c>, cx: &mut PassContext, renames: &[(String, String)]) {
     remove_unreferenced(module, cx);
     let mut pending: Vec<_> = renames.iter().collect();
     // A name may be held by a global that is itself about to be renamed.
@@ -262,13 +243,7 @@ pub fn settle_names<'c>(
 }
 
 /// Renames a global, its loads and its weight; `false` while the name is taken.
-fn rename_global<'c>(
-    context: &'c Context,
-    module: &Module<'c>,
-    cx: &mut PassContext,
-    now: &str,
-    wanted: &str,
-) -> bool {
+fn rename_global<'c>(context: &'c Context, module: &Module<'c>, cx: &mut PassContext, now: &str, wanted: &str) -> bool {
     if fresh_symbol(module, wanted) != wanted {
         return false;
     }
@@ -276,16 +251,9 @@ fn rename_global<'c>(
         return true;
     };
     ffi::as_mut(global).set_attribute("sym_name", ir::string(context, wanted));
-    for load in ir::module_ops(module)
-        .into_iter()
-        .filter_map(ir::entry_block)
-        .flat_map(ir::block_ops)
-    {
+    for load in ir::module_ops(module).into_iter().filter_map(ir::entry_block).flat_map(ir::block_ops) {
         if ir::symbol_attr(&load, "global").as_deref() == Some(now) {
-            ffi::as_mut(load).set_attribute(
-                "global",
-                FlatSymbolRefAttribute::new(context, wanted).into(),
-            );
+            ffi::as_mut(load).set_attribute("global", FlatSymbolRefAttribute::new(context, wanted).into());
         }
     }
     if let Some(weight) = cx.weights.remove(now) {
@@ -310,11 +278,7 @@ pub fn backbone_parameters(module: &Module<'_>) -> u64 {
         _ => 0,
     };
     let mut total = 0;
-    for operation in ir::main_function(module)
-        .and_then(ir::entry_block)
-        .map(ir::block_ops)
-        .unwrap_or_default()
-    {
+    for operation in ir::main_function(module).and_then(ir::entry_block).map(ir::block_ops).unwrap_or_default() {
         let name = ir::op_name(&operation);
         match name.as_str() {
             "tosa.conv2d" | "tosa.depthwise_conv2d" | "tosa.custom" => {
@@ -322,12 +286,7 @@ pub fn backbone_parameters(module: &Module<'_>) -> u64 {
             }
             "tosa.matmul" => total += operation.operands().take(2).map(&mut count).sum::<u64>(),
             "tosa.add" | "tosa.sub" | "tosa.mul" => {
-                total += operation
-                    .operands()
-                    .take(2)
-                    .filter(|value| elements(*value) > 1)
-                    .map(&mut count)
-                    .sum::<u64>();
+                total += operation.operands().take(2).filter(|value| elements(*value) > 1).map(&mut count).sum::<u64>();
             }
             name if name.starts_with("analog.") => {
                 total += operation.operands().skip(1).map(&mut count).sum::<u64>();

@@ -74,14 +74,9 @@ impl Block {
 impl Kinds {
     fn parse(text: &str) -> Result<Self, OptionError> {
         let unknown = || {
-            OptionError(format!(
-                "option kind={text}: one of paper, mean, affine, paper+affine, mean+affine expected"
-            ))
+            OptionError(format!("option kind={text}: one of paper, mean, affine, paper+affine, mean+affine expected"))
         };
-        let mut kinds = Self {
-            affine: false,
-            block: None,
-        };
+        let mut kinds = Self { affine: false, block: None };
         for part in text.split('+') {
             let repeated = match part.trim() {
                 "affine" => std::mem::replace(&mut kinds.affine, true),
@@ -99,8 +94,7 @@ impl Kinds {
 
 /// Reads a budget: a percentage such as `4%`, or a fraction up to 1.
 pub fn parse_budget(text: &str) -> Result<f64, OptionError> {
-    let refused =
-        || OptionError(format!("option budget={text}: a percentage such as 4% expected"));
+    let refused = || OptionError(format!("option budget={text}: a percentage such as 4% expected"));
     let (number, percent) = match text.trim().strip_suffix('%') {
         Some(number) => (number, true),
         None => (text.trim(), false),
@@ -151,30 +145,15 @@ impl Pass for InsertDenoisers {
         })
     }
 
-    fn run<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        cx: &mut PassContext,
-    ) -> Result<(), PassError> {
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
         let layers = self.ranked(module)?;
         let backbone = backbone_parameters(module);
         let budget = allowance(self.budget, backbone);
         let plan = self.plan(&layers, budget);
         let seed = self.seed.unwrap_or(cx.seed);
-        let mut report = Placement {
-            backbone_parameters: backbone,
-            budget,
-            ..Placement::default()
-        };
+        let mut report = Placement { backbone_parameters: backbone, budget, ..Placement::default() };
         for (layer, planned) in layers.iter().zip(plan) {
-            let mut inserter = Inserter {
-                context,
-                module,
-                layer,
-                seed,
-                cx,
-            };
+            let mut inserter = Inserter { context, module, layer, seed, cx };
             if !planned.denoisers.is_empty() {
                 inserter.insert(&planned, self.kind)?;
             }
@@ -184,9 +163,7 @@ impl Pass for InsertDenoisers {
         }
         if report.denoiser_parameters == 0 && !report.layers.is_empty() {
             let share = 100.0 * self.budget;
-            cx.warnings.push(format!(
-                "no denoiser fits the budget of {budget} parameters ({share}% of {backbone})"
-            ));
+            cx.warnings.push(format!("no denoiser fits the budget of {budget} parameters ({share}% of {backbone})"));
         }
         cx.reports.placement = Some(report);
         Ok(())
@@ -195,12 +172,8 @@ impl Pass for InsertDenoisers {
 
 impl Strategy {
     fn at(list: &str) -> Result<Self, OptionError> {
-        let globs: Vec<String> = list
-            .split(',')
-            .map(str::trim)
-            .filter(|glob| !glob.is_empty())
-            .map(str::to_owned)
-            .collect();
+        let globs: Vec<String> =
+            list.split(',').map(str::trim).filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
         if globs.is_empty() {
             return Err(OptionError("option at= names no layer: at=GLOB,… expected".to_owned()));
         }
@@ -230,18 +203,14 @@ impl InsertDenoisers {
         let block = ir::main_function(module)
             .and_then(ir::entry_block)
             .ok_or_else(|| PassError::new("the module has no function @main with a body"))?;
-        if let Some(denoiser) = ir::block_ops(block)
-            .into_iter()
-            .find(|op| ir::op_name(op).starts_with("denoise."))
-        {
+        if let Some(denoiser) = ir::block_ops(block).into_iter().find(|op| ir::op_name(op).starts_with("denoise.")) {
             return Err(PassError::new("the network has denoisers already").at(denoiser.location()));
         }
         let mut layers = Vec::new();
         for op in AnalogOp::all(module) {
             let name = op.layer();
             let channels = op.channels().ok_or_else(|| {
-                PassError::new(format!("layer \"{name}\" has no static channels"))
-                    .at(op.operation().location())
+                PassError::new(format!("layer \"{name}\" has no static channels")).at(op.operation().location())
             })?;
             layers.push(Ranked { op, name, channels });
         }
@@ -342,23 +311,16 @@ impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
     fn insert(&mut self, planned: &LayerPlacement, kinds: Kinds) -> Result<(), PassError> {
         let operation = self.layer.op.operation();
         let location = operation.location();
-        let output = self
-            .layer
-            .op
-            .output()
-            .ok_or_else(|| PassError::new("an analog layer has no result").at(location))?;
-        let after = operation
-            .next_in_block()
-            .ok_or_else(|| PassError::new("@main does not end in func.return"))?;
+        let output =
+            self.layer.op.output().ok_or_else(|| PassError::new("an analog layer has no result").at(location))?;
+        let after = operation.next_in_block().ok_or_else(|| PassError::new("@main does not end in func.return"))?;
         let context = self.context;
         let block_kind = kinds.block.filter(|kind| planned.denoisers.iter().any(|name| name == kind.name()));
         let affine = planned.denoisers.iter().any(|name| name == "affine");
         // Other uses are replaced before the denoisers use the output themselves.
         let mut current = output;
         let mut inserted: Vec<OperationRef<'c, 'a>> = Vec::new();
-        let block = operation
-            .block()
-            .ok_or_else(|| PassError::new("an analog layer is in no block").at(location))?;
+        let block = operation.block().ok_or_else(|| PassError::new("an analog layer is in no block").at(location))?;
         if let Some(kind) = block_kind {
             let shapes = denoise::block_weight_shapes(self.layer.channels, self.layer.op.is_spatial());
             let count = if kind == Block::Paper { 8 } else { 6 };
@@ -367,8 +329,7 @@ impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
                 weights.push(self.weight(part, shape, after)?);
             }
             let bottleneck = denoise::bottleneck(self.layer.channels);
-            let built_block =
-                denoise::block(context, location, current, &weights, &self.layer.name, bottleneck);
+            let built_block = denoise::block(context, location, current, &weights, &self.layer.name, bottleneck);
             let operation = block.insert_operation_before(after, built("denoise.block", built_block)?);
             inserted.push(operation);
             current = built("denoise.block", operation.result(0))?.into();
@@ -378,8 +339,7 @@ impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
             let [scale, shift] = denoise::AFFINE_WEIGHTS;
             let scale = self.weight(scale, channels.clone(), after)?;
             let shift = self.weight(shift, channels, after)?;
-            let built_affine =
-                denoise::affine(context, location, current, scale, shift, &self.layer.name);
+            let built_affine = denoise::affine(context, location, current, scale, shift, &self.layer.name);
             let operation = block.insert_operation_before(after, built("denoise.affine", built_affine)?);
             inserted.push(operation);
             current = built("denoise.affine", operation.result(0))?.into();
@@ -409,23 +369,14 @@ impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
         self.cx.denoisers.insert(name.clone(), weight);
         let r#type = ir::f32_tensor(self.context, &shape);
         let load = built("a load", ir::load_global(self.context, &name, r#type))?;
-        let block = before
-            .block()
-            .ok_or_else(|| PassError::new("an operation is in no block"))?;
+        let block = before.block().ok_or_else(|| PassError::new("an operation is in no block"))?;
         insert_before(block, before, load)
     }
 }
 
 /// The initial values of a denoiser weight. The heads start at zero, so that a fresh block is the identity; the other
 /// convolutions start as PyTorch's do: uniform in ±1/√fan-in, weights and biases alike.
-fn initial(
-    seed: u64,
-    name: &str,
-    part: &str,
-    shape: &[usize],
-    channels: usize,
-    taps: usize,
-) -> Vec<f32> {
+fn initial(seed: u64, name: &str, part: &str, shape: &[usize], channels: usize, taps: usize) -> Vec<f32> {
     let count = shape.iter().product();
     let fan_in = match part {
         "affine.scale" => return vec![1.0; count],
@@ -436,9 +387,7 @@ fn initial(
     };
     let bound = 1.0 / (fan_in as f64).sqrt();
     let source = Source::new(seed, name);
-    (0..count as u64)
-        .map(|index| ((2.0 * source.uniform(index) - 1.0) * bound) as f32)
-        .collect()
+    (0..count as u64).map(|index| ((2.0 * source.uniform(index) - 1.0) * bound) as f32).collect()
 }
 
 #[cfg(test)]

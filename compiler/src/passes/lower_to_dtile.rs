@@ -58,9 +58,7 @@ impl Pass for LowerToDtile {
     const OPTIONS: &'static [(&'static str, &'static str)] = &[HARDWARE_OPTION];
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        Ok(Self {
-            hardware: options.take("hardware").map(PathBuf::from),
-        })
+        Ok(Self { hardware: options.take("hardware").map(PathBuf::from) })
     }
 
     fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
@@ -140,14 +138,7 @@ fn run<'c>(context: &'c Context, module: &Module<'c>, hardware: &Hardware) -> Re
         };
         let launch = built("a launch", launch.build(context, operation.location()))?;
         let launched = insert_before(main, operation, launch)?;
-        let result = cast(
-            context,
-            main,
-            operation,
-            "quant.scast",
-            launched,
-            denoiser.output.r#type(),
-        )?;
+        let result = cast(context, main, operation, "quant.scast", launched, denoiser.output.r#type())?;
         ffi::replace_all_uses(denoiser.output, result);
         for operation in denoiser.operations.iter().rev() {
             ffi::erase(*operation);
@@ -206,13 +197,7 @@ fn read<'c, 'a>(
         input,
         output: input,
         operations: Vec::new(),
-        shape: DenoiserShape {
-            rows,
-            columns,
-            channels,
-            block: None,
-            affine: false,
-        },
+        shape: DenoiserShape { rows, columns, channels, block: None, affine: false },
         block: None,
         affine: None,
     };
@@ -232,17 +217,11 @@ fn read<'c, 'a>(
                 .and_then(|shape| shape.first().copied())
                 .unwrap_or(1);
             let fractions = ir::dict_attr(&operation, FRACTIONS);
-            let inner = |name: &str| {
-                fractions
-                    .and_then(|fractions| fractions.element_by_name(name))
-                    .and_then(ir::as_i64)
-            };
+            let inner =
+                |name: &str| fractions.and_then(|fractions| fractions.element_by_name(name)).and_then(ir::as_i64);
             let missing = || refused(format!("its block has no `{FRACTIONS}`")).hint("run quantize-denoisers first");
-            let shape = BlockShape {
-                bottleneck: view.bottleneck().ok_or_else(missing)?,
-                kernel,
-                sigma: view.has_sigma(),
-            };
+            let shape =
+                BlockShape { bottleneck: view.bottleneck().ok_or_else(missing)?, kernel, sigma: view.has_sigma() };
             denoiser.shape.block = Some(shape);
             denoiser.block = Some(QuantisedBlock {
                 shape,
@@ -314,10 +293,7 @@ impl<'c, 'b> Emitter<'c, 'b> {
         symbol: &str,
     ) -> Result<Operation<'c>, PassError> {
         let shape = &denoiser.shape;
-        let location = denoiser
-            .operations
-            .first()
-            .map_or(Location::unknown(context), |operation| operation.location());
+        let location = denoiser.operations.first().map_or(Location::unknown(context), |operation| operation.location());
         let sample = dtile::words(context, &[shape.rows, shape.columns, shape.channels]);
         let region = Region::new();
         let body = region.append_block(Block::new(&[(sample, location)]));
@@ -395,10 +371,7 @@ impl<'c, 'b> Emitter<'c, 'b> {
             types: vec![constant.r#type()],
             lifetime: PhantomData,
         };
-        Ok(Stored {
-            value: self.value(alloc.build(self.context, self.location))?,
-            fraction,
-        })
+        Ok(Stored { value: self.value(alloc.build(self.context, self.location))?, fraction })
     }
 
     fn buffer(&self, r#type: Type<'c>) -> Result<Value<'c, 'b>, PassError> {
@@ -464,34 +437,22 @@ impl<'c, 'b> Emitter<'c, 'b> {
     }
 
     fn relu(&self, input: Value<'c, 'b>) -> Result<Value<'c, 'b>, PassError> {
-        let relu = dtile::LeakyRelu {
-            input,
-            shift: SLOPE_SHIFT,
-            types: vec![input.r#type()],
-            lifetime: PhantomData,
-        };
+        let relu = dtile::LeakyRelu { input, shift: SLOPE_SHIFT, types: vec![input.r#type()], lifetime: PhantomData };
         self.value(relu.build(self.context, self.location))
     }
 
     fn program(&mut self, denoiser: &Denoiser<'c, '_>, chosen: &Chosen, sample: Type<'c>) -> Result<(), PassError> {
         let source: Value<'c, 'b> = built("an argument", self.block.argument(0))?.into();
         let weights = match &denoiser.block {
-            Some(block) => block
-                .weights
-                .iter()
-                .map(|weight| self.weight(*weight))
-                .collect::<Result<Vec<_>, _>>()?,
+            Some(block) => block.weights.iter().map(|weight| self.weight(*weight)).collect::<Result<Vec<_>, _>>()?,
             None => Vec::new(),
         };
         let affine = match &denoiser.affine {
             Some(affine) => Some((self.weight(affine.scale)?, self.weight(affine.shift)?, affine)),
             None => None,
         };
-        let mut output = self.value(
-            OperationBuilder::new("tensor.empty", self.location)
-                .add_results(&[sample])
-                .build(),
-        )?;
+        let mut output =
+            self.value(OperationBuilder::new("tensor.empty", self.location).add_results(&[sample]).build())?;
         for strip in strips(&denoiser.shape, chosen.mapping.strip_rows) {
             let into = self.words(strip.loaded(), self.channels)?;
             let load = dtile::Load {
@@ -532,11 +493,7 @@ impl<'c, 'b> Emitter<'c, 'b> {
             };
             output = self.value(store.build(self.context, self.location))?;
         }
-        self.append(
-            OperationBuilder::new("func.return", self.location)
-                .add_operands(&[output])
-                .build(),
-        )?;
+        self.append(OperationBuilder::new("func.return", self.location).add_operands(&[output]).build())?;
         Ok(())
     }
 
@@ -605,16 +562,12 @@ impl<'c, 'b> Emitter<'c, 'b> {
         let both = shape.heads(&block.shape, strip, 2 * channels);
         let mean = self.words(strip.rows, channels)?;
         let (sigma, partials) = match &mapped.heads {
-            Heads::Shared(heads) => (
-                Some(self.words(strip.rows, channels)?),
-                [self.partials(strip.rows, &both, heads)?, Vec::new()],
-            ),
+            Heads::Shared(heads) => {
+                (Some(self.words(strip.rows, channels)?), [self.partials(strip.rows, &both, heads)?, Vec::new()])
+            }
             Heads::Separate { mean, sigma } => (
                 Some(self.words(strip.rows, channels)?),
-                [
-                    self.partials(strip.rows, &one, mean)?,
-                    self.partials(strip.rows, &one, sigma)?,
-                ],
+                [self.partials(strip.rows, &one, mean)?, self.partials(strip.rows, &one, sigma)?],
             ),
             Heads::MeanOnly(mean) => (None, [self.partials(strip.rows, &one, mean)?, Vec::new()]),
         };
@@ -667,15 +620,11 @@ impl<'c, 'b> Emitter<'c, 'b> {
                     lifetime: PhantomData,
                 };
                 let pair = self.append(pair.build(self.context, self.location))?;
-                Ok((
-                    built("a result", pair.result(0))?.into(),
-                    Some(built("a result", pair.result(1))?.into()),
-                ))
+                Ok((built("a result", pair.result(0))?.into(), Some(built("a result", pair.result(1))?.into())))
             }
-            (Heads::Separate { mean, sigma }, Some(second_into)) => Ok((
-                one(0, buffers.mean, block.mean, mean)?,
-                Some(one(1, second_into, block.sigma, sigma)?),
-            )),
+            (Heads::Separate { mean, sigma }, Some(second_into)) => {
+                Ok((one(0, buffers.mean, block.mean, mean)?, Some(one(1, second_into, block.sigma, sigma)?)))
+            }
             (Heads::MeanOnly(mean) | Heads::Shared(mean) | Heads::Separate { mean, .. }, _) => {
                 Ok((one(0, buffers.mean, block.mean, mean)?, None))
             }

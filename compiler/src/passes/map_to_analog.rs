@@ -12,10 +12,7 @@
 
 use super::{
     OptionError, Options, Pass, PassContext, PassError,
-    constants::{
-        Source, add_constant, built, fresh, insert_before, remove_dead, settle_names, source, users,
-        weight,
-    },
+    constants::{Source, add_constant, built, fresh, insert_before, remove_dead, settle_names, source, users, weight},
     globs,
 };
 use crate::egraph::grouped;
@@ -41,45 +38,29 @@ pub struct MapToAnalog {
 
 impl Pass for MapToAnalog {
     const NAME: &'static str = "map-to-analog";
-    const DESCRIPTION: &'static str =
-        "puts convolutions and matrix products with stationary weights on analog tiles";
+    const DESCRIPTION: &'static str = "puts convolutions and matrix products with stationary weights on analog tiles";
     const OPTIONS: &'static [(&'static str, &'static str)] =
         &[("keep-digital", "globs of layers that stay digital, comma-separated")];
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        Ok(Self {
-            keep_digital: globs::matchers(&options.take_list("keep-digital"))?,
-        })
+        Ok(Self { keep_digital: globs::matchers(&options.take_list("keep-digital"))? })
     }
 
-    fn run<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        cx: &mut PassContext,
-    ) -> Result<(), PassError> {
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
         let block = ir::main_function(module)
             .and_then(ir::entry_block)
             .ok_or_else(|| PassError::new("the module has no function @main with a body"))?;
         let mut names: BTreeSet<String> = AnalogOp::all(module).into_iter().map(AnalogOp::layer).collect();
         let mut unmatched = vec![true; self.keep_digital.len()];
-        let mut mapper = Mapper {
-            context,
-            module,
-            block,
-            cx,
-            renames: Vec::new(),
-        };
+        let mut mapper = Mapper { context, module, block, cx, renames: Vec::new() };
         for (index, operation) in ir::block_ops(block).into_iter().enumerate() {
             let Some(candidate) = Candidate::of(operation) else {
                 continue;
             };
-            let name = ir::location_name(operation.location())
-                .filter(|name| !name.is_empty())
-                .unwrap_or_else(|| {
-                    let op_name = ir::op_name(&operation);
-                    format!("{}_{index}", op_name.trim_start_matches("tosa."))
-                });
+            let name = ir::location_name(operation.location()).filter(|name| !name.is_empty()).unwrap_or_else(|| {
+                let op_name = ir::op_name(&operation);
+                format!("{}_{index}", op_name.trim_start_matches("tosa."))
+            });
             let layer = fresh(&name, |name| names.contains(name));
             let mut kept = false;
             for (glob, unmatched) in self.keep_digital.iter().zip(&mut unmatched) {
@@ -112,25 +93,18 @@ impl Pass for MapToAnalog {
 
 /// What an operation may be mapped to.
 enum Candidate {
-    Convolution {
-        kind: Kind,
-        window: Window,
-        groups: usize,
-    },
+    Convolution { kind: Kind, window: Window, groups: usize },
     MatMul,
 }
 
 impl Candidate {
     fn of(operation: OperationRef<'_, '_>) -> Option<Self> {
         let constant = |index| operation.operand(index).ok().and_then(source).is_some();
-        let convolution = |kind, window, groups| {
-            (constant(1) && constant(2)).then_some(Self::Convolution { kind, window, groups })
-        };
+        let convolution =
+            |kind, window, groups| (constant(1) && constant(2)).then_some(Self::Convolution { kind, window, groups });
         match ir::op_name(&operation).as_str() {
             "tosa.conv2d" => convolution(Kind::Conv2d, Window::of(&operation)?, 1),
-            "tosa.depthwise_conv2d" => {
-                convolution(Kind::DepthwiseConv2d, Window::of(&operation)?, 1)
-            }
+            "tosa.depthwise_conv2d" => convolution(Kind::DepthwiseConv2d, Window::of(&operation)?, 1),
             "tosa.custom" => {
                 let grouped = grouped::Grouped::of(&operation)?;
                 convolution(Kind::Conv2d, grouped.window, grouped.groups)
@@ -235,9 +209,8 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
         let product: Value<'c, 'a> = built("an analog layer", matmul.result(0))?.into();
         let lhs = operand(0)?;
         let rhs = operand(1)?;
-        let rhs_shape: Vec<usize> = ir::value_shape(rhs)
-            .and_then(|shape| shape.into_iter().collect())
-            .unwrap_or_default();
+        let rhs_shape: Vec<usize> =
+            ir::value_shape(rhs).and_then(|shape| shape.into_iter().collect()).unwrap_or_default();
         let [_, inputs, outputs] = rhs_shape[..] else {
             return Err(PassError::new("a matmul's weight is not static and of rank 3").at(matmul.location()));
         };
@@ -247,9 +220,7 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
             result(*reshape).and_then(ir::value_shape).and_then(|shape| shape.last().copied()) == Some(Some(outputs))
         });
         let last = reshape.and_then(result).unwrap_or(product);
-        let add = self
-            .only_user(last, "tosa.add")
-            .and_then(|add| Some((add, self.added_bias(add, last, outputs)?)));
+        let add = self.only_user(last, "tosa.add").and_then(|add| Some((add, self.added_bias(add, last, outputs)?)));
 
         // What precedes.
         let end_type: Type<'c> = last.r#type();
@@ -330,18 +301,11 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
         if ffi::use_count(value) != 1 {
             return None;
         }
-        users(self.block, value)
-            .into_iter()
-            .find(|user| ir::op_name(user) == name)
+        users(self.block, value).into_iter().find(|user| ir::op_name(user) == name)
     }
 
     /// The constant that `add` adds to `value`, if it is one per output or a single one.
-    fn added_bias(
-        &self,
-        add: OperationRef<'c, 'a>,
-        value: Value<'c, 'a>,
-        outputs: usize,
-    ) -> Option<Value<'c, 'a>> {
+    fn added_bias(&self, add: OperationRef<'c, 'a>, value: Value<'c, 'a>, outputs: usize) -> Option<Value<'c, 'a>> {
         let other = add.operands().find(|operand| *operand != value)?;
         source(other)?;
         let shape: Vec<usize> = ir::value_shape(other)?.into_iter().collect::<Option<_>>()?;

@@ -20,8 +20,7 @@ pub mod schedule_dtile;
 pub mod verify;
 
 pub use pass::{
-    DynPass, OptionError, Options, Pass, PassContext, PassError, SampleRequest, SampleSource,
-    Samples, WeightLoader,
+    DynPass, OptionError, Options, Pass, PassContext, PassError, SampleRequest, SampleSource, Samples, WeightLoader,
 };
 pub use pipeline::{Pipeline, PipelineError};
 pub use reports::{GraphReport, LayerPlacement, Placement, Reports};

@@ -24,23 +24,14 @@ pub trait Pass: Sized {
     fn from_options(options: &mut Options) -> Result<Self, OptionError>;
 
     /// Transforms the module, which lives in `context`.
-    fn run<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        cx: &mut PassContext,
-    ) -> Result<(), PassError>;
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError>;
 }
 
 /// A [`Pass`] of any type.
 pub trait DynPass {
     /// See [`Pass::run`].
-    fn run_dyn<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        cx: &mut PassContext,
-    ) -> Result<(), PassError>;
+    fn run_dyn<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext)
+    -> Result<(), PassError>;
 }
 
 impl<P: Pass> DynPass for P {
@@ -70,11 +61,7 @@ pub struct PassError {
 impl PassError {
     /// An error without location or hint.
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            location: None,
-            hint: None,
-        }
+        Self { message: message.into(), location: None, hint: None }
     }
 
     /// Adds the location of the operation it is about.
@@ -115,9 +102,7 @@ pub struct Options {
 impl Options {
     /// Options from keys and values, in order.
     pub fn new(entries: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self {
-            entries: entries.into_iter().collect(),
-        }
+        Self { entries: entries.into_iter().collect() }
     }
 
     /// Adds an option.
@@ -137,12 +122,7 @@ impl Options {
 
     /// Takes an option; the last one wins where it is given twice.
     pub fn take(&mut self, key: &str) -> Option<String> {
-        let value = self
-            .entries
-            .iter()
-            .rev()
-            .find(|(k, _)| k == key)
-            .map(|(_, value)| value.clone());
+        let value = self.entries.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.clone());
         self.entries.retain(|(k, _)| k != key);
         value
     }
@@ -163,29 +143,14 @@ impl Options {
     /// Takes a comma-separated list; empty when the option is absent.
     pub fn take_list(&mut self, key: &str) -> Vec<String> {
         self.take(key)
-            .map(|value| {
-                value
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|item| !item.is_empty())
-                    .map(str::to_owned)
-                    .collect()
-            })
+            .map(|value| value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
             .unwrap_or_default()
     }
 
     /// Takes and parses an option.
-    pub fn take_parsed<T: std::str::FromStr>(
-        &mut self,
-        key: &str,
-        expected: &str,
-    ) -> Result<Option<T>, OptionError> {
+    pub fn take_parsed<T: std::str::FromStr>(&mut self, key: &str, expected: &str) -> Result<Option<T>, OptionError> {
         self.take(key)
-            .map(|value| {
-                value.parse().map_err(|_| {
-                    OptionError(format!("option {key}={value}: {expected} expected"))
-                })
-            })
+            .map(|value| value.parse().map_err(|_| OptionError(format!("option {key}={value}: {expected} expected"))))
             .transpose()
     }
 }
@@ -249,9 +214,6 @@ pub struct PassContext {
 impl PassContext {
     /// A context with weights.
     pub fn with_weights(weights: WeightStore) -> Self {
-        Self {
-            weights,
-            ..Self::default()
-        }
+        Self { weights, ..Self::default() }
     }
 }

@@ -56,11 +56,7 @@ impl Pipeline {
 
     /// Appends a pass.
     pub fn then(mut self, name: &str, options: Options) -> Self {
-        self.steps.push(Step {
-            name: name.to_owned(),
-            options,
-            anchor: None,
-        });
+        self.steps.push(Step { name: name.to_owned(), options, anchor: None });
         self
     }
 }
@@ -79,11 +75,7 @@ impl fmt::Display for Step {
         }
         f.write_str(&self.name)?;
         if !self.options.is_empty() {
-            let entries: Vec<_> = self
-                .options
-                .iter()
-                .map(|(key, value)| format!("{key}={}", quote(value)))
-                .collect();
+            let entries: Vec<_> = self.options.iter().map(|(key, value)| format!("{key}={}", quote(value))).collect();
             write!(f, "{{{}}}", entries.join(" "))?;
         }
         if self.anchor.is_some() {
@@ -96,9 +88,7 @@ impl fmt::Display for Step {
 /// Quotes a value that would not be read back as it is.
 fn quote(value: &str) -> String {
     let plain = !value.is_empty()
-        && !value
-            .chars()
-            .any(|c| c.is_whitespace() || matches!(c, '{' | '}' | '\'' | '"'))
+        && !value.chars().any(|c| c.is_whitespace() || matches!(c, '{' | '}' | '\'' | '"'))
         && balanced(value);
     match (plain, value.contains('\'')) {
         (true, _) => value.to_owned(),
@@ -165,12 +155,7 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn list(
-        &mut self,
-        anchor: Option<&str>,
-        depth: usize,
-        steps: &mut Vec<Step>,
-    ) -> Result<(), PipelineError> {
+    fn list(&mut self, anchor: Option<&str>, depth: usize, steps: &mut Vec<Step>) -> Result<(), PipelineError> {
         loop {
             self.item(anchor, depth, steps)?;
             if !self.eat(',') {
@@ -179,19 +164,11 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn item(
-        &mut self,
-        anchor: Option<&str>,
-        depth: usize,
-        steps: &mut Vec<Step>,
-    ) -> Result<(), PipelineError> {
+    fn item(&mut self, anchor: Option<&str>, depth: usize, steps: &mut Vec<Step>) -> Result<(), PipelineError> {
         self.skip_spaces();
         let start = self.position;
-        let name: String = self
-            .rest()
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'))
-            .collect();
+        let name: String =
+            self.rest().chars().take_while(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.')).collect();
         if name.is_empty() {
             return Err(self.error("a pass name expected"));
         }
@@ -214,11 +191,7 @@ impl<'t> Parser<'t> {
             }
             return Ok(());
         }
-        let options = if self.eat('{') {
-            self.options()?
-        } else {
-            Options::default()
-        };
+        let options = if self.eat('{') { self.options()? } else { Options::default() };
         if let Some((_, pipeline, _)) = ALIASES.iter().find(|alias| alias.0 == name) {
             if !options.is_empty() {
                 let message = format!("{name} is an alias of {pipeline}: give the options to its passes");
@@ -248,11 +221,7 @@ impl<'t> Parser<'t> {
             };
             return Err(self.error_at(start, message));
         }
-        steps.push(Step {
-            name,
-            options,
-            anchor: anchor.map(str::to_owned),
-        });
+        steps.push(Step { name, options, anchor: anchor.map(str::to_owned) });
         Ok(())
     }
 
@@ -264,11 +233,8 @@ impl<'t> Parser<'t> {
                 return Ok(options);
             }
             let start = self.position;
-            let key: String = self
-                .rest()
-                .chars()
-                .take_while(|c| !c.is_whitespace() && !matches!(c, '=' | '{' | '}'))
-                .collect();
+            let key: String =
+                self.rest().chars().take_while(|c| !c.is_whitespace() && !matches!(c, '=' | '{' | '}')).collect();
             self.position += key.len();
             if key.is_empty() {
                 return Err(self.error("an option (key=value) or `}` expected"));

@@ -64,9 +64,7 @@ impl Pass for QuantizeDenoisers {
     const OPTIONS: &'static [(&'static str, &'static str)] = &[HARDWARE_OPTION];
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        Ok(Self {
-            hardware: options.take("hardware").map(PathBuf::from),
-        })
+        Ok(Self { hardware: options.take("hardware").map(PathBuf::from) })
     }
 
     fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
@@ -76,10 +74,8 @@ impl Pass for QuantizeDenoisers {
 }
 
 /// The option of the three digital-tile passes.
-pub const HARDWARE_OPTION: (&str, &str) = (
-    "hardware",
-    "a hardware profile (TOML) instead of the caller's or the paper's",
-);
+pub const HARDWARE_OPTION: (&str, &str) =
+    ("hardware", "a hardware profile (TOML) instead of the caller's or the paper's");
 
 /// The profile a digital-tile pass works for: its option's file, else the caller's, else the paper's.
 pub fn hardware(option: Option<&PathBuf>, cx: &mut PassContext) -> Result<Hardware, PassError> {
@@ -124,10 +120,7 @@ pub fn cast<'c, 'a>(
     to: Type<'c>,
 ) -> Result<Value<'c, 'a>, PassError> {
     let _ = context;
-    let operation = OperationBuilder::new(name, before.location())
-        .add_operands(&[value])
-        .add_results(&[to])
-        .build();
+    let operation = OperationBuilder::new(name, before.location()).add_operands(&[value]).add_results(&[to]).build();
     insert_before(block, before, built(name, operation)?)
 }
 
@@ -136,14 +129,7 @@ fn run<'c>(context: &'c Context, module: &Module<'c>, cx: &PassContext, hardware
     let Some(block) = ir::main_function(module).and_then(ir::entry_block) else {
         return Ok(());
     };
-    let mut quantiser = Quantiser {
-        context,
-        module,
-        block,
-        cx,
-        hardware,
-        replaced: Vec::new(),
-    };
+    let mut quantiser = Quantiser { context, module, block, cx, hardware, replaced: Vec::new() };
     for operation in ir::block_ops(block) {
         let is_f32 = operation.operand(0).is_ok_and(|input| fraction_of(input).is_none());
         match ir::op_name(&operation).as_str() {
@@ -195,11 +181,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
                 .hint("run rank-sensitivity before, or `mxc compile`, which does")
         })?;
         let noise = op.noise().map_err(refused)?;
-        let range = if noise.scale == "range" {
-            calibration.absmax
-        } else {
-            2.0 * calibration.absmax
-        };
+        let range = if noise.scale == "range" { calibration.absmax } else { 2.0 * calibration.absmax };
         Ok(fixed::fraction_for(range, f64::from(i16::MAX)))
     }
 
@@ -235,23 +217,14 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
             _ => &self.cx.weights,
         };
         let weight = constants::weight(QuantizeDenoisers::NAME, value, store)?;
-        let absmax = weight
-            .values()
-            .iter()
-            .fold(0.0, |most: f64, value| most.max(f64::from(value.abs())));
+        let absmax = weight.values().iter().fold(0.0, |most: f64, value| most.max(f64::from(value.abs())));
         // A maximum skips NaN.
         if weight.values().iter().any(|value| !value.is_finite()) {
-            return Err(
-                PassError::new(format!("layer '{layer}': {part} holds a value that is not finite"))
-                    .at(operation.location()),
-            );
+            return Err(PassError::new(format!("layer '{layer}': {part} holds a value that is not finite"))
+                .at(operation.location()));
         }
         let fraction = fixed::fraction_for(absmax, f64::from(i16::MAX)).min(finest);
-        let words: Vec<i16> = weight
-            .values()
-            .iter()
-            .map(|value| fixed::quantise(*value, fraction))
-            .collect();
+        let words: Vec<i16> = weight.values().iter().map(|value| fixed::quantise(*value, fraction)).collect();
         if let Some(Source::Global(name)) = source {
             self.replaced.push(name);
         }
@@ -310,14 +283,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
             .add_results(&[quantised_type(self.context, output_fraction, &shape)?])
             .build();
         let quantised = insert_before(self.block, operation, built("a denoiser", quantised)?)?;
-        let float = cast(
-            self.context,
-            self.block,
-            operation,
-            "quant.dcast",
-            quantised,
-            result.r#type(),
-        )?;
+        let float = cast(self.context, self.block, operation, "quant.dcast", quantised, result.r#type())?;
         ffi::replace_all_uses(result.into(), float);
         ffi::erase(operation);
         if let Some(cast) = ir::defining_op(before)
@@ -337,10 +303,8 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         let weights = view.weights();
         let sizes = view.channels().zip(view.bottleneck());
         let (Some((channels, bottleneck)), 6 | 8) = (sizes, weights.len()) else {
-            return Err(
-                PassError::new(format!("layer '{layer}': a denoise.block of {} weights", weights.len()))
-                    .at(operation.location()),
-            );
+            return Err(PassError::new(format!("layer '{layer}': a denoise.block of {} weights", weights.len()))
+                .at(operation.location()));
         };
         let (input, input_fraction) = self.input(operation, &layer)?;
         let mut operands = vec![input];
@@ -350,13 +314,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         let mut stage = |this: &mut Self, first: usize, input_fraction: i32, finest: i32, input: &[Interval]| {
             let weight = this.words(operation, weights[first], &layer, BLOCK_WEIGHTS[first], MAX_FRACTION)?;
             let sum_fraction = input_fraction + weight.fraction;
-            let bias = this.words(
-                operation,
-                weights[first + 1],
-                &layer,
-                BLOCK_WEIGHTS[first + 1],
-                sum_fraction,
-            )?;
+            let bias = this.words(operation, weights[first + 1], &layer, BLOCK_WEIGHTS[first + 1], sum_fraction)?;
             operands.extend([weight.value, bias.value]);
             let shift = sum_fraction - bias.fraction;
             // The depthwise kernel is [taps, channels]; a border tap may be the padding's zero.
@@ -398,10 +356,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         };
         let rectify = |words: Vec<Interval>| -> Vec<Interval> {
             let rectify = |word: i128| i128::from(fixed::leaky_relu(word as i16, 7));
-            words
-                .into_iter()
-                .map(|(low, high)| (rectify(low), rectify(high)))
-                .collect()
+            words.into_iter().map(|(low, high)| (rectify(low), rectify(high))).collect()
         };
         let (hidden, h) = stage(self, 0, input_fraction, MAX_FRACTION, &x)?;
         let (depthwise, g) = stage(self, 2, hidden, MAX_FRACTION, &rectify(h))?;
@@ -418,32 +373,20 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         let normal = gaussian::fraction(self.hardware.noise.lfsr_width);
         let product = sigma.as_ref().map(|(sigma, _)| sigma + normal);
         let common = input_fraction.max(mean).max(product.unwrap_or(mean));
-        let furthest = (common - input_fraction)
-            .max(common - mean)
-            .max(product.map_or(0, |product| common - product));
+        let furthest = (common - input_fraction).max(common - mean).max(product.map_or(0, |product| common - product));
         if furthest > 30 {
-            return Err(fail(format!(
-                "its predicted noise ranges {furthest} bits wider than its output"
-            )));
+            return Err(fail(format!("its predicted noise ranges {furthest} bits wider than its output")));
         }
         let zero = |words: &[Interval]| words.iter().all(|range| *range == (0, 0));
         let identity = zero(&mean_words) && sigma.as_ref().is_none_or(|(_, words)| zero(words));
         let output_fraction = input_fraction - i32::from(!identity);
         let fraction = |fraction: i32| ir::integer(self.context, i64::from(fraction));
-        let mut fractions = vec![
-            ("hidden", fraction(hidden)),
-            ("depthwise", fraction(depthwise)),
-            ("mean", fraction(mean)),
-        ];
+        let mut fractions =
+            vec![("hidden", fraction(hidden)), ("depthwise", fraction(depthwise)), ("mean", fraction(mean))];
         if let Some((sigma, _)) = &sigma {
             fractions.push(("sigma", fraction(*sigma)));
         }
-        self.replace(
-            operation,
-            &operands,
-            output_fraction,
-            Some(ir::dictionary(self.context, &fractions)),
-        )
+        self.replace(operation, &operands, output_fraction, Some(ir::dictionary(self.context, &fractions)))
     }
 
     fn affine(&mut self, operation: OperationRef<'c, 'a>) -> Result<(), PassError> {
@@ -486,19 +429,12 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
 /// The finest fraction, at most `finest` and the sums' own, at which no sum saturates, and the words' intervals there.
 fn narrow(sums: &[Interval], sum_fraction: i32, finest: i32) -> (i32, Vec<Interval>) {
     let round = |sum: i128, fraction: i32| fixed::shift_round(sum, sum_fraction - fraction);
-    let most = sums
-        .iter()
-        .flat_map(|(low, high)| [*low, *high])
-        .max_by_key(|sum| sum.abs())
-        .unwrap_or(0);
+    let most = sums.iter().flat_map(|(low, high)| [*low, *high]).max_by_key(|sum| sum.abs()).unwrap_or(0);
     let mut fraction = finest.min(sum_fraction).min(MAX_FRACTION);
     while round(most, fraction).abs() > i128::from(i16::MAX) {
         fraction -= 1;
     }
-    let words = sums
-        .iter()
-        .map(|(low, high)| (round(*low, fraction), round(*high, fraction)))
-        .collect();
+    let words = sums.iter().map(|(low, high)| (round(*low, fraction), round(*high, fraction))).collect();
     (fraction, words)
 }
 

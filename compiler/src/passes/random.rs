@@ -12,9 +12,7 @@ pub struct Source {
 impl Source {
     /// The source for a seed and a name.
     pub fn new(seed: u64, name: &str) -> Self {
-        Self {
-            key: xxh3_64_with_seed(name.as_bytes(), seed),
-        }
+        Self { key: xxh3_64_with_seed(name.as_bytes(), seed) }
     }
 
     /// 64 random bits.

@@ -10,9 +10,7 @@
 //! `gradient_norm` is the mean over the samples of ‖∂L/∂y‖₂ per sample, `rank` 0 for the largest. Without data the
 //! inputs are standard normal and the labels the clean model's own predictions.
 
-use super::{
-    OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
-};
+use super::{OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source};
 use melior::{
     Context,
     ir::{Module, operation::OperationMutLike},
@@ -65,12 +63,7 @@ impl Pass for RankSensitivity {
         })
     }
 
-    fn run<'c>(
-        &mut self,
-        context: &'c Context,
-        module: &Module<'c>,
-        cx: &mut PassContext,
-    ) -> Result<(), PassError> {
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
         let layers = AnalogOp::all(module);
         if layers.is_empty() {
             cx.warnings.push("rank-sensitivity: there is no analog layer to rank".to_owned());
@@ -99,12 +92,7 @@ impl Pass for RankSensitivity {
         };
         let executor = Executor::new(program, threads).map_err(|error| PassError::new(error.to_string()))?;
         let seed = self.seed.unwrap_or(cx.seed);
-        let request = SampleRequest {
-            data: self.data.clone(),
-            count: self.samples,
-            seed,
-            shapes,
-        };
+        let request = SampleRequest { data: self.data.clone(), count: self.samples, seed, shapes };
         let samples = match &cx.samples {
             Some(source) => source(&request).map_err(PassError::new)?,
             None if self.data.is_some() => {
@@ -119,10 +107,7 @@ impl Pass for RankSensitivity {
         };
         check(&samples, &request.shapes)?;
         let count = samples.labels.len();
-        cx.notes.insert(
-            "calibration".to_owned(),
-            if synthetic { "synthetic" } else { "data" }.to_owned(),
-        );
+        cx.notes.insert("calibration".to_owned(), if synthetic { "synthetic" } else { "data" }.to_owned());
         cx.notes.insert("calibration-samples".to_owned(), count.to_string());
         if synthetic {
             cx.warnings.push(format!(
@@ -134,18 +119,14 @@ impl Pass for RankSensitivity {
         let failed = |error: mxc_runtime::exec::ExecError| PassError::new(error.to_string());
         let mut sums = vec![0.0; names.len()];
         for (inputs, range) in &batches {
-            let batch = Batch {
-                inputs,
-                samples: &samples.indices[range.clone()],
-            };
+            let batch = Batch { inputs, samples: &samples.indices[range.clone()] };
             let norms = executor.sensitivity(batch, &samples.labels[range.clone()]).map_err(failed)?;
             sums.iter_mut().zip(norms).for_each(|(sum, norm)| *sum += norm);
         }
         let statistics = executor
-            .calibrate(&mut batches.iter().map(|(inputs, range)| Batch {
-                inputs,
-                samples: &samples.indices[range.clone()],
-            }))
+            .calibrate(
+                &mut batches.iter().map(|(inputs, range)| Batch { inputs, samples: &samples.indices[range.clone()] }),
+            )
             .map_err(failed)?;
 
         let norms: Vec<f64> = sums.iter().map(|sum| sum / count as f64).collect();
@@ -155,10 +136,9 @@ impl Pass for RankSensitivity {
         for op in layers {
             let layer = op.layer();
             let position = names.iter().position(|name| *name == layer);
-            let (Some(index), Some(rank)) = (
-                position,
-                position.and_then(|index| order.iter().position(|ranked| *ranked == index)),
-            ) else {
+            let (Some(index), Some(rank)) =
+                (position, position.and_then(|index| order.iter().position(|ranked| *ranked == index)))
+            else {
                 return Err(PassError::new(format!("layer \"{layer}\" was not executed")));
             };
             let measured = statistics.get(index).copied().filter(|_| norms[index].is_finite());
@@ -221,26 +201,12 @@ fn synthetic_samples(executor: &Executor, request: &SampleRequest) -> Result<Sam
             (0..elements as u64).map(|index| source.normal(index) as f32).collect()
         })
         .collect();
-    let mut samples = Samples {
-        inputs,
-        labels: vec![0; count],
-        indices: (0..count as u64).collect(),
-    };
-    let key = Key {
-        seed: request.seed,
-        purpose: Purpose::Calibrate,
-        pass: 0,
-        chip: 0,
-    };
+    let mut samples = Samples { inputs, labels: vec![0; count], indices: (0..count as u64).collect() };
+    let key = Key { seed: request.seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
     let mut labels = Vec::with_capacity(count);
     for (inputs, range) in batches(&samples, &request.shapes) {
-        let batch = Batch {
-            inputs: &inputs,
-            samples: &samples.indices[range.clone()],
-        };
-        let logits = executor
-            .logits(batch, Mode::CLEAN, key)
-            .map_err(|error| PassError::new(error.to_string()))?;
+        let batch = Batch { inputs: &inputs, samples: &samples.indices[range.clone()] };
+        let logits = executor.logits(batch, Mode::CLEAN, key).map_err(|error| PassError::new(error.to_string()))?;
         let classes = (logits.len() / range.len().max(1)).max(1);
         labels.extend(logits.chunks_exact(classes).map(|row| {
             let mut best = 0;

@@ -71,11 +71,7 @@ pub enum RunError {
 /// The module's text with the locations that carry layer names.
 pub fn print_module(module: &Module<'_>, locations: bool) -> String {
     let flags = OperationPrintingFlags::new();
-    let flags = if locations {
-        flags.enable_debug_info(true, false)
-    } else {
-        flags
-    };
+    let flags = if locations { flags.enable_debug_info(true, false) } else { flags };
     let mut text = module
         .as_operation()
         .to_string_with_flags(flags)
@@ -107,20 +103,15 @@ pub fn run_pipeline<'c>(
                 let text = print_module(module, false);
                 (options.print)(&format!("// -----// IR Dump After {} Failed //----- //\n{text}", step.name));
             }
-            return Err(RunError::Pass {
-                pass: step.name.clone(),
-                error,
-            });
+            return Err(RunError::Pass { pass: step.name.clone(), error });
         }
         if options.print_ir_after_all {
             let text = print_module(module, false);
             (options.print)(&format!("// -----// IR Dump After {} //----- //\n{text}\n", step.name));
         }
         if options.verify_each {
-            mxc_dialects::verify::verify(module).map_err(|messages| RunError::Verify {
-                pass: step.name.clone(),
-                messages,
-            })?;
+            mxc_dialects::verify::verify(module)
+                .map_err(|messages| RunError::Verify { pass: step.name.clone(), messages })?;
         }
     }
     if options.timing {
@@ -146,9 +137,7 @@ fn run_step<'c>(
     let result;
     let messages;
     if let Some(info) = step.info() {
-        let pass = info
-            .build(&step.options)
-            .map_err(|error| PassError::new(error.to_string()))?;
+        let pass = info.build(&step.options).map_err(|error| PassError::new(error.to_string()))?;
         // The pass manager may clone a pass, hence shared cells; nothing here outlives this function.
         let state = RefCell::new((pass, cx));
         let run = |operation: OperationRef<'c, '_>, external: ExternalPass<'_>| {
@@ -181,8 +170,8 @@ fn run_step<'c>(
         (result, messages) = ir::with_diagnostics(context, || manager.run(module));
         drop(manager);
     } else {
-        let pass = upstream(&step.name)
-            .ok_or_else(|| PassError::new("no such pass; mxc opt --show-passes lists them"))?;
+        let pass =
+            upstream(&step.name).ok_or_else(|| PassError::new("no such pass; mxc opt --show-passes lists them"))?;
         match &step.anchor {
             Some(anchor) => manager.nested_under(anchor).add_pass(pass),
             None => manager.add_pass(pass),

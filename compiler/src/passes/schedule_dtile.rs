@@ -46,9 +46,7 @@ impl Pass for ScheduleDtile {
     const OPTIONS: &'static [(&'static str, &'static str)] = &[HARDWARE_OPTION];
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        Ok(Self {
-            hardware: options.take("hardware").map(PathBuf::from),
-        })
+        Ok(Self { hardware: options.take("hardware").map(PathBuf::from) })
     }
 
     fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
@@ -137,11 +135,7 @@ fn place_activations<'c>(
     let mut allocations: Vec<(Value<'_, '_>, OperationRef<'_, '_>, Lifetime)> = Vec::new();
     for (position, (operation, instruction)) in instructions.iter().enumerate() {
         if let Instruction::ActivationAlloc(alloc) = instruction {
-            let lifetime = Lifetime {
-                bytes: alloc.bytes.max(0) as usize,
-                first: usize::MAX,
-                last: 0,
-            };
+            let lifetime = Lifetime { bytes: alloc.bytes.max(0) as usize, first: usize::MAX, last: 0 };
             let value = built("a result", operation.result(0))?.into();
             allocations.push((value, *operation, lifetime));
         }
@@ -196,14 +190,8 @@ fn time<'c>(
     let (mut index, mut clock) = (0, 0);
     let mut phase = |before: OperationRef<'c, '_>, unit: &str, cycles: u64| {
         let cycles = (hardware.control.phase_cycles + cycles).max(1) as i64;
-        let phase = Phase {
-            index,
-            unit: unit.to_owned(),
-            start: clock,
-            cycles,
-            types: Vec::new(),
-            lifetime: PhantomData,
-        };
+        let phase =
+            Phase { index, unit: unit.to_owned(), start: clock, cycles, types: Vec::new(), lifetime: PhantomData };
         index += 1;
         clock += cycles;
         built("a phase", phase.build(context, before.location()))
@@ -242,11 +230,9 @@ fn unit_cycles(hardware: &Hardware, instruction: &Instruction<'_, '_>) -> Result
     };
     let mapping = |cores: &[i64], order: &str| -> Result<ConvMapping, String> {
         match (cores, Order::from_name(order)) {
-            ([pixel, filter], Some(order)) if *pixel > 0 && *filter > 0 => Ok(ConvMapping {
-                pixel_groups: *pixel as usize,
-                filter_groups: *filter as usize,
-                order,
-            }),
+            ([pixel, filter], Some(order)) if *pixel > 0 && *filter > 0 => {
+                Ok(ConvMapping { pixel_groups: *pixel as usize, filter_groups: *filter as usize, order })
+            }
             _ => Err(format!("cores {cores:?} in order {order:?}")),
         }
     };
@@ -266,12 +252,9 @@ fn unit_cycles(hardware: &Hardware, instruction: &Instruction<'_, '_>) -> Result
                     filters: output.last().copied().unwrap_or_default(),
                     groups: 1,
                 },
-                ("depthwise", [_, _, channels], [height, width, ..]) => ConvShape {
-                    pixels,
-                    reduction: height * width,
-                    filters: 1,
-                    groups: *channels,
-                },
+                ("depthwise", [_, _, channels], [height, width, ..]) => {
+                    ConvShape { pixels, reduction: height * width, filters: 1, groups: *channels }
+                }
                 _ => return Err(format!("a convolution of kind {:?}", conv.kind)),
             };
             cycles::conv_cycles(hardware, &shape, &mapping(&conv.cores, &conv.order)?)

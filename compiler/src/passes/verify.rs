@@ -19,13 +19,7 @@ impl Pass for Verify {
         Ok(Self)
     }
 
-    fn run<'c>(
-        &mut self,
-        _: &'c Context,
-        module: &Module<'c>,
-        _: &mut PassContext,
-    ) -> Result<(), PassError> {
-        mxc_dialects::verify::verify(module)
-            .map_err(|messages| PassError::new(messages.join("\n  ")))
+    fn run<'c>(&mut self, _: &'c Context, module: &Module<'c>, _: &mut PassContext) -> Result<(), PassError> {
+        mxc_dialects::verify::verify(module).map_err(|messages| PassError::new(messages.join("\n  ")))
     }
 }

@@ -10,22 +10,19 @@ const PIXELS: usize = 3 * SIDE * SIDE;
 pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Images>, DataError> {
     let exists = |name: &str| folder.join(name).is_file();
     // CIFAR-10 has one label byte; CIFAR-100 a coarse and a fine one, of which the fine counts.
-    let (names, label_bytes): (Vec<String>, usize) =
-        if exists("data_batch_1.bin") || exists("test_batch.bin") {
-            let names = if training {
-                (1..=5)
-                    .map(|batch| format!("data_batch_{batch}.bin"))
-                    .collect()
-            } else {
-                vec!["test_batch.bin".to_owned()]
-            };
-            (names, 1)
-        } else if exists("train.bin") || exists("test.bin") {
-            let name = if training { "train.bin" } else { "test.bin" };
-            (vec![name.to_owned()], 2)
+    let (names, label_bytes): (Vec<String>, usize) = if exists("data_batch_1.bin") || exists("test_batch.bin") {
+        let names = if training {
+            (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect()
         } else {
-            return Ok(None);
+            vec!["test_batch.bin".to_owned()]
         };
+        (names, 1)
+    } else if exists("train.bin") || exists("test.bin") {
+        let name = if training { "train.bin" } else { "test.bin" };
+        (vec![name.to_owned()], 2)
+    } else {
+        return Ok(None);
+    };
     let mut pixels = Vec::new();
     let mut labels = Vec::new();
     for name in names {
@@ -45,19 +42,11 @@ pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Images>, Data
         for record in bytes.chunks_exact(record) {
             let label = record[label_bytes - 1];
             if label >= classes {
-                return Err(DataError::format(
-                    &path,
-                    format!("label {label} in a file of {classes} classes"),
-                ));
+                return Err(DataError::format(&path, format!("label {label} in a file of {classes} classes")));
             }
             labels.push(u32::from(label));
             pixels.extend_from_slice(&record[label_bytes..]);
         }
     }
-    Ok(Some(Images {
-        pixels: Pixels::Bytes(pixels),
-        labels,
-        shape: [SIDE, SIDE, 3],
-        channels_last: false,
-    }))
+    Ok(Some(Images { pixels: Pixels::Bytes(pixels), labels, shape: [SIDE, SIDE, 3], channels_last: false }))
 }

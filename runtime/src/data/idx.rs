@@ -10,11 +10,7 @@ use std::{
 
 /// Reads a folder's training or test files; `None` when it holds no IDX files.
 pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Images>, DataError> {
-    let prefixes: &[&str] = if training {
-        &["train"]
-    } else {
-        &["t10k", "test"]
-    };
+    let prefixes: &[&str] = if training { &["train"] } else { &["t10k", "test"] };
     let find = |what: &str, dimensions: u8| {
         prefixes.iter().find_map(|prefix| {
             ["-", "."].iter().find_map(|dot| {
@@ -28,13 +24,7 @@ pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Images>, Data
     let images = find("images", 3).or_else(|| find("images", 4));
     let labels = find("labels", 1);
     let missing = |what: &str, other: &Path| {
-        Err(DataError::format(
-            folder,
-            format!(
-                "it holds {} but not the {what} that belong to it",
-                other.display()
-            ),
-        ))
+        Err(DataError::format(folder, format!("it holds {} but not the {what} that belong to it", other.display())))
     };
     let (image_path, label_path) = match (images, labels) {
         (None, None) => return other_split(folder, training),
@@ -47,20 +37,14 @@ pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Images>, Data
         [count, height, width] => (count, [height, width, 1]),
         [count, height, width, channels] => (count, [height, width, channels]),
         _ => {
-            return Err(DataError::format(
-                &image_path,
-                format!("it holds {} dimensions, not images", sizes.len()),
-            ));
+            return Err(DataError::format(&image_path, format!("it holds {} dimensions, not images", sizes.len())));
         }
     };
     let (label_sizes, labels) = read_file(&label_path)?;
     if label_sizes != [count] {
         return Err(DataError::format(
             &label_path,
-            format!(
-                "it holds {label_sizes:?} labels but {} holds {count} images",
-                image_path.display()
-            ),
+            format!("it holds {label_sizes:?} labels but {} holds {count} images", image_path.display()),
         ));
     }
     Ok(Some(Images {
@@ -73,16 +57,9 @@ pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Images>, Data
 
 /// No files of the wanted split: an error if the other one is there.
 fn other_split(folder: &Path, training: bool) -> Result<Option<Images>, DataError> {
-    let (have, want) = if training {
-        ("t10k", "train")
-    } else {
-        ("train", "t10k")
-    };
-    let there = ["", ".gz"].iter().any(|extension| {
-        folder
-            .join(format!("{have}-images-idx3-ubyte{extension}"))
-            .is_file()
-    });
+    let (have, want) = if training { ("t10k", "train") } else { ("train", "t10k") };
+    let there =
+        ["", ".gz"].iter().any(|extension| folder.join(format!("{have}-images-idx3-ubyte{extension}")).is_file());
     if there {
         return Err(DataError::format(
             folder,
@@ -103,12 +80,10 @@ fn read_file(path: &Path) -> Result<(Vec<usize>, Vec<u8>), DataError> {
     };
     let truncated = || DataError::format(path, "it is truncated");
     let mut fill = |buffer: &mut [u8]| {
-        reader
-            .read_exact(buffer)
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => truncated(),
-                _ => DataError::io(path, error),
-            })
+        reader.read_exact(buffer).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => truncated(),
+            _ => DataError::io(path, error),
+        })
     };
     let mut magic = [0; 4];
     fill(&mut magic)?;
@@ -121,9 +96,7 @@ fn read_file(path: &Path) -> Result<(Vec<usize>, Vec<u8>), DataError> {
     if kind != 8 {
         return Err(DataError::format(
             path,
-            format!(
-                "its elements are of IDX type {kind:#04x}; only unsigned bytes (0x08) are supported"
-            ),
+            format!("its elements are of IDX type {kind:#04x}; only unsigned bytes (0x08) are supported"),
         ));
     }
     let mut sizes = Vec::new();
@@ -138,22 +111,16 @@ fn read_file(path: &Path) -> Result<(Vec<usize>, Vec<u8>), DataError> {
         .ok_or_else(|| DataError::format(path, format!("its dimensions {sizes:?} overflow")))?;
     // Read what is there, at most one byte too much: a header's claim alone reserves no memory.
     let mut bytes = Vec::new();
-    reader
-        .take(total as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => truncated(),
-            _ => io(error),
-        })?;
+    reader.take(total as u64 + 1).read_to_end(&mut bytes).map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => truncated(),
+        _ => io(error),
+    })?;
     match bytes.len() {
         len if len == total => Ok((sizes, bytes)),
         len if len < total => Err(DataError::format(
             path,
             format!("it is truncated: {len} bytes of data where its header {sizes:?} says {total}"),
         )),
-        _ => Err(DataError::format(
-            path,
-            format!("it has more data than its header {sizes:?} says"),
-        )),
+        _ => Err(DataError::format(path, format!("it has more data than its header {sizes:?} says"))),
     }
 }

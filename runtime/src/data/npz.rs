@@ -11,27 +11,17 @@ type Reader = NpzReader<BufReader<File>>;
 pub(super) fn read(path: &Path, training: bool) -> Result<Images, DataError> {
     let format = |reason: String| DataError::format(path, reason);
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
-    let mut reader = NpzReader::new(BufReader::new(file))
-        .map_err(|error| format(format!("not a NumPy archive: {error}")))?;
-    let names = reader
-        .names()
-        .map_err(|error| format(format!("not a NumPy archive: {error}")))?;
+    let mut reader =
+        NpzReader::new(BufReader::new(file)).map_err(|error| format(format!("not a NumPy archive: {error}")))?;
+    let names = reader.names().map_err(|error| format(format!("not a NumPy archive: {error}")))?;
     let split = if training { "train" } else { "test" };
-    let pair = [
-        (format!("x_{split}"), format!("y_{split}")),
-        ("x".into(), "y".into()),
-    ]
-    .into_iter()
-    .find(|(x, y)| names.contains(x) && names.contains(y));
-    let (x, y) = pair.ok_or_else(|| {
-        format(format!(
-            "it holds the arrays {names:?} but not x and y (or x_{split} and y_{split})"
-        ))
-    })?;
+    let pair = [(format!("x_{split}"), format!("y_{split}")), ("x".into(), "y".into())]
+        .into_iter()
+        .find(|(x, y)| names.contains(x) && names.contains(y));
+    let (x, y) = pair
+        .ok_or_else(|| format(format!("it holds the arrays {names:?} but not x and y (or x_{split} and y_{split})")))?;
     let labels = labels(&mut reader, &y).map_err(format)?;
-    let (pixels, sizes, channels_last) = if let Some(bytes) =
-        array::<u8>(&mut reader, &x).map_err(format)?
-    {
+    let (pixels, sizes, channels_last) = if let Some(bytes) = array::<u8>(&mut reader, &x).map_err(format)? {
         let sizes = bytes.shape().to_vec();
         let (shape, channels_last) = match *sizes.as_slice() {
             [_, height, width] => ([height, width, 1], true),
@@ -65,18 +55,9 @@ pub(super) fn read(path: &Path, training: bool) -> Result<Images, DataError> {
         Pixels::Floats(values, shape) => values.len().checked_div(shape.iter().product()),
     };
     if count != Some(labels.len()) {
-        return Err(format(format!(
-            "`{x}` holds {} samples but `{y}` {} labels",
-            count.unwrap_or(0),
-            labels.len()
-        )));
+        return Err(format(format!("`{x}` holds {} samples but `{y}` {} labels", count.unwrap_or(0), labels.len())));
     }
-    Ok(Images {
-        pixels,
-        labels,
-        shape: sizes,
-        channels_last,
-    })
+    Ok(Images { pixels, labels, shape: sizes, channels_last })
 }
 
 /// An array's values in row-major order.
@@ -104,21 +85,14 @@ fn labels(reader: &mut Reader, name: &str) -> Result<Vec<u32>, String> {
         };
         // Keras keeps labels as [N, 1].
         let array = match *array.shape() {
-            [count, 1] => array
-                .into_shape_with_order(count)
-                .map_err(|error| error.to_string())?
-                .into_dyn(),
+            [count, 1] => array.into_shape_with_order(count).map_err(|error| error.to_string())?.into_dyn(),
             _ => array,
         };
         array
             .into_dimensionality::<Ix1>()
             .map_err(|_| format!("`{name}` must have one axis"))?
             .iter()
-            .map(|&label| {
-                label
-                    .try_into()
-                    .map_err(|_| format!("`{name}` holds a label that is negative or too large"))
-            })
+            .map(|&label| label.try_into().map_err(|_| format!("`{name}` holds a label that is negative or too large")))
             .collect::<Result<_, _>>()
             .map(Some)
     }

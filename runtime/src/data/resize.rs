@@ -2,11 +2,7 @@
 
 /// The size that [`resize_and_crop`] gives: the shorter side becomes `resize`, then the centre `crop`×`crop` is cut
 /// out.
-pub(super) fn size(
-    [height, width]: [usize; 2],
-    resize: Option<usize>,
-    crop: Option<usize>,
-) -> [usize; 2] {
+pub(super) fn size([height, width]: [usize; 2], resize: Option<usize>, crop: Option<usize>) -> [usize; 2] {
     let [height, width] = match resize {
         // The longer side is rounded down, as torchvision does.
         Some(side) if height <= width => [side, (side * width).checked_div(height).unwrap_or(0)],
@@ -20,18 +16,12 @@ pub(super) fn size(
 }
 
 /// The pixels with their channels adjacent.
-pub(super) fn interleaved(
-    pixels: &[u8],
-    [height, width, channels]: [usize; 3],
-    channels_last: bool,
-) -> Vec<u8> {
+pub(super) fn interleaved(pixels: &[u8], [height, width, channels]: [usize; 3], channels_last: bool) -> Vec<u8> {
     if channels_last {
         return pixels.to_vec();
     }
     let area = height * width;
-    (0..area * channels)
-        .map(|index| pixels[index % channels * area + index / channels])
-        .collect()
+    (0..area * channels).map(|index| pixels[index % channels * area + index / channels]).collect()
 }
 
 /// Resizes (bilinear, widened to an antialiasing triangle when shrinking, as Pillow and torchvision do) and crops the
@@ -60,10 +50,7 @@ pub(super) fn resize_and_crop(
     let (top, left) = if (to_rows, to_columns) == (rows, columns) {
         (0, 0)
     } else {
-        (
-            rounded_half(rows - to_rows),
-            rounded_half(columns - to_columns),
-        )
+        (rounded_half(rows - to_rows), rounded_half(columns - to_columns))
     };
     let cropped = (0..to_rows)
         .flat_map(|row| {
@@ -83,21 +70,17 @@ fn resample(pixels: &[u8], [outer, from, inner]: [usize; 3], to: usize) -> Vec<u
         let centre = (position as f64 + 0.5) * scale;
         let first = (centre - support + 0.5).max(0.0) as usize;
         let last = ((centre + support + 0.5) as usize).min(from);
-        let weights: Vec<f64> = (first..last)
-            .map(|tap| (1.0 - ((tap as f64 + 0.5 - centre) / support).abs()).max(0.0))
-            .collect();
+        let weights: Vec<f64> =
+            (first..last).map(|tap| (1.0 - ((tap as f64 + 0.5 - centre) / support).abs()).max(0.0)).collect();
         let total: f64 = weights.iter().sum();
         for block in 0..outer {
             for index in 0..inner {
                 let sum: f64 = weights
                     .iter()
                     .enumerate()
-                    .map(|(tap, weight)| {
-                        f64::from(pixels[(block * from + first + tap) * inner + index]) * weight
-                    })
+                    .map(|(tap, weight)| f64::from(pixels[(block * from + first + tap) * inner + index]) * weight)
                     .sum();
-                out[(block * to + position) * inner + index] =
-                    (sum / total).round().clamp(0.0, 255.0) as u8;
+                out[(block * to + position) * inner + index] = (sum / total).round().clamp(0.0, 255.0) as u8;
             }
         }
     }

@@ -5,13 +5,7 @@ use ndarray_npy::NpzWriter;
 use std::{fs, io::Write};
 
 fn preprocessing(layout: &str, [height, width, channels]: [u32; 3]) -> Preprocessing {
-    Preprocessing {
-        layout: layout.into(),
-        height,
-        width,
-        channels,
-        ..Default::default()
-    }
+    Preprocessing { layout: layout.into(), height, width, channels, ..Default::default() }
 }
 
 fn idx(sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
@@ -39,11 +33,7 @@ fn idx_folder() {
     let pixels: Vec<u8> = (0..3 * 2 * 2).map(|i| i * 20).collect();
     put("train-images-idx3-ubyte", &idx(&[3, 2, 2], &pixels));
     put("train-labels-idx1-ubyte.gz", &gz(&idx(&[3], &[5, 6, 7])));
-    let options = Preprocessing {
-        mean: vec![0.5],
-        std: vec![0.25],
-        ..preprocessing("NCHW", [2, 2, 1])
-    };
+    let options = Preprocessing { mean: vec![0.5], std: vec![0.25], ..preprocessing("NCHW", [2, 2, 1]) };
     let data = Dataset::open(path, Split::Train, 1, &options).unwrap();
     assert_eq!((data.len(), data.sample_len(), data.classes()), (2, 4, 8));
     let mut out = Vec::new();
@@ -52,10 +42,7 @@ fn idx_folder() {
     assert_eq!(out[4], -2.0);
     assert_eq!(data.labels(&[1, 0]), Some(vec![6, 5]));
     let held = Dataset::open(path, Split::Holdout, 1, &options).unwrap();
-    assert_eq!(
-        (held.len(), held.id(0), held.labels(&[0])),
-        (1, 2, Some(vec![7]))
-    );
+    assert_eq!((held.len(), held.id(0), held.labels(&[0])), (1, 2, Some(vec![7])));
     assert_ne!(held.fingerprint(), data.fingerprint());
 
     // Grey is replicated for RGB models.
@@ -69,28 +56,12 @@ fn idx_folder() {
     assert!(error.contains("--holdout 3 leaves nothing"), "{error}");
     let error = message(Dataset::open(path, Split::Holdout, 0, &options));
     assert!(error.contains("--holdout N"), "{error}");
-    let error = message(Dataset::open(
-        path,
-        Split::Train,
-        0,
-        &preprocessing("NCHW", [4, 4, 1]),
-    ));
-    assert!(
-        error.contains("images are 2×2 where the model takes 4×4"),
-        "{error}"
-    );
-    let error = message(Dataset::open(
-        path,
-        Split::Train,
-        0,
-        &preprocessing("CHWN", [2, 2, 1]),
-    ));
+    let error = message(Dataset::open(path, Split::Train, 0, &preprocessing("NCHW", [4, 4, 1])));
+    assert!(error.contains("images are 2×2 where the model takes 4×4"), "{error}");
+    let error = message(Dataset::open(path, Split::Train, 0, &preprocessing("CHWN", [2, 2, 1])));
     assert!(error.contains("`CHWN` is neither"), "{error}");
     for bad in [vec![0.0], vec![f32::NAN], vec![1.0, 1.0]] {
-        let options = Preprocessing {
-            std: bad,
-            ..options.clone()
-        };
+        let options = Preprocessing { std: bad, ..options.clone() };
         assert!(message(Dataset::open(path, Split::Train, 0, &options)).contains("--std"));
     }
 
@@ -108,24 +79,13 @@ fn idx_folder() {
     ] {
         put("train-images-idx3-ubyte", &bytes);
         let error = message(Dataset::open(path, Split::Train, 0, &options));
-        assert!(
-            error.contains(needle) && error.contains("-ubyte"),
-            "{needle}: {error}"
-        );
+        assert!(error.contains(needle) && error.contains("-ubyte"), "{needle}: {error}");
     }
     fs::remove_file(path.join("train-images-idx3-ubyte")).unwrap();
     let error = message(Dataset::open(path, Split::Train, 0, &options));
-    assert!(
-        error.contains("not the images that belong to it"),
-        "{error}"
-    );
+    assert!(error.contains("not the images that belong to it"), "{error}");
     put("train-images-idx3-ubyte.gz", &gz(&idx(&[3, 2, 2], &pixels)));
-    assert_eq!(
-        Dataset::open(path, Split::Train, 0, &options)
-            .unwrap()
-            .len(),
-        3
-    );
+    assert_eq!(Dataset::open(path, Split::Train, 0, &options).unwrap().len(), 3);
     let whole = gz(&idx(&[3, 2, 2], &pixels));
     put("train-images-idx3-ubyte.gz", &whole[..whole.len() / 2]);
     let error = message(Dataset::open(path, Split::Train, 0, &options));
@@ -158,41 +118,22 @@ fn cifar_folders() {
     assert_eq!(out[1024], 8.0 / 255.0);
     fs::write(path.join("test_batch.bin"), &record(&[9], 7)[1..]).unwrap();
     let error = message(Dataset::open(path, Split::Test, 0, &options));
-    assert!(
-        error.contains("no whole number of 3073-byte records"),
-        "{error}"
-    );
+    assert!(error.contains("no whole number of 3073-byte records"), "{error}");
     fs::write(path.join("test_batch.bin"), record(&[10], 7)).unwrap();
     let error = message(Dataset::open(path, Split::Test, 0, &options));
-    assert!(
-        error.contains("label 10 in a file of 10 classes"),
-        "{error}"
-    );
+    assert!(error.contains("label 10 in a file of 10 classes"), "{error}");
     fs::remove_file(path.join("data_batch_3.bin")).unwrap();
     let error = message(Dataset::open(path, Split::Train, 0, &options));
     assert!(error.contains("data_batch_3.bin: No such file"), "{error}");
-    let error = message(Dataset::open(
-        path,
-        Split::Test,
-        0,
-        &preprocessing("NCHW", [32, 32, 1]),
-    ));
+    let error = message(Dataset::open(path, Split::Test, 0, &preprocessing("NCHW", [32, 32, 1])));
     assert!(error.contains("label 10"), "{error}");
 
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("train.bin"), record(&[3, 99], 1)).unwrap();
     let data = Dataset::open(folder.path(), Split::Train, 0, &options).unwrap();
     assert_eq!(data.labels(&[0]), Some(vec![99]));
-    let error = message(Dataset::open(
-        folder.path(),
-        Split::Train,
-        0,
-        &preprocessing("NCHW", [32, 32, 1]),
-    ));
-    assert!(
-        error.contains("3 channels where the model takes 1"),
-        "{error}"
-    );
+    let error = message(Dataset::open(folder.path(), Split::Train, 0, &preprocessing("NCHW", [32, 32, 1])));
+    assert!(error.contains("3 channels where the model takes 1"), "{error}");
 }
 
 #[test]
@@ -204,9 +145,7 @@ fn npz_files() {
         add(&mut npz);
         npz.finish().unwrap();
     };
-    let bytes = |shape: &[usize]| {
-        Array::from_shape_fn(IxDyn(shape), |index| (index[0] * 10 + index[1]) as u8)
-    };
+    let bytes = |shape: &[usize]| Array::from_shape_fn(IxDyn(shape), |index| (index[0] * 10 + index[1]) as u8);
     write(&|npz| {
         npz.add_array("x", &bytes(&[2, 3, 4, 4])).unwrap();
         npz.add_array("y", &Array::from_vec(vec![1i64, 0])).unwrap();
@@ -221,14 +160,9 @@ fn npz_files() {
     write(&|npz| {
         let floats = Array::from_shape_fn(IxDyn(&[3, 1, 2, 2]), |index| index[0] as f32 - 0.5);
         npz.add_array("x_train", &floats).unwrap();
-        npz.add_array(
-            "y_train",
-            &Array::from_shape_vec((3, 1), vec![0u8, 1, 2]).unwrap(),
-        )
-        .unwrap();
+        npz.add_array("y_train", &Array::from_shape_vec((3, 1), vec![0u8, 1, 2]).unwrap()).unwrap();
         npz.add_array("x_test", &bytes(&[1, 2, 2])).unwrap();
-        npz.add_array("y_test", &Array::from_vec(vec![4i32]))
-            .unwrap();
+        npz.add_array("y_test", &Array::from_vec(vec![4i32])).unwrap();
     });
     let options = preprocessing("NCHW", [2, 2, 1]);
     let train = Dataset::open(&path, Split::Train, 1, &options).unwrap();
@@ -244,10 +178,7 @@ fn npz_files() {
         assert!(error.contains(needle), "{error}");
     };
     let labels = Array::from_vec(vec![0i64, 1]);
-    refused(
-        &|npz| npz.add_array("x", &bytes(&[2, 2, 2])).unwrap(),
-        "[\"x\"] but not x and y",
-    );
+    refused(&|npz| npz.add_array("x", &bytes(&[2, 2, 2])).unwrap(), "[\"x\"] but not x and y");
     refused(
         &|npz| {
             npz.add_array("x", &bytes(&[3, 2, 2])).unwrap();
@@ -264,8 +195,7 @@ fn npz_files() {
     );
     refused(
         &|npz| {
-            npz.add_array("x", &bytes(&[2, 2, 2]).mapv(|value| value as f32))
-                .unwrap();
+            npz.add_array("x", &bytes(&[2, 2, 2]).mapv(|value| value as f32)).unwrap();
             npz.add_array("y", &labels).unwrap();
         },
         "samples have shape [2, 2] where the model takes [1, 2, 2]",
@@ -280,8 +210,7 @@ fn npz_files() {
     refused(
         &|npz| {
             npz.add_array("x", &bytes(&[2, 2, 2])).unwrap();
-            npz.add_array("y", &labels.mapv(|value| value as f32))
-                .unwrap();
+            npz.add_array("y", &labels.mapv(|value| value as f32)).unwrap();
         },
         "`y` must hold integers",
     );
@@ -303,20 +232,12 @@ fn unknown_data_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let options = preprocessing("NCHW", [2, 2, 1]);
     let error = message(Dataset::open(folder.path(), Split::Train, 0, &options));
-    assert!(
-        error.contains("unknown kind of data") && error.contains("not supported yet"),
-        "{error}"
-    );
+    assert!(error.contains("unknown kind of data") && error.contains("not supported yet"), "{error}");
     let file = folder.path().join("data.csv");
     fs::write(&file, "1,2").unwrap();
     let error = message(Dataset::open(&file, Split::Train, 0, &options));
     assert!(error.contains("data.csv: unknown kind of data"), "{error}");
-    let error = message(Dataset::open(
-        &folder.path().join("none"),
-        Split::Train,
-        0,
-        &options,
-    ));
+    let error = message(Dataset::open(&folder.path().join("none"), Split::Train, 0, &options));
     assert!(error.contains("none: No such file"), "{error}");
 }
 
@@ -342,12 +263,7 @@ fn resizing_and_cropping() {
     assert_eq!(size, [3, 3]);
     assert!(out.chunks(3).all(|pixel| pixel == [10, 200, 60]));
     // Halving averages with the triangle's weights 1, 3, 3, 1 (Pillow gives the same).
-    let (out, _) = resize::resize_and_crop(
-        vec![0, 0, 80, 80, 160, 160, 240, 240],
-        [1, 8, 1],
-        None,
-        None,
-    );
+    let (out, _) = resize::resize_and_crop(vec![0, 0, 80, 80, 160, 160, 240, 240], [1, 8, 1], None, None);
     assert_eq!(out.len(), 8);
     let row: Vec<u8> = [0u8, 0, 80, 80, 160, 160, 240, 240].repeat(8);
     let (out, size) = resize::resize_and_crop(row, [8, 8, 1], Some(4), None);
@@ -358,11 +274,7 @@ fn resizing_and_cropping() {
     let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
     write("t10k-images-idx3-ubyte", &idx(&[1, 8, 8], &[255; 64]));
     write("t10k-labels-idx1-ubyte", &idx(&[1], &[0]));
-    let options = Preprocessing {
-        resize: Some(6),
-        crop: Some(4),
-        ..preprocessing("NCHW", [4, 4, 3])
-    };
+    let options = Preprocessing { resize: Some(6), crop: Some(4), ..preprocessing("NCHW", [4, 4, 3]) };
     let data = Dataset::open(folder.path(), Split::Test, 0, &options).unwrap();
     let mut out = Vec::new();
     data.load(&[0], &mut out);
@@ -376,11 +288,7 @@ fn draws_are_keyed() {
     sorted.sort_unstable();
     assert!(sorted.into_iter().eq(0..100));
     assert_eq!(order, permutation(100, 1, "train", 0));
-    for other in [
-        permutation(100, 2, "train", 0),
-        permutation(100, 1, "train", 1),
-        permutation(100, 1, "x", 0),
-    ] {
+    for other in [permutation(100, 2, "train", 0), permutation(100, 1, "train", 1), permutation(100, 1, "x", 0)] {
         assert_ne!(order, other);
     }
     let drawn = sample(1000, 10, 3);
@@ -396,9 +304,6 @@ fn draws_are_keyed() {
     assert_eq!(one, all[7 * 192..8 * 192]);
     let mean = all.iter().sum::<f32>() / all.len() as f32;
     let square = all.iter().map(|value| value * value).sum::<f32>() / all.len() as f32;
-    assert!(
-        mean.abs() < 0.05 && (square - 1.0).abs() < 0.05,
-        "{mean} {square}"
-    );
+    assert!(mean.abs() < 0.05 && (square - 1.0).abs() < 0.05, "{mean} {square}");
     assert!(synthetic.labels(&[0]).is_none());
 }

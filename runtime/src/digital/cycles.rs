@@ -37,9 +37,7 @@ impl Order {
 
     /// The order of a name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Accumulate, Self::Spill]
-            .into_iter()
-            .find(|order| order.name() == name)
+        [Self::Accumulate, Self::Spill].into_iter().find(|order| order.name() == name)
     }
 }
 
@@ -135,17 +133,9 @@ pub fn conv_mappings(hardware: &Hardware, shape: &ConvShape) -> Vec<ConvMapping>
     for filter_groups in 1..=cores.min(shape.filters).max(1) {
         let pixel_groups = cores / filter_groups;
         let per_core = shape.filters.div_ceil(filter_groups);
-        mappings.push(ConvMapping {
-            pixel_groups,
-            filter_groups,
-            order: Order::Accumulate,
-        });
+        mappings.push(ConvMapping { pixel_groups, filter_groups, order: Order::Accumulate });
         if per_core > hardware.conv.accumulators_per_column && shape.reduction > hardware.conv.rows {
-            mappings.push(ConvMapping {
-                pixel_groups,
-                filter_groups,
-                order: Order::Spill,
-            });
+            mappings.push(ConvMapping { pixel_groups, filter_groups, order: Order::Spill });
         }
     }
     mappings
@@ -233,51 +223,28 @@ pub fn cancel_activity(elements: usize, sigma: bool) -> Activity {
 
 /// What LeakyReLU on `elements` computes and moves.
 pub fn relu_activity(elements: usize) -> Activity {
-    Activity {
-        adds: elements as u64,
-        activation_words: 2 * elements as u64,
-        ..Activity::default()
-    }
+    Activity { adds: elements as u64, activation_words: 2 * elements as u64, ..Activity::default() }
 }
 
 /// What an affine on `elements` computes and moves.
 pub fn affine_activity(elements: usize) -> Activity {
     let n = elements as u64;
-    Activity {
-        multiply_accumulates: n,
-        adds: n,
-        weight_words: 2 * n,
-        activation_words: 2 * n,
-        ..Activity::default()
-    }
+    Activity { multiply_accumulates: n, adds: n, weight_words: 2 * n, activation_words: 2 * n, ..Activity::default() }
 }
 
 /// What moving `words` into or out of the activation memory costs.
 pub fn transfer_activity(words: usize) -> Activity {
-    Activity {
-        activation_words: words as u64,
-        interface_words: words as u64,
-        ..Activity::default()
-    }
+    Activity { activation_words: words as u64, interface_words: words as u64, ..Activity::default() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SHAPE: ConvShape = ConvShape {
-        pixels: 64,
-        reduction: 16,
-        filters: 4,
-        groups: 1,
-    };
+    const SHAPE: ConvShape = ConvShape { pixels: 64, reduction: 16, filters: 4, groups: 1 };
 
     fn mapping(pixel_groups: usize, filter_groups: usize, order: Order) -> ConvMapping {
-        ConvMapping {
-            pixel_groups,
-            filter_groups,
-            order,
-        }
+        ConvMapping { pixel_groups, filter_groups, order }
     }
 
     #[test]
@@ -309,12 +276,7 @@ mod tests {
     #[test]
     fn depthwise_is_a_convolution_per_channel() {
         let hardware = Hardware::paper();
-        let shape = ConvShape {
-            pixels: 64,
-            reduction: 9,
-            filters: 1,
-            groups: 4,
-        };
+        let shape = ConvShape { pixels: 64, reduction: 9, filters: 1, groups: 4 };
         let ten = mapping(10, 1, Order::Accumulate);
         assert_eq!(conv_cycles(&hardware, &shape, &ten), 9 * 3 * 8);
         assert_eq!(conv_activity(&hardware, &shape, &ten).multiply_accumulates, 64 * 9 * 4);

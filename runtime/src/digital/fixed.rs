@@ -42,11 +42,7 @@ pub fn requantise(sum: i64, shift: i32) -> i16 {
 pub fn quantise(value: f32, fraction: i32) -> i16 {
     // The product with a power of two is exact in f64.
     let scaled = (f64::from(value) * exp2(fraction)).round_ties_even();
-    if scaled.is_nan() {
-        0
-    } else {
-        scaled.clamp(f64::from(i16::MIN), f64::from(i16::MAX)) as i16
-    }
+    if scaled.is_nan() { 0 } else { scaled.clamp(f64::from(i16::MIN), f64::from(i16::MAX)) as i16 }
 }
 
 /// The real number that a word stands for.
@@ -69,11 +65,7 @@ pub fn fraction_for(absmax: f64, limit: f64) -> i32 {
 
 /// LeakyReLU with slope `2^-shift`: negative words are shifted right with rounding half to even.
 pub fn leaky_relu(word: i16, shift: u32) -> i16 {
-    if word >= 0 || shift == 0 {
-        word
-    } else {
-        requantise(i64::from(word), shift.min(62) as i32)
-    }
+    if word >= 0 || shift == 0 { word } else { requantise(i64::from(word), shift.min(62) as i32) }
 }
 
 #[cfg(test)]
@@ -104,9 +96,7 @@ mod tests {
     fn requantise_is_shift_round_with_saturation() {
         let mut state = 1u64;
         for _ in 0..20_000 {
-            state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let sum = (state as i64) >> (state % 60);
             let shift = ((state >> 32) % 80) as i32 - 8;
             assert_eq!(requantise(sum, shift), saturate(shift_round(i128::from(sum), shift)));

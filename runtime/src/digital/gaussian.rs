@@ -126,11 +126,7 @@ fn cosine_of_turn(phase: u32) -> i64 {
 pub fn box_muller(first: u64, second: u64, width: u32) -> i16 {
     // 28 fraction bits.
     let radius = minus_two_ln(first.max(1), width).isqrt();
-    let phase = if width >= 32 {
-        second >> (width - 32)
-    } else {
-        second << (32 - width)
-    } as u32;
+    let phase = if width >= 32 { second >> (width - 32) } else { second << (32 - width) } as u32;
     // Below 9.5 · 2^58.
     let product = radius as i64 * cosine_of_turn(phase);
     super::fixed::requantise(product, 58 - fraction(width))
@@ -184,10 +180,7 @@ mod tests {
     #[test]
     fn words_are_within_half_an_ulp_of_the_real_value() {
         for width in [16, 24, 32, 48, 63, 64] {
-            let taps: &[u32] = crate::digital::lfsr::KNOWN_TAPS
-                .iter()
-                .find(|taps| taps[0] == width)
-                .unwrap();
+            let taps: &[u32] = crate::digital::lfsr::KNOWN_TAPS.iter().find(|taps| taps[0] == width).unwrap();
             let leap = Leap::new(width, taps, width);
             let (mut a, mut b) = (1, 0x5a5a_1234_dead_beef & mask(width));
             let ulp = 2f64.powi(-fraction(width));

@@ -54,11 +54,7 @@ impl<'a> Lanes<'a> {
                 })
             })
             .collect();
-        Self {
-            generator,
-            states,
-            silent: draw == Draw::Nothing,
-        }
+        Self { generator, states, silent: draw == Draw::Nothing }
     }
 
     /// `count` normal values: element i is lane i mod L's; all lanes step together.
@@ -83,10 +79,7 @@ impl<'a> Lanes<'a> {
 /// Σ a·b, exact.
 #[multiversion::multiversion(targets("x86_64+avx2"))]
 fn dot(a: &[i16], b: &[i16]) -> i64 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| i64::from(i32::from(*a) * i32::from(*b)))
-        .sum()
+    a.iter().zip(b).map(|(a, b)| i64::from(i32::from(*a) * i32::from(*b))).sum()
 }
 
 fn pointwise(memory: &mut [i16], weights: &[i16], input: Buffer, first: usize, head: &Head) {
@@ -144,12 +137,7 @@ impl TileProgram {
     /// When `input` has another length.
     pub fn run(&self, input: &[i16], draw: Draw) -> Vec<i16> {
         let [_, columns, channels] = self.shape;
-        assert_eq!(
-            input.len(),
-            self.shape.iter().product::<usize>(),
-            "one sample of layer {}",
-            self.layer
-        );
+        assert_eq!(input.len(), self.shape.iter().product::<usize>(), "one sample of layer {}", self.layer);
         let row = columns * channels;
         // Zeros: what the memory held before must not matter.
         let mut memory = vec![0i16; self.activation_words];
@@ -160,12 +148,7 @@ impl TileProgram {
                 Step::Load { first_row, into } => {
                     memory[into.word..][..into.len()].copy_from_slice(&input[first_row * row..][..into.len()])
                 }
-                Step::Store {
-                    from,
-                    strip_row,
-                    first_row,
-                    rows,
-                } => output[first_row * row..][..rows * row]
+                Step::Store { from, strip_row, first_row, rows } => output[first_row * row..][..rows * row]
                     .copy_from_slice(&memory[from.word + strip_row * row..][..rows * row]),
                 Step::Conv { input, kind, heads, .. } => {
                     for head in heads {
@@ -184,15 +167,7 @@ impl TileProgram {
                         *word = fixed::leaky_relu(*word, *shift);
                     }
                 }
-                Step::Affine {
-                    buffer,
-                    first_row,
-                    rows,
-                    scale,
-                    shift,
-                    shift_shift,
-                    output_shift,
-                } => {
+                Step::Affine { buffer, first_row, rows, scale, shift, shift_shift, output_shift } => {
                     let scales = &self.weights[*scale..][..channels];
                     let shifts = &self.weights[*shift..][..channels];
                     for pixel in memory[buffer.word + first_row * row..][..rows * row].chunks_exact_mut(channels) {
@@ -202,15 +177,7 @@ impl TileProgram {
                         }
                     }
                 }
-                Step::Cancel {
-                    buffer,
-                    first_row,
-                    first_channel,
-                    mean,
-                    sigma,
-                    shifts,
-                    output_shift,
-                } => {
+                Step::Cancel { buffer, first_row, first_channel, mean, sigma, shifts, output_shift } => {
                     let normal = match (&mut lanes, sigma) {
                         (Some(lanes), Some(_)) => lanes.draw(mean.len()),
                         _ => Vec::new(),
@@ -290,33 +257,23 @@ mod tests {
         for taps in [KNOWN_TAPS[1], KNOWN_TAPS[3], KNOWN_TAPS[4], KNOWN_TAPS[6]] {
             let generator = generator(taps, 4);
             let step = fixed::exp2(-generator.fraction);
-            let values: Vec<f64> = lanes(&generator, 11)
-                .draw(count)
-                .into_iter()
-                .map(|word| f64::from(word) * step)
-                .collect();
+            let values: Vec<f64> =
+                lanes(&generator, 11).draw(count).into_iter().map(|word| f64::from(word) * step).collect();
             let n = count as f64;
             let moment = |power: i32| values.iter().map(|z| z.powi(power)).sum::<f64>() / n;
             // Var(Z^k) = E(Z^2k) − E(Z^k)²: 1, 2, 15, 96.
             for (power, expected, variance) in [(1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0f64)] {
                 let error = (moment(power) - expected).abs();
                 let limit = 5.0 * (variance / n).sqrt();
-                assert!(
-                    error < limit,
-                    "{taps:?}: moment {power} is off by {error}, limit {limit}"
-                );
+                assert!(error < limit, "{taps:?}: moment {power} is off by {error}, limit {limit}");
             }
             // No correlation with the next values of the same lane or with the other lanes.
             for lag in [1, 2, 3, 4, 8, 64] {
                 let correlation = values[lag..].iter().zip(&values).map(|(a, b)| a * b).sum::<f64>() / n;
                 assert!(correlation.abs() < 5.0 / n.sqrt(), "{taps:?}: lag {lag}: {correlation}");
                 // Box-Muller's radius is shared by neither: squares are uncorrelated too.
-                let squares = values[lag..]
-                    .iter()
-                    .zip(&values)
-                    .map(|(a, b)| (a * a - 1.0) * (b * b - 1.0))
-                    .sum::<f64>()
-                    / n;
+                let squares =
+                    values[lag..].iter().zip(&values).map(|(a, b)| (a * a - 1.0) * (b * b - 1.0)).sum::<f64>() / n;
                 let limit = 10.0 / n.sqrt();
                 assert!(squares.abs() < limit, "{taps:?}: squares, lag {lag}: {squares}");
             }
@@ -351,11 +308,7 @@ mod tests {
                 let p = 2.0 * normal_cdf(-edge);
                 let observed = values.iter().filter(|value| value.abs() > edge).count() as f64;
                 let limit = 5.0 * (n * p * (1.0 - p)).sqrt();
-                assert!(
-                    (observed - n * p).abs() < limit,
-                    "{taps:?}: {observed} beyond {z}, not {}",
-                    n * p
-                );
+                assert!((observed - n * p).abs() < limit, "{taps:?}: {observed} beyond {z}, not {}", n * p);
             }
             let largest = values.iter().fold(0.0, |most: f64, z| most.max(z.abs()));
             assert!(largest <= gaussian::cap(generator.width) + step);
@@ -365,10 +318,7 @@ mod tests {
     #[test]
     fn registers_that_shift_once_per_word_are_correlated() {
         // Why profiles ask for leap-forward: with one shift per word, U1 halves or doubles from value to value.
-        let generator = Generator {
-            leap: Leap::new(32, KNOWN_TAPS[3], 1),
-            ..generator(KNOWN_TAPS[3], 1)
-        };
+        let generator = Generator { leap: Leap::new(32, KNOWN_TAPS[3], 1), ..generator(KNOWN_TAPS[3], 1) };
         let step = fixed::exp2(-generator.fraction);
         let values: Vec<f64> = lanes(&generator, 11)
             .draw(100_000)

@@ -9,15 +9,8 @@
 //! which hardware builds as one layer of exclusive ors).
 
 /// Maximal taps for common widths.
-pub const KNOWN_TAPS: [&[u32]; 7] = [
-    &[16, 15, 13, 4],
-    &[24, 23, 22, 17],
-    &[31, 28],
-    &[32, 22, 2, 1],
-    &[48, 47, 21, 20],
-    &[63, 62],
-    &[64, 63, 61, 60],
-];
+pub const KNOWN_TAPS: [&[u32]; 7] =
+    [&[16, 15, 13, 4], &[24, 23, 22, 17], &[31, 28], &[32, 22, 2, 1], &[48, 47, 21, 20], &[63, 62], &[64, 63, 61, 60]];
 
 /// `width` ones.
 pub fn mask(width: u32) -> u64 {
@@ -26,9 +19,7 @@ pub fn mask(width: u32) -> u64 {
 
 /// The tapped stages as a bit mask.
 pub fn tap_mask(taps: &[u32], width: u32) -> u64 {
-    taps.iter()
-        .filter(|&&tap| (1..=width).contains(&tap))
-        .fold(0, |mask, tap| mask | 1 << (width - tap))
+    taps.iter().filter(|&&tap| (1..=width).contains(&tap)).fold(0, |mask, tap| mask | 1 << (width - tap))
 }
 
 /// The register after one shift.
@@ -48,9 +39,8 @@ impl Leap {
     pub fn new(width: u32, taps: &[u32], shifts: u32) -> Self {
         let mask = tap_mask(taps, width);
         // The step is linear: the image of a state is the exclusive or of its bits' images.
-        let images: Vec<u64> = (0..width)
-            .map(|bit| (0..shifts).fold(1u64 << bit, |state, _| shift(state, mask, width)))
-            .collect();
+        let images: Vec<u64> =
+            (0..width).map(|bit| (0..shifts).fold(1u64 << bit, |state, _| shift(state, mask, width))).collect();
         let tables = images
             .chunks(8)
             .map(|images| {
@@ -68,9 +58,7 @@ impl Leap {
 
     /// The next word's state.
     pub fn step(&self, state: u64) -> u64 {
-        self.tables.iter().enumerate().fold(0, |sum, (byte, table)| {
-            sum ^ table[(state >> (8 * byte) & 255) as usize]
-        })
+        self.tables.iter().enumerate().fold(0, |sum, (byte, table)| sum ^ table[(state >> (8 * byte) & 255) as usize])
     }
 }
 
@@ -86,9 +74,7 @@ pub fn is_maximal(width: u32, taps: &[u32]) -> bool {
     let low = taps.iter().fold(0u64, |low, tap| low ^ 1 << (width - tap));
     let order = mask(width);
     power_of_x(order, low, width) == 1
-        && prime_factors(order)
-            .into_iter()
-            .all(|prime| power_of_x(order / prime, low, width) != 1)
+        && prime_factors(order).into_iter().all(|prime| power_of_x(order / prime, low, width) != 1)
 }
 
 /// The product of two polynomials over GF(2) modulo x^width + low.
@@ -171,19 +157,16 @@ fn is_prime(number: u64) -> bool {
     }
     let twos = (number - 1).trailing_zeros();
     let odd = (number - 1) >> twos;
-    [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37]
-        .into_iter()
-        .filter(|base| base % number != 0)
-        .all(|base| {
-            let mut power = power_modulo(base, odd, number);
-            if power == 1 || power == number - 1 {
-                return true;
-            }
-            (1..twos).any(|_| {
-                power = multiply_modulo(power, power, number);
-                power == number - 1
-            })
+    [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37].into_iter().filter(|base| base % number != 0).all(|base| {
+        let mut power = power_modulo(base, odd, number);
+        if power == 1 || power == number - 1 {
+            return true;
+        }
+        (1..twos).any(|_| {
+            power = multiply_modulo(power, power, number);
+            power == number - 1
         })
+    })
 }
 
 /// A proper divisor of an odd composite number.
@@ -234,15 +217,9 @@ mod tests {
         // Every tap set of the widths 3 to 9.
         for width in 3..=9u32 {
             for low in 0..1u32 << (width - 1) {
-                let taps: Vec<u32> = (1..=width)
-                    .rev()
-                    .filter(|&tap| tap == width || low >> (tap - 1) & 1 == 1)
-                    .collect();
-                assert_eq!(
-                    is_maximal(width, &taps),
-                    period(width, &taps) == mask(width),
-                    "{taps:?}"
-                );
+                let taps: Vec<u32> =
+                    (1..=width).rev().filter(|&tap| tap == width || low >> (tap - 1) & 1 == 1).collect();
+                assert_eq!(is_maximal(width, &taps), period(width, &taps) == mask(width), "{taps:?}");
             }
         }
     }

@@ -231,12 +231,9 @@ impl Step {
                 filters: heads.iter().map(|head| head.output.channels).sum(),
                 groups: 1,
             },
-            Kind::Depthwise { kernel, .. } => ConvShape {
-                pixels,
-                reduction: kernel[0] * kernel[1],
-                filters: 1,
-                groups: input.channels,
-            },
+            Kind::Depthwise { kernel, .. } => {
+                ConvShape { pixels, reduction: kernel[0] * kernel[1], filters: 1, groups: input.channels }
+            }
         })
     }
 
@@ -247,9 +244,9 @@ impl Step {
             Self::Store { from, rows, .. } => {
                 cycles::lane_cycles(rows * from.columns * from.channels, hardware.memory.interface_words)
             }
-            Self::Conv { mapping, .. } => self
-                .conv_shape()
-                .map_or(0, |shape| cycles::conv_cycles(hardware, &shape, mapping)),
+            Self::Conv { mapping, .. } => {
+                self.conv_shape().map_or(0, |shape| cycles::conv_cycles(hardware, &shape, mapping))
+            }
             Self::LeakyRelu { buffer, .. } => cycles::lane_cycles(buffer.len(), hardware.relu.lanes),
             Self::Affine { buffer, rows, .. } => {
                 cycles::lane_cycles(rows * buffer.columns * buffer.channels, hardware.affine.lanes)
@@ -263,10 +260,9 @@ impl Step {
         match self {
             Self::Load { into, .. } => cycles::transfer_activity(into.len()),
             Self::Store { from, rows, .. } => cycles::transfer_activity(rows * from.columns * from.channels),
-            Self::Conv { mapping, .. } => self
-                .conv_shape()
-                .map(|shape| cycles::conv_activity(hardware, &shape, mapping))
-                .unwrap_or_default(),
+            Self::Conv { mapping, .. } => {
+                self.conv_shape().map(|shape| cycles::conv_activity(hardware, &shape, mapping)).unwrap_or_default()
+            }
             Self::LeakyRelu { buffer, .. } => cycles::relu_activity(buffer.len()),
             Self::Affine { buffer, rows, .. } => cycles::affine_activity(rows * buffer.columns * buffer.channels),
             Self::Cancel { mean, sigma, .. } => cycles::cancel_activity(mean.len(), sigma.is_some()),
@@ -277,19 +273,15 @@ impl Step {
 impl TileProgram {
     /// Reads every dtile program of a module, in order. They must be scheduled, and their weights' values in the module.
     pub fn read_all(module: &Module<'_>) -> Result<Vec<Self>, DigitalError> {
-        dtile::verify(module).map_err(|violations| DigitalError::Program {
-            program: "?".to_owned(),
-            message: violations.join("; "),
-        })?;
+        dtile::verify(module)
+            .map_err(|violations| DigitalError::Program { program: "?".to_owned(), message: violations.join("; ") })?;
         dtile::programs(module)
             .into_iter()
             .map(|function| {
-                Reader::new(module, function)
-                    .read()
-                    .map_err(|message| DigitalError::Program {
-                        program: ir::string_attr(&function, "sym_name").unwrap_or_default(),
-                        message,
-                    })
+                Reader::new(module, function).read().map_err(|message| DigitalError::Program {
+                    program: ir::string_attr(&function, "sym_name").unwrap_or_default(),
+                    message,
+                })
             })
             .collect()
     }
@@ -304,12 +296,7 @@ struct Reader<'c, 'a> {
 
 impl<'c, 'a> Reader<'c, 'a> {
     fn new(module: &'a Module<'c>, function: OperationRef<'c, 'a>) -> Self {
-        Self {
-            module,
-            function,
-            weights: Vec::new(),
-            base: 0,
-        }
+        Self { module, function, weights: Vec::new(), base: 0 }
     }
 
     fn read(mut self) -> Result<TileProgram, String> {
@@ -358,10 +345,7 @@ impl<'c, 'a> Reader<'c, 'a> {
                 generator.get_or_insert(found);
             }
             if let Some(step) = self.step(&instruction, *operation)? {
-                steps.push(Scheduled {
-                    step,
-                    phase: phases.len().saturating_sub(1),
-                });
+                steps.push(Scheduled { step, phase: phases.len().saturating_sub(1) });
             }
         }
         Ok(TileProgram {
@@ -387,11 +371,7 @@ impl<'c, 'a> Reader<'c, 'a> {
                 allocations.push((address, self.constant(alloc.value)?));
             }
         }
-        self.base = allocations
-            .iter()
-            .map(|(address, _)| *address)
-            .min()
-            .unwrap_or_default();
+        self.base = allocations.iter().map(|(address, _)| *address).min().unwrap_or_default();
         for (address, values) in allocations {
             let start = address - self.base;
             if self.weights.len() < start + values.len() {
@@ -421,24 +401,15 @@ impl<'c, 'a> Reader<'c, 'a> {
         if words.len() != dtile::shape(value)?.iter().product::<usize>() {
             return Err(format!("a weight has {} words for {}", words.len(), value.r#type()));
         }
-        words
-            .into_iter()
-            .map(|word| i16::try_from(word).map_err(|_| format!("the weight {word} is no i16")))
-            .collect()
+        words.into_iter().map(|word| i16::try_from(word).map_err(|_| format!("the weight {word} is no i16"))).collect()
     }
 
     fn buffer(&self, value: Value<'c, 'a>) -> Result<Buffer, String> {
-        let address = dtile::buffer(value)
-            .and_then(|alloc| ir::i64_attr(&alloc, "address"))
-            .ok_or("a buffer has no address")?;
+        let address =
+            dtile::buffer(value).and_then(|alloc| ir::i64_attr(&alloc, "address")).ok_or("a buffer has no address")?;
         let [rows, columns, channels] =
             <[usize; 3]>::try_from(dtile::shape(value)?).map_err(|shape| format!("a buffer of {shape:?}"))?;
-        Ok(Buffer {
-            word: address as usize / 2,
-            rows,
-            columns,
-            channels,
-        })
+        Ok(Buffer { word: address as usize / 2, rows, columns, channels })
     }
 
     fn weight(&self, value: Value<'c, 'a>) -> Result<usize, String> {
@@ -523,19 +494,11 @@ impl<'c, 'a> Reader<'c, 'a> {
     }
 
     fn step(&self, instruction: &Instruction<'c, 'a>, operation: OperationRef<'c, 'a>) -> Result<Option<Step>, String> {
-        let result = |index| {
-            operation
-                .result(index)
-                .map(Value::from)
-                .map_err(|error| error.to_string())
-        };
+        let result = |index| operation.result(index).map(Value::from).map_err(|error| error.to_string());
         // `verify` has checked that rows, channels and filters are inside their tensors.
         let size = |value: i64| value.max(0) as usize;
         Ok(Some(match instruction {
-            Instruction::Load(load) => Step::Load {
-                first_row: size(load.first_row),
-                into: self.buffer(load.into)?,
-            },
+            Instruction::Load(load) => Step::Load { first_row: size(load.first_row), into: self.buffer(load.into)? },
             Instruction::Store(store) => Step::Store {
                 from: self.buffer(store.strip)?,
                 strip_row: size(store.strip_row),
@@ -547,14 +510,9 @@ impl<'c, 'a> Reader<'c, 'a> {
                 Step::Conv {
                     input: self.buffer(conv.input)?,
                     kind: if conv.kind == "pointwise" {
-                        Kind::Pointwise {
-                            first: size(conv.first_filter),
-                        }
+                        Kind::Pointwise { first: size(conv.first_filter) }
                     } else {
-                        Kind::Depthwise {
-                            kernel: [weight[0], weight[1]],
-                            pad: [size(conv.pad[0]), size(conv.pad[2])],
-                        }
+                        Kind::Depthwise { kernel: [weight[0], weight[1]], pad: [size(conv.pad[0]), size(conv.pad[2])] }
                     },
                     heads: vec![self.head(
                         conv.weight,
@@ -569,10 +527,7 @@ impl<'c, 'a> Reader<'c, 'a> {
                 }
             }
             Instruction::SystolicConvPair(pair) => {
-                let operands = [
-                    (pair.first_weight, pair.first_bias),
-                    (pair.second_weight, pair.second_bias),
-                ];
+                let operands = [(pair.first_weight, pair.first_bias), (pair.second_weight, pair.second_bias)];
                 let heads = operands
                     .into_iter()
                     .enumerate()
@@ -590,17 +545,14 @@ impl<'c, 'a> Reader<'c, 'a> {
                     .collect::<Result<_, String>>()?;
                 Step::Conv {
                     input: self.buffer(pair.input)?,
-                    kind: Kind::Pointwise {
-                        first: size(pair.first_filter),
-                    },
+                    kind: Kind::Pointwise { first: size(pair.first_filter) },
                     heads,
                     mapping: self.mapping(&pair.cores, &pair.order)?,
                 }
             }
-            Instruction::LeakyRelu(relu) => Step::LeakyRelu {
-                buffer: self.buffer(relu.input)?,
-                shift: relu.shift as u32,
-            },
+            Instruction::LeakyRelu(relu) => {
+                Step::LeakyRelu { buffer: self.buffer(relu.input)?, shift: relu.shift as u32 }
+            }
             Instruction::Affine(affine) => {
                 let product = affine.input_fraction + affine.scale_fraction;
                 Step::Affine {
@@ -629,11 +581,7 @@ impl<'c, 'a> Reader<'c, 'a> {
                     shifts: [
                         alignment(common - cancel.input_fraction)?,
                         alignment(common - cancel.mean_fraction)?,
-                        if sigma.is_some() {
-                            alignment(common - product)?
-                        } else {
-                            0
-                        },
+                        if sigma.is_some() { alignment(common - product)? } else { 0 },
                     ],
                     output_shift: signed_alignment(common - cancel.output_fraction)?,
                 }

@@ -26,17 +26,9 @@ pub(super) type GradientObserver<'a> = dyn FnMut(LayerId, &[f32]) + 'a;
 
 /// Cross-entropy of one sample's logits: the loss, whether the label is the (first) largest logit, and, in `gradient`,
 /// `weight · (softmax − one-hot)`.
-pub(super) fn cross_entropy(
-    logits: &[f32],
-    label: usize,
-    weight: f64,
-    gradient: &mut [f32],
-) -> (f64, bool) {
+pub(super) fn cross_entropy(logits: &[f32], label: usize, weight: f64, gradient: &mut [f32]) -> (f64, bool) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits
-        .iter()
-        .map(|&logit| f64::from(logit - max).exp())
-        .sum();
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
     for (class, (gradient, &logit)) in gradient.iter_mut().zip(logits).enumerate() {
         let p = f64::from(logit - max).exp() / sum;
         *gradient = (weight * (p - f64::from(class == label))) as f32;
@@ -90,21 +82,12 @@ impl Executor {
         weights: &mut WeightGradients,
         mut observer: Option<&mut GradientObserver<'_>>,
     ) -> Result<(), ExecError> {
-        let mut gradients = Gradients {
-            plan,
-            of: Vec::new(),
-        };
+        let mut gradients = Gradients { plan, of: Vec::new() };
         gradients.of.resize_with(plan.values.len(), || None);
         gradients.add(plan.logits, seed, &mut worker.pool);
         // The values move out of the worker, whose pool and primitives are used below.
         let values = std::mem::take(&mut worker.values);
-        for (index, step) in plan
-            .steps
-            .iter()
-            .enumerate()
-            .rev()
-            .filter(|(_, step)| step.gradient)
-        {
+        for (index, step) in plan.steps.iter().enumerate().rev().filter(|(_, step)| step.gradient) {
             let Some(mut g) = gradients.of[step.output].take() else {
                 continue;
             };
@@ -117,9 +100,7 @@ impl Executor {
             let y = read(step.output);
             let pool = &mut worker.pool;
             match &step.kernel {
-                Kernel::Convolution { .. }
-                | Kernel::Depthwise { .. }
-                | Kernel::FullyConnected { .. } => {
+                Kernel::Convolution { .. } | Kernel::Depthwise { .. } | Kernel::FullyConnected { .. } => {
                     if gradients.wanted(first) {
                         let mut out = pool.take(plan.values[first].len);
                         self.product_backward(&step.kernel, worker, &g, &mut out)?;
@@ -129,8 +110,7 @@ impl Executor {
                         else {
                             continue;
                         };
-                        if let (Some(limit), Extra::Clamped(true)) = (limit, &worker.extras[index])
-                        {
+                        if let (Some(limit), Extra::Clamped(true)) = (limit, &worker.extras[index]) {
                             elementwise::mask_beyond(&mut out, x, *limit);
                         }
                         gradients.add(first, out, &mut worker.pool);
@@ -142,8 +122,7 @@ impl Executor {
                     if let Some([_, limit]) = noise.limits() {
                         elementwise::mask_clamped(&mut g, y, -limit, limit);
                     }
-                    if let (Scale::Signal, Extra::Magnitude(s)) =
-                        (noise.scale, &worker.extras[index])
+                    if let (Scale::Signal, Extra::Magnitude(s)) = (noise.scale, &worker.extras[index])
                         && *s > 0.0
                     {
                         // ∂y*/∂s = (y* − y)/s.
@@ -158,18 +137,8 @@ impl Executor {
                     gradients.add(first, g, pool);
                 }
                 Kernel::Block(block) => {
-                    if let Extra::Block {
-                        h,
-                        g: inner,
-                        epsilon,
-                    } = &worker.extras[index]
-                    {
-                        let saved = Saved {
-                            x,
-                            h,
-                            g: inner,
-                            epsilon: epsilon.as_deref(),
-                        };
+                    if let Extra::Block { h, g: inner, epsilon } = &worker.extras[index] {
+                        let saved = Saved { x, h, g: inner, epsilon: epsilon.as_deref() };
                         self.block_backward(block, &mut worker.pool, &mut g, &saved, weights);
                     }
                     gradients.add(first, g, &mut worker.pool);
@@ -181,10 +150,7 @@ impl Executor {
                         gradients.add(first, g, pool);
                         continue;
                     }
-                    let mut sums = [
-                        pool.take_zeroed(values.len()),
-                        pool.take_zeroed(values.len()),
-                    ];
+                    let mut sums = [pool.take_zeroed(values.len()), pool.take_zeroed(values.len())];
                     let [scale_sum, shift_sum] = &mut sums;
                     elementwise::affine_backward(&mut g, x, values, scale_sum, shift_sum);
                     for (id, sum) in [*scale, *shift].into_iter().zip(sums) {
@@ -215,35 +181,19 @@ impl Executor {
                 }
                 Kernel::Binary { op, shape } => {
                     let second = step.inputs[1];
-                    let plain = [first, second]
-                        .iter()
-                        .all(|&id| plan.values[id].len == g.len());
+                    let plain = [first, second].iter().all(|&id| plan.values[id].len == g.len());
                     if *op == crate::program::Binary::Add && plain {
                         share(&mut gradients, &step.inputs, g, pool);
                         continue;
                     }
                     if gradients.wanted(first) {
                         let mut out = gradients.take(first, pool);
-                        elementwise::binary_backward(
-                            *op,
-                            true,
-                            shape,
-                            &g,
-                            (x, read(second)),
-                            &mut out,
-                        );
+                        elementwise::binary_backward(*op, true, shape, &g, (x, read(second)), &mut out);
                         gradients.of[first] = Some(out);
                     }
                     if gradients.wanted(second) {
                         let mut out = gradients.take(second, pool);
-                        elementwise::binary_backward(
-                            *op,
-                            false,
-                            &shape.swapped(),
-                            &g,
-                            (read(second), x),
-                            &mut out,
-                        );
+                        elementwise::binary_backward(*op, false, &shape.swapped(), &g, (read(second), x), &mut out);
                         gradients.of[second] = Some(out);
                     }
                     pool.give(g);
@@ -256,13 +206,7 @@ impl Executor {
                         for image in 0..*batch {
                             transpose(&read(second)[image * k * n..][..k * n], *n, &mut right);
                             let g = View::rows(&g[image * m * n..][..m * n], *n);
-                            gemm(
-                                [*m, *k, *n],
-                                g,
-                                &right,
-                                &mut out[image * m * k..][..m * k],
-                                Start::Result,
-                            );
+                            gemm([*m, *k, *n], g, &right, &mut out[image * m * k..][..m * k], Start::Result);
                         }
                         pool.give(right);
                         gradients.of[first] = Some(out);
@@ -272,13 +216,7 @@ impl Executor {
                         for image in 0..*batch {
                             let left = View::transposed(&x[image * m * k..][..m * k], *k);
                             let g = &g[image * m * n..][..m * n];
-                            gemm(
-                                [*k, *n, *m],
-                                left,
-                                g,
-                                &mut out[image * k * n..][..k * n],
-                                Start::Result,
-                            );
+                            gemm([*k, *n, *m], left, g, &mut out[image * k * n..][..k * n], Start::Result);
                         }
                         gradients.of[second] = Some(out);
                     }
@@ -286,9 +224,7 @@ impl Executor {
                 }
                 kernel => {
                     let mut out = match kernel {
-                        Kernel::Gather(_) | Kernel::Concat { .. } | Kernel::Pad { .. } => {
-                            Buffer::default()
-                        }
+                        Kernel::Gather(_) | Kernel::Concat { .. } | Kernel::Pad { .. } => Buffer::default(),
                         _ => gradients.take(first, pool),
                     };
                     match kernel {
@@ -300,18 +236,15 @@ impl Executor {
                             let one = window.output[0] * window.output[1] * window.channels;
                             let mut taken = pool.take(one);
                             let whole = window.input[0] * window.input[1] * window.channels;
-                            images(&g, &mut out, window.output, window.input, window.channels)
-                                .enumerate()
-                                .for_each(|(image, (g, out))| {
-                                    let (x, y) =
-                                        (&x[image * whole..][..whole], &y[image * one..][..one]);
+                            images(&g, &mut out, window.output, window.input, window.channels).enumerate().for_each(
+                                |(image, (g, out))| {
+                                    let (x, y) = (&x[image * whole..][..whole], &y[image * one..][..one]);
                                     pool::maximum_backward(window, x, y, g, out, &mut taken);
-                                });
+                                },
+                            );
                             pool.give(taken);
                         }
-                        Kernel::Reduce { kind, shape } => {
-                            pool::reduce_backward(*kind, *shape, (x, y), &g, &mut out)
-                        }
+                        Kernel::Reduce { kind, shape } => pool::reduce_backward(*kind, *shape, (x, y), &g, &mut out),
                         Kernel::Gather(gather) => {
                             let mut part = pool.take_zeroed(plan.values[first].len);
                             gather.scatter(&g, &mut part);
@@ -336,10 +269,7 @@ impl Executor {
                         }
                         _ => {}
                     }
-                    if !matches!(
-                        kernel,
-                        Kernel::Gather(_) | Kernel::Concat { .. } | Kernel::Pad { .. }
-                    ) {
+                    if !matches!(kernel, Kernel::Gather(_) | Kernel::Concat { .. } | Kernel::Pad { .. }) {
                         gradients.of[first] = Some(out);
                     }
                     pool.give(g);
@@ -368,25 +298,12 @@ impl Executor {
             }
             Kernel::Depthwise { shape, filter, .. } => {
                 let mut work = worker.pool.take(shape.work_len());
-                images(g, out, shape.output, shape.input, shape.channels).for_each(|(g, out)| {
-                    depthwise::backward_data(shape, g, filter, &mut work, out)
-                });
+                images(g, out, shape.output, shape.input, shape.channels)
+                    .for_each(|(g, out)| depthwise::backward_data(shape, g, filter, &mut work, out));
                 worker.pool.give(work);
             }
-            Kernel::FullyConnected {
-                rows,
-                inputs,
-                outputs,
-                weights,
-                ..
-            } => {
-                gemm(
-                    [*rows, *inputs, *outputs],
-                    View::rows(g, *outputs),
-                    self.constant(*weights),
-                    out,
-                    Start::Zero,
-                );
+            Kernel::FullyConnected { rows, inputs, outputs, weights, .. } => {
+                gemm([*rows, *inputs, *outputs], View::rows(g, *outputs), self.constant(*weights), out, Start::Zero);
             }
             _ => {}
         }
@@ -402,13 +319,7 @@ impl Executor {
         saved: &Saved<'_>,
         weights: &mut WeightGradients,
     ) {
-        let Block {
-            rows,
-            channels,
-            bottleneck,
-            ref depthwise,
-            ..
-        } = *block;
+        let Block { rows, channels, bottleneck, ref depthwise, .. } = *block;
         // Everything below the subtraction sees the negated gradient.
         let mut back = pool.take_copy(out);
         elementwise::negate(&mut back);
@@ -417,13 +328,7 @@ impl Executor {
         let mut head = |pair: [ValueId; 2], g: &[f32], inner: &mut [f32], start: Start<'_>| {
             if let Some(total) = weights.get_mut(&pair[0]) {
                 // [B, C], then added transposed.
-                gemm(
-                    [bottleneck, channels, rows],
-                    View::transposed(saved.g, bottleneck),
-                    g,
-                    &mut filter,
-                    Start::Zero,
-                );
+                gemm([bottleneck, channels, rows], View::transposed(saved.g, bottleneck), g, &mut filter, Start::Zero);
                 for (channel, total) in total.chunks_exact_mut(bottleneck.max(1)).enumerate() {
                     for (at, total) in total.iter_mut().enumerate() {
                         *total += filter[at * channels + channel];
@@ -433,13 +338,7 @@ impl Executor {
             if let Some(total) = weights.get_mut(&pair[1]) {
                 sum_rows(g, total);
             }
-            gemm(
-                [rows, bottleneck, channels],
-                View::rows(g, channels),
-                self.constant(pair[0]),
-                inner,
-                start,
-            );
+            gemm([rows, bottleneck, channels], View::rows(g, channels), self.constant(pair[0]), inner, start);
         };
         head(block.mean, &back, &mut inner, Start::Zero);
         if let (Some(pair), Some(epsilon)) = (block.sigma, saved.epsilon) {
@@ -455,38 +354,21 @@ impl Executor {
         let image = depthwise.input[0] * depthwise.input[1] * bottleneck;
         let mut work = pool.take(depthwise.work_len());
         if let Some(total) = weights.get_mut(&block.spatial[0]) {
-            for (h, g) in saved
-                .h
-                .chunks_exact(image.max(1))
-                .zip(inner.chunks_exact(image.max(1)))
-                .take(block.images)
-            {
+            for (h, g) in saved.h.chunks_exact(image.max(1)).zip(inner.chunks_exact(image.max(1))).take(block.images) {
                 depthwise::backward_weights(depthwise, h, g, &mut work, total);
             }
         }
         let mut outer = pool.take(rows * bottleneck);
         let spatial = self.constant(block.spatial[0]);
-        images(
-            &inner,
-            &mut outer,
-            depthwise.output,
-            depthwise.input,
-            bottleneck,
-        )
-        .for_each(|(g, out)| depthwise::backward_data(depthwise, g, spatial, &mut work, out));
+        images(&inner, &mut outer, depthwise.output, depthwise.input, bottleneck)
+            .for_each(|(g, out)| depthwise::backward_data(depthwise, g, spatial, &mut work, out));
         pool.give(work);
         elementwise::leaky_relu_backward(&mut outer, saved.h, block.slope);
         if let Some(total) = weights.get_mut(&block.reduce[1]) {
             sum_rows(&outer, total);
         }
         if let Some(total) = weights.get_mut(&block.reduce[0]) {
-            gemm(
-                [bottleneck, channels, rows],
-                View::transposed(&outer, bottleneck),
-                saved.x,
-                total,
-                Start::Result,
-            );
+            gemm([bottleneck, channels, rows], View::transposed(&outer, bottleneck), saved.x, total, Start::Result);
         }
         gemm(
             [rows, channels, bottleneck],

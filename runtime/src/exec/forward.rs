@@ -85,11 +85,8 @@ impl Executor {
         for (index, step) in plan.steps.iter().enumerate() {
             let len = plan.values[step.output].len;
             let first = step.inputs[0];
-            let mut out = if step.takes_buffer {
-                worker.values[first].take().unwrap_or_default()
-            } else {
-                worker.pool.take(len)
-            };
+            let mut out =
+                if step.takes_buffer { worker.values[first].take().unwrap_or_default() } else { worker.pool.take(len) };
             // Kernels that work in place find their operand in `out`.
             let in_place = matches!(
                 step.kernel,
@@ -147,9 +144,7 @@ impl Executor {
                 Kernel::Unary(op) => elementwise::unary(*op, &mut out),
                 Kernel::Silu => elementwise::silu(&mut out),
                 kernel => {
-                    let operand = |position: usize| {
-                        value(self, plan, &worker.values, inputs, step.inputs[position])
-                    };
+                    let operand = |position: usize| value(self, plan, &worker.values, inputs, step.inputs[position]);
                     let x = operand(0);
                     match kernel {
                         Kernel::MatMul { batch, m, n, k } => {
@@ -164,20 +159,12 @@ impl Executor {
                                 );
                             }
                         }
-                        Kernel::Binary { op, shape } => {
-                            elementwise::binary(*op, shape, x, operand(1), &mut out)
-                        }
-                        Kernel::AddClamp { min, max } => {
-                            elementwise::add_clamp(x, operand(1), *min, *max, &mut out)
-                        }
-                        Kernel::Average(window) => {
-                            images(x, &mut out, window.input, window.output, window.channels)
-                                .for_each(|(x, out)| pool::average(window, x, out))
-                        }
-                        Kernel::Maximum(window) => {
-                            images(x, &mut out, window.input, window.output, window.channels)
-                                .for_each(|(x, out)| pool::maximum(window, x, out))
-                        }
+                        Kernel::Binary { op, shape } => elementwise::binary(*op, shape, x, operand(1), &mut out),
+                        Kernel::AddClamp { min, max } => elementwise::add_clamp(x, operand(1), *min, *max, &mut out),
+                        Kernel::Average(window) => images(x, &mut out, window.input, window.output, window.channels)
+                            .for_each(|(x, out)| pool::average(window, x, out)),
+                        Kernel::Maximum(window) => images(x, &mut out, window.input, window.output, window.channels)
+                            .for_each(|(x, out)| pool::maximum(window, x, out)),
                         Kernel::Reduce { kind, shape } => pool::reduce(*kind, *shape, x, &mut out),
                         Kernel::Gather(gather) => gather.copy(x, &mut out),
                         Kernel::Pad { place, value } => {
@@ -202,9 +189,7 @@ impl Executor {
             } else if let Extra::Block { h, g, epsilon } = extra {
                 worker.pool.give(h);
                 worker.pool.give(g);
-                epsilon
-                    .into_iter()
-                    .for_each(|buffer| worker.pool.give(buffer));
+                epsilon.into_iter().for_each(|buffer| worker.pool.give(buffer));
             }
             for &id in &step.frees {
                 if let Some(buffer) = worker.values[id].take() {
@@ -216,48 +201,21 @@ impl Executor {
     }
 
     /// An analog layer's product: bias included, before its noise.
-    fn product(
-        &self,
-        kernel: &Kernel,
-        worker: &mut Worker,
-        x: &[f32],
-        out: &mut [f32],
-    ) -> Result<(), ExecError> {
+    fn product(&self, kernel: &Kernel, worker: &mut Worker, x: &[f32], out: &mut [f32]) -> Result<(), ExecError> {
         match kernel {
             Kernel::Convolution { node, .. } => {
-                let (number, convolution) =
-                    self.convolution(*node, crate::onednn::Direction::Forward)?;
+                let (number, convolution) = self.convolution(*node, crate::onednn::Direction::Forward)?;
                 worker.convolve(&self.engine, number, convolution, x, out)?;
             }
-            Kernel::Depthwise {
-                shape,
-                filter,
-                bias,
-                ..
-            } => {
+            Kernel::Depthwise { shape, filter, bias, .. } => {
                 let mut work = worker.pool.take(shape.work_len());
-                images(x, out, shape.input, shape.output, shape.channels).for_each(|(x, out)| {
-                    depthwise::forward(shape, x, filter, bias, &mut work, out)
-                });
+                images(x, out, shape.input, shape.output, shape.channels)
+                    .for_each(|(x, out)| depthwise::forward(shape, x, filter, bias, &mut work, out));
                 worker.pool.give(work);
             }
-            Kernel::FullyConnected {
-                rows,
-                inputs,
-                outputs,
-                weights,
-                transposed,
-                bias,
-                ..
-            } => match transposed {
+            Kernel::FullyConnected { rows, inputs, outputs, weights, transposed, bias, .. } => match transposed {
                 Some(transposed) => {
-                    gemm(
-                        [*rows, *outputs, *inputs],
-                        View::rows(x, *inputs),
-                        transposed,
-                        out,
-                        Start::Row(bias),
-                    );
+                    gemm([*rows, *outputs, *inputs], View::rows(x, *inputs), transposed, out, Start::Row(bias));
                 }
                 None => gemm::matrix_vector(self.constant(*weights), x, bias, out),
             },
@@ -267,13 +225,7 @@ impl Executor {
     }
 
     /// Adds a layer's noise in place (and saturates); returns the magnitude where it is the signal's own.
-    fn add_noise(
-        &self,
-        layer: LayerId,
-        worker: &mut Worker,
-        y: &mut [f32],
-        sample: &Sample,
-    ) -> Option<f64> {
+    fn add_noise(&self, layer: LayerId, worker: &mut Worker, y: &mut [f32], sample: &Sample) -> Option<f64> {
         let noise = &self.network.layers[layer];
         let magnitude = match noise.scale {
             Scale::Signal => elementwise::magnitude(y, noise.reference),
@@ -284,10 +236,7 @@ impl Executor {
             offset += magnitude * component.mu;
             if component.lifetime == Lifetime::Chip && component.sigma > 0.0 {
                 let stream = self.stream(layer, Kind::Noise, index, Lifetime::Chip, sample);
-                let entry = worker
-                    .chip
-                    .entry((layer, index))
-                    .or_insert_with(|| (stream, Vec::new()));
+                let entry = worker.chip.entry((layer, index)).or_insert_with(|| (stream, Vec::new()));
                 if entry.0 != stream || entry.1.len() != y.len() {
                     entry.0 = stream;
                     entry.1.resize(y.len(), 0.0);
@@ -303,40 +252,23 @@ impl Executor {
             .filter(|(_, component)| component.sigma > 0.0)
             .map(|(index, component)| {
                 let normals = match component.lifetime {
-                    Lifetime::Sample => Normals::Stream(self.stream(
-                        layer,
-                        Kind::Noise,
-                        index,
-                        Lifetime::Sample,
-                        sample,
-                    )),
-                    Lifetime::Chip => Normals::Values(
-                        worker
-                            .chip
-                            .get(&(layer, index))
-                            .map_or(&[], |entry| entry.1.as_slice()),
-                    ),
+                    Lifetime::Sample => {
+                        Normals::Stream(self.stream(layer, Kind::Noise, index, Lifetime::Sample, sample))
+                    }
+                    Lifetime::Chip => {
+                        Normals::Values(worker.chip.get(&(layer, index)).map_or(&[], |entry| entry.1.as_slice()))
+                    }
                 };
                 (normals, (magnitude * component.sigma) as f32)
             })
             .collect();
-        elementwise::add_noise(
-            y,
-            offset as f32,
-            &parts,
-            noise.limits().map(|limits| limits[1]),
-        );
+        elementwise::add_noise(y, offset as f32, &parts, noise.limits().map(|limits| limits[1]));
         (noise.scale == Scale::Signal).then_some(magnitude)
     }
 
     /// The paper's block in place: `x − (ε ⊙ σ̂ + μ̂)`.
     fn block(&self, block: &Block, worker: &mut Worker, x: &mut [f32], sample: &Sample) -> Extra {
-        let Block {
-            rows,
-            channels,
-            bottleneck,
-            ..
-        } = *block;
+        let Block { rows, channels, bottleneck, .. } = *block;
         let pool = &mut worker.pool;
         let mut filter = pool.take(channels * bottleneck);
         let mut h = pool.take(rows * bottleneck);
@@ -353,10 +285,7 @@ impl Executor {
         let mut g = pool.take(rows * bottleneck);
         let shape = &block.depthwise;
         let mut padded = pool.take(shape.work_len());
-        let (weights, bias) = (
-            self.constant(block.spatial[0]),
-            self.constant(block.spatial[1]),
-        );
+        let (weights, bias) = (self.constant(block.spatial[0]), self.constant(block.spatial[1]));
         images(&h, &mut g, shape.input, shape.output, bottleneck)
             .take(block.images)
             .for_each(|(h, g)| depthwise::forward(shape, h, weights, bias, &mut padded, g));
@@ -381,8 +310,7 @@ impl Executor {
             Some(pair) => {
                 let sigma = head(pair, pool);
                 let mut draws = pool.take(rows * channels);
-                self.stream(block.layer, Kind::Epsilon, 0, Lifetime::Sample, sample)
-                    .fill_normals(0, &mut draws);
+                self.stream(block.layer, Kind::Epsilon, 0, Lifetime::Sample, sample).fill_normals(0, &mut draws);
                 elementwise::subtract_noise(x, &mu, &sigma, &draws);
                 pool.give(sigma);
                 epsilon = Some(draws);
@@ -403,10 +331,6 @@ pub(super) fn images<'a>(
     output: [usize; 2],
     channels: usize,
 ) -> impl Iterator<Item = (&'a [f32], &'a mut [f32])> {
-    let (from, to) = (
-        input[0] * input[1] * channels,
-        output[0] * output[1] * channels,
-    );
-    x.chunks_exact(from.max(1))
-        .zip(out.chunks_exact_mut(to.max(1)))
+    let (from, to) = (input[0] * input[1] * channels, output[0] * output[1] * channels);
+    x.chunks_exact(from.max(1)).zip(out.chunks_exact_mut(to.max(1)))
 }

@@ -48,29 +48,13 @@ pub struct Mode {
 
 impl Mode {
     /// No noise, no denoisers.
-    pub const CLEAN: Self = Self {
-        noise: false,
-        denoise: false,
-        sampling: false,
-    };
+    pub const CLEAN: Self = Self { noise: false, denoise: false, sampling: false };
     /// Noise, no denoisers.
-    pub const NOISY: Self = Self {
-        noise: true,
-        denoise: false,
-        sampling: false,
-    };
+    pub const NOISY: Self = Self { noise: true, denoise: false, sampling: false };
     /// Noise and denoisers.
-    pub const DENOISED: Self = Self {
-        noise: true,
-        denoise: true,
-        sampling: true,
-    };
+    pub const DENOISED: Self = Self { noise: true, denoise: true, sampling: true };
     /// Denoisers with ε = 0, no noise: `mxc run`.
-    pub const CLEAN_DENOISED: Self = Self {
-        noise: false,
-        denoise: true,
-        sampling: false,
-    };
+    pub const CLEAN_DENOISED: Self = Self { noise: false, denoise: true, sampling: false };
 }
 
 /// What random draws are for; part of their key.
@@ -169,11 +153,7 @@ impl Executor {
             .filter(|(_, value)| value.trainable)
             .filter_map(|(id, value)| Some((id, value.constant.as_ref()?.values().to_vec())))
             .collect();
-        let convolutions = network
-            .convolutions
-            .iter()
-            .map(|_| Primitives::default())
-            .collect();
+        let convolutions = network.convolutions.iter().map(|_| Primitives::default()).collect();
         let executor = Self {
             network,
             threads: threads.max(1),
@@ -205,13 +185,7 @@ impl Executor {
     fn constant(&self, value: ValueId) -> &[f32] {
         match self.trained.get(&value) {
             Some(values) => values,
-            None => match self
-                .network
-                .program
-                .values
-                .get(value)
-                .and_then(|value| value.constant.as_ref())
-            {
+            None => match self.network.program.values.get(value).and_then(|value| value.constant.as_ref()) {
                 Some(weight) => weight.values(),
                 None => &[],
             },
@@ -220,22 +194,12 @@ impl Executor {
 
     /// Replaces a trainable weight's values.
     pub fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError> {
-        let name = self
-            .network
-            .program
-            .values
-            .get(value)
-            .map_or("", |value| value.name.as_str())
-            .to_owned();
+        let name = self.network.program.values.get(value).map_or("", |value| value.name.as_str()).to_owned();
         match self.trained.get_mut(&value) {
-            None => Err(ExecError::Input(format!(
-                "`{name}` (value {value}) is not trainable"
-            ))),
-            Some(old) if old.len() != values.len() => Err(ExecError::Input(format!(
-                "`{name}` has {} values, not {}",
-                old.len(),
-                values.len()
-            ))),
+            None => Err(ExecError::Input(format!("`{name}` (value {value}) is not trainable"))),
+            Some(old) if old.len() != values.len() => {
+                Err(ExecError::Input(format!("`{name}` has {} values, not {}", old.len(), values.len())))
+            }
             Some(old) => {
                 old.copy_from_slice(values);
                 Ok(())
@@ -251,66 +215,38 @@ impl Executor {
     }
 
     /// The program's outputs, each with all samples one after another.
-    pub fn forward(
-        &self,
-        batch: Batch<'_>,
-        mode: Mode,
-        key: Key,
-    ) -> Result<Vec<Vec<f32>>, ExecError> {
+    pub fn forward(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<Vec<f32>>, ExecError> {
         self.run(batch, mode, key, Goal::Outputs)
     }
 
     /// The logits only (the value the loss is taken of).
     pub fn logits(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<f32>, ExecError> {
-        Ok(self
-            .run(batch, mode, key, Goal::Logits)?
-            .pop()
-            .unwrap_or_default())
+        Ok(self.run(batch, mode, key, Goal::Logits)?.pop().unwrap_or_default())
     }
 
     /// Cross-entropy with `labels` and its gradient in every trainable weight, under noise with the denoisers sampling
     /// ([`Mode::DENOISED`]). Bit-equal for any number of threads.
-    pub fn gradients(
-        &self,
-        batch: Batch<'_>,
-        labels: &[u32],
-        key: Key,
-    ) -> Result<Gradients, ExecError> {
+    pub fn gradients(&self, batch: Batch<'_>, labels: &[u32], key: Key) -> Result<Gradients, ExecError> {
         self.gradients_in(Mode::DENOISED, batch, labels, key)
     }
 
     /// [`Self::gradients`] in any mode.
-    pub fn gradients_in(
-        &self,
-        mode: Mode,
-        batch: Batch<'_>,
-        labels: &[u32],
-        key: Key,
-    ) -> Result<Gradients, ExecError> {
+    pub fn gradients_in(&self, mode: Mode, batch: Batch<'_>, labels: &[u32], key: Key) -> Result<Gradients, ExecError> {
         self.check_labels(batch, labels)?;
         let plan = self.plan(mode, Goal::Train)?;
         let count = batch.samples.len();
         let weight = 1.0 / count.max(1) as f64;
         let shards = self.run_shards(batch, SHARD, |worker, range| {
-            let mut weights: WeightGradients = self
-                .trained
-                .iter()
-                .map(|(&id, values)| (id, vec![0.0; values.len()]))
-                .collect();
+            let mut weights: WeightGradients =
+                self.trained.iter().map(|(&id, values)| (id, vec![0.0; values.len()])).collect();
             let (mut loss, mut correct) = (0.0, 0);
             for n in range {
                 let inputs = self.sample_inputs(batch, n);
-                let sample = Sample {
-                    mode,
-                    key,
-                    index: batch.samples[n],
-                    tape: true,
-                };
+                let sample = Sample { mode, key, index: batch.samples[n], tape: true };
                 self.run_forward(&plan, worker, &inputs, &sample, None)?;
                 let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
                 let mut seed = worker.pool.take(logits.len());
-                let (sample_loss, right) =
-                    cross_entropy(logits, labels[n] as usize, weight, &mut seed);
+                let (sample_loss, right) = cross_entropy(logits, labels[n] as usize, weight, &mut seed);
                 loss += sample_loss;
                 correct += usize::from(right);
                 self.run_backward(&plan, worker, &inputs, seed, &mut weights, None)?;
@@ -321,11 +257,7 @@ impl Executor {
         let Some((loss, correct, weights)) = shards.next() else {
             return Err(ExecError::Input("the batch is empty".to_owned()));
         };
-        let mut total = Gradients {
-            loss,
-            correct,
-            weights,
-        };
+        let mut total = Gradients { loss, correct, weights };
         for (loss, correct, weights) in shards {
             total.loss += loss;
             total.correct += correct;
@@ -347,12 +279,7 @@ impl Executor {
             range
                 .map(|n| {
                     let inputs = self.sample_inputs(batch, n);
-                    let sample = Sample {
-                        mode: Mode::CLEAN,
-                        key: NO_DRAWS,
-                        index: batch.samples[n],
-                        tape: true,
-                    };
+                    let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: true };
                     self.run_forward(&plan, worker, &inputs, &sample, None)?;
                     let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
                     let mut seed = worker.pool.take(logits.len());
@@ -361,33 +288,20 @@ impl Executor {
                     let mut observe = |layer: LayerId, gradient: &[f32]| {
                         norms[layer] = crate::kernels::elementwise::sums(gradient)[1].sqrt();
                     };
-                    self.run_backward(
-                        &plan,
-                        worker,
-                        &inputs,
-                        seed,
-                        &mut BTreeMap::new(),
-                        Some(&mut observe),
-                    )?;
+                    self.run_backward(&plan, worker, &inputs, seed, &mut BTreeMap::new(), Some(&mut observe))?;
                     Ok(norms)
                 })
                 .collect::<Result<Vec<_>, ExecError>>()
         })?;
         let mut total = vec![0.0; layers];
         for sample in norms.iter().flatten() {
-            total
-                .iter_mut()
-                .zip(sample)
-                .for_each(|(total, norm)| *total += norm);
+            total.iter_mut().zip(sample).for_each(|(total, norm)| *total += norm);
         }
         Ok(total)
     }
 
     /// Every layer's statistics over the batches on the clean model (the batches are the calibration samples).
-    pub fn calibrate<'a>(
-        &self,
-        batches: &mut dyn Iterator<Item = Batch<'a>>,
-    ) -> Result<Vec<Calibration>, ExecError> {
+    pub fn calibrate<'a>(&self, batches: &mut dyn Iterator<Item = Batch<'a>>) -> Result<Vec<Calibration>, ExecError> {
         let plan = self.plan(Mode::CLEAN, Goal::Layers)?;
         let layers = self.network.layers.len();
         let mut total = vec![Statistics::default(); layers];
@@ -399,31 +313,19 @@ impl Executor {
                 range
                     .map(|n| {
                         let inputs = self.sample_inputs(batch, n);
-                        let sample = Sample {
-                            mode: Mode::CLEAN,
-                            key: NO_DRAWS,
-                            index: batch.samples[n],
-                            tape: false,
-                        };
+                        let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: false };
                         let mut statistics = vec![Statistics::default(); layers];
-                        let mut observe =
-                            |layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
+                        let mut observe = |layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
                         self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
                         Ok(statistics)
                     })
                     .collect::<Result<Vec<_>, ExecError>>()
             })?;
             for sample in samples.iter().flatten() {
-                total
-                    .iter_mut()
-                    .zip(sample)
-                    .for_each(|(total, sample)| total.add(sample));
+                total.iter_mut().zip(sample).for_each(|(total, sample)| total.add(sample));
             }
         }
-        Ok(total
-            .iter()
-            .map(|statistics| statistics.calibration(count))
-            .collect())
+        Ok(total.iter().map(|statistics| statistics.calibration(count)).collect())
     }
 
     /// oneDNN's kernel for every dense convolution, by node; for reports on where the time goes.
@@ -436,11 +338,7 @@ impl Executor {
     }
 
     /// A node's primitive, made at its first use, and a number that names it.
-    fn convolution(
-        &self,
-        node: usize,
-        direction: Direction,
-    ) -> Result<(usize, &Arc<Convolution>), ExecError> {
+    fn convolution(&self, node: usize, direction: Direction) -> Result<(usize, &Arc<Convolution>), ExecError> {
         let slot = direction as usize;
         let cell = &self.convolutions[node][slot];
         let number = 2 * node + slot;
@@ -450,9 +348,7 @@ impl Executor {
         let operands = &self.network.program.nodes[node].inputs;
         let (weights, bias) = (self.constant(operands[1]), self.constant(operands[2]));
         let Some(ConvolutionKind::Dense(geometry)) = &self.network.convolutions[node] else {
-            return Err(ExecError::Program(format!(
-                "node {node} is no dense convolution"
-            )));
+            return Err(ExecError::Program(format!("node {node} is no dense convolution")));
         };
         let bias = match bias {
             [one] => vec![*one; geometry.output[2]],
@@ -464,11 +360,7 @@ impl Executor {
 
     /// The plan for a kind of run, made at its first use.
     fn plan(&self, mode: Mode, goal: Goal) -> Result<Arc<Plan>, ExecError> {
-        let key = PlanKey {
-            noise: mode.noise,
-            denoise: mode.denoise,
-            goal,
-        };
+        let key = PlanKey { noise: mode.noise, denoise: mode.denoise, goal };
         if let Some(plan) = lock(&self.plans).get(&key) {
             return Ok(Arc::clone(plan));
         }
@@ -509,16 +401,10 @@ impl Executor {
         self.check_batch(batch)?;
         let classes = self.network.len(self.network.program.logits);
         if labels.len() != batch.samples.len() {
-            return Err(ExecError::Input(format!(
-                "{} labels for {} samples",
-                labels.len(),
-                batch.samples.len()
-            )));
+            return Err(ExecError::Input(format!("{} labels for {} samples", labels.len(), batch.samples.len())));
         }
         match labels.iter().find(|&&label| label as usize >= classes) {
-            Some(label) => Err(ExecError::Input(format!(
-                "label {label}, but the model has {classes} classes"
-            ))),
+            Some(label) => Err(ExecError::Input(format!("label {label}, but the model has {classes} classes"))),
             None => Ok(()),
         }
     }
@@ -551,8 +437,7 @@ impl Executor {
     ) -> Result<Vec<R>, ExecError> {
         let count = batch.samples.len();
         let shards = count.div_ceil(size);
-        let results: Vec<Mutex<Option<Result<R, ExecError>>>> =
-            (0..shards).map(|_| Mutex::new(None)).collect();
+        let results: Vec<Mutex<Option<Result<R, ExecError>>>> = (0..shards).map(|_| Mutex::new(None)).collect();
         let next = AtomicUsize::new(0);
         let mut workers = Vec::new();
         for _ in 0..self.threads.min(shards) {
@@ -581,36 +466,20 @@ impl Executor {
         results
             .into_iter()
             .map(|result| {
-                lock(&result).take().unwrap_or_else(|| {
-                    Err(ExecError::Engine("a worker thread ended early".to_owned()))
-                })
+                lock(&result).take().unwrap_or_else(|| Err(ExecError::Engine("a worker thread ended early".to_owned())))
             })
             .collect()
     }
 
-    fn run(
-        &self,
-        batch: Batch<'_>,
-        mode: Mode,
-        key: Key,
-        goal: Goal,
-    ) -> Result<Vec<Vec<f32>>, ExecError> {
+    fn run(&self, batch: Batch<'_>, mode: Mode, key: Key, goal: Goal) -> Result<Vec<Vec<f32>>, ExecError> {
         self.check_batch(batch)?;
         let plan = self.plan(mode, goal)?;
         let shards = self.run_shards(batch, self.shard(batch), |worker, range| {
-            let mut outputs: Vec<Vec<f32>> = plan
-                .targets
-                .iter()
-                .map(|&id| Vec::with_capacity(plan.values[id].len * range.len()))
-                .collect();
+            let mut outputs: Vec<Vec<f32>> =
+                plan.targets.iter().map(|&id| Vec::with_capacity(plan.values[id].len * range.len())).collect();
             for n in range {
                 let inputs = self.sample_inputs(batch, n);
-                let sample = Sample {
-                    mode,
-                    key,
-                    index: batch.samples[n],
-                    tape: false,
-                };
+                let sample = Sample { mode, key, index: batch.samples[n], tape: false };
                 self.run_forward(&plan, worker, &inputs, &sample, None)?;
                 for (output, &id) in outputs.iter_mut().zip(&plan.targets) {
                     output.extend_from_slice(value(self, &plan, &worker.values, &inputs, id));
@@ -618,28 +487,17 @@ impl Executor {
             }
             Ok(outputs)
         })?;
-        let mut outputs: Vec<Vec<f32>> = plan
-            .targets
-            .iter()
-            .map(|&id| Vec::with_capacity(plan.values[id].len * batch.samples.len()))
-            .collect();
+        let mut outputs: Vec<Vec<f32>> =
+            plan.targets.iter().map(|&id| Vec::with_capacity(plan.values[id].len * batch.samples.len())).collect();
         for shard in shards {
-            outputs
-                .iter_mut()
-                .zip(shard)
-                .for_each(|(output, part)| output.extend_from_slice(&part));
+            outputs.iter_mut().zip(shard).for_each(|(output, part)| output.extend_from_slice(&part));
         }
         Ok(outputs)
     }
 }
 
 /// The key of runs that draw nothing.
-const NO_DRAWS: Key = Key {
-    seed: 0,
-    purpose: Purpose::Calibrate,
-    pass: 0,
-    chip: 0,
-};
+const NO_DRAWS: Key = Key { seed: 0, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
 
 /// Sums of a layer's statistics.
 #[derive(Clone, Copy, Debug, Default)]
@@ -655,20 +513,14 @@ impl Statistics {
     fn observe(&mut self, x: &[f32], y: &[f32]) {
         use crate::kernels::elementwise::{absmax, sums};
         self.elements += y.len() as u64;
-        self.sums
-            .iter_mut()
-            .zip(sums(y))
-            .for_each(|(total, sum)| *total += sum);
+        self.sums.iter_mut().zip(sums(y)).for_each(|(total, sum)| *total += sum);
         self.absmax = self.absmax.max(absmax(y));
         self.input_absmax = self.input_absmax.max(absmax(x));
     }
 
     fn add(&mut self, other: &Self) {
         self.elements += other.elements;
-        self.sums
-            .iter_mut()
-            .zip(other.sums)
-            .for_each(|(total, sum)| *total += sum);
+        self.sums.iter_mut().zip(other.sums).for_each(|(total, sum)| *total += sum);
         self.absmax = self.absmax.max(other.absmax);
         self.input_absmax = self.input_absmax.max(other.input_absmax);
     }

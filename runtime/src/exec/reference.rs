@@ -31,17 +31,13 @@ impl Tensor {
                 f(&index)
             })
             .collect();
-        Self {
-            shape: shape.to_vec(),
-            values,
-        }
+        Self { shape: shape.to_vec(), values }
     }
 
     /// The value at an index; size-1 axes broadcast.
     fn at(&self, index: &[usize]) -> f64 {
-        let offset = self.shape.iter().zip(index).fold(0, |at, (&size, &index)| {
-            at * size + if size == 1 { 0 } else { index }
-        });
+        let offset =
+            self.shape.iter().zip(index).fold(0, |at, (&size, &index)| at * size + if size == 1 { 0 } else { index });
         self.values[offset]
     }
 }
@@ -59,14 +55,7 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn normals(
-        &self,
-        layer: LayerId,
-        kind: Kind,
-        component: u32,
-        chip: bool,
-        len: usize,
-    ) -> Vec<f64> {
+    fn normals(&self, layer: LayerId, kind: Kind, component: u32, chip: bool, len: usize) -> Vec<f64> {
         let mut out = vec![0.0; len];
         StreamKey {
             seed: self.key.seed,
@@ -97,20 +86,13 @@ impl Run<'_> {
             }
         }
         for (&id, input) in program.inputs.iter().zip(inputs) {
-            values[id].shape = program.values[id]
-                .shape
-                .iter()
-                .map(|size| size.unwrap_or(1))
-                .collect();
+            values[id].shape = program.values[id].shape.iter().map(|size| size.unwrap_or(1)).collect();
             values[id].values = input.iter().map(|&x| f64::from(x)).collect();
         }
         for node in &program.nodes {
             let operands: Vec<&Tensor> = node.inputs.iter().map(|&id| &values[id]).collect();
-            let mut shape: Vec<usize> = program.values[node.output]
-                .shape
-                .iter()
-                .map(|size| size.unwrap_or(1))
-                .collect();
+            let mut shape: Vec<usize> =
+                program.values[node.output].shape.iter().map(|size| size.unwrap_or(1)).collect();
             // A reshape may fold another axis into the batch.
             if program.values[node.output].shape.first() == Some(&None) {
                 shape[0] = match node.op {
@@ -133,9 +115,7 @@ impl Run<'_> {
             && self.program.layers[layer].scale == "range"
         {
             let limit = self.program.layers[layer].calibration.unwrap().input_absmax as f32;
-            x.values
-                .iter_mut()
-                .for_each(|x| *x = x.clamp(-f64::from(limit), f64::from(limit)));
+            x.values.iter_mut().for_each(|x| *x = x.clamp(-f64::from(limit), f64::from(limit)));
         }
         x
     }
@@ -152,11 +132,7 @@ impl Run<'_> {
         let (n, values) = (y.values.len() as f64, &y.values);
         let mean = values.iter().sum::<f64>() / n;
         let square = values.iter().map(|y| y * y).sum::<f64>() / n;
-        let s = match (
-            info.scale.as_str(),
-            info.reference.as_str(),
-            info.calibration,
-        ) {
+        let s = match (info.scale.as_str(), info.reference.as_str(), info.calibration) {
             ("signal", "rms", _) => square.sqrt(),
             ("signal", "absmax", _) => values.iter().fold(0.0, |max, y| y.abs().max(max)),
             ("signal", "mean-abs", _) => values.iter().map(|y| y.abs()).sum::<f64>() / n,
@@ -177,9 +153,7 @@ impl Run<'_> {
         }
         if info.scale == "range" && !spec.is_ideal() {
             let limit = f64::from(info.calibration.unwrap().absmax as f32);
-            y.values
-                .iter_mut()
-                .for_each(|y| *y = y.clamp(-limit, limit));
+            y.values.iter_mut().for_each(|y| *y = y.clamp(-limit, limit));
         }
         y
     }
@@ -187,13 +161,7 @@ impl Run<'_> {
     fn node(&self, op: &Op, operands: &[&Tensor], shape: Vec<usize>) -> Tensor {
         let x = operands[0];
         match op {
-            Op::Conv2d {
-                stride,
-                pad,
-                dilation,
-                groups,
-                layer,
-            } => {
+            Op::Conv2d { stride, pad, dilation, groups, layer } => {
                 let (w, b) = (operands[1], operands[2]);
                 let x = self.tile_input(*layer, x);
                 let (per_in, per_out) = (w.shape[3], w.shape[0] / groups);
@@ -201,10 +169,8 @@ impl Run<'_> {
                     let mut sum = b.at(&[i[3]]);
                     for kh in 0..w.shape[1] {
                         for kw in 0..w.shape[2] {
-                            let row =
-                                (i[1] * stride[0] + kh * dilation[0]) as isize - pad[0] as isize;
-                            let column =
-                                (i[2] * stride[1] + kw * dilation[1]) as isize - pad[2] as isize;
+                            let row = (i[1] * stride[0] + kh * dilation[0]) as isize - pad[0] as isize;
+                            let column = (i[2] * stride[1] + kw * dilation[1]) as isize - pad[2] as isize;
                             if row < 0 || column < 0 {
                                 continue;
                             }
@@ -214,8 +180,7 @@ impl Run<'_> {
                             }
                             for c in 0..per_in {
                                 let channel = i[3] / per_out * per_in + c;
-                                sum +=
-                                    x.at(&[i[0], row, column, channel]) * w.at(&[i[3], kh, kw, c]);
+                                sum += x.at(&[i[0], row, column, channel]) * w.at(&[i[3], kh, kw, c]);
                             }
                         }
                     }
@@ -241,9 +206,7 @@ impl Run<'_> {
                 self.finish_layer(*layer, y)
             }
             Op::MatMul => Tensor::from_fn(&shape, |i| {
-                (0..x.shape[2])
-                    .map(|k| x.at(&[i[0], i[1], k]) * operands[1].at(&[i[0], k, i[2]]))
-                    .sum()
+                (0..x.shape[2]).map(|k| x.at(&[i[0], i[1], k]) * operands[1].at(&[i[0], k, i[2]])).sum()
             }),
             Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. } if !self.mode.denoise => x.clone(),
             Op::DenoiseBlock { layer, slope } => {
@@ -252,24 +215,15 @@ impl Run<'_> {
                 let lrelu = |x: f64| if x >= 0.0 { x } else { f64::from(*slope) * x };
                 let flat = |x: &Tensor| match shape.len() {
                     4 => x.shape.clone(),
-                    _ => vec![
-                        1,
-                        x.values.len() / x.shape.last().unwrap(),
-                        1,
-                        *x.shape.last().unwrap(),
-                    ],
+                    _ => vec![1, x.values.len() / x.shape.last().unwrap(), 1, *x.shape.last().unwrap()],
                 };
                 let spatial = flat(x);
-                let x4 = Tensor {
-                    shape: spatial.clone(),
-                    values: x.values.clone(),
-                };
+                let x4 = Tensor { shape: spatial.clone(), values: x.values.clone() };
                 let mut narrow = spatial.clone();
                 narrow[3] = b;
                 let h = Tensor::from_fn(&narrow, |i| {
-                    let sum: f64 = (0..c)
-                        .map(|k| x4.at(&[i[0], i[1], i[2], k]) * operands[1].values[i[3] * c + k])
-                        .sum();
+                    let sum: f64 =
+                        (0..c).map(|k| x4.at(&[i[0], i[1], i[2], k]) * operands[1].values[i[3] * c + k]).sum();
                     lrelu(sum + operands[2].values[i[3]])
                 });
                 let kernel = operands[3].shape[0];
@@ -279,11 +233,7 @@ impl Run<'_> {
                         for kw in 0..kernel {
                             let (row, column) = (i[1] + kh, i[2] + kw);
                             let half = kernel / 2;
-                            if row < half
-                                || column < half
-                                || row - half >= narrow[1]
-                                || column - half >= narrow[2]
-                            {
+                            if row < half || column < half || row - half >= narrow[1] || column - half >= narrow[2] {
                                 continue;
                             }
                             sum += h.at(&[i[0], row - half, column - half, i[3]])
@@ -294,16 +244,13 @@ impl Run<'_> {
                 });
                 let head = |w: &Tensor, bias: &Tensor, i: &[usize]| {
                     bias.values[i[3]]
-                        + (0..b)
-                            .map(|k| g.at(&[i[0], i[1], i[2], k]) * w.values[i[3] * b + k])
-                            .sum::<f64>()
+                        + (0..b).map(|k| g.at(&[i[0], i[1], i[2], k]) * w.values[i[3] * b + k]).sum::<f64>()
                 };
                 let mut z = Tensor::from_fn(&spatial, |i| head(operands[5], operands[6], i));
                 if operands.len() == 9 && self.mode.sampling {
                     let sigma = Tensor::from_fn(&spatial, |i| head(operands[7], operands[8], i));
                     let epsilon = self.normals(*layer, Kind::Epsilon, 0, false, x.values.len());
-                    for ((z, sigma), epsilon) in z.values.iter_mut().zip(sigma.values).zip(epsilon)
-                    {
+                    for ((z, sigma), epsilon) in z.values.iter_mut().zip(sigma.values).zip(epsilon) {
                         *z += epsilon * sigma;
                     }
                 }
@@ -347,16 +294,7 @@ impl Run<'_> {
                     Binary::Pow => a.powf(b),
                 }
             }),
-            Op::AvgPool {
-                kernel,
-                stride,
-                pad,
-            }
-            | Op::MaxPool {
-                kernel,
-                stride,
-                pad,
-            } => Tensor::from_fn(&shape, |i| {
+            Op::AvgPool { kernel, stride, pad } | Op::MaxPool { kernel, stride, pad } => Tensor::from_fn(&shape, |i| {
                 let (mut sum, mut max, mut count) = (0.0, f64::NEG_INFINITY, 0.0);
                 for kh in 0..kernel[0] {
                     for kw in 0..kernel[1] {
@@ -373,11 +311,7 @@ impl Run<'_> {
                         }
                     }
                 }
-                if matches!(op, Op::AvgPool { .. }) {
-                    sum / count
-                } else {
-                    max
-                }
+                if matches!(op, Op::AvgPool { .. }) { sum / count } else { max }
             }),
             Op::Reduce { kind, axis } => Tensor::from_fn(&shape, |i| {
                 let mut index = i.to_vec();
@@ -392,10 +326,7 @@ impl Run<'_> {
                     Reduce::Min => all.fold(f64::INFINITY, f64::min),
                 }
             }),
-            Op::Reshape => Tensor {
-                shape,
-                values: x.values.clone(),
-            },
+            Op::Reshape => Tensor { shape, values: x.values.clone() },
             Op::Transpose { perms } => Tensor::from_fn(&shape, |i| {
                 let mut index = vec![0; i.len()];
                 for (at, &axis) in perms.iter().enumerate() {
@@ -413,25 +344,13 @@ impl Run<'_> {
                 }
                 f64::NAN
             }),
-            Op::Slice { start } => Tensor::from_fn(&shape, |i| {
-                x.at(&i
-                    .iter()
-                    .zip(start)
-                    .map(|(i, start)| i + start)
-                    .collect::<Vec<_>>())
-            }),
+            Op::Slice { start } => {
+                Tensor::from_fn(&shape, |i| x.at(&i.iter().zip(start).map(|(i, start)| i + start).collect::<Vec<_>>()))
+            }
             Op::Pad { pad, value } => Tensor::from_fn(&shape, |i| {
-                let inside = i
-                    .iter()
-                    .zip(pad)
-                    .zip(&x.shape)
-                    .all(|((i, pad), size)| *i >= pad[0] && i - pad[0] < *size);
+                let inside = i.iter().zip(pad).zip(&x.shape).all(|((i, pad), size)| *i >= pad[0] && i - pad[0] < *size);
                 if inside {
-                    x.at(&i
-                        .iter()
-                        .zip(pad)
-                        .map(|(i, pad)| i - pad[0])
-                        .collect::<Vec<_>>())
+                    x.at(&i.iter().zip(pad).map(|(i, pad)| i - pad[0]).collect::<Vec<_>>())
                 } else {
                     f64::from(*value)
                 }

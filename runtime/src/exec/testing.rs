@@ -17,13 +17,7 @@ pub struct Net {
 #[allow(dead_code)]
 impl Net {
     pub fn new() -> Self {
-        Self {
-            program: Program::default(),
-            state: 1,
-            noise: "gaussian(sigma=6%)",
-            scale: "range",
-            reference: "rms",
-        }
+        Self { program: Program::default(), state: 1, noise: "gaussian(sigma=6%)", scale: "range", reference: "rms" }
     }
 
     /// A number in ±1 (SplitMix64).
@@ -41,12 +35,7 @@ impl Net {
 
     fn value(&mut self, shape: Vec<Option<usize>>) -> ValueId {
         let name = format!("v{}", self.program.values.len());
-        self.program.values.push(Value {
-            name,
-            shape,
-            constant: None,
-            trainable: false,
-        });
+        self.program.values.push(Value { name, shape, constant: None, trainable: false });
         self.program.values.len() - 1
     }
 
@@ -72,11 +61,7 @@ impl Net {
     }
 
     pub fn shape(&self, id: ValueId) -> Vec<usize> {
-        self.program.values[id]
-            .shape
-            .iter()
-            .map(|size| size.unwrap_or(1))
-            .collect()
+        self.program.values[id].shape.iter().map(|size| size.unwrap_or(1)).collect()
     }
 
     /// A node whose result has `shape` (the batch axis left out).
@@ -84,11 +69,7 @@ impl Net {
         let mut full = vec![None];
         full.extend(shape.iter().map(|&size| Some(size)));
         let output = self.value(full);
-        self.program.nodes.push(Node {
-            op,
-            inputs: inputs.to_vec(),
-            output,
-        });
+        self.program.nodes.push(Node { op, inputs: inputs.to_vec(), output });
         output
     }
 
@@ -129,44 +110,17 @@ impl Net {
         let w = self.weight(&[outputs, kernel[0], kernel[1], inputs], scale, false);
         let b = self.weight(&[outputs], 0.1, false);
         let out = |axis: usize| {
-            (shape[axis + 1] + pad[2 * axis] + pad[2 * axis + 1]
-                - (kernel[axis] - 1) * dilation[axis]
-                - 1)
+            (shape[axis + 1] + pad[2 * axis] + pad[2 * axis + 1] - (kernel[axis] - 1) * dilation[axis] - 1)
                 / stride[axis]
                 + 1
         };
         let result = [out(0), out(1), outputs];
         let layer = Some(self.layer(outputs));
-        self.node(
-            Op::Conv2d {
-                stride,
-                pad,
-                dilation,
-                groups,
-                layer,
-            },
-            &[x, w, b],
-            &result,
-        )
+        self.node(Op::Conv2d { stride, pad, dilation, groups, layer }, &[x, w, b], &result)
     }
 
-    pub fn conv(
-        &mut self,
-        x: ValueId,
-        outputs: usize,
-        kernel: usize,
-        stride: usize,
-        groups: usize,
-    ) -> ValueId {
-        self.conv_with(
-            x,
-            outputs,
-            [kernel; 2],
-            [stride; 2],
-            [kernel / 2; 4],
-            [1, 1],
-            groups,
-        )
+    pub fn conv(&mut self, x: ValueId, outputs: usize, kernel: usize, stride: usize, groups: usize) -> ValueId {
+        self.conv_with(x, outputs, [kernel; 2], [stride; 2], [kernel / 2; 4], [1, 1], groups)
     }
 
     pub fn linear(&mut self, x: ValueId, outputs: usize) -> ValueId {
@@ -182,11 +136,7 @@ impl Net {
     pub fn affine(&mut self, x: ValueId) -> ValueId {
         let shape = self.shape(x);
         let channels = shape[shape.len() - 1];
-        let scale = self
-            .randoms(channels, 0.2)
-            .iter()
-            .map(|x| 1.0 + x)
-            .collect();
+        let scale = self.randoms(channels, 0.2).iter().map(|x| 1.0 + x).collect();
         let scale = self.constant(&[channels], scale, true);
         let shift = self.weight(&[channels], 0.1, true);
         let layer = self.program.layers.len() - 1;
@@ -216,14 +166,7 @@ impl Net {
             operands.push(self.weight(&shape, scale, true));
         }
         let layer = self.program.layers.len() - 1;
-        self.node(
-            Op::DenoiseBlock {
-                layer,
-                slope: 0.007_812_5,
-            },
-            &operands,
-            &shape[1..],
-        )
+        self.node(Op::DenoiseBlock { layer, slope: 0.007_812_5 }, &operands, &shape[1..])
     }
 
     pub fn unary(&mut self, op: Unary, x: ValueId) -> ValueId {
@@ -232,22 +175,11 @@ impl Net {
     }
 
     pub fn relu(&mut self, x: ValueId) -> ValueId {
-        self.unary(
-            Unary::Clamp {
-                min: 0.0,
-                max: f32::INFINITY,
-            },
-            x,
-        )
+        self.unary(Unary::Clamp { min: 0.0, max: f32::INFINITY }, x)
     }
 
     pub fn binary(&mut self, op: Binary, a: ValueId, b: ValueId) -> ValueId {
-        let shape: Vec<usize> = self
-            .shape(a)
-            .iter()
-            .zip(self.shape(b))
-            .map(|(&a, b)| a.max(b))
-            .collect();
+        let shape: Vec<usize> = self.shape(a).iter().zip(self.shape(b)).map(|(&a, b)| a.max(b)).collect();
         self.node(Op::Binary(op), &[a, b], &shape[1..])
     }
 
@@ -255,15 +187,7 @@ impl Net {
     pub fn mean(&mut self, x: ValueId) -> ValueId {
         let shape = self.shape(x);
         let kernel = [shape[1], shape[2]];
-        self.node(
-            Op::AvgPool {
-                kernel,
-                stride: [1, 1],
-                pad: [0; 4],
-            },
-            &[x],
-            &[1, 1, shape[3]],
-        )
+        self.node(Op::AvgPool { kernel, stride: [1, 1], pad: [0; 4] }, &[x], &[1, 1, shape[3]])
     }
 
     pub fn reshape(&mut self, x: ValueId, shape: &[usize]) -> ValueId {
@@ -303,11 +227,7 @@ impl Net {
                 let y = net.relu(y);
                 let y = net.conv(y, channels, 3, 1, 1);
                 let y = denoise(&mut net, y);
-                let shortcut = if stride == 2 {
-                    net.conv(x, channels, 1, 2, 1)
-                } else {
-                    x
-                };
+                let shortcut = if stride == 2 { net.conv(x, channels, 1, 2, 1) } else { x };
                 let sum = net.binary(Binary::Add, y, shortcut);
                 x = net.relu(sum);
             }

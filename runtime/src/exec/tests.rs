@@ -3,24 +3,10 @@
 use super::{reference::Run, testing::Net, *};
 use crate::program::{Binary, Op, Reduce, Unary};
 
-const KEY: Key = Key {
-    seed: 7,
-    purpose: Purpose::Train,
-    pass: 3,
-    chip: 0,
-};
-const MODES: [Mode; 4] = [
-    Mode::CLEAN,
-    Mode::NOISY,
-    Mode::DENOISED,
-    Mode::CLEAN_DENOISED,
-];
+const KEY: Key = Key { seed: 7, purpose: Purpose::Train, pass: 3, chip: 0 };
+const MODES: [Mode; 4] = [Mode::CLEAN, Mode::NOISY, Mode::DENOISED, Mode::CLEAN_DENOISED];
 /// A denoised run without noise whose blocks sample.
-const SAMPLING: Mode = Mode {
-    noise: false,
-    denoise: true,
-    sampling: true,
-};
+const SAMPLING: Mode = Mode { noise: false, denoise: true, sampling: true };
 
 /// Small networks that between them hold every operation, each behind a trainable denoiser.
 fn networks() -> Vec<(String, Program)> {
@@ -46,13 +32,7 @@ fn networks() -> Vec<(String, Program)> {
         let y = net.conv(x, 8, 3, 1, 1);
         let y = net.block(y, false, 0.4);
         let x = net.binary(Binary::Add, x, y);
-        let x = net.unary(
-            Unary::Clamp {
-                min: -0.5,
-                max: 0.7,
-            },
-            x,
-        );
+        let x = net.unary(Unary::Clamp { min: -0.5, max: 0.7 }, x);
         let x = net.conv(x, 6, 3, 2, 1);
         all.push((format!("residual, {scale} {reference}"), net.classify(x, 4)));
     }
@@ -76,16 +56,10 @@ fn networks() -> Vec<(String, Program)> {
         let x = net.affine(x);
         let x = net.conv_with(x, outputs, kernel, stride, pad, dilation, groups);
         let x = net.affine(x);
-        all.push((
-            format!("convolution {kernel:?} {stride:?} {pad:?} {dilation:?} {groups}"),
-            net.classify(x, 4),
-        ));
+        all.push((format!("convolution {kernel:?} {stride:?} {pad:?} {dilation:?} {groups}"), net.classify(x, 4)));
     }
     for op in [
-        Unary::Clamp {
-            min: -0.3,
-            max: 0.4,
-        },
+        Unary::Clamp { min: -0.3, max: 0.4 },
         Unary::Sigmoid,
         Unary::Tanh,
         Unary::Erf,
@@ -107,20 +81,8 @@ fn networks() -> Vec<(String, Program)> {
             }),
         ));
     }
-    for op in [
-        Binary::Add,
-        Binary::Sub,
-        Binary::Mul,
-        Binary::Max,
-        Binary::Min,
-    ] {
-        for shape in [
-            vec![1, 4, 5, 8],
-            vec![1, 1, 1, 8],
-            vec![1, 1, 1, 1],
-            vec![1, 4, 1, 1],
-            vec![1, 1, 5, 8],
-        ] {
+    for op in [Binary::Add, Binary::Sub, Binary::Mul, Binary::Max, Binary::Min] {
+        for shape in [vec![1, 4, 5, 8], vec![1, 1, 1, 8], vec![1, 1, 1, 1], vec![1, 4, 1, 1], vec![1, 1, 5, 8]] {
             all.push((
                 format!("{op:?} constant {shape:?}"),
                 elementwise(|net, x| {
@@ -138,10 +100,7 @@ fn networks() -> Vec<(String, Program)> {
                 net.binary(op, x, y)
             }),
         ));
-        all.push((
-            format!("{op:?} with itself"),
-            elementwise(|net, x| net.binary(op, x, x)),
-        ));
+        all.push((format!("{op:?} with itself"), elementwise(|net, x| net.binary(op, x, x))));
     }
     all.push((
         "batch normalisation".into(),
@@ -191,19 +150,8 @@ fn networks() -> Vec<(String, Program)> {
             all.push((
                 format!("pool {average} {kernel:?}"),
                 elementwise(|net, x| {
-                    let op = if average {
-                        Op::AvgPool {
-                            kernel,
-                            stride,
-                            pad,
-                        }
-                    } else {
-                        Op::MaxPool {
-                            kernel,
-                            stride,
-                            pad,
-                        }
-                    };
+                    let op =
+                        if average { Op::AvgPool { kernel, stride, pad } } else { Op::MaxPool { kernel, stride, pad } };
                     net.node(op, &[x], &[out[0], out[1], 8])
                 }),
             ));
@@ -224,37 +172,13 @@ fn networks() -> Vec<(String, Program)> {
     all.push((
         "moving".into(),
         elementwise(|net, x| {
-            let y = net.node(
-                Op::Transpose {
-                    perms: vec![0, 3, 1, 2],
-                },
-                &[x],
-                &[8, 4, 5],
-            );
-            let y = net.node(
-                Op::Slice {
-                    start: vec![0, 1, 0, 2],
-                },
-                &[y],
-                &[6, 4, 3],
-            );
+            let y = net.node(Op::Transpose { perms: vec![0, 3, 1, 2] }, &[x], &[8, 4, 5]);
+            let y = net.node(Op::Slice { start: vec![0, 1, 0, 2] }, &[y], &[6, 4, 3]);
             let pad = vec![[0, 0], [0, 1], [2, 0], [1, 1]];
             let y = net.node(Op::Pad { pad, value: 0.3 }, &[y], &[7, 6, 5]);
             let y = net.reshape(y, &[6, 7, 5]);
-            let y = net.node(
-                Op::Slice {
-                    start: vec![0, 0, 2, 0],
-                },
-                &[y],
-                &[4, 4, 5],
-            );
-            let y = net.node(
-                Op::Transpose {
-                    perms: vec![0, 1, 3, 2],
-                },
-                &[y],
-                &[4, 5, 4],
-            );
+            let y = net.node(Op::Slice { start: vec![0, 0, 2, 0] }, &[y], &[4, 4, 5]);
+            let y = net.node(Op::Transpose { perms: vec![0, 1, 3, 2] }, &[y], &[4, 5, 4]);
             let c = net.weight(&[1, 4, 5, 2], 1.0, false);
             let z = net.node(Op::Concat { axis: 3 }, &[y, x, c, y], &[4, 5, 18]);
             net.node(Op::Concat { axis: 1 }, &[z, z], &[8, 5, 18])
@@ -269,33 +193,14 @@ fn networks() -> Vec<(String, Program)> {
     let q = net.linear(x, 8);
     let split = |net: &mut Net, x| {
         let x = net.reshape(x, &[6, 2, 4]);
-        let x = net.node(
-            Op::Transpose {
-                perms: vec![0, 2, 1, 3],
-            },
-            &[x],
-            &[2, 6, 4],
-        );
+        let x = net.node(Op::Transpose { perms: vec![0, 2, 1, 3] }, &[x], &[2, 6, 4]);
         net.reshape(x, &[6, 4])
     };
     let (q, k) = (split(&mut net, q), split(&mut net, x));
-    let transposed = net.node(
-        Op::Transpose {
-            perms: vec![0, 2, 1],
-        },
-        &[k],
-        &[4, 6],
-    );
+    let transposed = net.node(Op::Transpose { perms: vec![0, 2, 1] }, &[k], &[4, 6]);
     let scores = net.node(Op::MatMul, &[q, transposed], &[6, 6]);
     let scores = net.unary(Unary::Exp, scores);
-    let total = net.node(
-        Op::Reduce {
-            kind: Reduce::Sum,
-            axis: 2,
-        },
-        &[scores],
-        &[6, 1],
-    );
+    let total = net.node(Op::Reduce { kind: Reduce::Sum, axis: 2 }, &[scores], &[6, 1]);
     let total = net.unary(Unary::Reciprocal, total);
     let scores = net.binary(Binary::Mul, scores, total);
     let x = net.node(Op::MatMul, &[scores, k], &[6, 4]);
@@ -322,18 +227,10 @@ fn elementwise(f: impl FnOnce(&mut Net, ValueId) -> ValueId) -> Program {
 }
 
 fn samples(program: &Program, count: usize) -> (Vec<f32>, Vec<u64>, Vec<u32>) {
-    let len: usize = program.values[program.inputs[0]]
-        .shape
-        .iter()
-        .flatten()
-        .product();
+    let len: usize = program.values[program.inputs[0]].shape.iter().flatten().product();
     let mut net = Net::new();
     let values = net.randoms(len * count, 1.0);
-    (
-        (values),
-        (0..count as u64).map(|n| n * 3 + 1).collect(),
-        (0..count as u32).map(|n| n % 4).collect(),
-    )
+    ((values), (0..count as u64).map(|n| n * 3 + 1).collect(), (0..count as u32).map(|n| n % 4).collect())
 }
 
 fn close(got: &[f32], want: &[f64], tolerance: f64) -> Result<(), String> {
@@ -355,10 +252,7 @@ fn values_match_the_reference() {
         let (x, indices, _) = samples(&program, 2);
         let len = x.len() / 2;
         for mode in MODES.into_iter().chain([SAMPLING]) {
-            let batch = Batch {
-                inputs: &[&x],
-                samples: &indices,
-            };
+            let batch = Batch { inputs: &[&x], samples: &indices };
             let got = executor.forward(batch, mode, KEY).unwrap().remove(0);
             assert_eq!(got, executor.logits(batch, mode, KEY).unwrap());
             for n in 0..2 {
@@ -388,10 +282,7 @@ fn gradients_match_finite_differences() {
         let (x, indices, labels) = samples(&program, 2);
         let len = x.len() / 2;
         for mode in [Mode::DENOISED, SAMPLING] {
-            let batch = Batch {
-                inputs: &[&x],
-                samples: &indices,
-            };
+            let batch = Batch { inputs: &[&x], samples: &indices };
             let got = executor.gradients_in(mode, batch, &labels, KEY).unwrap();
             let loss = |weights: &BTreeMap<ValueId, Vec<f64>>| -> f64 {
                 (0..2)
@@ -441,17 +332,10 @@ fn sensitivities_match_finite_differences() {
         let executor = Executor::new(program.clone(), 1).unwrap();
         let (x, indices, labels) = samples(&program, 2);
         let len = x.len() / 2;
-        let batch = Batch {
-            inputs: &[&x[..len]],
-            samples: &indices[..1],
-        };
+        let batch = Batch { inputs: &[&x[..len]], samples: &indices[..1] };
         let got = executor.sensitivity(batch, &labels[..1]).unwrap();
         for node in &program.nodes {
-            let (Op::Conv2d {
-                layer: Some(layer), ..
-            }
-            | Op::FullyConnected { layer: Some(layer) }) = node.op
-            else {
+            let (Op::Conv2d { layer: Some(layer), .. } | Op::FullyConnected { layer: Some(layer) }) = node.op else {
                 continue;
             };
             let elements: usize = program.values[node.output].shape.iter().flatten().product();
@@ -468,17 +352,10 @@ fn sensitivities_match_finite_differences() {
                         };
                         run.loss(&[&x[n * len..(n + 1) * len]], labels[n] as usize)
                     };
-                    (0..elements)
-                        .map(|at| ((loss(at, 1e-6) - loss(at, -1e-6)) / 2e-6).powi(2))
-                        .sum::<f64>()
-                        .sqrt()
+                    (0..elements).map(|at| ((loss(at, 1e-6) - loss(at, -1e-6)) / 2e-6).powi(2)).sum::<f64>().sqrt()
                 })
                 .sum();
-            assert!(
-                (got[layer] - want).abs() < 1e-4 * want.max(1e-2),
-                "{name}, layer {layer}: {} {want}",
-                got[layer]
-            );
+            assert!((got[layer] - want).abs() < 1e-4 * want.max(1e-2), "{name}, layer {layer}: {} {want}", got[layer]);
         }
     }
 }
@@ -491,10 +368,7 @@ fn results_are_bit_equal_for_any_threads_and_batches() {
     let one = Executor::new(program.clone(), 1).unwrap();
     let two = Executor::new(program, 2).unwrap();
     let len = x.len() / 37;
-    let whole = Batch {
-        inputs: &[&x],
-        samples: &indices,
-    };
+    let whole = Batch { inputs: &[&x], samples: &indices };
     for mode in MODES {
         let want = one.logits(whole, mode, KEY).unwrap();
         assert_eq!(want, two.logits(whole, mode, KEY).unwrap());
@@ -502,37 +376,18 @@ fn results_are_bit_equal_for_any_threads_and_batches() {
             let parts: Vec<f32> = x
                 .chunks(size * len)
                 .zip(indices.chunks(size))
-                .flat_map(|(x, samples)| {
-                    two.logits(
-                        Batch {
-                            inputs: &[x],
-                            samples,
-                        },
-                        mode,
-                        KEY,
-                    )
-                    .unwrap()
-                })
+                .flat_map(|(x, samples)| two.logits(Batch { inputs: &[x], samples }, mode, KEY).unwrap())
                 .collect();
             assert_eq!(want, parts, "{mode:?} {size}");
         }
     }
-    let (a, b) = (
-        one.gradients(whole, &labels, KEY).unwrap(),
-        two.gradients(whole, &labels, KEY).unwrap(),
-    );
-    assert_eq!(
-        (a.loss.to_bits(), a.correct, a.weights),
-        (b.loss.to_bits(), b.correct, b.weights)
-    );
+    let (a, b) = (one.gradients(whole, &labels, KEY).unwrap(), two.gradients(whole, &labels, KEY).unwrap());
+    assert_eq!((a.loss.to_bits(), a.correct, a.weights), (b.loss.to_bits(), b.correct, b.weights));
     let sensitivity = one.sensitivity(whole, &labels).unwrap();
     assert_eq!(sensitivity, two.sensitivity(whole, &labels).unwrap());
     let calibrate = |executor: &Executor, size: usize| {
         let chunks: Vec<_> = x.chunks(size * len).map(|x| [x]).collect();
-        let mut batches = chunks
-            .iter()
-            .zip(indices.chunks(size))
-            .map(|(inputs, samples)| Batch { inputs, samples });
+        let mut batches = chunks.iter().zip(indices.chunks(size)).map(|(inputs, samples)| Batch { inputs, samples });
         executor.calibrate(&mut batches).unwrap()
     };
     assert_eq!(calibrate(&one, 37), calibrate(&two, 5));
@@ -549,23 +404,14 @@ fn noisy_and_denoised_runs_share_their_draws() {
     let program = net.classify(x, 4);
     let (x, indices, _) = samples(&program, 3);
     let executor = Executor::new(program, 1).unwrap();
-    let batch = Batch {
-        inputs: &[&x],
-        samples: &indices,
-    };
+    let batch = Batch { inputs: &[&x], samples: &indices };
     let noisy = executor.logits(batch, Mode::NOISY, KEY).unwrap();
     assert_eq!(noisy, executor.logits(batch, Mode::DENOISED, KEY).unwrap());
     assert_ne!(noisy, executor.logits(batch, Mode::CLEAN, KEY).unwrap());
     let other = |key: Key| executor.logits(batch, Mode::NOISY, key).unwrap();
-    for key in [
-        Key { seed: 8, ..KEY },
-        Key { pass: 4, ..KEY },
-        Key {
-            purpose: Purpose::Eval,
-            ..KEY
-        },
-        Key { chip: 1, ..KEY },
-    ] {
+    for key in
+        [Key { seed: 8, ..KEY }, Key { pass: 4, ..KEY }, Key { purpose: Purpose::Eval, ..KEY }, Key { chip: 1, ..KEY }]
+    {
         assert_ne!(noisy, other(key));
     }
 }
@@ -581,16 +427,7 @@ fn chip_noise_outlasts_samples_and_passes() {
     let executor = Executor::new(program, 1).unwrap();
     let x = [0.5; 32];
     let run = |key: Key, samples: [u64; 2]| {
-        executor
-            .logits(
-                Batch {
-                    inputs: &[&x],
-                    samples: &samples,
-                },
-                Mode::NOISY,
-                key,
-            )
-            .unwrap()
+        executor.logits(Batch { inputs: &[&x], samples: &samples }, Mode::NOISY, key).unwrap()
     };
     let first = run(KEY, [1, 2]);
     assert_eq!(first[..4], first[4..]);
@@ -608,13 +445,7 @@ fn saturation_is_the_tiles_own() {
     let one = net.constant(&[1, 1, 1, 1], vec![0.5], false);
     let zero = net.constant(&[1], vec![0.0], false);
     let layer = Some(net.layer(1));
-    let op = Op::Conv2d {
-        stride: [1, 1],
-        pad: [0; 4],
-        dilation: [1, 1],
-        groups: 1,
-        layer,
-    };
+    let op = Op::Conv2d { stride: [1, 1], pad: [0; 4], dilation: [1, 1], groups: 1, layer };
     let y = net.node(op, &[x, one, zero], &[1, 1, 1]);
     let sum = net.binary(Binary::Add, x, y);
     net.program.outputs = vec![y, sum];
@@ -623,16 +454,7 @@ fn saturation_is_the_tiles_own() {
     program.layers[0].calibration.as_mut().unwrap().input_absmax = 2.0;
     let run = |program: &Program, mode: Mode, x: f32| {
         let executor = Executor::new(program.clone(), 1).unwrap();
-        let outputs = executor
-            .forward(
-                Batch {
-                    inputs: &[&[x]],
-                    samples: &[0],
-                },
-                mode,
-                KEY,
-            )
-            .unwrap();
+        let outputs = executor.forward(Batch { inputs: &[&[x]], samples: &[0] }, mode, KEY).unwrap();
         (outputs[0][0], outputs[1][0])
     };
     // Input limit 2, output limit 1.
@@ -656,32 +478,15 @@ fn calibration_measures_inputs_and_outputs() {
     let w = net.constant(&[2, 1, 1, 2], vec![1.0, 0.0, 0.0, -1.0], false);
     let b = net.constant(&[1], vec![0.0], false);
     let layer = Some(net.layer(2));
-    let op = Op::Conv2d {
-        stride: [1, 1],
-        pad: [0; 4],
-        dilation: [1, 1],
-        groups: 1,
-        layer,
-    };
+    let op = Op::Conv2d { stride: [1, 1], pad: [0; 4], dilation: [1, 1], groups: 1, layer };
     let x = net.node(op, &[x, w, b], &[1, 1, 2]);
     let program = net.classify(x, 4);
     let executor = Executor::new(program, 2).unwrap();
     let x = [1.0, 2.0, -3.0, 4.0];
-    let got = executor
-        .calibrate(
-            &mut [Batch {
-                inputs: &[&x],
-                samples: &[0, 1],
-            }]
-            .into_iter(),
-        )
-        .unwrap();
+    let got = executor.calibrate(&mut [Batch { inputs: &[&x], samples: &[0, 1] }].into_iter()).unwrap();
     // y = 1, −2, −3, −4.
     assert_eq!(got[0].samples, 2);
-    assert_eq!(
-        (got[0].absmax, got[0].input_absmax, got[0].mean_abs),
-        (4.0, 4.0, 2.5)
-    );
+    assert_eq!((got[0].absmax, got[0].input_absmax, got[0].mean_abs), (4.0, 4.0, 2.5));
     assert!((got[0].rms - 7.5f64.sqrt()).abs() < 1e-12);
     assert!((got[0].std - (7.5f64 - 4.0).sqrt()).abs() < 1e-12);
 }
@@ -705,21 +510,10 @@ fn units_replace_denoisers() {
     net.program.outputs = vec![y, z];
     net.program.logits = z;
     let mut executor = Executor::new(net.program, 1).unwrap();
-    executor.set_denoiser_units(BTreeMap::from([(
-        0,
-        Arc::new(Double) as Arc<dyn DenoiserUnit>,
-    )]));
-    let batch = Batch {
-        inputs: &[&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]],
-        samples: &[9],
-    };
+    executor.set_denoiser_units(BTreeMap::from([(0, Arc::new(Double) as Arc<dyn DenoiserUnit>)]));
+    let batch = Batch { inputs: &[&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]], samples: &[9] };
     let outputs = executor.forward(batch, Mode::CLEAN_DENOISED, KEY).unwrap();
-    assert!(
-        outputs[0]
-            .iter()
-            .zip(&outputs[1])
-            .all(|(y, z)| *z == 2.0 * y)
-    );
+    assert!(outputs[0].iter().zip(&outputs[1]).all(|(y, z)| *z == 2.0 * y));
     let outputs = executor.forward(batch, Mode::CLEAN, KEY).unwrap();
     assert_eq!(outputs[0], outputs[1]);
 }
@@ -727,44 +521,22 @@ fn units_replace_denoisers() {
 #[test]
 fn weights_can_be_set() {
     let (name, program) = networks().remove(0);
-    let trainable: Vec<ValueId> = (0..program.values.len())
-        .filter(|&id| program.values[id].trainable)
-        .collect();
+    let trainable: Vec<ValueId> = (0..program.values.len()).filter(|&id| program.values[id].trainable).collect();
     let (x, indices, labels) = samples(&program, 4);
     let mut executor = Executor::new(program.clone(), 1).unwrap();
-    let batch = Batch {
-        inputs: &[&x],
-        samples: &indices,
-    };
+    let batch = Batch { inputs: &[&x], samples: &indices };
     let mut last = f64::INFINITY;
     for _ in 0..5 {
         let gradients = executor.gradients(batch, &labels, KEY).unwrap();
         assert!(gradients.loss < last, "{name}");
         last = gradients.loss;
         for (&id, gradient) in &gradients.weights {
-            let values: Vec<f32> = executor
-                .weight(id)
-                .iter()
-                .zip(gradient)
-                .map(|(w, g)| w - 0.02 * g)
-                .collect();
+            let values: Vec<f32> = executor.weight(id).iter().zip(gradient).map(|(w, g)| w - 0.02 * g).collect();
             executor.set_weight(id, &values).unwrap();
         }
     }
-    assert!(
-        executor
-            .set_weight(trainable[0], &[])
-            .unwrap_err()
-            .to_string()
-            .contains("values, not 0")
-    );
-    assert!(
-        executor
-            .set_weight(program.inputs[0], &[1.0])
-            .unwrap_err()
-            .to_string()
-            .contains("not trainable")
-    );
+    assert!(executor.set_weight(trainable[0], &[]).unwrap_err().to_string().contains("values, not 0"));
+    assert!(executor.set_weight(program.inputs[0], &[1.0]).unwrap_err().to_string().contains("not trainable"));
 }
 
 #[test]
@@ -782,16 +554,10 @@ fn what_does_not_fit_is_named() {
     fails(bad, "node 0 (Conv2d): it has 2 operands");
     let mut bad = program();
     bad.values[bad.nodes[0].output].shape[1] = Some(4);
-    fails(
-        bad,
-        "node 0 (Conv2d): the convolution gives [1, 5, 6, 8], not [1, 4, 6, 8]",
-    );
+    fails(bad, "node 0 (Conv2d): the convolution gives [1, 5, 6, 8], not [1, 4, 6, 8]");
     let mut bad = program();
     bad.layers[1].noise = "adc(bits=8)".to_owned();
-    fails(
-        bad,
-        "layer `layer1`: noise component `adc` is not supported yet",
-    );
+    fails(bad, "layer `layer1`: noise component `adc` is not supported yet");
     let mut bad = program();
     bad.nodes.swap(0, 1);
     fails(bad, "is used before it is defined");
@@ -803,36 +569,11 @@ fn what_does_not_fit_is_named() {
     bad.layers[0].calibration = None;
     let executor = Executor::new(bad, 1).unwrap();
     let x = vec![0.0; 60];
-    let batch = Batch {
-        inputs: &[&x],
-        samples: &[0],
-    };
-    let error = executor
-        .logits(batch, Mode::NOISY, KEY)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("layer `layer0` has no calibration"),
-        "{error}"
-    );
-    let error = executor
-        .logits(
-            Batch {
-                samples: &[0, 1],
-                ..batch
-            },
-            Mode::CLEAN,
-            KEY,
-        )
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("2 samples of shape [1, 5, 6, 2] need 120"),
-        "{error}"
-    );
+    let batch = Batch { inputs: &[&x], samples: &[0] };
+    let error = executor.logits(batch, Mode::NOISY, KEY).unwrap_err().to_string();
+    assert!(error.contains("layer `layer0` has no calibration"), "{error}");
+    let error = executor.logits(Batch { samples: &[0, 1], ..batch }, Mode::CLEAN, KEY).unwrap_err().to_string();
+    assert!(error.contains("2 samples of shape [1, 5, 6, 2] need 120"), "{error}");
     let error = executor.sensitivity(batch, &[4]).unwrap_err().to_string();
-    assert!(
-        error.contains("label 4, but the model has 4 classes"),
-        "{error}"
-    );
+    assert!(error.contains("label 4, but the model has 4 classes"), "{error}");
 }

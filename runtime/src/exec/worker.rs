@@ -86,11 +86,7 @@ pub(super) enum Extra {
     /// The magnitude of a noise scaled by the signal.
     Magnitude(f64),
     /// A denoising block's h, g and, with sampling, ε.
-    Block {
-        h: Buffer,
-        g: Buffer,
-        epsilon: Option<Buffer>,
-    },
+    Block { h: Buffer, g: Buffer, epsilon: Option<Buffer> },
 }
 
 /// One thread's state.
@@ -147,9 +143,7 @@ impl Worker {
             if let Extra::Block { h, g, epsilon } = std::mem::take(extra) {
                 self.pool.give(h);
                 self.pool.give(g);
-                epsilon
-                    .into_iter()
-                    .for_each(|buffer| self.pool.give(buffer));
+                epsilon.into_iter().for_each(|buffer| self.pool.give(buffer));
             }
         }
         self.values.resize_with(values, || None);

@@ -15,20 +15,12 @@ pub struct Adam {
 impl Adam {
     /// A fresh state for `len` weights.
     pub fn new(len: usize) -> Self {
-        Self {
-            first: vec![0.0; len],
-            second: vec![0.0; len],
-            step: 0,
-        }
+        Self { first: vec![0.0; len], second: vec![0.0; len], step: 0 }
     }
 
     /// A state after `step` steps.
     pub fn resume(first: Vec<f32>, second: Vec<f32>, step: u64) -> Self {
-        Self {
-            first,
-            second,
-            step,
-        }
+        Self { first, second, step }
     }
 
     /// The running mean of the gradient.
@@ -50,11 +42,8 @@ impl Adam {
         let step_size = (learning_rate / correction1) as f32;
         let correction2 = correction2 as f32;
         let (first_share, second_share) = ((1.0 - BETA1) as f32, (1.0 - BETA2) as f32);
-        for (((weight, gradient), first), second) in weights
-            .iter_mut()
-            .zip(gradient)
-            .zip(&mut self.first)
-            .zip(&mut self.second)
+        for (((weight, gradient), first), second) in
+            weights.iter_mut().zip(gradient).zip(&mut self.first).zip(&mut self.second)
         {
             *first += first_share * (gradient - *first);
             *second = *second * BETA2 as f32 + second_share * gradient * gradient;
@@ -83,15 +72,9 @@ mod tests {
                 m[i] = 0.9 * m[i] + 0.1 * g;
                 v[i] = 0.999 * v[i] + 0.001 * g * g;
                 let t = t as i32 + 1;
-                let (mean, square) = (
-                    m[i] / (1.0 - 0.9f64.powi(t)),
-                    v[i] / (1.0 - 0.999f64.powi(t)),
-                );
+                let (mean, square) = (m[i] / (1.0 - 0.9f64.powi(t)), v[i] / (1.0 - 0.999f64.powi(t)));
                 expected[i] -= 0.01 * mean / (square.sqrt() + 1e-8);
-                assert!(
-                    (f64::from(weights[i]) - expected[i]).abs() < 1e-6,
-                    "{weights:?} {expected:?}"
-                );
+                assert!((f64::from(weights[i]) - expected[i]).abs() < 1e-6, "{weights:?} {expected:?}");
             }
         }
         // The first step has the size of the learning rate whatever the gradient.

@@ -51,10 +51,7 @@ pub enum CheckpointError {
 
 impl CheckpointError {
     pub(super) fn corrupt(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Corrupt {
-            path: path.to_owned(),
-            reason: reason.into(),
-        }
+        Self::Corrupt { path: path.to_owned(), reason: reason.into() }
     }
 }
 
@@ -104,30 +101,19 @@ impl Checkpoint {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(Sha256::digest(&message));
         bytes.extend(message);
-        write_atomically(path, &bytes).map_err(|source| CheckpointError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        write_atomically(path, &bytes).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
     }
 
     /// Reads a state and checks that it is whole.
     pub(super) fn read(path: &Path) -> Result<Self, CheckpointError> {
-        let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-        let (Some(magic), Some(hash), Some(message)) = (
-            bytes.get(..MAGIC.len()),
-            bytes.get(MAGIC.len()..MAGIC.len() + HASH),
-            bytes.get(MAGIC.len() + HASH..),
-        ) else {
+        let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+        let (Some(magic), Some(hash), Some(message)) =
+            (bytes.get(..MAGIC.len()), bytes.get(MAGIC.len()..MAGIC.len() + HASH), bytes.get(MAGIC.len() + HASH..))
+        else {
             return Err(CheckpointError::corrupt(path, "it is truncated"));
         };
         if magic != MAGIC {
-            return Err(CheckpointError::corrupt(
-                path,
-                "it is of another kind or version",
-            ));
+            return Err(CheckpointError::corrupt(path, "it is of another kind or version"));
         }
         if hash != Sha256::digest(message).as_slice() {
             return Err(CheckpointError::corrupt(path, "it is damaged"));
@@ -136,11 +122,7 @@ impl Checkpoint {
     }
 
     /// Compares the options the state was made with to those given now; the first difference is an error.
-    pub(super) fn check_options(
-        &self,
-        path: &Path,
-        given: &BTreeMap<String, String>,
-    ) -> Result<(), CheckpointError> {
+    pub(super) fn check_options(&self, path: &Path, given: &BTreeMap<String, String>) -> Result<(), CheckpointError> {
         for (option, value) in given {
             let saved = self.options.get(option).map_or("unknown", String::as_str);
             if saved != value {

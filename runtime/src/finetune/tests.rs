@@ -13,13 +13,12 @@ struct Fake {
 
 impl Fake {
     fn new() -> Self {
-        let value =
-            |name: &str, shape: Vec<Option<usize>>, constant: Option<Weight>, trainable| Value {
-                name: name.into(),
-                shape,
-                constant,
-                trainable,
-            };
+        let value = |name: &str, shape: Vec<Option<usize>>, constant: Option<Weight>, trainable| Value {
+            name: name.into(),
+            shape,
+            constant,
+            trainable,
+        };
         let weight = |values: &[f32]| Weight::new(vec![values.len()], values.to_vec());
         Self {
             program: Program {
@@ -53,12 +52,7 @@ impl Trainee for Fake {
         Ok(())
     }
 
-    fn gradients(
-        &self,
-        batch: Batch<'_>,
-        labels: &[u32],
-        key: Key,
-    ) -> Result<Gradients, ExecError> {
+    fn gradients(&self, batch: Batch<'_>, labels: &[u32], key: Key) -> Result<Gradients, ExecError> {
         self.calls.set(self.calls.get() + 1);
         if self.kill_at == Some(self.calls.get()) {
             return Err(ExecError::Engine("killed".into()));
@@ -68,8 +62,7 @@ impl Trainee for Fake {
         let (mut loss, mut bias) = (0.0, 0.0);
         for ((sample, &label), &id) in batch.inputs[0].chunks(3).zip(labels).zip(batch.samples) {
             let weight = &self.weights[&1];
-            let output: f32 =
-                sample.iter().zip(weight).map(|(x, w)| x * w).sum::<f32>() + self.weights[&3][0];
+            let output: f32 = sample.iter().zip(weight).map(|(x, w)| x * w).sum::<f32>() + self.weights[&3][0];
             let noise = (id as f32 * 0.01 + key.pass as f32 * 0.1 + key.chip as f32 * 0.001).sin();
             let error = output + noise - label as f32;
             loss += f64::from(error * error);
@@ -78,11 +71,7 @@ impl Trainee for Fake {
                 *slot += 2.0 * error * x / labels.len() as f32;
             }
         }
-        Ok(Gradients {
-            loss,
-            correct: 1,
-            weights: BTreeMap::from([(1, gradient), (3, vec![bias])]),
-        })
+        Ok(Gradients { loss, correct: 1, weights: BTreeMap::from([(1, gradient), (3, vec![bias])]) })
     }
 }
 
@@ -100,11 +89,7 @@ impl Source for Numbers {
 
     fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
         out.clear();
-        out.extend(
-            indices
-                .iter()
-                .flat_map(|&i| [i as f32 * 0.1, 1.0, (i % 3) as f32]),
-        );
+        out.extend(indices.iter().flat_map(|&i| [i as f32 * 0.1, 1.0, (i % 3) as f32]));
     }
 
     fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
@@ -126,19 +111,8 @@ fn options() -> FinetuneOptions {
     }
 }
 
-fn run(
-    fake: &mut Fake,
-    options: &FinetuneOptions,
-    checkpoint: Option<&Path>,
-) -> Result<FinetuneReport, FinetuneError> {
-    train(
-        fake,
-        &Numbers(10),
-        options,
-        checkpoint,
-        &AtomicBool::new(false),
-        &mut |_| {},
-    )
+fn run(fake: &mut Fake, options: &FinetuneOptions, checkpoint: Option<&Path>) -> Result<FinetuneReport, FinetuneError> {
+    train(fake, &Numbers(10), options, checkpoint, &AtomicBool::new(false), &mut |_| {})
 }
 
 #[test]
@@ -146,35 +120,19 @@ fn trains_all_samples_every_epoch() {
     let mut fake = Fake::new();
     let mut seen = Vec::new();
     let stop = AtomicBool::new(false);
-    let options = || FinetuneOptions {
-        learning_rate: 0.2,
-        ..options()
-    };
-    let report = train(
-        &mut fake,
-        &Numbers(10),
-        &options(),
-        None,
-        &stop,
-        &mut |progress| {
-            seen.push((progress.epoch, progress.step, progress.steps));
-        },
-    )
+    let options = || FinetuneOptions { learning_rate: 0.2, ..options() };
+    let report = train(&mut fake, &Numbers(10), &options(), None, &stop, &mut |progress| {
+        seen.push((progress.epoch, progress.step, progress.steps));
+    })
     .unwrap();
     assert!(report.completed);
-    assert_eq!(
-        (report.steps, report.samples, report.losses.len()),
-        (9, 10, 3)
-    );
+    assert_eq!((report.steps, report.samples, report.losses.len()), (9, 10, 3));
     assert_eq!(seen.len(), 9);
     assert_eq!(seen[8], (2, 9, 9));
     assert!(report.losses[2] < report.losses[0], "{:?}", report.losses);
     assert_ne!(fake.weights[&1], [1.0; 3]);
     // --limit leaves the rest out.
-    let limited = FinetuneOptions {
-        limit: Some(5),
-        ..options()
-    };
+    let limited = FinetuneOptions { limit: Some(5), ..options() };
     assert_eq!(run(&mut Fake::new(), &limited, None).unwrap().steps, 6);
 }
 
@@ -190,17 +148,10 @@ fn resuming_gives_the_same_bytes() {
         let mut fake = Fake::new();
         fake.kill_at = Some(kill);
         run(&mut fake, &options(), Some(&path)).unwrap_err();
-        let resume = FinetuneOptions {
-            resume: true,
-            ..options()
-        };
+        let resume = FinetuneOptions { resume: true, ..options() };
         let mut fake = Fake::new();
         let report = run(&mut fake, &resume, Some(&path)).unwrap();
-        assert_eq!(
-            report.resumed_from,
-            (kill > 3).then_some((kill - 1) / 3 * 3),
-            "{kill}"
-        );
+        assert_eq!(report.resumed_from, (kill > 3).then_some((kill - 1) / 3 * 3), "{kill}");
         assert_eq!(fake.weights, whole.weights, "{kill}");
         assert_eq!(report.losses, expected.losses);
     }
@@ -209,23 +160,13 @@ fn resuming_gives_the_same_bytes() {
         let _ = std::fs::remove_file(&path);
         let mut fake = Fake::new();
         let stop = AtomicBool::new(false);
-        let report = train(
-            &mut fake,
-            &Numbers(10),
-            &options(),
-            Some(&path),
-            &stop,
-            &mut |progress| {
-                stop.store(progress.step == last, Ordering::Relaxed);
-            },
-        )
+        let report = train(&mut fake, &Numbers(10), &options(), Some(&path), &stop, &mut |progress| {
+            stop.store(progress.step == last, Ordering::Relaxed);
+        })
         .unwrap();
         assert!(!report.completed);
         assert_eq!(report.steps, last);
-        let resume = FinetuneOptions {
-            resume: true,
-            ..options()
-        };
+        let resume = FinetuneOptions { resume: true, ..options() };
         let mut fake = Fake::new();
         let report = run(&mut fake, &resume, Some(&path)).unwrap();
         assert_eq!(report.resumed_from, Some(last));
@@ -241,65 +182,21 @@ fn other_options_do_not_resume() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.mxa.ckpt");
     run(&mut Fake::new(), &options(), Some(&path)).unwrap();
-    let resume = FinetuneOptions {
-        resume: true,
-        ..options()
-    };
+    let resume = FinetuneOptions { resume: true, ..options() };
     let refused = |options: FinetuneOptions, needle: &str| {
-        let error = run(&mut Fake::new(), &options, Some(&path))
-            .unwrap_err()
-            .to_string();
+        let error = run(&mut Fake::new(), &options, Some(&path)).unwrap_err().to_string();
         assert!(error.contains(needle), "{error}");
     };
-    refused(
-        FinetuneOptions {
-            learning_rate: 0.5,
-            ..resume.clone()
-        },
-        "made with another --lr (0.01, now 0.5)",
-    );
-    refused(
-        FinetuneOptions {
-            seed: 8,
-            ..resume.clone()
-        },
-        "another --seed (7, now 8)",
-    );
-    refused(
-        FinetuneOptions {
-            batch: 5,
-            ..resume.clone()
-        },
-        "another --batch (4, now 5)",
-    );
-    refused(
-        FinetuneOptions {
-            parent_sha256: "def".into(),
-            ..resume.clone()
-        },
-        "another the package (abc, now def)",
-    );
+    refused(FinetuneOptions { learning_rate: 0.5, ..resume.clone() }, "made with another --lr (0.01, now 0.5)");
+    refused(FinetuneOptions { seed: 8, ..resume.clone() }, "another --seed (7, now 8)");
+    refused(FinetuneOptions { batch: 5, ..resume.clone() }, "another --batch (4, now 5)");
+    refused(FinetuneOptions { parent_sha256: "def".into(), ..resume.clone() }, "another the package (abc, now def)");
     let stop = AtomicBool::new(false);
-    let error = train(
-        &mut Fake::new(),
-        &Numbers(9),
-        &resume,
-        Some(&path),
-        &stop,
-        &mut |_| {},
-    );
+    let error = train(&mut Fake::new(), &Numbers(9), &resume, Some(&path), &stop, &mut |_| {});
     let error = error.unwrap_err().to_string();
     assert!(error.contains("--data or --holdout"), "{error}");
     // Without --resume the old checkpoint is overwritten.
-    run(
-        &mut Fake::new(),
-        &FinetuneOptions {
-            seed: 8,
-            ..options()
-        },
-        Some(&path),
-    )
-    .unwrap();
+    run(&mut Fake::new(), &FinetuneOptions { seed: 8, ..options() }, Some(&path)).unwrap();
     // Damage.
     let bytes = std::fs::read(&path).unwrap();
     for len in 0..bytes.len() {
@@ -317,50 +214,16 @@ fn other_options_do_not_resume() {
 #[test]
 fn bad_input_is_refused() {
     let refused = |options: FinetuneOptions, needle: &str| {
-        let error = run(&mut Fake::new(), &options, None)
-            .unwrap_err()
-            .to_string();
+        let error = run(&mut Fake::new(), &options, None).unwrap_err().to_string();
         assert!(error.contains(needle), "{error}");
     };
-    refused(
-        FinetuneOptions {
-            batch: 0,
-            ..options()
-        },
-        "nothing to train on",
-    );
-    refused(
-        FinetuneOptions {
-            limit: Some(0),
-            ..options()
-        },
-        "nothing to train on",
-    );
-    refused(
-        FinetuneOptions {
-            learning_rate: f64::NAN,
-            ..options()
-        },
-        "--lr NaN",
-    );
-    refused(
-        FinetuneOptions {
-            learning_rate: 1e30,
-            ..options()
-        },
-        "training diverged; use a smaller --lr",
-    );
+    refused(FinetuneOptions { batch: 0, ..options() }, "nothing to train on");
+    refused(FinetuneOptions { limit: Some(0), ..options() }, "nothing to train on");
+    refused(FinetuneOptions { learning_rate: f64::NAN, ..options() }, "--lr NaN");
+    refused(FinetuneOptions { learning_rate: 1e30, ..options() }, "training diverged; use a smaller --lr");
     let stop = AtomicBool::new(false);
     let synthetic = data::Synthetic::new(&[3], 8, 0);
-    let error = train(
-        &mut Fake::new(),
-        &synthetic,
-        &options(),
-        None,
-        &stop,
-        &mut |_| {},
-    )
-    .unwrap_err();
+    let error = train(&mut Fake::new(), &synthetic, &options(), None, &stop, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("labelled data"), "{error}");
     // Nothing to train.
     let mut fake = Fake::new();
@@ -472,46 +335,25 @@ fn trained(threads: usize, resume_at: Option<u64>) -> Vec<Vec<f32>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ckpt");
     let stop = AtomicBool::new(false);
-    let mut options = FinetuneOptions {
-        epochs: 3,
-        batch: 40,
-        ..options()
-    };
+    let mut options = FinetuneOptions { epochs: 3, batch: 40, ..options() };
     let data = Patterns(90);
-    let mut report = finetune(
-        &mut executor,
-        &data,
-        &options,
-        Some(&path),
-        &stop,
-        &mut |progress| {
-            stop.store(Some(progress.step) == resume_at, Ordering::Relaxed);
-        },
-    )
+    let mut report = finetune(&mut executor, &data, &options, Some(&path), &stop, &mut |progress| {
+        stop.store(Some(progress.step) == resume_at, Ordering::Relaxed);
+    })
     .unwrap();
     if resume_at.is_some() {
         assert!(!report.completed);
         executor = Executor::new(network(), threads).unwrap();
         options.resume = true;
         let go = AtomicBool::new(false);
-        report = finetune(
-            &mut executor,
-            &data,
-            &options,
-            Some(&path),
-            &go,
-            &mut |_| {},
-        )
-        .unwrap();
+        report = finetune(&mut executor, &data, &options, Some(&path), &go, &mut |_| {}).unwrap();
         assert_eq!(report.resumed_from, resume_at);
     }
     assert!(report.completed && report.steps == 9);
     assert!(report.losses[2] < report.losses[0], "{:?}", report.losses);
     let ids = trainable(executor.program());
     assert_eq!(ids.len(), 10);
-    ids.iter()
-        .map(|&(id, _)| executor.weight(id).to_vec())
-        .collect()
+    ids.iter().map(|&(id, _)| executor.weight(id).to_vec()).collect()
 }
 
 #[test]
@@ -527,11 +369,7 @@ fn a_real_network_is_evaluated_alike_in_any_batch() {
     use crate::evaluate::{EvalOptions, evaluate, sensitivity};
     let executor = Executor::new(network(), 2).unwrap();
     let evaluated = |batch: usize| {
-        let options = EvalOptions {
-            runs: 3,
-            batch,
-            ..Default::default()
-        };
+        let options = EvalOptions { runs: 3, batch, ..Default::default() };
         evaluate(&executor, &Patterns(60), &options, &mut |_| {}).unwrap()
     };
     let report = evaluated(60);
@@ -541,10 +379,7 @@ fn a_real_network_is_evaluated_alike_in_any_batch() {
     assert_eq!(report.denoised, report.noisy);
     assert_eq!(report.clean_denoised, report.clean);
     let norms = sensitivity(&executor, &Patterns(60), 24, 1).unwrap();
-    assert!(
-        norms.len() == 2 && norms.iter().all(|norm| *norm > 0.0),
-        "{norms:?}"
-    );
+    assert!(norms.len() == 2 && norms.iter().all(|norm| *norm > 0.0), "{norms:?}");
     let synthetic = data::Synthetic::new(&[6, 6, 1], 20, 3);
     assert_eq!(sensitivity(&executor, &synthetic, 20, 1).unwrap().len(), 2);
 }

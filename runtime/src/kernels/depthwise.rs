@@ -35,11 +35,8 @@ const FLAT: usize = 512;
 impl Depthwise {
     /// The size of the input with its border: what the windows cover.
     fn padded(&self) -> [usize; 2] {
-        [0, 1].map(|axis| {
-            (self.output[axis] - 1) * self.stride[axis]
-                + (self.kernel[axis] - 1) * self.dilation[axis]
-                + 1
-        })
+        [0, 1]
+            .map(|axis| (self.output[axis] - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1)
     }
 
     /// The convolution that takes the output's gradient to the input's, with the taps in reverse: only for stride 1 and
@@ -68,8 +65,7 @@ impl Depthwise {
 
     /// The number of f32 of work space that the kernels need.
     pub fn work_len(&self) -> usize {
-        self.own_work_len()
-            .max(self.adjoint().map_or(0, |adjoint| adjoint.own_work_len()))
+        self.own_work_len().max(self.adjoint().map_or(0, |adjoint| adjoint.own_work_len()))
     }
 
     /// Where a tap starts in the padded input, from the window's first value.
@@ -102,14 +98,7 @@ impl Depthwise {
 
 /// The convolution of one sample; `w` is `[KH, KW, C]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
-pub fn forward(
-    shape: &Depthwise,
-    x: &[f32],
-    w: &[f32],
-    bias: &[f32],
-    work: &mut [f32],
-    out: &mut [f32],
-) {
+pub fn forward(shape: &Depthwise, x: &[f32], w: &[f32], bias: &[f32], work: &mut [f32], out: &mut [f32]) {
     const FMA: bool = target_cfg_f!(target_feature = "fma");
     convolve::<FMA>(shape, x, w, Some(bias), false, work, out);
 }
@@ -160,9 +149,7 @@ fn convolve<const FMA: bool>(
         for (i, out) in out.chunks_exact_mut(row).enumerate() {
             let x = &padded[i * shape.stride[0] * width * c..];
             match bias {
-                Some(bias) => out
-                    .chunks_exact_mut(c)
-                    .for_each(|out| out.copy_from_slice(bias)),
+                Some(bias) => out.chunks_exact_mut(c).for_each(|out| out.copy_from_slice(bias)),
                 None => out.fill(0.0),
             }
             let mut at = 0;
@@ -215,10 +202,7 @@ fn flat_tile<const FMA: bool, const L: usize>(
     };
     let mut sums = *out;
     for (&offset, w) in offsets.iter().zip(tiled.chunks_exact(row)) {
-        let (Some(x), Some(w)) = (
-            x[offset + at..].first_chunk::<L>(),
-            w[at..].first_chunk::<L>(),
-        ) else {
+        let (Some(x), Some(w)) = (x[offset + at..].first_chunk::<L>(), w[at..].first_chunk::<L>()) else {
             return;
         };
         for lane in 0..L {
@@ -241,12 +225,7 @@ fn row_tile<'a, const FMA: bool, const L: usize>(
     c: usize,
     out: &mut [f32],
 ) {
-    let lanes = |values: &[f32]| {
-        values[channel..]
-            .first_chunk::<L>()
-            .copied()
-            .unwrap_or([0.0; L])
-    };
+    let lanes = |values: &[f32]| values[channel..].first_chunk::<L>().copied().unwrap_or([0.0; L]);
     let start = bias.map_or([0.0; L], lanes);
     if let Ok(offsets) = <[usize; 9]>::try_from(offsets) {
         // A 3×3 filter stays in registers.
@@ -273,10 +252,7 @@ fn row_tile<'a, const FMA: bool, const L: usize>(
         let x = &x[j * step + channel..];
         let mut sums = start;
         for (tap, &offset) in offsets.iter().enumerate() {
-            let (Some(x), Some(w)) = (
-                x[offset..].first_chunk::<L>(),
-                filter(tap)[channel..].first_chunk::<L>(),
-            ) else {
+            let (Some(x), Some(w)) = (x[offset..].first_chunk::<L>(), filter(tap)[channel..].first_chunk::<L>()) else {
                 return;
             };
             for lane in 0..L {
@@ -292,8 +268,7 @@ fn row_tile<'a, const FMA: bool, const L: usize>(
 fn scatter<const FMA: bool>(shape: &Depthwise, g: &[f32], w: &[f32], out: &mut [f32]) {
     let c = shape.channels;
     let inside = |axis: usize, position: usize, tap: usize| {
-        let at = (position * shape.stride[axis] + tap * shape.dilation[axis])
-            .checked_sub(shape.pad[axis])?;
+        let at = (position * shape.stride[axis] + tap * shape.dilation[axis]).checked_sub(shape.pad[axis])?;
         (at < shape.input[axis]).then_some(at)
     };
     out.fill(0.0);
@@ -317,13 +292,7 @@ fn scatter<const FMA: bool>(shape: &Depthwise, g: &[f32], w: &[f32], out: &mut [
 
 /// Adds the filter's gradient `[KH, KW, C]` to `out`. Only for horizontal stride 1 (the denoisers).
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
-pub fn backward_weights(
-    shape: &Depthwise,
-    x: &[f32],
-    g: &[f32],
-    work: &mut [f32],
-    out: &mut [f32],
-) {
+pub fn backward_weights(shape: &Depthwise, x: &[f32], g: &[f32], work: &mut [f32], out: &mut [f32]) {
     const FMA: bool = target_cfg_f!(target_feature = "fma");
     let c = shape.channels;
     let [height, width] = shape.padded();
@@ -361,10 +330,7 @@ fn tap_tile<const FMA: bool, const L: usize>(
 ) {
     let mut sums = [0f32; L];
     for (i, g) in g.chunks_exact(row).enumerate() {
-        let (Some(x), Some(g)) = (
-            x[i * step + at..].first_chunk::<L>(),
-            g[at..].first_chunk::<L>(),
-        ) else {
+        let (Some(x), Some(g)) = (x[i * step + at..].first_chunk::<L>(), g[at..].first_chunk::<L>()) else {
             return;
         };
         for lane in 0..L {
@@ -374,10 +340,6 @@ fn tap_tile<const FMA: bool, const L: usize>(
     let mut channel = at % out.len();
     for sum in sums {
         out[channel] += sum;
-        channel = if channel + 1 == out.len() {
-            0
-        } else {
-            channel + 1
-        };
+        channel = if channel + 1 == out.len() { 0 } else { channel + 1 };
     }
 }

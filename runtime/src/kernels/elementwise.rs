@@ -274,21 +274,11 @@ fn exp(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
     let mut p = 1.987_569_1e-4f32;
-    for coefficient in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
-    ] {
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = p * r + coefficient;
     }
     let mantissa = p * r * r + r + 1.0;
-    let exponent = shifted
-        .to_bits()
-        .wrapping_sub(ROUND.to_bits())
-        .wrapping_add(127)
-        << 23;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
     mantissa * f32::from_bits(exponent)
 }
 
@@ -378,12 +368,9 @@ pub enum Reads {
 /// What [`unary_backward`] reads.
 pub fn unary_reads(op: Unary) -> Reads {
     match op {
-        Unary::Clamp { .. }
-        | Unary::Sigmoid
-        | Unary::Tanh
-        | Unary::Exp
-        | Unary::Reciprocal
-        | Unary::Rsqrt => Reads::Output,
+        Unary::Clamp { .. } | Unary::Sigmoid | Unary::Tanh | Unary::Exp | Unary::Reciprocal | Unary::Rsqrt => {
+            Reads::Output
+        }
         Unary::Erf | Unary::Log | Unary::Abs => Reads::Input,
         Unary::Negate | Unary::Floor | Unary::Ceil | Unary::Identity => Reads::Nothing,
     }
@@ -403,9 +390,7 @@ pub fn unary_backward(op: Unary, g: &mut [f32], saved: &[f32]) {
         Unary::Exp => scale(g, saved, |y| y),
         Unary::Reciprocal => scale(g, saved, |y| -y * y),
         Unary::Rsqrt => scale(g, saved, |y| -0.5 * y * y * y),
-        Unary::Erf => scale(g, saved, |x| {
-            std::f32::consts::FRAC_2_SQRT_PI * (-x * x).exp()
-        }),
+        Unary::Erf => scale(g, saved, |x| std::f32::consts::FRAC_2_SQRT_PI * (-x * x).exp()),
         Unary::Log => scale(g, saved, f32::recip),
         Unary::Abs => scale(g, saved, |x| if x == 0.0 { 0.0 } else { x.signum() }),
         Unary::Negate => negate(g),
@@ -434,10 +419,7 @@ impl Broadcast {
             }
             let size = l.max(r);
             if size > 1 {
-                let strides = (
-                    if l == 1 { 0 } else { left_stride },
-                    if r == 1 { 0 } else { right_stride },
-                );
+                let strides = (if l == 1 { 0 } else { left_stride }, if r == 1 { 0 } else { right_stride });
                 match axes.last_mut() {
                     Some((inner, a, b)) if strides == (*a * *inner, *b * *inner) => *inner *= size,
                     _ => axes.push((size, strides.0, strides.1)),
@@ -462,11 +444,7 @@ impl Broadcast {
     #[inline(always)]
     fn rows(&self) -> Rows<'_> {
         let outer = &self.axes[..self.axes.len() - 1];
-        Rows {
-            outer,
-            next: 0,
-            count: outer.iter().map(|axis| axis.0).product(),
-        }
+        Rows { outer, next: 0, count: outer.iter().map(|axis| axis.0).product() }
     }
 
     /// The number of channels, if the right operand is one value per channel (the last axis) of the left one.
@@ -483,9 +461,7 @@ impl Broadcast {
 
     /// Swaps the operands.
     pub fn swapped(&self) -> Self {
-        Self {
-            axes: self.axes.iter().map(|&(size, a, b)| (size, b, a)).collect(),
-        }
+        Self { axes: self.axes.iter().map(|&(size, a, b)| (size, b, a)).collect() }
     }
 }
 
@@ -580,22 +556,18 @@ pub fn binary_backward(
         Binary::Sub => reduce_into(shape, g, own, other, out, |g, _, _| -g),
         Binary::Mul => reduce_multiply(shape, g, other, out),
         // A tie goes to the left operand, as in the forward pass.
-        Binary::Max => reduce_into(shape, g, own, other, out, |g, x, y| {
-            if x > y || (left && x == y) { g } else { 0.0 }
-        }),
-        Binary::Min => reduce_into(shape, g, own, other, out, |g, x, y| {
-            if x < y || (left && x == y) { g } else { 0.0 }
-        }),
-        Binary::Pow if left => reduce_into(shape, g, own, other, out, |g, x, y| {
-            if y == 0.0 {
-                0.0
-            } else {
-                g * y * x.powf(y - 1.0)
-            }
-        }),
-        Binary::Pow => reduce_into(shape, g, own, other, out, |g, y, x| {
-            if x > 0.0 { g * x.powf(y) * x.ln() } else { 0.0 }
-        }),
+        Binary::Max => {
+            reduce_into(shape, g, own, other, out, |g, x, y| if x > y || (left && x == y) { g } else { 0.0 })
+        }
+        Binary::Min => {
+            reduce_into(shape, g, own, other, out, |g, x, y| if x < y || (left && x == y) { g } else { 0.0 })
+        }
+        Binary::Pow if left => {
+            reduce_into(shape, g, own, other, out, |g, x, y| if y == 0.0 { 0.0 } else { g * y * x.powf(y - 1.0) })
+        }
+        Binary::Pow => {
+            reduce_into(shape, g, own, other, out, |g, y, x| if x > 0.0 { g * x.powf(y) * x.ln() } else { 0.0 })
+        }
     }
 }
 
@@ -713,9 +685,7 @@ mod tests {
         ];
         for [l, r] in shapes {
             let values = |shape: [usize; 4], seed: usize| {
-                (0..shape.iter().product())
-                    .map(|i| ((i * 7 + seed) % 13) as f32 / 4.0 + 0.2)
-                    .collect::<Vec<_>>()
+                (0..shape.iter().product()).map(|i| ((i * 7 + seed) % 13) as f32 / 4.0 + 0.2).collect::<Vec<_>>()
             };
             let (a, b) = (values(l, 1), values(r, 5));
             let shape = Broadcast::new(&l, &r).unwrap();
@@ -723,9 +693,7 @@ mod tests {
             let mut out = vec![0.0; out_shape.iter().product()];
             binary(Binary::Sub, &shape, &a, &b, &mut out);
             let offset = |shape: [usize; 4], index: [usize; 4]| {
-                (0..4).fold(0, |at, axis| {
-                    at * shape[axis] + if shape[axis] == 1 { 0 } else { index[axis] }
-                })
+                (0..4).fold(0, |at, axis| at * shape[axis] + if shape[axis] == 1 { 0 } else { index[axis] })
             };
             for (at, &value) in out.iter().enumerate() {
                 let mut rest = at;
@@ -755,15 +723,7 @@ mod tests {
         let mut normals = vec![0.0; 3000];
         stream.fill_normals(0, &mut normals);
         let mut y = vec![1.0; 3000];
-        add_noise(
-            &mut y,
-            0.25,
-            &[
-                (Normals::Stream(stream), 0.5),
-                (Normals::Values(&normals), 0.5),
-            ],
-            Some(2.0),
-        );
+        add_noise(&mut y, 0.25, &[(Normals::Stream(stream), 0.5), (Normals::Values(&normals), 0.5)], Some(2.0));
         for (y, normal) in y.iter().zip(&normals) {
             assert!((y - (1.25 + normal).clamp(-2.0, 2.0)).abs() < 1e-6);
         }

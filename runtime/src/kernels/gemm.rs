@@ -18,20 +18,12 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// A row-major matrix with `columns` columns.
     pub fn rows(values: &'a [f32], columns: usize) -> Self {
-        Self {
-            values,
-            row: columns,
-            column: 1,
-        }
+        Self { values, row: columns, column: 1 }
     }
 
     /// The transpose of a row-major matrix with `columns` columns.
     pub fn transposed(values: &'a [f32], columns: usize) -> Self {
-        Self {
-            values,
-            row: 1,
-            column: columns,
-        }
+        Self { values, row: 1, column: columns }
     }
 }
 
@@ -63,10 +55,7 @@ pub fn gemm([m, n, k]: [usize; 3], a: View<'_>, b: &[f32], c: &mut [f32], start:
         let mut row = 0;
         while row < m {
             let left = m - row;
-            let a = View {
-                values: a.values.get(row * a.row + from * a.column..).unwrap_or(&[]),
-                ..a
-            };
+            let a = View { values: a.values.get(row * a.row + from * a.column..).unwrap_or(&[]), ..a };
             let c = &mut c[row * n..];
             row += match left {
                 6.. => panel::<FMA, 6>(a, b, c, n, depth, start),
@@ -184,19 +173,10 @@ fn tile<const FMA: bool, const R: usize, const N: usize>(
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
 pub fn matrix_vector(weights: &[f32], x: &[f32], bias: &[f32], out: &mut [f32]) {
     const FMA: bool = target_cfg_f!(target_feature = "fma");
-    for ((out, row), &bias) in out
-        .iter_mut()
-        .zip(weights.chunks_exact(x.len().max(1)))
-        .zip(bias)
-    {
+    for ((out, row), &bias) in out.iter_mut().zip(weights.chunks_exact(x.len().max(1))).zip(bias) {
         let mut sums = [[0f32; 16]; 2];
         let (rows, xs) = (row.chunks_exact(32), x.chunks_exact(32));
-        let rest: f32 = rows
-            .remainder()
-            .iter()
-            .zip(xs.remainder())
-            .map(|(&w, &x)| w * x)
-            .sum();
+        let rest: f32 = rows.remainder().iter().zip(xs.remainder()).map(|(&w, &x)| w * x).sum();
         for (row, x) in rows.zip(xs) {
             for (half, sums) in sums.iter_mut().enumerate() {
                 for (lane, sum) in sums.iter_mut().enumerate() {
@@ -258,30 +238,16 @@ mod tests {
     use super::*;
 
     fn values(len: usize, seed: u32) -> Vec<f32> {
-        (0..len as u32)
-            .map(|i| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0)
-            .collect()
+        (0..len as u32).map(|i| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0).collect()
     }
 
     #[test]
     fn products_match_the_definition() {
-        for (m, n, k) in [
-            (1, 1, 1),
-            (7, 5, 3),
-            (6, 16, 300),
-            (13, 37, 19),
-            (4, 8, 0),
-            (49, 24, 96),
-            (3, 20, 513),
-        ] {
+        for (m, n, k) in [(1, 1, 1), (7, 5, 3), (6, 16, 300), (13, 37, 19), (4, 8, 0), (49, 24, 96), (3, 20, 513)] {
             let (a, b, start) = (values(m * k, 1), values(k * n, 2), values(m * n, 3));
             for transposed in [false, true] {
                 for kind in 0..3 {
-                    let view = if transposed {
-                        View::transposed(&a, m)
-                    } else {
-                        View::rows(&a, k)
-                    };
+                    let view = if transposed { View::transposed(&a, m) } else { View::rows(&a, k) };
                     let mut c = start.clone();
                     let row = values(n, 4);
                     let begin = [Start::Zero, Start::Result, Start::Row(&row)][kind];
@@ -290,11 +256,7 @@ mod tests {
                         for j in 0..n {
                             let sum: f64 = (0..k)
                                 .map(|l| {
-                                    let a = if transposed {
-                                        a[l * m + i]
-                                    } else {
-                                        a[i * k + l]
-                                    };
+                                    let a = if transposed { a[l * m + i] } else { a[i * k + l] };
                                     f64::from(a) * f64::from(b[l * n + j])
                                 })
                                 .sum();

@@ -28,23 +28,14 @@ impl Gather {
     /// Result axis i is source axis `permutation[i]`.
     pub fn transpose(shape: &[usize], permutation: &[usize]) -> Self {
         let strides = strides(shape);
-        let pick = |values: &[usize]| {
-            permutation
-                .iter()
-                .map(|&axis| values[axis])
-                .collect::<Vec<_>>()
-        };
+        let pick = |values: &[usize]| permutation.iter().map(|&axis| values[axis]).collect::<Vec<_>>();
         Self::new(0, &pick(shape), &pick(&strides))
     }
 
     /// The sub-tensor of `size` at `start`.
     pub fn slice(shape: &[usize], start: &[usize], size: &[usize]) -> Self {
         let strides = strides(shape);
-        let offset = start
-            .iter()
-            .zip(&strides)
-            .map(|(start, stride)| start * stride)
-            .sum();
+        let offset = start.iter().zip(&strides).map(|(start, stride)| start * stride).sum();
         Self::new(offset, size, &strides)
     }
 
@@ -110,20 +101,14 @@ pub fn strides(shape: &[usize]) -> Vec<usize> {
 
 /// Copies `part`, whose rows are `width` long, to the columns `at..` of rows of `total`.
 pub fn copy_columns(part: &[f32], width: usize, at: usize, total: usize, out: &mut [f32]) {
-    for (part, out) in part
-        .chunks_exact(width.max(1))
-        .zip(out.chunks_exact_mut(total.max(1)))
-    {
+    for (part, out) in part.chunks_exact(width.max(1)).zip(out.chunks_exact_mut(total.max(1))) {
         out[at..at + width].copy_from_slice(part);
     }
 }
 
 /// Copies the columns `at..at + width` of rows of `total` to `part`.
 pub fn take_columns(x: &[f32], width: usize, at: usize, total: usize, part: &mut [f32]) {
-    for (part, x) in part
-        .chunks_exact_mut(width.max(1))
-        .zip(x.chunks_exact(total.max(1)))
-    {
+    for (part, x) in part.chunks_exact_mut(width.max(1)).zip(x.chunks_exact(total.max(1))) {
         part.copy_from_slice(&x[at..at + width]);
     }
 }
@@ -140,13 +125,8 @@ mod tests {
         let mut out = vec![0.0; 120];
         gather.copy(&x, &mut out);
         for n in 0..2 {
-            for (h, w, c) in
-                (0..4).flat_map(|h| (0..5).flat_map(move |w| (0..3).map(move |c| (h, w, c))))
-            {
-                assert_eq!(
-                    out[((n * 4 + h) * 5 + w) * 3 + c],
-                    x[((n * 3 + c) * 4 + h) * 5 + w]
-                );
+            for (h, w, c) in (0..4).flat_map(|h| (0..5).flat_map(move |w| (0..3).map(move |c| (h, w, c)))) {
+                assert_eq!(out[((n * 4 + h) * 5 + w) * 3 + c], x[((n * 3 + c) * 4 + h) * 5 + w]);
             }
         }
         let mut back = vec![0.0; 120];

@@ -26,9 +26,7 @@ impl Window {
     fn span(&self, axis: usize, position: usize) -> std::ops::Range<usize> {
         let start = position * self.stride[axis];
         let from = start.saturating_sub(self.pad[axis]);
-        let to = (start + self.kernel[axis])
-            .saturating_sub(self.pad[axis])
-            .min(self.input[axis]);
+        let to = (start + self.kernel[axis]).saturating_sub(self.pad[axis]).min(self.input[axis]);
         from..to.max(from)
     }
 
@@ -44,11 +42,7 @@ impl Window {
                 let count = rows.len() * columns.len();
                 for y in rows.clone() {
                     for x in columns.clone() {
-                        visit(
-                            (i * self.output[1] + j) * c,
-                            (y * self.input[1] + x) * c,
-                            count,
-                        );
+                        visit((i * self.output[1] + j) * c, (y * self.input[1] + x) * c, count);
                     }
                 }
             }
@@ -110,14 +104,7 @@ pub fn maximum(window: &Window, x: &[f32], out: &mut [f32]) {
 
 /// Adds the input's gradient of [`maximum`] to `out`; the first of equal inputs gets it. `taken` is work space of the
 /// output's size.
-pub fn maximum_backward(
-    window: &Window,
-    x: &[f32],
-    y: &[f32],
-    g: &[f32],
-    out: &mut [f32],
-    taken: &mut [f32],
-) {
+pub fn maximum_backward(window: &Window, x: &[f32], y: &[f32], g: &[f32], out: &mut [f32], taken: &mut [f32]) {
     let c = window.channels;
     taken.fill(0.0);
     window.pairs(|from, to, _| {
@@ -145,14 +132,8 @@ pub fn reduce(kind: Reduce, [outer, axis, inner]: [usize; 3], x: &[f32], out: &m
             match kind {
                 Reduce::Sum => super::elementwise::add_assign(out, x),
                 Reduce::Product => out.iter_mut().zip(x).for_each(|(out, &x)| *out *= x),
-                Reduce::Max => out
-                    .iter_mut()
-                    .zip(x)
-                    .for_each(|(out, &x)| *out = if x > *out { x } else { *out }),
-                Reduce::Min => out
-                    .iter_mut()
-                    .zip(x)
-                    .for_each(|(out, &x)| *out = if x < *out { x } else { *out }),
+                Reduce::Max => out.iter_mut().zip(x).for_each(|(out, &x)| *out = if x > *out { x } else { *out }),
+                Reduce::Min => out.iter_mut().zip(x).for_each(|(out, &x)| *out = if x < *out { x } else { *out }),
             }
         }
     }
@@ -179,10 +160,7 @@ pub fn reduce_backward(
                 }
                 Reduce::Product => {
                     for k in 0..axis {
-                        let others: f32 = (0..axis)
-                            .filter(|&other| other != k)
-                            .map(|other| x[at(other)])
-                            .product();
+                        let others: f32 = (0..axis).filter(|&other| other != k).map(|other| x[at(other)]).product();
                         out[at(k)] += g[result] * others;
                     }
                 }

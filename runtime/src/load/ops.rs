@@ -5,9 +5,7 @@ use crate::{
     program::{Binary, Calibration, Layer, LayerId, Op, Reduce, Unary, ValueId},
     store::Weight,
 };
-use melior::ir::{
-    OperationRef, ValueLike, attribute::DictionaryAttribute, operation::OperationLike,
-};
+use melior::ir::{OperationRef, ValueLike, attribute::DictionaryAttribute, operation::OperationLike};
 use mxc_dialects::{ffi, ir};
 
 /// The elementwise operations of two operands.
@@ -81,10 +79,7 @@ const OTHERS: [&str; 23] = [
 
 /// Whether an operation can be read.
 pub(super) fn is_known(name: &str) -> bool {
-    OTHERS.contains(&name)
-        || binary(name).is_some()
-        || unary(name).is_some()
-        || reduction(name).is_some()
+    OTHERS.contains(&name) || binary(name).is_some() || unary(name).is_some() || reduction(name).is_some()
 }
 
 /// A convolution's or pooling's geometry.
@@ -135,10 +130,8 @@ impl<'c> Loader<'c, '_> {
             }
             "tosa.max_pool2d" => self.pool(op, false),
             "tosa.clamp" => {
-                let bound = |name: &str| {
-                    ir::f64_attr(op, name)
-                        .ok_or_else(|| fail(op, format!("its {name} must be a float")))
-                };
+                let bound =
+                    |name: &str| ir::f64_attr(op, name).ok_or_else(|| fail(op, format!("its {name} must be a float")));
                 let (min, max) = (bound("min_val")? as f32, bound("max_val")? as f32);
                 self.unary(op, Unary::Clamp { min, max })
             }
@@ -151,10 +144,7 @@ impl<'c> Loader<'c, '_> {
             "tosa.cast" => {
                 let from = op.operand(0).is_ok_and(is_f32);
                 if !from || !is_f32(result(op)?) {
-                    return Err(fail(
-                        op,
-                        "only casts from f32 to f32 can be executed".into(),
-                    ));
+                    return Err(fail(op, "only casts from f32 to f32 can be executed".into()));
                 }
                 self.alias(op)
             }
@@ -204,19 +194,14 @@ impl<'c> Loader<'c, '_> {
                 Bound::Activation(..) => false,
             };
             if !zero {
-                return Err(fail(
-                    op,
-                    format!("operand {index} must be the constant zero"),
-                ));
+                return Err(fail(op, format!("operand {index} must be the constant zero")));
             }
         }
         Ok(())
     }
 
     fn inline_constant(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
-        let values = op
-            .attribute("values")
-            .map_err(|_| fail(op, "it has no values".into()))?;
+        let values = op.attribute("values").map_err(|_| fail(op, "it has no values".into()))?;
         let value = result(op)?;
         let bound = if let Some(integers) = ir::dense_integers(values) {
             Bound::Integers(integers)
@@ -252,19 +237,14 @@ impl<'c> Loader<'c, '_> {
         let operands = [self.operand(op, 0)?.clone(), self.operand(op, 1)?.clone()];
         let view = match &operands {
             [Bound::Activation(_, a), Bound::Activation(_, b)] if a == b => *a,
-            [Bound::Activation(_, view), Bound::Constant(..)]
-            | [Bound::Constant(..), Bound::Activation(_, view)] => *view,
+            [Bound::Activation(_, view), Bound::Constant(..)] | [Bound::Constant(..), Bound::Activation(_, view)] => {
+                *view
+            }
             [Bound::Activation(..), Bound::Activation(..)] => {
-                return Err(fail(
-                    op,
-                    "its operands have their batch at different axes".into(),
-                ));
+                return Err(fail(op, "its operands have their batch at different axes".into()));
             }
             _ => {
-                return Err(fail(
-                    op,
-                    "both operands are constants; fold constants first (canonicalize-graph)".into(),
-                ));
+                return Err(fail(op, "both operands are constants; fold constants first (canonicalize-graph)".into()));
             }
         };
         let mut inputs = Vec::with_capacity(2);
@@ -291,8 +271,7 @@ impl<'c> Loader<'c, '_> {
                     .collect()
             })
             .flatten();
-        let expected =
-            expected.ok_or_else(|| fail(op, format!("shapes {a:?} and {b:?} do not broadcast")))?;
+        let expected = expected.ok_or_else(|| fail(op, format!("shapes {a:?} and {b:?} do not broadcast")))?;
         self.emit_checked(op, Op::Binary(kind), inputs, view, &expected)?;
         Ok(())
     }
@@ -310,16 +289,12 @@ impl<'c> Loader<'c, '_> {
         if shape.len() <= view.lead || shape[..=view.lead].iter().any(|&size| size != 1) {
             return Err(fail(
                 op,
-                format!(
-                    "a constant operand of shape {shape:?} must have size 1 up to the batch axis"
-                ),
+                format!("a constant operand of shape {shape:?} must have size 1 up to the batch axis"),
             ));
         }
         let mut program = vec![1; view.head()];
         program.extend(&shape[view.lead + 1..]);
-        let weight = weight
-            .reshaped(program)
-            .ok_or_else(|| fail(op, "a constant operand has a wrong size".into()))?;
+        let weight = weight.reshaped(program).ok_or_else(|| fail(op, "a constant operand has a wrong size".into()))?;
         Ok(self.constant_value(name, weight))
     }
 
@@ -342,22 +317,13 @@ impl<'c> Loader<'c, '_> {
         if (domain.as_str(), operator.as_str()) != ("mxc", "conv2d") {
             return Err(fail(
                 op,
-                format!(
-                    "operator `{operator}` of domain `{domain}` is unknown; only mxc's conv2d is"
-                ),
+                format!("operator `{operator}` of domain `{domain}` is unknown; only mxc's conv2d is"),
             ));
         }
         let attributes = text("implementation_attrs");
-        let mut window = Window {
-            stride: [1; 2],
-            pad: [0; 4],
-            dilation: [1; 2],
-        };
+        let mut window = Window { stride: [1; 2], pad: [0; 4], dilation: [1; 2] };
         let mut groups = 1;
-        for item in attributes
-            .split(|c: char| c == ';' || c.is_whitespace())
-            .filter(|item| !item.is_empty())
-        {
+        for item in attributes.split(|c: char| c == ';' || c.is_whitespace()).filter(|item| !item.is_empty()) {
             let error = || fail(op, format!("implementation_attrs: cannot read `{item}`"));
             let (key, list) = item.split_once('=').ok_or_else(error)?;
             let list: Vec<usize> = list
@@ -386,20 +352,10 @@ impl<'c> Loader<'c, '_> {
     ) -> Result<(), LoadError> {
         let (weight_name, weight) = self.constant(op, 1)?;
         let &[outputs, height, width, channels] = weight.shape() else {
-            return Err(fail(
-                op,
-                format!("its weight has shape {:?}, not OHWI", weight.shape()),
-            ));
+            return Err(fail(op, format!("its weight has shape {:?}, not OHWI", weight.shape())));
         };
         let weight = self.constant_value(weight_name, weight);
-        self.emit_convolution(
-            op,
-            weight,
-            [outputs, height, width, channels],
-            window,
-            groups,
-            layer,
-        )
+        self.emit_convolution(op, weight, [outputs, height, width, channels], window, groups, layer)
     }
 
     fn depthwise(
@@ -410,29 +366,17 @@ impl<'c> Loader<'c, '_> {
     ) -> Result<(), LoadError> {
         let (name, weight) = self.constant(op, 1)?;
         let &[height, width, channels, multiplier] = weight.shape() else {
-            return Err(fail(
-                op,
-                format!("its weight has shape {:?}, not HWCM", weight.shape()),
-            ));
+            return Err(fail(op, format!("its weight has shape {:?}, not HWCM", weight.shape())));
         };
         let outputs = channels * multiplier;
         // HWCM → [C·M, H, W, 1]: output channel c·M + m.
         let source = weight.values();
         let taps = height * width;
-        let values: Vec<f32> = (0..outputs * taps)
-            .map(|index| source[index % taps * outputs + index / taps])
-            .collect();
+        let values: Vec<f32> = (0..outputs * taps).map(|index| source[index % taps * outputs + index / taps]).collect();
         let repacked = Weight::new(vec![outputs, height, width, 1], values)
             .ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;
         let weight = self.repacked_value(name, repacked);
-        self.emit_convolution(
-            op,
-            weight,
-            [outputs, height, width, 1],
-            window,
-            channels,
-            layer,
-        )
+        self.emit_convolution(op, weight, [outputs, height, width, 1], window, channels, layer)
     }
 
     fn emit_convolution(
@@ -446,16 +390,10 @@ impl<'c> Loader<'c, '_> {
     ) -> Result<(), LoadError> {
         let input = self.plain(op, 0)?;
         let bias = self.bias(op, outputs)?;
-        let &[None, Some(rows), Some(columns), Some(channels)] =
-            self.program.values[input].shape.as_slice()
-        else {
+        let &[None, Some(rows), Some(columns), Some(channels)] = self.program.values[input].shape.as_slice() else {
             return Err(fail(op, "its input must be a rank-4 NHWC tensor".into()));
         };
-        if groups == 0
-            || outputs == 0
-            || outputs % groups != 0
-            || depth.checked_mul(groups) != Some(channels)
-        {
+        if groups == 0 || outputs == 0 || outputs % groups != 0 || depth.checked_mul(groups) != Some(channels) {
             return Err(fail(
                 op,
                 format!(
@@ -464,34 +402,16 @@ impl<'c> Loader<'c, '_> {
                 ),
             ));
         }
-        let Window {
-            stride,
-            pad,
-            dilation,
-        } = window;
+        let Window { stride, pad, dilation } = window;
         let size = |axis: usize, input: usize, kernel: usize| {
             let span = kernel.checked_sub(1)?.checked_mul(dilation[axis])?;
-            let padded = input
-                .checked_add(pad[2 * axis])?
-                .checked_add(pad[2 * axis + 1])?;
-            Some(
-                padded
-                    .checked_sub(span)?
-                    .checked_sub(1)?
-                    .checked_div(stride[axis])?
-                    + 1,
-            )
+            let padded = input.checked_add(pad[2 * axis])?.checked_add(pad[2 * axis + 1])?;
+            Some(padded.checked_sub(span)?.checked_sub(1)?.checked_div(stride[axis])? + 1)
         };
         let (Some(rows), Some(columns)) = (size(0, rows, height), size(1, columns, width)) else {
             return Err(fail(op, "its window does not fit the padded input".into()));
         };
-        let node = Op::Conv2d {
-            stride,
-            pad,
-            dilation,
-            groups,
-            layer,
-        };
+        let node = Op::Conv2d { stride, pad, dilation, groups, layer };
         let expected = [None, Some(rows), Some(columns), Some(outputs)];
         self.emit_checked(op, node, vec![input, weight, bias], View::PLAIN, &expected)?;
         Ok(())
@@ -519,10 +439,7 @@ impl<'c> Loader<'c, '_> {
                 return Err(fail(op, "its operands must be rank-3 tensors".into()));
             };
             if inner != other {
-                return Err(fail(
-                    op,
-                    format!("inner sizes {inner:?} and {other:?} differ"),
-                ));
+                return Err(fail(op, format!("inner sizes {inner:?} and {other:?} differ")));
             }
             let expected = [None, rows, columns];
             self.emit_checked(op, Op::MatMul, vec![a, b], View::PLAIN, &expected)?;
@@ -530,20 +447,13 @@ impl<'c> Loader<'c, '_> {
         };
         // A constant right side of batch 1 is the weight of a fully connected layer: [1, I, O] → [O, I].
         let &[1, inputs, outputs] = weight.shape() else {
-            return Err(fail(
-                op,
-                format!(
-                    "its constant operand has shape {:?}; the batch must be 1",
-                    weight.shape()
-                ),
-            ));
+            return Err(fail(op, format!("its constant operand has shape {:?}; the batch must be 1", weight.shape())));
         };
         let source = weight.values();
-        let values: Vec<f32> = (0..outputs * inputs)
-            .map(|index| source[index % inputs * outputs + index / inputs])
-            .collect();
-        let weight = Weight::new(vec![outputs, inputs], values)
-            .ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;
+        let values: Vec<f32> =
+            (0..outputs * inputs).map(|index| source[index % inputs * outputs + index / inputs]).collect();
+        let weight =
+            Weight::new(vec![outputs, inputs], values).ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;
         let weight = self.repacked_value(name, weight);
         let bias = Weight::new(vec![outputs], vec![0.0; outputs])
             .ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;
@@ -561,10 +471,7 @@ impl<'c> Loader<'c, '_> {
         let (input, view) = self.activation(op, 0)?;
         let shape = |id: ValueId| self.program.values[id].shape.as_slice();
         let (&[Some(outputs), Some(inputs)], &[Some(biases)]) = (shape(weight), shape(bias)) else {
-            return Err(fail(
-                op,
-                "its weight must be [O, I] and its bias [O]".into(),
-            ));
+            return Err(fail(op, "its weight must be [O, I] and its bias [O]".into()));
         };
         let mut expected = shape(input).to_vec();
         let last = expected.last_mut().filter(|last| **last == Some(inputs));
@@ -590,38 +497,20 @@ impl<'c> Loader<'c, '_> {
         let kernel = sizes(op, "kernel")?;
         let stride = sizes(op, "stride")?;
         let pad: [usize; 4] = sizes(op, "pad")?;
-        let &[None, Some(rows), Some(columns), Some(channels)] =
-            self.program.values[input].shape.as_slice()
-        else {
+        let &[None, Some(rows), Some(columns), Some(channels)] = self.program.values[input].shape.as_slice() else {
             return Err(fail(op, "its input must be a rank-4 NHWC tensor".into()));
         };
         let size = |axis: usize, input: usize| {
-            let padded = input
-                .checked_add(pad[2 * axis])?
-                .checked_add(pad[2 * axis + 1])?;
+            let padded = input.checked_add(pad[2 * axis])?.checked_add(pad[2 * axis + 1])?;
             // A window of padding only would have nothing to average.
             let covered = pad[2 * axis].max(pad[2 * axis + 1]) < kernel[axis];
-            let steps = padded
-                .checked_sub(kernel[axis])?
-                .checked_div(stride[axis])?;
+            let steps = padded.checked_sub(kernel[axis])?.checked_div(stride[axis])?;
             covered.then_some(Some(steps + 1))
         };
         let (Some(rows), Some(columns)) = (size(0, rows), size(1, columns)) else {
             return Err(fail(op, "its window does not fit the padded input".into()));
         };
-        let node = if average {
-            Op::AvgPool {
-                kernel,
-                stride,
-                pad,
-            }
-        } else {
-            Op::MaxPool {
-                kernel,
-                stride,
-                pad,
-            }
-        };
+        let node = if average { Op::AvgPool { kernel, stride, pad } } else { Op::MaxPool { kernel, stride, pad } };
         let expected = [None, rows, columns, Some(channels)];
         self.emit_checked(op, node, vec![input], View::PLAIN, &expected)?;
         Ok(())
@@ -648,12 +537,7 @@ impl<'c> Loader<'c, '_> {
         let shape = &self.program.values[input].shape;
         let elements = product(&shape[1..]).unwrap_or(0);
         let view = batch_axis(&target, self.batch, elements).ok_or_else(|| {
-            fail(
-                op,
-                format!(
-                    "{elements} values per sample cannot become {target:?} with the batch in front"
-                ),
-            )
+            fail(op, format!("{elements} values per sample cannot become {target:?} with the batch in front"))
         })?;
         let to = self.shape(op, view)?;
         if product(&to[1..]) != Some(elements) {
@@ -688,10 +572,7 @@ impl<'c> Loader<'c, '_> {
         };
         let shape = self.program.values[input].shape.clone();
         if perms.len() != shape.len() - view.head() + view.lead + 1 {
-            return Err(fail(
-                op,
-                "its permutation has another rank than its operand".into(),
-            ));
+            return Err(fail(op, "its permutation has another rank than its operand".into()));
         }
         // Each IR axis as program axes: none for a leading 1, one or two for the batch.
         let program: Vec<usize> = perms
@@ -718,13 +599,7 @@ impl<'c> Loader<'c, '_> {
             return Ok(());
         }
         let expected: Vec<_> = program.iter().map(|&axis| shape[axis]).collect();
-        self.emit_checked(
-            op,
-            Op::Transpose { perms: program },
-            vec![input],
-            moved,
-            &expected,
-        )?;
+        self.emit_checked(op, Op::Transpose { perms: program }, vec![input], moved, &expected)?;
         Ok(())
     }
 
@@ -762,34 +637,24 @@ impl<'c> Loader<'c, '_> {
         let shape = self.program.values[input].shape.clone();
         let to = self.shape(op, view)?;
         if to.len() != shape.len() || starts.len() != shape.len() - view.head() + view.lead + 1 {
-            return Err(fail(
-                op,
-                "its start has another rank than its operand".into(),
-            ));
+            return Err(fail(op, "its start has another rank than its operand".into()));
         }
         let mut start = vec![0; shape.len()];
         for (axis, &first) in starts.iter().enumerate() {
-            let first = usize::try_from(first)
-                .map_err(|_| fail(op, format!("its start on axis {axis} is not known")))?;
+            let first =
+                usize::try_from(first).map_err(|_| fail(op, format!("its start on axis {axis} is not known")))?;
             match view.axis(axis) {
                 Some(axis) => start[axis] = first,
                 None if first == 0 => {}
                 None => return Err(fail(op, "it cuts the batch".into())),
             }
         }
-        let inside = shape
-            .iter()
-            .zip(&to)
-            .zip(&start)
-            .all(|((&from, &to), &start)| match (from, to) {
-                (Some(from), Some(to)) => start.checked_add(to).is_some_and(|end| end <= from),
-                _ => from == to,
-            });
+        let inside = shape.iter().zip(&to).zip(&start).all(|((&from, &to), &start)| match (from, to) {
+            (Some(from), Some(to)) => start.checked_add(to).is_some_and(|end| end <= from),
+            _ => from == to,
+        });
         if !inside {
-            return Err(fail(
-                op,
-                format!("{start:?} plus {to:?} reaches out of {shape:?}"),
-            ));
+            return Err(fail(op, format!("{start:?} plus {to:?} reaches out of {shape:?}")));
         }
         self.emit(op, Op::Slice { start }, vec![input], view)?;
         Ok(())
@@ -804,10 +669,7 @@ impl<'c> Loader<'c, '_> {
         };
         let shape = self.program.values[input].shape.clone();
         if amounts.len() != 2 * (shape.len() - view.head() + view.lead + 1) {
-            return Err(fail(
-                op,
-                "its padding has another rank than its operand".into(),
-            ));
+            return Err(fail(op, "its padding has another rank than its operand".into()));
         }
         let mut pad = vec![[0; 2]; shape.len()];
         for (axis, amounts) in amounts.chunks_exact(2).enumerate() {
@@ -825,9 +687,7 @@ impl<'c> Loader<'c, '_> {
         let expected: Vec<_> = shape
             .iter()
             .zip(&pad)
-            .map(|(size, [before, after])| {
-                size.map(|size| size.saturating_add(*before).saturating_add(*after))
-            })
+            .map(|(size, [before, after])| size.map(|size| size.saturating_add(*before).saturating_add(*after)))
             .collect();
         self.emit_checked(op, Op::Pad { pad, value }, vec![input], view, &expected)?;
         Ok(())
@@ -835,8 +695,7 @@ impl<'c> Loader<'c, '_> {
 
     /// Declares the analog layer of an operation.
     fn layer(&mut self, op: &OperationRef<'c, '_>, channels: usize) -> Result<LayerId, LoadError> {
-        let name =
-            ir::string_attr(op, "layer").ok_or_else(|| fail(op, "it has no layer name".into()))?;
+        let name = ir::string_attr(op, "layer").ok_or_else(|| fail(op, "it has no layer name".into()))?;
         if self.program.layers.iter().any(|layer| layer.name == name) {
             return Err(fail(op, format!("layer `{name}` appears twice")));
         }
@@ -849,26 +708,19 @@ impl<'c> Loader<'c, '_> {
         };
         let (spec, scale, reference) = (text("spec")?, text("scale")?, text("reference")?);
         let calibration = match ir::dict_attr(op, "calibration") {
-            Some(dictionary) => Some(calibration(&dictionary).ok_or_else(|| {
-                fail(op, format!("layer `{name}`: its calibration is incomplete"))
-            })?),
+            Some(dictionary) => Some(
+                calibration(&dictionary)
+                    .ok_or_else(|| fail(op, format!("layer `{name}`: its calibration is incomplete")))?,
+            ),
             None => None,
         };
-        self.program.layers.push(Layer {
-            name,
-            channels,
-            noise: spec,
-            scale,
-            reference,
-            calibration,
-        });
+        self.program.layers.push(Layer { name, channels, noise: spec, scale, reference, calibration });
         Ok(self.program.layers.len() - 1)
     }
 
     /// The layer that a denoiser cleans.
     fn cleaned_layer(&self, op: &OperationRef<'c, '_>) -> Result<(LayerId, String), LoadError> {
-        let name =
-            ir::string_attr(op, "layer").ok_or_else(|| fail(op, "it has no layer name".into()))?;
+        let name = ir::string_attr(op, "layer").ok_or_else(|| fail(op, "it has no layer name".into()))?;
         let layer = self
             .program
             .layers
@@ -889,16 +741,9 @@ impl<'c> Loader<'c, '_> {
     ) -> Result<ValueId, LoadError> {
         let (name, weight) = self.constant(op, index)?;
         if weight.shape() != shape {
-            return Err(fail(
-                op,
-                format!("its {role} has shape {:?}, not {shape:?}", weight.shape()),
-            ));
+            return Err(fail(op, format!("its {role} has shape {:?}, not {shape:?}", weight.shape())));
         }
-        let name = if name.is_empty() {
-            format!("{layer}.{role}")
-        } else {
-            name
-        };
+        let name = if name.is_empty() { format!("{layer}.{role}") } else { name };
         let id = self.constant_value(name, weight);
         self.program.values[id].trainable = true;
         Ok(id)
@@ -913,8 +758,7 @@ impl<'c> Loader<'c, '_> {
             .and_then(|size| usize::try_from(size).ok())
             .filter(|&size| size > 0)
             .ok_or_else(|| fail(op, "its bottleneck must be positive".into()))?;
-        let slope = ir::f64_attr(op, "slope")
-            .ok_or_else(|| fail(op, "its slope must be a float".into()))?;
+        let slope = ir::f64_attr(op, "slope").ok_or_else(|| fail(op, "its slope must be a float".into()))?;
         let taps = if shape.len() == 4 { 3 } else { 1 };
         let mut roles = vec![
             ("reduce_weight", vec![bottleneck, 1, 1, channels]),
@@ -926,10 +770,7 @@ impl<'c> Loader<'c, '_> {
         ];
         match op.operand_count() {
             7 => {}
-            9 => roles.extend([
-                ("sigma_weight", vec![channels, 1, 1, bottleneck]),
-                ("sigma_bias", vec![channels]),
-            ]),
+            9 => roles.extend([("sigma_weight", vec![channels, 1, 1, bottleneck]), ("sigma_bias", vec![channels])]),
             count => return Err(fail(op, format!("it has {count} operands, not 7 or 9"))),
         }
         let mut inputs = vec![input];
@@ -956,19 +797,13 @@ impl<'c> Loader<'c, '_> {
     /// The size of a value's last axis.
     fn channels(&self, op: &OperationRef<'c, '_>, input: ValueId) -> Result<usize, LoadError> {
         let shape = &self.program.values[input].shape;
-        shape[1..]
-            .last()
-            .copied()
-            .flatten()
-            .ok_or_else(|| fail(op, "its input has no channel axis".into()))
+        shape[1..].last().copied().flatten().ok_or_else(|| fail(op, "its input has no channel axis".into()))
     }
 }
 
 /// The product of static sizes.
 fn product(shape: &[Option<usize>]) -> Option<usize> {
-    shape
-        .iter()
-        .try_fold(1usize, |product, size| product.checked_mul((*size)?))
+    shape.iter().try_fold(1usize, |product, size| product.checked_mul((*size)?))
 }
 
 /// Where the batch is in a reshape's result of `elements` values per sample: axis 0 if the rest has that many values,
@@ -1005,30 +840,19 @@ fn sizes<const N: usize>(op: &OperationRef<'_, '_>, name: &str) -> Result<[usize
         .map(|size| usize::try_from(size).ok())
         .collect::<Option<Vec<_>>>()
         .and_then(|sizes| sizes.try_into().ok())
-        .ok_or_else(|| {
-            fail(
-                op,
-                format!("its {name} must hold {N} non-negative integers"),
-            )
-        })
+        .ok_or_else(|| fail(op, format!("its {name} must hold {N} non-negative integers")))
 }
 
 /// A convolution's geometry attributes.
 fn window_attributes(op: &OperationRef<'_, '_>) -> Result<Window, LoadError> {
-    Ok(Window {
-        stride: sizes(op, "stride")?,
-        pad: sizes(op, "pad")?,
-        dilation: sizes(op, "dilation")?,
-    })
+    Ok(Window { stride: sizes(op, "stride")?, pad: sizes(op, "pad")?, dilation: sizes(op, "dilation")? })
 }
 
 /// A `calibration` dictionary.
 fn calibration(dictionary: &DictionaryAttribute<'_>) -> Option<Calibration> {
     let number = |key: &str| entry(dictionary, key).and_then(ir::as_f64);
     Some(Calibration {
-        samples: entry(dictionary, "samples")
-            .and_then(ir::as_i64)
-            .and_then(|samples| u64::try_from(samples).ok())?,
+        samples: entry(dictionary, "samples").and_then(ir::as_i64).and_then(|samples| u64::try_from(samples).ok())?,
         rms: number("rms")?,
         absmax: number("absmax")?,
         mean_abs: number("mean_abs")?,

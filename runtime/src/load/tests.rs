@@ -5,9 +5,7 @@ use crate::program::Layer;
 fn store(weights: &[(&str, &[usize])]) -> WeightStore {
     let mut store = WeightStore::new();
     for (name, shape) in weights {
-        let values: Vec<f32> = (0..shape.iter().product())
-            .map(|i: usize| i as f32)
-            .collect();
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| i as f32).collect();
         store.insert(*name, Weight::new(shape.to_vec(), values).unwrap());
     }
     store
@@ -40,9 +38,7 @@ fn refused(text: &str, needle: &str) {
 const N: Option<usize> = None;
 
 fn dims(sizes: &[usize]) -> Vec<Option<usize>> {
-    std::iter::once(None)
-        .chain(sizes.iter().map(|&size| Some(size)))
-        .collect()
+    std::iter::once(None).chain(sizes.iter().map(|&size| Some(size))).collect()
 }
 
 #[test]
@@ -71,29 +67,12 @@ func.func @main(%x: tensor<?x3x8x8xf32> {mxc.name = "image"}) -> (tensor<?x5xf32
   %r = tosa.reshape %a, %s2 : (tensor<1x?x5xf32>, !tosa.shape<2>) -> tensor<?x5xf32>
   return %r : tensor<?x5xf32>
 }"#;
-    let weights = store(&[
-        ("conv1.weight", &[4, 3, 3, 3]),
-        ("dw.weight", &[3, 3, 4, 2]),
-    ]);
+    let weights = store(&[("conv1.weight", &[4, 3, 3, 3]), ("dw.weight", &[3, 3, 4, 2])]);
     let program = load_with(text, &weights).unwrap();
     let ops: Vec<&Op> = program.nodes.iter().map(|node| &node.op).collect();
     assert_eq!(ops.len(), 8, "{ops:?}");
-    assert_eq!(
-        ops[0],
-        &Op::Transpose {
-            perms: vec![0, 2, 3, 1]
-        }
-    );
-    assert_eq!(
-        ops[3],
-        &Op::Conv2d {
-            stride: [1, 1],
-            pad: [1; 4],
-            dilation: [1, 1],
-            groups: 4,
-            layer: None
-        }
-    );
+    assert_eq!(ops[0], &Op::Transpose { perms: vec![0, 2, 3, 1] });
+    assert_eq!(ops[3], &Op::Conv2d { stride: [1, 1], pad: [1; 4], dilation: [1, 1], groups: 4, layer: None });
     assert_eq!(ops[2], &Op::Unary(Unary::Clamp { min: 0.0, max: 6.0 }));
     assert_eq!(ops[5], &Op::Reshape);
     assert_eq!(ops[6], &Op::FullyConnected { layer: None });
@@ -114,19 +93,10 @@ func.func @main(%x: tensor<?x3x8x8xf32> {mxc.name = "image"}) -> (tensor<?x5xf32
     assert!(program.layers.is_empty());
 
     let error = load(text).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "weight `conv1.weight` is not in the weight store; pass the file that holds it"
-    );
-    let weights = store(&[
-        ("conv1.weight", &[4, 3, 3, 2]),
-        ("dw.weight", &[3, 3, 4, 2]),
-    ]);
+    assert_eq!(error, "weight `conv1.weight` is not in the weight store; pass the file that holds it");
+    let weights = store(&[("conv1.weight", &[4, 3, 3, 2]), ("dw.weight", &[3, 3, 4, 2])]);
     let error = load_with(text, &weights).unwrap_err().to_string();
-    assert!(
-        error.contains("[4, 3, 3, 2] in the weight store but [4, 3, 3, 3]"),
-        "{error}"
-    );
+    assert!(error.contains("[4, 3, 3, 2] in the weight store but [4, 3, 3, 3]"), "{error}");
 }
 
 const DENOISED: &str = r#"
@@ -152,47 +122,17 @@ func.func @main(%x: tensor<?x6x6x4xf32>) -> tensor<?x6x6x8xf32> {
 fn analog_layers_and_denoisers() {
     let weights = store(&[("w", &[8, 1, 1, 4]), ("a", &[8])]);
     let program = load_with(DENOISED, &weights).unwrap();
-    let [
-        Layer {
-            name,
-            channels,
-            noise,
-            scale,
-            reference,
-            calibration,
-        },
-    ] = program.layers.as_slice()
-    else {
+    let [Layer { name, channels, noise, scale, reference, calibration }] = program.layers.as_slice() else {
         panic!("{:?}", program.layers)
     };
     assert_eq!((name.as_str(), *channels), ("conv", 8));
-    assert_eq!(
-        (noise.as_str(), scale.as_str(), reference.as_str()),
-        ("gaussian(sigma=6%)", "range", "rms")
-    );
+    assert_eq!((noise.as_str(), scale.as_str(), reference.as_str()), ("gaussian(sigma=6%)", "range", "rms"));
     let calibration = calibration.unwrap();
-    assert_eq!(
-        (
-            calibration.samples,
-            calibration.rms,
-            calibration.input_absmax
-        ),
-        (512, 1.5, 2.0)
-    );
-    assert_eq!(
-        program.nodes[1].op,
-        Op::DenoiseBlock {
-            layer: 0,
-            slope: 1.0 / 128.0
-        }
-    );
+    assert_eq!((calibration.samples, calibration.rms, calibration.input_absmax), (512, 1.5, 2.0));
+    assert_eq!(program.nodes[1].op, Op::DenoiseBlock { layer: 0, slope: 1.0 / 128.0 });
     assert_eq!(program.nodes[2].op, Op::DenoiseAffine { layer: 0 });
-    let trainable: Vec<&str> = program
-        .values
-        .iter()
-        .filter(|value| value.trainable)
-        .map(|value| value.name.as_str())
-        .collect();
+    let trainable: Vec<&str> =
+        program.values.iter().filter(|value| value.trainable).map(|value| value.name.as_str()).collect();
     assert_eq!(
         trainable,
         [
@@ -214,44 +154,18 @@ fn analog_layers_and_denoisers() {
 fn bad_analog_and_denoise_ops_are_refused() {
     let weights = store(&[("w", &[8, 1, 1, 4]), ("a", &[8])]);
     for (from, to, needle) in [
-        (
-            "layer = \"conv\", bottleneck",
-            "layer = \"other\", bottleneck",
-            "no analog layer `other`",
-        ),
-        (
-            "bottleneck = 2",
-            "bottleneck = 3",
-            "reduce_weight has shape [2, 1, 1, 8], not [3, 1, 1, 8]",
-        ),
+        ("layer = \"conv\", bottleneck", "layer = \"other\", bottleneck", "no analog layer `other`"),
+        ("bottleneck = 2", "bottleneck = 3", "reduce_weight has shape [2, 1, 1, 8], not [3, 1, 1, 8]"),
         ("scale = \"range\", ", "", "its noise has no `scale`"),
         ("rms = 1.5, ", "", "calibration is incomplete"),
         ("groups = 1", "groups = 3", "do not fit a weight of depth 4"),
-        (
-            "pad = array<i64: 0, 0, 0, 0>",
-            "pad = array<i64: 1, 0, 0, 0>",
-            "its operands give",
-        ),
-        (
-            "stride = array<i64: 1, 1>",
-            "stride = array<i64: 1, 0>",
-            "does not fit the padded input",
-        ),
-        (
-            "stride = array<i64: 1, 1>",
-            "stride = array<i64: 1>",
-            "its stride must hold 2",
-        ),
-        (
-            "stride = array<i64: 1, 1>",
-            "stride = array<i64: -1, 1>",
-            "its stride must hold 2",
-        ),
+        ("pad = array<i64: 0, 0, 0, 0>", "pad = array<i64: 1, 0, 0, 0>", "its operands give"),
+        ("stride = array<i64: 1, 1>", "stride = array<i64: 1, 0>", "does not fit the padded input"),
+        ("stride = array<i64: 1, 1>", "stride = array<i64: 1>", "its stride must hold 2"),
+        ("stride = array<i64: 1, 1>", "stride = array<i64: -1, 1>", "its stride must hold 2"),
     ] {
         assert!(DENOISED.contains(from));
-        let error = load_with(&DENOISED.replace(from, to), &weights)
-            .unwrap_err()
-            .to_string();
+        let error = load_with(&DENOISED.replace(from, to), &weights).unwrap_err().to_string();
         assert!(error.contains(needle), "{from} → {to}: {error}");
     }
 }
@@ -277,17 +191,11 @@ fn tokens_fold_into_fully_connected() {
         [
             &Op::FullyConnected { layer: None },
             &Op::Binary(Binary::Add),
-            &Op::Reduce {
-                kind: Reduce::Sum,
-                axis: 2
-            },
+            &Op::Reduce { kind: Reduce::Sum, axis: 2 },
             &Op::Binary(Binary::Sub)
         ]
     );
-    assert_eq!(
-        program.values[program.nodes[1].inputs[0]].shape,
-        [Some(1), Some(1), Some(5)]
-    );
+    assert_eq!(program.values[program.nodes[1].inputs[0]].shape, [Some(1), Some(1), Some(5)]);
     assert_eq!(program.values[program.nodes[2].output].shape, dims(&[3, 1]));
     assert_eq!(program.values[program.outputs[0]].shape, dims(&[3, 5]));
 
@@ -350,17 +258,10 @@ fn shapes_move_slice_pad_concat() {
     assert_eq!(
         ops,
         [
-            &Op::Pad {
-                pad: vec![[0, 0], [1, 2], [0, 0]],
-                value: 0.0
-            },
-            &Op::Slice {
-                start: vec![0, 1, 2]
-            },
+            &Op::Pad { pad: vec![[0, 0], [1, 2], [0, 0]], value: 0.0 },
+            &Op::Slice { start: vec![0, 1, 2] },
             &Op::Concat { axis: 2 },
-            &Op::Transpose {
-                perms: vec![0, 2, 1]
-            },
+            &Op::Transpose { perms: vec![0, 2, 1] },
         ]
     );
     refused(&text.replace("[0,1,2]", "[0,4,2]"), "reaches out of");
@@ -380,14 +281,8 @@ fn constants_are_folded_through_reshape_and_transpose() {
   %r = tosa.reshape %m, %s2 : (tensor<1x?x2xf32>, !tosa.shape<2>) -> tensor<?x2xf32>"#;
     let program = load(&main("tensor<?x3xf32>", "tensor<?x2xf32>", body)).unwrap();
     assert_eq!(program.nodes.len(), 1);
-    let weight = program.values[program.nodes[0].inputs[1]]
-        .constant
-        .as_ref()
-        .unwrap();
-    assert_eq!(
-        (weight.shape(), weight.values()),
-        (&[2, 3][..], &[1., 2., 3., 4., 5., 6.][..])
-    );
+    let weight = program.values[program.nodes[0].inputs[1]].constant.as_ref().unwrap();
+    assert_eq!((weight.shape(), weight.values()), (&[2, 3][..], &[1., 2., 3., 4., 5., 6.][..]));
 }
 
 #[test]
@@ -404,69 +299,32 @@ fn grouped_convolution_and_matmul_of_activations() {
     let program = load(&text).unwrap();
     assert_eq!(
         program.nodes[0].op,
-        Op::Conv2d {
-            stride: [2, 2],
-            pad: [1; 4],
-            dilation: [1, 1],
-            groups: 2,
-            layer: None
-        }
+        Op::Conv2d { stride: [2, 2], pad: [1; 4], dilation: [1, 1], groups: 2, layer: None }
     );
     assert_eq!(program.nodes.last().unwrap().op, Op::MatMul);
-    refused(
-        &text.replace("groups=2", "group=2"),
-        "cannot read `group=2`",
-    );
-    refused(
-        &text.replace("groups=2", "groups=x"),
-        "cannot read `groups=x`",
-    );
-    refused(
-        &text.replace("\"mxc\"", "\"acme\""),
-        "`conv2d` of domain `acme` is unknown",
-    );
+    refused(&text.replace("groups=2", "group=2"), "cannot read `group=2`");
+    refused(&text.replace("groups=2", "groups=x"), "cannot read `groups=x`");
+    refused(&text.replace("\"mxc\"", "\"acme\""), "`conv2d` of domain `acme` is unknown");
 }
 
 #[test]
 fn unsupported_modules_are_refused() {
     refused("module {}", "no function @main");
-    refused(
-        "func.func private @main(tensor<?x4xf32>) -> tensor<?x4xf32>",
-        "no function @main",
-    );
+    refused("func.func private @main(tensor<?x4xf32>) -> tensor<?x4xf32>", "no function @main");
     let all = main(
         "tensor<?x4xf32>",
         "tensor<?x4xf32>",
         "%a = tosa.sin %x : (tensor<?x4xf32>) -> tensor<?x4xf32>\n%r = tosa.cos %a : (tensor<?x4xf32>) -> tensor<?x4xf32>",
     );
     let error = load(&all).unwrap_err().to_string();
-    assert!(
-        error.contains("tosa.sin at loc(\"-\":3:") && error.contains("tosa.cos"),
-        "{error}"
-    );
-    let abs = |kind: &str| {
-        main(
-            kind,
-            kind,
-            &format!("%r = tosa.abs %x : ({kind}) -> {kind}"),
-        )
-    };
-    refused(
-        &abs("tensor<?x?xf32>"),
-        "only axis 0, the batch, may be dynamic",
-    );
+    assert!(error.contains("tosa.sin at loc(\"-\":3:") && error.contains("tosa.cos"), "{error}");
+    let abs = |kind: &str| main(kind, kind, &format!("%r = tosa.abs %x : ({kind}) -> {kind}"));
+    refused(&abs("tensor<?x?xf32>"), "only axis 0, the batch, may be dynamic");
     refused(&abs("tensor<*xf32>"), "must be ranked f32");
     refused(&abs("tensor<f32>"), "axis 0 must be the batch");
     refused(&abs("tensor<?x4xf16>"), "must be ranked f32");
-    refused(
-        "func.func @main(%x: tensor<?x4xf32>) { return }",
-        "@main returns nothing",
-    );
-    let constant = main(
-        "tensor<?x4xf32>",
-        "tensor<1xf32>",
-        "%r = tosa.abs %z : (tensor<1xf32>) -> tensor<1xf32>",
-    );
+    refused("func.func @main(%x: tensor<?x4xf32>) { return }", "@main returns nothing");
+    let constant = main("tensor<?x4xf32>", "tensor<1xf32>", "%r = tosa.abs %z : (tensor<1xf32>) -> tensor<1xf32>");
     refused(&constant, "operand 0 is a constant");
     let moved = main(
         "tensor<?x4xf32>",
@@ -497,11 +355,7 @@ fn an_input_that_is_an_output_gets_an_identity() {
     let text = "func.func @main(%x: tensor<?x4xf32>) -> (tensor<?x4xf32>, tensor<?x4xf32>) { return %x, %x : tensor<?x4xf32>, tensor<?x4xf32> }";
     let program = load(text).unwrap();
     assert_eq!(program.nodes.len(), 2);
-    let names: Vec<&str> = program
-        .outputs
-        .iter()
-        .map(|&id| program.values[id].name.as_str())
-        .collect();
+    let names: Vec<&str> = program.outputs.iter().map(|&id| program.values[id].name.as_str()).collect();
     assert_eq!(names, ["output0", "output1"]);
     assert_eq!(program.values[program.outputs[1]].shape, [N, Some(4)]);
 }

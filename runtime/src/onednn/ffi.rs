@@ -50,12 +50,7 @@ unsafe extern "C" {
     fn dnnl_memory_desc_clone(desc: *mut Handle, existing: *const Opaque) -> Status;
     fn dnnl_memory_desc_destroy(desc: Handle) -> Status;
     fn dnnl_memory_desc_get_size(desc: *const Opaque) -> usize;
-    fn dnnl_memory_create(
-        memory: *mut Handle,
-        desc: *const Opaque,
-        engine: Handle,
-        data: *mut c_void,
-    ) -> Status;
+    fn dnnl_memory_create(memory: *mut Handle, desc: *const Opaque, engine: Handle, data: *mut c_void) -> Status;
     fn dnnl_memory_set_data_handle(memory: Handle, data: *mut c_void) -> Status;
     fn dnnl_memory_destroy(memory: Handle) -> Status;
     fn dnnl_primitive_attr_create(attr: *mut Handle) -> Status;
@@ -98,25 +93,11 @@ unsafe extern "C" {
         destination_engine: Handle,
         attr: *const Opaque,
     ) -> Status;
-    fn dnnl_primitive_desc_query(
-        desc: *const Opaque,
-        what: c_int,
-        index: c_int,
-        result: *mut c_void,
-    ) -> Status;
-    fn dnnl_primitive_desc_query_md(
-        desc: *const Opaque,
-        what: c_int,
-        index: c_int,
-    ) -> *const Opaque;
+    fn dnnl_primitive_desc_query(desc: *const Opaque, what: c_int, index: c_int, result: *mut c_void) -> Status;
+    fn dnnl_primitive_desc_query_md(desc: *const Opaque, what: c_int, index: c_int) -> *const Opaque;
     fn dnnl_primitive_desc_destroy(desc: Handle) -> Status;
     fn dnnl_primitive_create(primitive: *mut Handle, desc: *const Opaque) -> Status;
-    fn dnnl_primitive_execute(
-        primitive: *const Opaque,
-        stream: Handle,
-        count: c_int,
-        args: *const ExecArg,
-    ) -> Status;
+    fn dnnl_primitive_execute(primitive: *const Opaque, stream: Handle, count: c_int, args: *const ExecArg) -> Status;
     fn dnnl_primitive_destroy(primitive: Handle) -> Status;
     fn omp_set_num_threads(threads: c_int);
     fn omp_get_max_threads() -> c_int;
@@ -161,11 +142,7 @@ fn describe(status: Status) -> &'static str {
 }
 
 fn check(call: &'static str, status: Status) -> Result<(), Error> {
-    if status == 0 {
-        Ok(())
-    } else {
-        Err(Error { call, status })
-    }
+    if status == 0 { Ok(()) } else { Err(Error { call, status }) }
 }
 
 /// Limits OpenMP to one thread in the calling thread while it lives. A primitive runs with as many threads as its
@@ -185,10 +162,7 @@ impl OneThread {
             omp_set_num_threads(1);
             before
         };
-        Self {
-            before,
-            _not_send: PhantomData,
-        }
+        Self { before, _not_send: PhantomData }
     }
 }
 
@@ -260,9 +234,7 @@ impl Engine {
     /// The CPU engine.
     pub fn cpu() -> Result<Self, Error> {
         // SAFETY: writes one handle to the pointer it is given.
-        Self::create("dnnl_engine_create", |handle| unsafe {
-            dnnl_engine_create(handle, CPU, 0)
-        })
+        Self::create("dnnl_engine_create", |handle| unsafe { dnnl_engine_create(handle, CPU, 0) })
     }
 }
 
@@ -281,15 +253,7 @@ impl MemoryDesc {
         let (rank, dims, strides) = (dims.len() as c_int, to_dims(dims), to_dims(strides));
         Self::create("dnnl_memory_desc_create_with_strides", |handle| {
             // SAFETY: both arrays hold at least `rank` ≤ 12 values.
-            unsafe {
-                dnnl_memory_desc_create_with_strides(
-                    handle,
-                    rank,
-                    dims.as_ptr(),
-                    F32,
-                    strides.as_ptr(),
-                )
-            }
+            unsafe { dnnl_memory_desc_create_with_strides(handle, rank, dims.as_ptr(), F32, strides.as_ptr()) }
         })
     }
 
@@ -313,35 +277,22 @@ impl PrimitiveDesc {
         // SAFETY: the primitive descriptor is alive; the result is borrowed from it and copied below.
         let borrowed = unsafe { dnnl_primitive_desc_query_md(self.raw(), what, 0) };
         if borrowed.is_null() {
-            return Err(Error {
-                call: "dnnl_primitive_desc_query_md",
-                status: -1,
-            });
+            return Err(Error { call: "dnnl_primitive_desc_query_md", status: -1 });
         }
         // SAFETY: `borrowed` is a live descriptor.
-        MemoryDesc::create("dnnl_memory_desc_clone", |handle| unsafe {
-            dnnl_memory_desc_clone(handle, borrowed)
-        })
+        MemoryDesc::create("dnnl_memory_desc_clone", |handle| unsafe { dnnl_memory_desc_clone(handle, borrowed) })
     }
 
     fn implementation(&self) -> &'static str {
         let mut name: *const c_char = ptr::null();
         // SAFETY: this query writes a pointer to a string constant of the library.
-        let status = unsafe {
-            dnnl_primitive_desc_query(
-                self.raw(),
-                QUERY_IMPLEMENTATION,
-                0,
-                (&raw mut name).cast::<c_void>(),
-            )
-        };
+        let status =
+            unsafe { dnnl_primitive_desc_query(self.raw(), QUERY_IMPLEMENTATION, 0, (&raw mut name).cast::<c_void>()) };
         if status != 0 || name.is_null() {
             return "unknown";
         }
         // SAFETY: a NUL-terminated string constant of a library that is never unloaded.
-        unsafe { std::ffi::CStr::from_ptr(name) }
-            .to_str()
-            .unwrap_or("unknown")
+        unsafe { std::ffi::CStr::from_ptr(name) }.to_str().unwrap_or("unknown")
     }
 }
 
@@ -357,9 +308,7 @@ impl Memory {
     fn point_at(&mut self, data: *mut f32) -> Result<(), Error> {
         // SAFETY: only stores the pointer (there is no padding to clear in the plain layouts used here, and a packed
         // buffer holds its padding).
-        check("dnnl_memory_set_data_handle", unsafe {
-            dnnl_memory_set_data_handle(self.raw(), data.cast())
-        })
+        check("dnnl_memory_set_data_handle", unsafe { dnnl_memory_set_data_handle(self.raw(), data.cast()) })
     }
 }
 
@@ -373,9 +322,7 @@ fn to_dims(values: &[usize]) -> Dims {
 
 fn attributes() -> Result<Attr, Error> {
     // SAFETY: writes one handle to the pointer it is given.
-    let attr = Attr::create("dnnl_primitive_attr_create", |handle| unsafe {
-        dnnl_primitive_attr_create(handle)
-    })?;
+    let attr = Attr::create("dnnl_primitive_attr_create", |handle| unsafe { dnnl_primitive_attr_create(handle) })?;
     // SAFETY: the attributes are alive.
     check("dnnl_primitive_attr_set_scratchpad_mode", unsafe {
         dnnl_primitive_attr_set_scratchpad_mode(attr.raw(), USER_SCRATCHPAD)
@@ -465,10 +412,7 @@ impl Convolution {
         bias: &[f32],
     ) -> Result<Self, Error> {
         let _one_thread = OneThread::enter();
-        let invalid = Error {
-            call: "convolution",
-            status: 2,
-        };
+        let invalid = Error { call: "convolution", status: 2 };
         let (dims, strides) = geometry.weights();
         if weights.len() != dims.iter().product::<usize>() || bias.len() != geometry.output[2] {
             return Err(invalid);
@@ -482,52 +426,48 @@ impl Convolution {
         let before = to_dims(&[geometry.pad[0], geometry.pad[2]]);
         let after = to_dims(&[geometry.pad[1], geometry.pad[3]]);
         let attr = attributes()?;
-        let forward =
-            PrimitiveDesc::create("dnnl_convolution_forward_primitive_desc_create", |handle| {
-                // SAFETY: all descriptors live through the call; the arrays hold a value per spatial axis.
-                unsafe {
-                    dnnl_convolution_forward_primitive_desc_create(
-                        handle,
-                        engine.raw(),
-                        FORWARD_TRAINING,
-                        CONVOLUTION_DIRECT,
-                        source.raw(),
-                        any.raw(),
-                        bias_desc.raw(),
-                        destination.raw(),
-                        stride.as_ptr(),
-                        dilation.as_ptr(),
-                        before.as_ptr(),
-                        after.as_ptr(),
-                        attr.raw(),
-                    )
-                }
-            })?;
+        let forward = PrimitiveDesc::create("dnnl_convolution_forward_primitive_desc_create", |handle| {
+            // SAFETY: all descriptors live through the call; the arrays hold a value per spatial axis.
+            unsafe {
+                dnnl_convolution_forward_primitive_desc_create(
+                    handle,
+                    engine.raw(),
+                    FORWARD_TRAINING,
+                    CONVOLUTION_DIRECT,
+                    source.raw(),
+                    any.raw(),
+                    bias_desc.raw(),
+                    destination.raw(),
+                    stride.as_ptr(),
+                    dilation.as_ptr(),
+                    before.as_ptr(),
+                    after.as_ptr(),
+                    attr.raw(),
+                )
+            }
+        })?;
         let desc = match direction {
             Direction::Forward => forward,
             Direction::BackwardData => {
-                PrimitiveDesc::create(
-                    "dnnl_convolution_backward_data_primitive_desc_create",
-                    |handle| {
-                        // SAFETY: as above; the hint is a live forward descriptor of the same convolution.
-                        unsafe {
-                            dnnl_convolution_backward_data_primitive_desc_create(
-                                handle,
-                                engine.raw(),
-                                CONVOLUTION_DIRECT,
-                                source.raw(),
-                                any.raw(),
-                                destination.raw(),
-                                stride.as_ptr(),
-                                dilation.as_ptr(),
-                                before.as_ptr(),
-                                after.as_ptr(),
-                                forward.raw(),
-                                attr.raw(),
-                            )
-                        }
-                    },
-                )?
+                PrimitiveDesc::create("dnnl_convolution_backward_data_primitive_desc_create", |handle| {
+                    // SAFETY: as above; the hint is a live forward descriptor of the same convolution.
+                    unsafe {
+                        dnnl_convolution_backward_data_primitive_desc_create(
+                            handle,
+                            engine.raw(),
+                            CONVOLUTION_DIRECT,
+                            source.raw(),
+                            any.raw(),
+                            destination.raw(),
+                            stride.as_ptr(),
+                            dilation.as_ptr(),
+                            before.as_ptr(),
+                            after.as_ptr(),
+                            forward.raw(),
+                            attr.raw(),
+                        )
+                    }
+                })?
             }
         };
         let weights_desc = desc.query(QUERY_WEIGHTS)?;
@@ -604,38 +544,19 @@ impl BoundConvolution {
         let geometry = &convolution.geometry;
         let (input, output) = (geometry.len(geometry.input), geometry.len(geometry.output));
         let forward = convolution.direction == Direction::Forward;
-        let (reads, writes) = if forward {
-            (input, output)
-        } else {
-            (output, input)
-        };
-        if read.len() != reads
-            || write.len() != writes
-            || scratch.len() < convolution.scratchpad.len()
-        {
-            return Err(Error {
-                call: "convolution",
-                status: 2,
-            });
+        let (reads, writes) = if forward { (input, output) } else { (output, input) };
+        if read.len() != reads || write.len() != writes || scratch.len() < convolution.scratchpad.len() {
+            return Err(Error { call: "convolution", status: 2 });
         }
-        let (from, to) = if forward {
-            (&mut self.source, &mut self.destination)
-        } else {
-            (&mut self.destination, &mut self.source)
-        };
+        let (from, to) =
+            if forward { (&mut self.source, &mut self.destination) } else { (&mut self.destination, &mut self.source) };
         // As above, what is read is only read.
         from.point_at(read.as_ptr().cast_mut())?;
         to.point_at(write.as_mut_ptr())?;
         self.scratchpad.point_at(scratch.as_mut_ptr())?;
-        let arg = |arg, memory: &Memory| ExecArg {
-            arg,
-            memory: memory.raw(),
-        };
-        let (source, destination) = if forward {
-            (ARG_SOURCE, ARG_DESTINATION)
-        } else {
-            (ARG_DIFF_SOURCE, ARG_DIFF_DESTINATION)
-        };
+        let arg = |arg, memory: &Memory| ExecArg { arg, memory: memory.raw() };
+        let (source, destination) =
+            if forward { (ARG_SOURCE, ARG_DESTINATION) } else { (ARG_DIFF_SOURCE, ARG_DIFF_DESTINATION) };
         let args = [
             arg(source, &self.source),
             arg(destination, &self.destination),
@@ -649,80 +570,43 @@ impl BoundConvolution {
         // packed weights and the bias were sized at creation and live as long as `self.convolution`. On the CPU the
         // call returns after the computation has ended.
         check("dnnl_primitive_execute", unsafe {
-            dnnl_primitive_execute(
-                convolution.primitive.raw(),
-                stream.raw(),
-                count,
-                args.as_ptr(),
-            )
+            dnnl_primitive_execute(convolution.primitive.raw(), stream.raw(), count, args.as_ptr())
         })
     }
 }
 
 /// `values` in another layout.
-fn reorder(
-    engine: &Engine,
-    values: &[f32],
-    from: &MemoryDesc,
-    to: &MemoryDesc,
-) -> Result<Vec<f32>, Error> {
+fn reorder(engine: &Engine, values: &[f32], from: &MemoryDesc, to: &MemoryDesc) -> Result<Vec<f32>, Error> {
     let mut result = vec![0.0; to.len()];
     let attr = attributes()?;
     let desc = PrimitiveDesc::create("dnnl_reorder_primitive_desc_create", |handle| {
         // SAFETY: all handles live through the call.
         unsafe {
-            dnnl_reorder_primitive_desc_create(
-                handle,
-                from.raw(),
-                engine.raw(),
-                to.raw(),
-                engine.raw(),
-                attr.raw(),
-            )
+            dnnl_reorder_primitive_desc_create(handle, from.raw(), engine.raw(), to.raw(), engine.raw(), attr.raw())
         }
     })?;
     let scratchpad = desc.query(QUERY_SCRATCHPAD)?;
     let mut scratch = vec![0.0; scratchpad.len()];
     // SAFETY: the descriptor lives through the call.
-    let primitive = Primitive::create("dnnl_primitive_create", |handle| unsafe {
-        dnnl_primitive_create(handle, desc.raw())
-    })?;
+    let primitive =
+        Primitive::create("dnnl_primitive_create", |handle| unsafe { dnnl_primitive_create(handle, desc.raw()) })?;
     let stream = Stream::new(engine)?;
-    let (mut source, mut destination, mut work) = (
-        Memory::new(engine, from)?,
-        Memory::new(engine, to)?,
-        Memory::new(engine, &scratchpad)?,
-    );
+    let (mut source, mut destination, mut work) =
+        (Memory::new(engine, from)?, Memory::new(engine, to)?, Memory::new(engine, &scratchpad)?);
     source.point_at(values.as_ptr().cast_mut())?;
     destination.point_at(result.as_mut_ptr())?;
     work.point_at(scratch.as_mut_ptr())?;
     let args = [
-        ExecArg {
-            arg: ARG_SOURCE,
-            memory: source.raw(),
-        },
-        ExecArg {
-            arg: ARG_DESTINATION,
-            memory: destination.raw(),
-        },
-        ExecArg {
-            arg: ARG_SCRATCHPAD,
-            memory: work.raw(),
-        },
+        ExecArg { arg: ARG_SOURCE, memory: source.raw() },
+        ExecArg { arg: ARG_DESTINATION, memory: destination.raw() },
+        ExecArg { arg: ARG_SCRATCHPAD, memory: work.raw() },
     ];
     // SAFETY: the caller has checked that `values` has the source's size; the other two buffers were made to size. The
     // source is only read. The stream is waited for before the buffers are used again.
     check("dnnl_primitive_execute", unsafe {
-        dnnl_primitive_execute(
-            primitive.raw(),
-            stream.raw(),
-            args.len() as c_int,
-            args.as_ptr(),
-        )
+        dnnl_primitive_execute(primitive.raw(), stream.raw(), args.len() as c_int, args.as_ptr())
     })?;
     // SAFETY: the stream is alive.
-    check("dnnl_stream_wait", unsafe {
-        dnnl_stream_wait(stream.raw())
-    })?;
+    check("dnnl_stream_wait", unsafe { dnnl_stream_wait(stream.raw()) })?;
     Ok(result)
 }

@@ -15,19 +15,11 @@ fn example() -> Package {
         manifest: Manifest {
             format_version: FORMAT_VERSION,
             hardware: "clock = 500".into(),
-            noise: Some(Noise {
-                spec: "gaussian(sigma=6%)".into(),
-                scale: "range".into(),
-                reference: "rms".into(),
-            }),
+            noise: Some(Noise { spec: "gaussian(sigma=6%)".into(), scale: "range".into(), reference: "rms".into() }),
             placement: Some(Placement {
                 kind: "greedy".into(),
                 budget_percent: 4.0,
-                layers: vec![PlacedLayer {
-                    name: "conv0".into(),
-                    rank: Some(1),
-                    ..Default::default()
-                }],
+                layers: vec![PlacedLayer { name: "conv0".into(), rank: Some(1), ..Default::default() }],
                 ..Default::default()
             }),
             ..Default::default()
@@ -47,14 +39,8 @@ fn round_trip_is_exact_aligned_and_mapped() {
     let read = Package::open(&path).unwrap();
     assert_eq!(read.manifest, package.manifest);
     assert_eq!(read.module, package.module);
-    assert_eq!(
-        read.backbone.to_safetensors(),
-        package.backbone.to_safetensors()
-    );
-    assert_eq!(
-        read.denoisers.get("conv0.scale").unwrap().values(),
-        [1.0; 4]
-    );
+    assert_eq!(read.backbone.to_safetensors(), package.backbone.to_safetensors());
+    assert_eq!(read.denoisers.get("conv0.scale").unwrap().values(), [1.0; 4]);
     assert_eq!(read.weights().len(), 6);
     let bytes = fs::read(&path).unwrap();
     assert_eq!(read.to_bytes().unwrap(), bytes);
@@ -69,14 +55,9 @@ fn round_trip_is_exact_aligned_and_mapped() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     // Overwriting a package that is mapped leaves the mapped one alone.
     let mut other = example();
-    other
-        .denoisers
-        .insert("conv0.scale", Weight::new(vec![4], vec![2.0; 4]).unwrap());
+    other.denoisers.insert("conv0.scale", Weight::new(vec![4], vec![2.0; 4]).unwrap());
     other.write(&path).unwrap();
-    assert_eq!(
-        read.denoisers.get("conv0.scale").unwrap().values(),
-        [1.0; 4]
-    );
+    assert_eq!(read.denoisers.get("conv0.scale").unwrap().values(), [1.0; 4]);
 }
 
 #[test]
@@ -105,9 +86,7 @@ fn damage_is_refused_without_a_panic() {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut damaged = bytes.clone();
         for _ in 0..1 + seed % 9 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let index = (state >> 33) as usize % damaged.len();
             damaged[index] = (state >> 25) as u8;
         }
@@ -135,21 +114,15 @@ fn foreign_packages_are_refused_with_a_reason() {
     package.module = b"module {}".to_vec();
     refuse(&package, "module.mlirbc is not MLIR bytecode");
     let mut package = example();
-    package
-        .denoisers
-        .insert("conv0.weight", Weight::new(vec![1], vec![0.0]).unwrap());
-    refuse(
-        &package,
-        "`conv0.weight` is in the backbone and the denoisers",
-    );
+    package.denoisers.insert("conv0.weight", Weight::new(vec![1], vec![0.0]).unwrap());
+    refuse(&package, "`conv0.weight` is in the backbone and the denoisers");
 
     let write = |names: &[&str], method| {
         let mut zip = ZipWriter::new(File::create(&path).unwrap());
         for name in names {
             let options = SimpleFileOptions::default().compression_method(method);
             zip.start_file(*name, options).unwrap();
-            zip.write_all(b"some content that is long enough to be compressed")
-                .unwrap();
+            zip.write_all(b"some content that is long enough to be compressed").unwrap();
         }
         zip.finish().unwrap();
         Package::open(&path).unwrap_err().to_string()
@@ -172,15 +145,8 @@ fn schema_and_messages_agree() {
     let schema = include_str!("../../proto/manifest.proto");
     let mut from_schema = Vec::new();
     let mut message = "";
-    for line in schema
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with("//"))
-    {
-        let words: Vec<&str> = line
-            .trim_end_matches([';', '{'])
-            .split_whitespace()
-            .collect();
+    for line in schema.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+        let words: Vec<&str> = line.trim_end_matches([';', '{']).split_whitespace().collect();
         match words.as_slice() {
             ["message", name] => message = name,
             [label @ ("optional" | "repeated"), kind, name, "=", tag] => {
@@ -199,15 +165,9 @@ fn schema_and_messages_agree() {
             message = rest.trim_end_matches(" {");
         } else if let Some(rest) = line.strip_prefix("#[prost(") {
             attribute = rest.trim_end_matches(")]");
-        } else if let Some((name, kind)) =
-            line.strip_prefix("pub ").and_then(|l| l.split_once(": "))
-        {
+        } else if let Some((name, kind)) = line.strip_prefix("pub ").and_then(|l| l.split_once(": ")) {
             let parts: Vec<&str> = attribute.split(", ").collect();
-            let tag = parts
-                .last()
-                .unwrap()
-                .trim_start_matches("tag = ")
-                .trim_matches('"');
+            let tag = parts.last().unwrap().trim_start_matches("tag = ").trim_matches('"');
             let inner = kind
                 .trim_end_matches(',')
                 .trim_start_matches("Option<")

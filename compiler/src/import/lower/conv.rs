@@ -41,14 +41,9 @@ impl Window {
         };
         for axis in 0..2 {
             let Some(size) = shape[axis + 2].fixed() else {
-                return unsupported(format!(
-                    "its input's spatial axes must be fixed, not {}",
-                    show(shape)
-                ));
+                return unsupported(format!("its input's spatial axes must be fixed, not {}", show(shape)));
             };
-            let reach = (kernel[axis] - 1)
-                .checked_mul(dilation[axis])
-                .and_then(|reach| reach.checked_add(1));
+            let reach = (kernel[axis] - 1).checked_mul(dilation[axis]).and_then(|reach| reach.checked_add(1));
             let Some(reach) = reach else {
                 return invalid("its kernel is too large");
             };
@@ -58,14 +53,9 @@ impl Window {
                 "NOTSET" | "" => {}
                 "VALID" => (*before, *after) = (0, 0),
                 "SAME_UPPER" | "SAME_LOWER" => {
-                    let total =
-                        ((size.div_ceil(stride).max(1) - 1) * stride + reach).saturating_sub(size);
+                    let total = ((size.div_ceil(stride).max(1) - 1) * stride + reach).saturating_sub(size);
                     let (small, large) = (total / 2, total - total / 2);
-                    (*before, *after) = if auto == "SAME_UPPER" {
-                        (small, large)
-                    } else {
-                        (large, small)
-                    };
+                    (*before, *after) = if auto == "SAME_UPPER" { (small, large) } else { (large, small) };
                 }
                 _ => return invalid(format!("attribute 'auto_pad' is '{auto}'")),
             }
@@ -100,22 +90,13 @@ impl Window {
 
     /// The NHWC shape of the result.
     fn result(&self, batch: Dim, channels: usize) -> [Dim; 4] {
-        [
-            batch,
-            Dim::Fixed(self.output[0]),
-            Dim::Fixed(self.output[1]),
-            Dim::Fixed(channels),
-        ]
+        [batch, Dim::Fixed(self.output[0]), Dim::Fixed(self.output[1]), Dim::Fixed(channels)]
     }
 }
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// The channels-last input without the rows and columns that no window covers.
-    fn windowed(
-        &mut self,
-        input: &Activation<'c, 'a>,
-        window: &Window,
-    ) -> Result<Activation<'c, 'a>, Problem> {
+    fn windowed(&mut self, input: &Activation<'c, 'a>, window: &Window) -> Result<Activation<'c, 'a>, Problem> {
         let input = self.emit.nhwc(input)?;
         let mut shape = input.shape.clone();
         for axis in 0..2 {
@@ -134,10 +115,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let name = node.input(1);
         if input.rank() != 4 || weight.shape.len() != 4 {
             if weight.shape.len() == input.rank() && (3..=5).contains(&input.rank()) {
-                return unsupported(format!(
-                    "a convolution over {} spatial axes",
-                    input.rank() - 2
-                ));
+                return unsupported(format!("a convolution over {} spatial axes", input.rank() - 2));
             }
             return invalid(format!(
                 "its input '{}' of shape {} and weight '{name}' of shape {:?} do not fit",
@@ -176,10 +154,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let values = call.floats(1)?;
         let window = Window::new(call, &input.shape, [height, width])?;
         let bias = match call.optional_constant(2)? {
-            Some(bias) if bias.shape == [outputs] => {
-                self.emit
-                    .weight(node.input(2), &[outputs], call.floats(2)?)?
-            }
+            Some(bias) if bias.shape == [outputs] => self.emit.weight(node.input(2), &[outputs], call.floats(2)?)?,
             Some(bias) => {
                 return invalid(format!(
                     "its bias '{}' has the shape {:?}, not [{outputs}]",
@@ -201,29 +176,17 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         ];
         let value = if groups == 1 {
             let weight = self.transposed_weight(name, &weight, &[0, 2, 3, 1])?;
-            self.emit.shaped(
-                "tosa.conv2d",
-                &[source.value, weight, bias, zero, zero],
-                &attributes,
-                &result,
-            )?
+            self.emit.shaped("tosa.conv2d", &[source.value, weight, bias, zero, zero], &attributes, &result)?
         } else if groups == channels {
             // [C·M, 1, H, W] → [H, W, C, M]
             let split = weight.reshaped(vec![channels, outputs / channels, height, width]);
             let weight = self.transposed_weight(name, &split, &[2, 3, 0, 1])?;
             let operands = [source.value, weight, bias, zero, zero];
-            self.emit
-                .shaped("tosa.depthwise_conv2d", &operands, &attributes, &result)?
+            self.emit.shaped("tosa.depthwise_conv2d", &operands, &attributes, &result)?
         } else {
             // TOSA has no groups.
             let weight = self.transposed_weight(name, &weight, &[0, 2, 3, 1])?;
-            let list = |values: &[usize]| {
-                values
-                    .iter()
-                    .map(usize::to_string)
-                    .collect::<Vec<_>>()
-                    .join(",")
-            };
+            let list = |values: &[usize]| values.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
             let description = format!(
                 "stride={};pad={};dilation={};groups={groups}",
                 list(&window.stride),
@@ -235,12 +198,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 ("domain_name", self.emit.string("mxc")),
                 ("implementation_attrs", self.emit.string(&description)),
             ];
-            self.emit.shaped(
-                "tosa.custom",
-                &[source.value, weight, bias],
-                &attributes,
-                &result,
-            )?
+            self.emit.shaped("tosa.custom", &[source.value, weight, bias], &attributes, &result)?
         };
         one(nhwc(value, result))
     }
@@ -266,11 +224,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         // Further outputs exist only in training.
         let input = call.activation(0)?;
         if input.rank() < 2 {
-            return invalid(format!(
-                "its input '{}' of shape {} has no channels",
-                node.input(0),
-                show(&input.shape)
-            ));
+            return invalid(format!("its input '{}' of shape {} has no channels", node.input(0), show(&input.shape)));
         }
         let Some(channels) = input.shape[1].fixed() else {
             return unsupported("its channels depend on the batch size");
@@ -290,27 +244,18 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let epsilon = f64::from(node.float("epsilon", 1e-5)?);
         let at = |parameter: usize, channel: usize| f64::from(parameters[parameter][channel]);
-        let scale: Vec<f64> = (0..channels)
-            .map(|channel| at(0, channel) / (at(3, channel) + epsilon).sqrt())
-            .collect();
-        let shift: Vec<f32> = (0..channels)
-            .map(|channel| (at(1, channel) - at(2, channel) * scale[channel]) as f32)
-            .collect();
+        let scale: Vec<f64> = (0..channels).map(|channel| at(0, channel) / (at(3, channel) + epsilon).sqrt()).collect();
+        let shift: Vec<f32> =
+            (0..channels).map(|channel| (at(1, channel) - at(2, channel) * scale[channel]) as f32).collect();
         let scale: Vec<f32> = scale.into_iter().map(|scale| scale as f32).collect();
-        let input = if input.rank() == 4 {
-            self.emit.nhwc(input)?
-        } else {
-            input.clone()
-        };
+        let input = if input.rank() == 4 { self.emit.nhwc(input)? } else { input.clone() };
         let mut shape = vec![1; input.rank()];
         shape[input.position(1)] = channels;
         let name = call.name;
         let scale = self.emit.weight(&format!("{name}.scale"), &shape, scale)?;
         let shift = self.emit.weight(&format!("{name}.shift"), &shape, shift)?;
         let physical = input.physical();
-        let scaled = self
-            .emit
-            .binary_raw("tosa.mul", input.value, scale, &physical)?;
+        let scaled = self.emit.binary_raw("tosa.mul", input.value, scale, &physical)?;
         let value = self.emit.binary_raw("tosa.add", scaled, shift, &physical)?;
         one(Activation { value, ..input })
     }
@@ -319,18 +264,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     fn pooling_window(&mut self, call: &Call<'_, 'c, 'a>) -> Result<Window, Problem> {
         let input = call.activation(0)?;
         if input.rank() != 4 {
-            return unsupported(format!(
-                "pooling over {} spatial axes",
-                input.rank().saturating_sub(2)
-            ));
+            return unsupported(format!("pooling over {} spatial axes", input.rank().saturating_sub(2)));
         }
         let Some(kernel) = call.node.ints("kernel_shape")? else {
             return invalid("attribute 'kernel_shape' is missing");
         };
         if kernel.len() != 2 {
-            return invalid(format!(
-                "attribute 'kernel_shape' is {kernel:?}; its input has two spatial axes"
-            ));
+            return invalid(format!("attribute 'kernel_shape' is {kernel:?}; its input has two spatial axes"));
         }
         let kernel = call.node.sizes("kernel_shape", 2, 1, 1)?;
         let window = Window::new(call, &input.shape, [kernel[0], kernel[1]])?;
@@ -341,21 +281,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     pub(super) fn max_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        if call
-            .node
-            .outputs
-            .get(1)
-            .is_some_and(|output| !output.is_empty())
-        {
+        if call.node.outputs.get(1).is_some_and(|output| !output.is_empty()) {
             return unsupported("its output 'Indices'");
         }
         let input = call.activation(0)?;
         let window = self.pooling_window(call)?;
-        if (0..2).any(|axis| {
-            window.pad[axis]
-                .iter()
-                .any(|&pad| pad >= window.kernel[axis])
-        }) {
+        if (0..2).any(|axis| window.pad[axis].iter().any(|&pad| pad >= window.kernel[axis])) {
             return invalid("its padding is not smaller than its kernel");
         }
         let source = self.windowed(input, &window)?;
@@ -365,9 +296,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             ("stride", self.emit.integers(&window.stride)),
             ("pad", self.emit.integers(&window.pads())),
         ];
-        let value = self
-            .emit
-            .shaped("tosa.max_pool2d", &[source.value], &attributes, &result)?;
+        let value = self.emit.shaped("tosa.max_pool2d", &[source.value], &attributes, &result)?;
         one(nhwc(value, result))
     }
 
@@ -384,21 +313,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let mut explicit = [[0; 2]; 4];
             for axis in 0..2 {
                 let [before, after] = window.pad[axis];
-                let kept = if auto {
-                    after
-                } else {
-                    after.min(declared[axis + 2])
-                };
+                let kept = if auto { after } else { after.min(declared[axis + 2]) };
                 explicit[axis + 2] = [before, kept];
                 window.pad[axis] = [0, after - kept];
             }
             source = self.emit.pad(&source, &explicit, 0.0)?;
         }
-        if (0..2).any(|axis| {
-            window.pad[axis]
-                .iter()
-                .any(|&pad| pad >= window.kernel[axis])
-        }) {
+        if (0..2).any(|axis| window.pad[axis].iter().any(|&pad| pad >= window.kernel[axis])) {
             return invalid("its padding is not smaller than its kernel");
         }
         let result = window.result(source.shape[0], channels(&source)?);
@@ -409,12 +330,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             ("pad", self.emit.integers(&window.pads())),
             ("acc_type", self.emit.accumulator()),
         ];
-        let value = self.emit.shaped(
-            "tosa.avg_pool2d",
-            &[source.value, zero, zero],
-            &attributes,
-            &result,
-        )?;
+        let value = self.emit.shaped("tosa.avg_pool2d", &[source.value, zero, zero], &attributes, &result)?;
         one(nhwc(value, result))
     }
 
@@ -422,20 +338,11 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     pub(super) fn global_pool(&mut self, call: &Call<'_, 'c, 'a>, op: &str) -> Results<'c, 'a> {
         let input = call.activation(0)?;
         if input.rank() < 3 {
-            return invalid(format!(
-                "its input has the shape {}; it has no spatial axes",
-                show(&input.shape)
-            ));
+            return invalid(format!("its input has the shape {}; it has no spatial axes", show(&input.shape)));
         }
-        let input = if input.rank() == 4 {
-            self.emit.nhwc(input)?
-        } else {
-            input.clone()
-        };
+        let input = if input.rank() == 4 { self.emit.nhwc(input)? } else { input.clone() };
         let axes: Vec<_> = (2..input.rank()).collect();
-        Ok(vec![Entry::Activation(
-            self.reduce_axes(op, &input, &axes)?,
-        )])
+        Ok(vec![Entry::Activation(self.reduce_axes(op, &input, &axes)?)])
     }
 }
 
@@ -450,9 +357,5 @@ fn channels(activation: &Activation<'_, '_>) -> Result<usize, Problem> {
 /// A channels-last value with its physical shape.
 fn nhwc<'c, 'a>(value: melior::ir::Value<'c, 'a>, physical: [Dim; 4]) -> Activation<'c, 'a> {
     let [batch, height, width, channels] = physical;
-    Activation {
-        value,
-        shape: vec![batch, channels, height, width],
-        order: NHWC.to_vec(),
-    }
+    Activation { value, shape: vec![batch, channels, height, width], order: NHWC.to_vec() }
 }

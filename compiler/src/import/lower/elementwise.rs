@@ -56,14 +56,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             "Relu" => emit.clamp(x, 0.0, f32::MAX)?,
             "Sqrt" => emit.with_scalar("tosa.pow", x, 0.5)?,
             "Clip" => {
-                let bound =
-                    |index: usize, name: &str, default: f32| match call.optional_constant(index)? {
-                        Some(bound) => match bound.scalar() {
-                            Some(bound) => Ok(bound),
-                            None => invalid(format!("'{}' must be a scalar", node.input(index))),
-                        },
-                        None => node.float(name, default),
-                    };
+                let bound = |index: usize, name: &str, default: f32| match call.optional_constant(index)? {
+                    Some(bound) => match bound.scalar() {
+                        Some(bound) => Ok(bound),
+                        None => invalid(format!("'{}' must be a scalar", node.input(index))),
+                    },
+                    None => node.float(name, default),
+                };
                 let (low, high) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
                 if low.is_nan() || high.is_nan() {
                     return invalid("its bounds are not numbers");
@@ -80,19 +79,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             // Silu is not ONNX's; some exporters write it.
             "Swish" | "Silu" => {
                 let alpha = alpha(1.0)?;
-                let scaled = if alpha == 1.0 {
-                    x.clone()
-                } else {
-                    emit.with_scalar("tosa.mul", x, alpha)?
-                };
+                let scaled = if alpha == 1.0 { x.clone() } else { emit.with_scalar("tosa.mul", x, alpha)? };
                 let gate = emit.unary("tosa.sigmoid", &scaled)?;
                 emit.binary("tosa.mul", x, &gate)?
             }
             "Gelu" => {
                 let inner = match node.string("approximate", "none")? {
                     "none" => {
-                        let scaled =
-                            emit.with_scalar("tosa.mul", x, consts::FRAC_1_SQRT_2 as f32)?;
+                        let scaled = emit.with_scalar("tosa.mul", x, consts::FRAC_1_SQRT_2 as f32)?;
                         emit.unary("tosa.erf", &scaled)?
                     }
                     // tanh(√(2/π)·(x + 0.044715·x³))
@@ -101,8 +95,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                         let scaled = emit.with_scalar("tosa.mul", &square, 0.044_715)?;
                         let factor = emit.with_scalar("tosa.add", &scaled, 1.0)?;
                         let inner = emit.binary("tosa.mul", x, &factor)?;
-                        let scaled =
-                            emit.with_scalar("tosa.mul", &inner, (2.0 / consts::PI).sqrt() as f32)?;
+                        let scaled = emit.with_scalar("tosa.mul", &inner, (2.0 / consts::PI).sqrt() as f32)?;
                         emit.unary("tosa.tanh", &scaled)?
                     }
                     other => return invalid(format!("attribute 'approximate' is '{other}'")),
@@ -127,18 +120,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 self.emit.binary("tosa.mul", x, &gate)?
             }
             _ => {
-                return Err(Problem::Unsupported(Some(
-                    "it depends on the model's inputs".to_owned(),
-                )));
+                return Err(Problem::Unsupported(Some("it depends on the model's inputs".to_owned())));
             }
         })
     }
 
-    fn leaky_relu(
-        &mut self,
-        x: &Activation<'c, 'a>,
-        slope: f32,
-    ) -> Result<Activation<'c, 'a>, Problem> {
+    fn leaky_relu(&mut self, x: &Activation<'c, 'a>, slope: f32) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
         if (0.0..=1.0).contains(&slope) {
             let scaled = emit.with_scalar("tosa.mul", x, slope)?;
@@ -151,12 +138,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `clamp(α·x + β, 0, 1)`.
-    fn hard_sigmoid(
-        &mut self,
-        x: &Activation<'c, 'a>,
-        alpha: f32,
-        beta: f32,
-    ) -> Result<Activation<'c, 'a>, Problem> {
+    fn hard_sigmoid(&mut self, x: &Activation<'c, 'a>, alpha: f32, beta: f32) -> Result<Activation<'c, 'a>, Problem> {
         let scaled = self.emit.with_scalar("tosa.mul", x, alpha)?;
         let shifted = self.emit.with_scalar("tosa.add", &scaled, beta)?;
         self.emit.clamp(&shifted, 0.0, 1.0)
@@ -180,11 +162,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let less = emit.with_scalar("tosa.add", &exp, -1.0)?;
         let scaled = emit.with_scalar("tosa.mul", &less, alpha)?;
         let sum = emit.binary("tosa.add", &positive, &scaled)?;
-        if gamma == 1.0 {
-            Ok(sum)
-        } else {
-            emit.with_scalar("tosa.mul", &sum, gamma)
-        }
+        if gamma == 1.0 { Ok(sum) } else { emit.with_scalar("tosa.mul", &sum, gamma) }
     }
 
     /// `ln(1 + eˣ)` as `max(x, 0) + ln(1 + e^−|x|)`, which does not overflow.
@@ -206,22 +184,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             "Add" | "Sum" | "Mean" | "Mul" | "Max" | "Min" => {
                 let mut result = call.entry(0)?.clone();
                 for index in 1..call.inputs.len() {
-                    let name = node.input(if matches!(result, Entry::Constant(_)) {
-                        index - 1
-                    } else {
-                        index
-                    });
+                    let name = node.input(if matches!(result, Entry::Constant(_)) { index - 1 } else { index });
                     result = self.combine(&node.op, &result, call.entry(index)?, name)?;
                 }
                 let Entry::Activation(mut result) = result else {
                     return unsupported("its inputs are constants");
                 };
                 if node.op == "Mean" {
-                    result = self.emit.with_scalar(
-                        "tosa.mul",
-                        &result,
-                        1.0 / call.inputs.len() as f32,
-                    )?;
+                    result = self.emit.with_scalar("tosa.mul", &result, 1.0 / call.inputs.len() as f32)?;
                 }
                 one(result)
             }
@@ -240,18 +210,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     let Some(values) = b.to_floats() else {
                         return invalid(format!("'{}' must hold floats", node.input(1)));
                     };
-                    let inverse: Vec<f32> = values
-                        .iter()
-                        .map(|&value| (1.0 / f64::from(value)) as f32)
-                        .collect();
+                    let inverse: Vec<f32> = values.iter().map(|&value| (1.0 / f64::from(value)) as f32).collect();
                     let inverse = Rc::new(Tensor::floats(b.shape.clone(), inverse));
-                    self.with_constant(
-                        "tosa.mul",
-                        a,
-                        &format!("{}.reciprocal", node.input(1)),
-                        &inverse,
-                        false,
-                    )?
+                    self.with_constant("tosa.mul", a, &format!("{}.reciprocal", node.input(1)), &inverse, false)?
                 }
                 (Entry::Activation(a), Entry::Activation(b)) => {
                     let inverse = self.emit.unary("tosa.reciprocal", b)?;
@@ -291,8 +252,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let slope = call.constant(1)?.clone();
                 let positive = self.emit.clamp(&x, 0.0, f32::MAX)?;
                 let negative = self.emit.clamp(&x, f32::MIN, 0.0)?;
-                let scaled =
-                    self.with_constant("tosa.mul", &negative, node.input(1), &slope, false)?;
+                let scaled = self.with_constant("tosa.mul", &negative, node.input(1), &slope, false)?;
                 one(self.pair("tosa.add", &positive, &scaled)?)
             }
         }
@@ -315,21 +275,15 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let result = match (a, b) {
             (Entry::Activation(a), Entry::Activation(b)) => self.pair(operation, a, b)?,
             (Entry::Activation(activation), Entry::Constant(constant))
-            | (Entry::Constant(constant), Entry::Activation(activation)) => {
-                match (op, constant.scalar()) {
-                    ("Max", Some(low))
-                        if constant.shape.len() <= activation.rank() && !low.is_nan() =>
-                    {
-                        self.emit.clamp(activation, low, f32::MAX)?
-                    }
-                    ("Min", Some(high))
-                        if constant.shape.len() <= activation.rank() && !high.is_nan() =>
-                    {
-                        self.emit.clamp(activation, f32::MIN, high)?
-                    }
-                    _ => self.with_constant(operation, activation, name, constant, false)?,
+            | (Entry::Constant(constant), Entry::Activation(activation)) => match (op, constant.scalar()) {
+                ("Max", Some(low)) if constant.shape.len() <= activation.rank() && !low.is_nan() => {
+                    self.emit.clamp(activation, low, f32::MAX)?
                 }
-            }
+                ("Min", Some(high)) if constant.shape.len() <= activation.rank() && !high.is_nan() => {
+                    self.emit.clamp(activation, f32::MIN, high)?
+                }
+                _ => self.with_constant(operation, activation, name, constant, false)?,
+            },
             _ => return unsupported("more than one of its inputs is a constant"),
         };
         Ok(Entry::Activation(result))
@@ -345,23 +299,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let rank = a.rank().max(b.rank());
         let (mut a, mut b) = (self.with_rank(a, rank)?, self.with_rank(b, rank)?);
         if a.order != b.order {
-            let order = if a.order == NHWC || b.order == NHWC {
-                NHWC.to_vec()
-            } else {
-                logical(rank)
-            };
+            let order = if a.order == NHWC || b.order == NHWC { NHWC.to_vec() } else { logical(rank) };
             a = self.emit.in_order(&a, &order)?;
             b = self.emit.in_order(&b, &order)?;
         }
         let shape = broadcast(&a.shape, &b.shape)?;
-        let mut result = Activation {
-            value: a.value,
-            shape,
-            order: a.order,
-        };
-        result.value = self
-            .emit
-            .binary_raw(operation, a.value, b.value, &result.physical())?;
+        let mut result = Activation { value: a.value, shape, order: a.order };
+        result.value = self.emit.binary_raw(operation, a.value, b.value, &result.physical())?;
         Ok(result)
     }
 
@@ -374,9 +318,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let Some(lead) = rank.checked_sub(activation.rank()).filter(|&lead| lead > 0) else {
             return Ok(activation.clone());
         };
-        let shape: Vec<_> = std::iter::repeat_n(Dim::Fixed(1), lead)
-            .chain(activation.shape.iter().copied())
-            .collect();
+        let shape: Vec<_> = std::iter::repeat_n(Dim::Fixed(1), lead).chain(activation.shape.iter().copied()).collect();
         self.emit.reshape(activation, &shape)
     }
 
@@ -403,19 +345,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let shape = broadcast(&activation.shape, &dims)?;
         let constant = Tensor::floats(sizes, values).transposed(&activation.order);
         let values = constant.to_floats().unwrap_or_default();
-        let operand = self
-            .emit
-            .constant_or_weight(name, &constant.shape, &values)?;
-        let mut result = Activation {
-            value: activation.value,
-            shape,
-            order: activation.order,
-        };
-        let (a, b) = if swapped {
-            (operand, activation.value)
-        } else {
-            (activation.value, operand)
-        };
+        let operand = self.emit.constant_or_weight(name, &constant.shape, &values)?;
+        let mut result = Activation { value: activation.value, shape, order: activation.order };
+        let (a, b) = if swapped { (operand, activation.value) } else { (activation.value, operand) };
         result.value = self.emit.binary_raw(operation, a, b, &result.physical())?;
         Ok(result)
     }
@@ -431,14 +363,5 @@ fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, Problem> {
             _ => None,
         })
         .collect::<Option<_>>()
-        .map_or_else(
-            || {
-                invalid(format!(
-                    "its operands of shapes {} and {} do not broadcast",
-                    show(a),
-                    show(b)
-                ))
-            },
-            Ok,
-        )
+        .map_or_else(|| invalid(format!("its operands of shapes {} and {} do not broadcast", show(a), show(b))), Ok)
 }

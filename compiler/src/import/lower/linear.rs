@@ -35,10 +35,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             Some((count, 0)) => Dim::Fixed(count),
             Some((count, 1)) => Dim::Batch(count),
             _ => {
-                return unsupported(format!(
-                    "its input's shape {} depends on the batch twice",
-                    show(&input.shape)
-                ));
+                return unsupported(format!("its input's shape {} depends on the batch twice", show(&input.shape)));
             }
         };
         let flat = [Dim::Fixed(1), samples, Dim::Fixed(rows)];
@@ -47,9 +44,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let weight = self.emit.weight(name, &[1, rows, columns], values)?;
         let zero = self.emit.zero()?;
         let result = [Dim::Fixed(1), samples, Dim::Fixed(columns)];
-        let mut value =
-            self.emit
-                .shaped("tosa.matmul", &[value, weight, zero, zero], &[], &result)?;
+        let mut value = self.emit.shaped("tosa.matmul", &[value, weight, zero, zero], &[], &result)?;
         if let Some((name, bias)) = bias {
             let bias = self.emit.weight(name, &[1, 1, columns], bias)?;
             value = self.emit.binary_raw("tosa.add", value, bias, &result)?;
@@ -58,11 +53,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         shape.push(Dim::Fixed(columns));
         let value = self.emit.reshape_raw(value, &result, &shape)?;
         let order = logical(shape.len());
-        Ok(Activation {
-            value,
-            shape,
-            order,
-        })
+        Ok(Activation { value, shape, order })
     }
 
     /// `α·A'·B' + β·C`.
@@ -82,52 +73,28 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let weight = call.constant(1)?;
         if weight.shape.len() != 2 {
-            return invalid(format!(
-                "its weight '{}' has the shape {:?}, not two axes",
-                node.input(1),
-                weight.shape
-            ));
+            return invalid(format!("its weight '{}' has the shape {:?}, not two axes", node.input(1), weight.shape));
         }
         let weight = Tensor::floats(weight.shape.clone(), call.floats(1)?);
-        let weight = if node.int("transB", 0)? != 0 {
-            weight.transposed(&[1, 0])
-        } else {
-            weight
-        };
+        let weight = if node.int("transB", 0)? != 0 { weight.transposed(&[1, 0]) } else { weight };
         let scaled = |values: Arc<[f32]>, factor: f32| -> Arc<[f32]> {
-            if factor == 1.0 {
-                values
-            } else {
-                values.iter().map(|value| value * factor).collect()
-            }
+            if factor == 1.0 { values } else { values.iter().map(|value| value * factor).collect() }
         };
-        let weight = Tensor::floats(
-            weight.shape.clone(),
-            scaled(weight.to_floats().unwrap_or_default(), alpha),
-        );
+        let weight = Tensor::floats(weight.shape.clone(), scaled(weight.to_floats().unwrap_or_default(), alpha));
         let outputs = weight.shape[1];
         // A constant of one row is the bias.
         let bias = match call.optional(2) {
             Some(Entry::Constant(bias))
-                if bias.len() == 1
-                    || bias.len() == outputs && bias.shape.last() == Some(&outputs) =>
+                if bias.len() == 1 || bias.len() == outputs && bias.shape.last() == Some(&outputs) =>
             {
                 let values = scaled(call.floats(2)?, beta);
-                Some(if values.len() == 1 {
-                    vec![values[0]; outputs].into()
-                } else {
-                    values
-                })
+                Some(if values.len() == 1 { vec![values[0]; outputs].into() } else { values })
             }
             _ => None,
         };
         let has_bias = bias.is_some();
-        let mut result = self.fully_connected(
-            &input,
-            node.input(1),
-            &weight,
-            bias.map(|bias| (node.input(2), bias)),
-        )?;
+        let mut result =
+            self.fully_connected(&input, node.input(1), &weight, bias.map(|bias| (node.input(2), bias)))?;
         match call.optional(2) {
             Some(entry) if !has_bias => {
                 result = match entry {
@@ -137,11 +104,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                         self.with_constant("tosa.add", &result, node.input(2), &added, false)?
                     }
                     Entry::Activation(added) => {
-                        let added = if beta == 1.0 {
-                            added.clone()
-                        } else {
-                            self.emit.with_scalar("tosa.mul", added, beta)?
-                        };
+                        let added =
+                            if beta == 1.0 { added.clone() } else { self.emit.with_scalar("tosa.mul", added, beta)? };
                         self.pair("tosa.add", &result, &added)?
                     }
                     Entry::Unknown => return Ok(vec![Entry::Unknown]),
@@ -159,10 +123,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let rank = weight.shape.len();
                 let matrix = rank >= 2 && weight.shape[..rank - 2].iter().all(|&size| size == 1);
                 if !matrix || rank > input.rank().max(2) || input.rank() < 2 {
-                    return unsupported(format!(
-                        "a product with a constant of shape {:?}",
-                        weight.shape
-                    ));
+                    return unsupported(format!("a product with a constant of shape {:?}", weight.shape));
                 }
                 let weight = Tensor::floats(weight.shape[rank - 2..].to_vec(), call.floats(1)?);
                 let input = input.clone();
@@ -192,30 +153,19 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     Some((count, 1)) => Dim::Batch(count),
                     _ => return unsupported("its shape depends on the batch in two axes"),
                 };
-                let left = self
-                    .emit
-                    .reshape_raw(a.value, &a.shape, &[lead, rows, inner])?;
-                let right = self
-                    .emit
-                    .reshape_raw(b.value, &b.shape, &[lead, inner, columns])?;
+                let left = self.emit.reshape_raw(a.value, &a.shape, &[lead, rows, inner])?;
+                let right = self.emit.reshape_raw(b.value, &b.shape, &[lead, inner, columns])?;
                 let zero = self.emit.zero()?;
                 let flat = [lead, rows, columns];
-                let value: Value<'c, 'a> =
-                    self.emit
-                        .shaped("tosa.matmul", &[left, right, zero, zero], &[], &flat)?;
+                let value: Value<'c, 'a> = self.emit.shaped("tosa.matmul", &[left, right, zero, zero], &[], &flat)?;
                 let mut shape = a.shape.clone();
                 shape[rank - 1] = columns;
                 let value = self.emit.reshape_raw(value, &flat, &shape)?;
-                one(Activation {
-                    value,
-                    shape,
-                    order: logical(rank),
-                })
+                one(Activation { value, shape, order: logical(rank) })
             }
-            (Entry::Constant(weight), Entry::Activation(_)) => unsupported(format!(
-                "a product with a constant of shape {:?} on the left",
-                weight.shape
-            )),
+            (Entry::Constant(weight), Entry::Activation(_)) => {
+                unsupported(format!("a product with a constant of shape {:?} on the left", weight.shape))
+            }
             _ => unsupported("its inputs are constants"),
         }
     }

@@ -82,10 +82,7 @@ impl<'c, 'a> Call<'_, 'c, 'a> {
     pub fn activation(&self, index: usize) -> Result<&Activation<'c, 'a>, Problem> {
         match self.entry(index)? {
             Entry::Activation(activation) => Ok(activation),
-            _ => unsupported(format!(
-                "its input '{}' is a constant",
-                self.node.input(index)
-            )),
+            _ => unsupported(format!("its input '{}' is a constant", self.node.input(index))),
         }
     }
 
@@ -93,18 +90,13 @@ impl<'c, 'a> Call<'_, 'c, 'a> {
     pub fn constant(&self, index: usize) -> Result<&Rc<Tensor>, Problem> {
         match self.entry(index)? {
             Entry::Constant(tensor) => Ok(tensor),
-            _ => unsupported(format!(
-                "its input '{}' is not a constant",
-                self.node.input(index)
-            )),
+            _ => unsupported(format!("its input '{}' is not a constant", self.node.input(index))),
         }
     }
 
     /// An input that may be left out, else must be a constant.
     pub fn optional_constant(&self, index: usize) -> Result<Option<&Rc<Tensor>>, Problem> {
-        self.optional(index)
-            .map(|_| self.constant(index))
-            .transpose()
+        self.optional(index).map(|_| self.constant(index)).transpose()
     }
 
     /// A required constant's values as f32.
@@ -120,14 +112,7 @@ impl<'c, 'a> Call<'_, 'c, 'a> {
 
 impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
     pub fn new(emit: Emitter<'c, 'a>, model: &'m Model, fixed_batch: Option<i64>) -> Self {
-        Self {
-            emit,
-            model,
-            fixed_batch,
-            unsupported: Vec::new(),
-            steps: 0,
-            grown: 0,
-        }
+        Self { emit, model, fixed_batch, unsupported: Vec::new(), steps: 0, grown: 0 }
     }
 
     /// Lowers the model's graph on the given inputs and returns its outputs in order.
@@ -150,11 +135,7 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             scope.insert(name.clone(), Entry::Constant(tensor.clone()));
         }
         self.nodes(&graph.nodes, scope, opsets, prefix, depth)?;
-        Ok(graph
-            .outputs
-            .iter()
-            .map(|output| scope.get(output).cloned().unwrap_or(Entry::Unknown))
-            .collect())
+        Ok(graph.outputs.iter().map(|output| scope.get(output).cloned().unwrap_or(Entry::Unknown)).collect())
     }
 
     fn nodes(
@@ -175,33 +156,16 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             let results = match self.node(node, &name, scope, opsets, depth) {
                 Ok(results) => results,
                 Err(Problem::Unsupported(reason)) => {
-                    self.unsupported.push(UnsupportedNode {
-                        node: name,
-                        op,
-                        opset,
-                        reason,
-                    });
+                    self.unsupported.push(UnsupportedNode { node: name, op, opset, reason });
                     vec![Entry::Unknown; node.outputs.len()]
                 }
                 Err(Problem::Invalid(reason)) => {
-                    return Err(ImportError::Node {
-                        node: name,
-                        op,
-                        reason,
-                    });
+                    return Err(ImportError::Node { node: name, op, reason });
                 }
                 Err(Problem::Import(error)) => return Err(*error),
             };
-            for (index, output) in node
-                .outputs
-                .iter()
-                .enumerate()
-                .filter(|(_, output)| !output.is_empty())
-            {
-                scope.insert(
-                    output.clone(),
-                    results.get(index).cloned().unwrap_or(Entry::Unknown),
-                );
+            for (index, output) in node.outputs.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
+                scope.insert(output.clone(), results.get(index).cloned().unwrap_or(Entry::Unknown));
             }
         }
         Ok(())
@@ -217,25 +181,12 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
     ) -> Results<'c, 'a> {
         self.steps += 1;
         if self.steps > MAX_NODES {
-            return invalid(format!(
-                "the model has more than {MAX_NODES} nodes once its functions are inlined"
-            ));
+            return invalid(format!("the model has more than {MAX_NODES} nodes once its functions are inlined"));
         }
-        let inputs: Vec<_> = node
-            .inputs
-            .iter()
-            .map(|input| scope.get(input).cloned())
-            .collect();
-        let unknown = inputs
-            .iter()
-            .flatten()
-            .any(|entry| matches!(entry, Entry::Unknown));
+        let inputs: Vec<_> = node.inputs.iter().map(|input| scope.get(input).cloned()).collect();
+        let unknown = inputs.iter().flatten().any(|entry| matches!(entry, Entry::Unknown));
         let outputs = node.outputs.len();
-        if let Some(function) = self
-            .model
-            .functions
-            .get(&(node.domain.clone(), node.op.clone()))
-        {
+        if let Some(function) = self.model.functions.get(&(node.domain.clone(), node.op.clone())) {
             if depth >= MAX_DEPTH {
                 return invalid("functions are nested too deeply, or call themselves");
             }
@@ -245,26 +196,16 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
                     inner.insert(parameter.clone(), entry.clone());
                 }
             }
-            let nodes: Vec<_> = function
-                .nodes
-                .iter()
-                .map(|each| bind(each, &node.attributes, &function.defaults))
-                .collect();
-            self.nodes(
-                &nodes,
-                &mut inner,
-                &function.opsets,
-                &format!("{name}/"),
-                depth + 1,
-            )?;
+            let nodes: Vec<_> =
+                function.nodes.iter().map(|each| bind(each, &node.attributes, &function.defaults)).collect();
+            self.nodes(&nodes, &mut inner, &function.opsets, &format!("{name}/"), depth + 1)?;
             return Ok(function
                 .outputs
                 .iter()
                 .map(|output| inner.get(output).cloned().unwrap_or(Entry::Unknown))
                 .collect());
         }
-        let is_known_domain =
-            node.domain.is_empty() || node.domain == "com.microsoft" && node.op == "Gelu";
+        let is_known_domain = node.domain.is_empty() || node.domain == "com.microsoft" && node.op == "Gelu";
         if !is_known_domain {
             return Err(Problem::Unsupported(None));
         }
@@ -292,23 +233,12 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             let made: usize = folded.iter().map(|tensor| tensor.len()).sum();
             self.grown += made.saturating_sub(given);
             if self.grown > MAX_CONSTANT {
-                return invalid(format!(
-                    "the model computes constants of more than {MAX_CONSTANT} elements"
-                ));
+                return invalid(format!("the model computes constants of more than {MAX_CONSTANT} elements"));
             }
             return Ok(folded.into_iter().map(Entry::Constant).collect());
         }
-        self.emit.location = Location::name(
-            self.emit.context,
-            name,
-            Location::unknown(self.emit.context),
-        );
-        let call = Call {
-            node,
-            name,
-            inputs,
-            opset,
-        };
+        self.emit.location = Location::name(self.emit.context, name, Location::unknown(self.emit.context));
+        let call = Call { node, name, inputs, opset };
         self.lower(&call)
     }
 
@@ -332,11 +262,7 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
         let Some(condition) = condition else {
             return unsupported("its condition is not a constant");
         };
-        let branch = if condition != 0.0 {
-            "then_branch"
-        } else {
-            "else_branch"
-        };
+        let branch = if condition != 0.0 { "then_branch" } else { "else_branch" };
         let Some(Attribute::Graph(graph)) = node.attributes.get(branch).cloned() else {
             return invalid(format!("attribute '{branch}' must be a graph"));
         };
@@ -358,12 +284,11 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" => self.reduce(call),
             "Softmax" | "LogSoftmax" => self.softmax(call),
             "LayerNormalization" => self.layer_normalization(call),
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" | "Mean" | "PRelu" => {
-                self.arithmetic(call)
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" | "Mean" | "PRelu" => self.arithmetic(call),
+            "Shape" | "Size" | "Flatten" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Concat" | "Split"
+            | "Slice" | "Pad" | "Expand" | "Gather" | "Identity" | "Dropout" | "Cast" | "CastLike" => {
+                self.reshaping(call)
             }
-            "Shape" | "Size" | "Flatten" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze"
-            | "Concat" | "Split" | "Slice" | "Pad" | "Expand" | "Gather" | "Identity"
-            | "Dropout" | "Cast" | "CastLike" => self.reshaping(call),
             _ => self.unary(call),
         }
     }
@@ -395,11 +320,7 @@ fn is_known(op: &str) -> bool {
 }
 
 /// A function's node with references to the call's attributes replaced by their values.
-fn bind(
-    node: &Node,
-    call: &BTreeMap<String, Attribute>,
-    defaults: &BTreeMap<String, Attribute>,
-) -> Node {
+fn bind(node: &Node, call: &BTreeMap<String, Attribute>, defaults: &BTreeMap<String, Attribute>) -> Node {
     let mut bound = node.clone();
     bound.attributes.retain(|_, attribute| match attribute {
         Attribute::Reference(name) => match call.get(name).or_else(|| defaults.get(name)) {

@@ -23,10 +23,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             _ => "tosa.reduce_sum",
         };
         // In the order of storage, so that every way to write a global average gives the same operations.
-        let mut positions: Vec<_> = axes
-            .iter()
-            .map(|&axis| (input.position(axis), axis))
-            .collect();
+        let mut positions: Vec<_> = axes.iter().map(|&axis| (input.position(axis), axis)).collect();
         positions.sort_unstable();
         let mut result = input.clone();
         let mut count = 1usize;
@@ -40,9 +37,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             result = self.emit.reduce(name, &result, axis)?;
         }
         if op == "ReduceMean" && count > 1 {
-            result = self
-                .emit
-                .with_scalar("tosa.mul", &result, (1.0 / count as f64) as f32)?;
+            result = self.emit.with_scalar("tosa.mul", &result, (1.0 / count as f64) as f32)?;
         }
         Ok(result)
     }
@@ -74,9 +69,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             return one(self.softmax_axis(&node.op, input, axis)?);
         }
         let at = split_axis(node.int("axis", 1)?, rank)?;
-        let wide: Vec<_> = (at..rank)
-            .filter(|&axis| !input.shape[axis].is_one())
-            .collect();
+        let wide: Vec<_> = (at..rank).filter(|&axis| !input.shape[axis].is_one()).collect();
         match wide.as_slice() {
             &[axis] => one(self.softmax_axis(&node.op, input, axis)?),
             _ => {
@@ -104,28 +97,18 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let physical = input.physical();
         let max = self.emit.reduce("tosa.reduce_max", input, axis)?;
-        let value = self
-            .emit
-            .binary_raw("tosa.sub", input.value, max.value, &physical)?;
-        let shifted = Activation {
-            value,
-            ..input.clone()
-        };
+        let value = self.emit.binary_raw("tosa.sub", input.value, max.value, &physical)?;
+        let shifted = Activation { value, ..input.clone() };
         let exp = self.emit.unary("tosa.exp", &shifted)?;
         let sum = self.emit.reduce("tosa.reduce_sum", &exp, axis)?;
         let value = if op == "LogSoftmax" {
             let log = self.emit.unary("tosa.log", &sum)?;
-            self.emit
-                .binary_raw("tosa.sub", shifted.value, log.value, &physical)?
+            self.emit.binary_raw("tosa.sub", shifted.value, log.value, &physical)?
         } else {
             let reciprocal = self.emit.unary("tosa.reciprocal", &sum)?;
-            self.emit
-                .binary_raw("tosa.mul", exp.value, reciprocal.value, &physical)?
+            self.emit.binary_raw("tosa.mul", exp.value, reciprocal.value, &physical)?
         };
-        Ok(Activation {
-            value,
-            ..input.clone()
-        })
+        Ok(Activation { value, ..input.clone() })
     }
 
     /// `(x − mean)/√(variance + ε)·scale + bias` over the last axes.
@@ -139,28 +122,18 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let axes: Vec<_> = (first..input.rank()).collect();
         let mean = self.reduce_axes("ReduceMean", &input, &axes)?;
         let physical = input.physical();
-        let value = self
-            .emit
-            .binary_raw("tosa.sub", input.value, mean.value, &physical)?;
-        let centred = Activation {
-            value,
-            ..input.clone()
-        };
+        let value = self.emit.binary_raw("tosa.sub", input.value, mean.value, &physical)?;
+        let centred = Activation { value, ..input.clone() };
         let squared = self.emit.binary("tosa.mul", &centred, &centred)?;
         let variance = self.reduce_axes("ReduceMean", &squared, &axes)?;
-        let variance =
-            self.emit
-                .with_scalar("tosa.add", &variance, node.float("epsilon", 1e-5)?)?;
+        let variance = self.emit.with_scalar("tosa.add", &variance, node.float("epsilon", 1e-5)?)?;
         let inverse = self.emit.unary("tosa.rsqrt", &variance)?;
-        let value = self
-            .emit
-            .binary_raw("tosa.mul", centred.value, inverse.value, &physical)?;
+        let value = self.emit.binary_raw("tosa.mul", centred.value, inverse.value, &physical)?;
         let mut result = Activation { value, ..input };
         for (index, operation) in [(1, "tosa.mul"), (2, "tosa.add")] {
             if call.optional(index).is_some() {
                 let constant = call.constant(index)?.clone();
-                result =
-                    self.with_constant(operation, &result, node.input(index), &constant, false)?;
+                result = self.with_constant(operation, &result, node.input(index), &constant, false)?;
             }
         }
         one(result)

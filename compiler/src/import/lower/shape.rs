@@ -20,14 +20,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if node.op == "CastLike" {
             // Activations are floats.
             return match (call.entry(0)?, call.entry(1)?) {
-                (Entry::Constant(tensor), Entry::Activation(_)) => {
-                    Ok(vec![Entry::Constant(Rc::new(cast(tensor, 1)?))])
-                }
+                (Entry::Constant(tensor), Entry::Activation(_)) => Ok(vec![Entry::Constant(Rc::new(cast(tensor, 1)?))]),
                 (Entry::Activation(input), Entry::Activation(_)) => one(input.clone()),
                 (_, like) => match like {
-                    Entry::Constant(like) if matches!(like.data, Data::Float(_)) => {
-                        Ok(vec![call.entry(0)?.clone()])
-                    }
+                    Entry::Constant(like) if matches!(like.data, Data::Float(_)) => Ok(vec![call.entry(0)?.clone()]),
                     _ => unsupported("a cast of an activation to integers"),
                 },
             };
@@ -40,21 +36,11 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 1 | 10 | 11 | 16 => one(input),
                 to => unsupported(format!("a cast of an activation to data type {to}")),
             },
-            "Shape" => Ok(vec![Entry::Constant(Rc::new(shape_of(
-                node,
-                syms(&input.shape),
-            )?))]),
+            "Shape" => Ok(vec![Entry::Constant(Rc::new(shape_of(node, syms(&input.shape))?))]),
             "Size" => match element_count(&input.shape) {
                 Some((count, power @ (0 | 1))) => {
-                    let dim = if power == 0 {
-                        Dim::Fixed(count)
-                    } else {
-                        Dim::Batch(count)
-                    };
-                    Ok(vec![Entry::Constant(Rc::new(Tensor::ints(
-                        vec![],
-                        [Sym::from(dim)],
-                    )))])
+                    let dim = if power == 0 { Dim::Fixed(count) } else { Dim::Batch(count) };
+                    Ok(vec![Entry::Constant(Rc::new(Tensor::ints(vec![], [Sym::from(dim)])))])
                 }
                 _ => unsupported("the shape of its input depends on the batch in two axes"),
             },
@@ -74,12 +60,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                         Data::Int(target) => target.to_vec(),
                         _ => return invalid(format!("'{}' must hold integers", node.input(1))),
                     },
-                    None => node
-                        .ints("shape")?
-                        .unwrap_or_default()
-                        .into_iter()
-                        .map(Sym::from)
-                        .collect(),
+                    None => node.ints("shape")?.unwrap_or_default().into_iter().map(Sym::from).collect(),
                 };
                 let shape = self.reshaped(&input.shape, &target, node.int("allowzero", 0)? != 0)?;
                 one(self.emit.reshape(&input, &shape)?)
@@ -91,15 +72,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             "Squeeze" => {
                 let dropped = match call.list("axes", 1)? {
                     Some(given) => axes(&given, rank)?,
-                    None => (0..rank)
-                        .filter(|&axis| input.shape[axis].is_one())
-                        .collect(),
+                    None => (0..rank).filter(|&axis| input.shape[axis].is_one()).collect(),
                 };
                 if let Some(axis) = dropped.iter().find(|&&axis| !input.shape[axis].is_one()) {
-                    return invalid(format!(
-                        "axis {axis} of shape {} is not 1",
-                        show(&input.shape)
-                    ));
+                    return invalid(format!("axis {axis} of shape {} is not 1", show(&input.shape)));
                 }
                 one(self.squeeze(&input, &dropped)?)
             }
@@ -136,11 +112,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             }
             "Slice" => {
                 // An axis that depends on the batch counts as endless.
-                let sizes: Vec<_> = input
-                    .shape
-                    .iter()
-                    .map(|dim| dim.fixed().unwrap_or(usize::MAX))
-                    .collect();
+                let sizes: Vec<_> = input.shape.iter().map(|dim| dim.fixed().unwrap_or(usize::MAX)).collect();
                 for index in 1..call.inputs.len() {
                     call.optional_constant(index)?;
                 }
@@ -148,8 +120,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let ranges = slices(node, &sizes, &constant, call.opset)?;
                 let mut shape = input.shape.clone();
                 for (dim, range) in shape.iter_mut().zip(&ranges) {
-                    let whole =
-                        range.start == 0 && range.step == 1 && range.count >= i64::MAX as usize;
+                    let whole = range.start == 0 && range.step == 1 && range.count >= i64::MAX as usize;
                     match dim {
                         Dim::Batch(_) if whole => {}
                         Dim::Batch(_) => return unsupported("it takes a part of the batch"),
@@ -190,11 +161,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// An activation with its logical axes permuted: logical axis `i` of the result is `perms[i]` of the input.
-    pub(super) fn permuted(
-        &mut self,
-        input: &Activation<'c, 'a>,
-        perms: &[usize],
-    ) -> Activation<'c, 'a> {
+    pub(super) fn permuted(&mut self, input: &Activation<'c, 'a>, perms: &[usize]) -> Activation<'c, 'a> {
         let to = |axis: usize| perms.iter().position(|&from| from == axis).unwrap_or(axis);
         Activation {
             value: input.value,
@@ -209,36 +176,16 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         input: &Activation<'c, 'a>,
         axes: &[usize],
     ) -> Result<Activation<'c, 'a>, Problem> {
-        let renumbered =
-            |axis: usize| axis - axes.iter().filter(|&&dropped| dropped < axis).count();
-        let order = input
-            .order
-            .iter()
-            .filter(|axis| !axes.contains(axis))
-            .map(|&axis| renumbered(axis))
-            .collect();
-        let shape = (0..input.rank())
-            .filter(|axis| !axes.contains(axis))
-            .map(|axis| input.shape[axis])
-            .collect();
-        let mut squeezed = Activation {
-            value: input.value,
-            shape,
-            order,
-        };
-        squeezed.value =
-            self.emit
-                .reshape_raw(input.value, &input.physical(), &squeezed.physical())?;
+        let renumbered = |axis: usize| axis - axes.iter().filter(|&&dropped| dropped < axis).count();
+        let order = input.order.iter().filter(|axis| !axes.contains(axis)).map(|&axis| renumbered(axis)).collect();
+        let shape = (0..input.rank()).filter(|axis| !axes.contains(axis)).map(|axis| input.shape[axis]).collect();
+        let mut squeezed = Activation { value: input.value, shape, order };
+        squeezed.value = self.emit.reshape_raw(input.value, &input.physical(), &squeezed.physical())?;
         Ok(squeezed)
     }
 
     /// The shape that Reshape makes of `shape`.
-    fn reshaped(
-        &self,
-        shape: &[Dim],
-        target: &[Sym],
-        allow_zero: bool,
-    ) -> Result<Vec<Dim>, Problem> {
+    fn reshaped(&self, shape: &[Dim], target: &[Sym], allow_zero: bool) -> Result<Vec<Dim>, Problem> {
         let attempt = |target: &[Sym]| -> Option<Vec<Dim>> {
             let mut dims = Vec::with_capacity(target.len());
             let mut inferred = None;
@@ -271,15 +218,11 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             Some(dims)
         };
         // In a model exported with a fixed batch size, that number in front stands for the batch.
-        if let (Some(batch), Some(first), Some(Dim::Batch(1))) =
-            (self.fixed_batch, target.first(), shape.first())
+        if let (Some(batch), Some(first), Some(Dim::Batch(1))) = (self.fixed_batch, target.first(), shape.first())
             && first.known() == Some(batch)
         {
             let mut dynamic = target.to_vec();
-            dynamic[0] = Sym {
-                constant: 0,
-                batch: 1,
-            };
+            dynamic[0] = Sym { constant: 0, batch: 1 };
             if let Some(dims) = attempt(&dynamic) {
                 return Ok(dims);
             }
@@ -294,11 +237,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                         (constant, batch) => format!("{constant} + {batch}·N"),
                     })
                     .collect();
-                invalid(format!(
-                    "cannot reshape {} to [{}]",
-                    show(shape),
-                    target.join(", ")
-                ))
+                invalid(format!("cannot reshape {} to [{}]", show(shape), target.join(", ")))
             },
             Ok,
         )
@@ -328,11 +267,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             };
             let fits = part.rank() == shape.len()
                 && (0..shape.len()).all(|each| each == axis || part.shape[each] == shape[each]);
-            let (true, Dim::Fixed(total), Dim::Fixed(size)) = (
-                fits,
-                shape[axis],
-                part.shape.get(axis).copied().unwrap_or(Dim::Batch(1)),
-            ) else {
+            let (true, Dim::Fixed(total), Dim::Fixed(size)) =
+                (fits, shape[axis], part.shape.get(axis).copied().unwrap_or(Dim::Batch(1)))
+            else {
                 return invalid(format!(
                     "its inputs '{}' of shape {} and '{}' of shape {} do not concatenate along axis {axis}",
                     node.input(0),
@@ -344,26 +281,16 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             shape[axis] = Dim::Fixed(total.saturating_add(size));
             values.push(self.emit.in_order(&part, &order)?.value);
         }
-        let mut result = Activation {
-            value: values[0],
-            shape,
-            order,
-        };
+        let mut result = Activation { value: values[0], shape, order };
         if values.len() > 1 {
             let attributes = [("axis", self.emit.axis(result.position(axis)))];
-            result.value =
-                self.emit
-                    .shaped("tosa.concat", &values, &attributes, &result.physical())?;
+            result.value = self.emit.shaped("tosa.concat", &values, &attributes, &result.physical())?;
         }
         one(result)
     }
 
     /// A constant as a value of the graph.
-    pub(super) fn materialized(
-        &mut self,
-        name: &str,
-        tensor: &Tensor,
-    ) -> Result<Activation<'c, 'a>, Problem> {
+    pub(super) fn materialized(&mut self, name: &str, tensor: &Tensor) -> Result<Activation<'c, 'a>, Problem> {
         let Some(values) = tensor.to_floats().filter(|values| !values.is_empty()) else {
             return unsupported(format!("'{name}' cannot be part of the graph"));
         };
@@ -383,10 +310,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             return unsupported(format!("mode '{mode}'"));
         }
         let (pads, value) = if call.opset < 11 {
-            (
-                node.ints("pads")?.unwrap_or_default(),
-                node.float("value", 0.0)?,
-            )
+            (node.ints("pads")?.unwrap_or_default(), node.float("value", 0.0)?)
         } else {
             let value = match call.optional_constant(2)? {
                 Some(value) => match value.scalar() {
@@ -402,16 +326,11 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             None => (0..rank).collect(),
         };
         if pads.len() != 2 * padded.len() {
-            return invalid(format!(
-                "its padding {pads:?} does not hold two values per axis"
-            ));
+            return invalid(format!("its padding {pads:?} does not hold two values per axis"));
         }
         let mut pad = vec![[0; 2]; rank];
         for (index, &axis) in padded.iter().enumerate() {
-            for (side, amount) in [pads[index], pads[padded.len() + index]]
-                .into_iter()
-                .enumerate()
-            {
+            for (side, amount) in [pads[index], pads[padded.len() + index]].into_iter().enumerate() {
                 match usize::try_from(amount) {
                     Ok(amount) if amount <= i32::MAX as usize => pad[axis][side] = amount,
                     _ => return unsupported(format!("a padding of {amount}")),
@@ -442,10 +361,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 }
                 (None, Dim::Fixed(1)) => return unsupported("it repeats a value for every sample"),
                 _ => {
-                    return invalid(format!(
-                        "cannot expand {} along axis {axis}",
-                        show(&input.shape)
-                    ));
+                    return invalid(format!("cannot expand {} along axis {axis}", show(&input.shape)));
                 }
             }
         }
