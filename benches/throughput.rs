@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let key = |purpose, pass| Key { seed: 0, purpose, pass, chip: 0 };
     let rate = |start: Instant| count as f64 / start.elapsed().as_secs_f64();
 
-    let mut eval = |mode: Mode| -> Result<Vec<f64>, Box<dyn Error>> {
+    let eval = |mode: Mode| -> Result<Vec<f64>, Box<dyn Error>> {
         let mut rates = Vec::new();
         for run in 0..=runs {
             let start = Instant::now();

@@ -100,7 +100,7 @@ pub fn import<'c>(
     model: &Path,
     input_shapes: &[(String, Vec<usize>)],
 ) -> Result<Imported<'c>, import::ImportError> {
-    let options = ImportOptions { input_shapes: input_shapes.iter().cloned().collect(), ..Default::default() };
+    let options = ImportOptions { input_shapes: input_shapes.iter().cloned().collect() };
     match model.extension().and_then(|extension| extension.to_str()) {
         Some("mlir" | "mlirbc") => import::mlir(context, model),
         _ => import::onnx(context, model, &options),

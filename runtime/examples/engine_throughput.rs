@@ -1,5 +1,5 @@
 //! Images per second of the executor on networks with random weights: clean, noisy and denoised inference, and a
-//! fine-tuning step. `cargo run --release -p mxc-runtime --example throughput [THREADS [NETWORK [MODE]]]`.
+//! fine-tuning step. `cargo run --release -p mxc-runtime --example engine_throughput [THREADS [NETWORK [MODE]]]`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -132,7 +132,8 @@ fn main() {
     println!("normals, one thread: {:.0} M/s", normals.len() as f64 / best / 1e6);
     println!("{threads} threads, batch {BATCH}; images/s");
     println!("{:14} {:>9} {:>9} {:>9} {:>9}", "network", "clean", "noisy", "denoised", "training");
-    let networks: [(&str, fn() -> Program); 4] = [
+    type Network = (&'static str, fn() -> Program);
+    let networks: [Network; 4] = [
         ("resnet20", || Net::resnet(3, true)),
         ("mobilenet", mobilenet),
         ("densenet", densenet),
