@@ -17,7 +17,7 @@ OUT = ROOT / "target/tables"
 MODELS = ("resnet20", "mobilenetv2", "densenet", "efficientnet")
 SCALES = ("range", "constant", "signal")
 DENOISERS = ("paper", "affine", "mean+affine")
-SIGMAS = (6, 8, 10, 12, 14, 16, 18, 20, 22, 25, 30, 35, 40, 50, 60)
+SIGMAS = (6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 35, 40, 50, 60)
 PREPROCESS = ("--mean", "0.2860", "--std", "0.3530")
 
 

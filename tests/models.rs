@@ -1,9 +1,16 @@
 //! The four example networks against onnxruntime: clean inference, and the exported network with its denoisers.
 
-use crate::common::{model, mxc, onnxruntime, small_fashion, succeed};
+use crate::{
+    common::{model, mxc, onnxruntime, small_fashion, succeed},
+    reference::{Array, Upstream},
+};
 use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::{NpzReader, NpzWriter};
-use std::{fs::File, path::Path, process::Command};
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::Command,
+};
 use tempfile::TempDir;
 
 const MODELS: [&str; 4] = ["resnet20", "mobilenetv2", "densenet", "efficientnet"];
@@ -76,5 +83,37 @@ fn export_agrees_with_onnxruntime() {
         let (ours, bare) = (logits(&folder.join("ours.npz")), logits(&folder.join("bare.npz")));
         assert_close(&ours, &logits(&folder.join("theirs.npz")), name);
         assert!(ours.iter().zip(&bare).any(|(a, b)| (a - b).abs() > 1e-3), "{name}: training changed something");
+    }
+}
+
+/// `--emit graph --inline-weights` lowers through upstream's tosa-to-linalg to LLVM and computes what mxc computes.
+#[test]
+fn graph_level_runs_through_upstream() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    write_inputs(folder);
+    let images: ArrayD<f32> =
+        NpzReader::new(File::open(folder.join("in.npz")).unwrap()).unwrap().by_name("input").unwrap();
+    let two = Array { shape: vec![2, 1, 28, 28], values: images.iter().take(2 * 28 * 28).copied().collect() };
+    let context = mxc_dialects::new_context();
+    let mut upstream = Upstream::default();
+    let mut expected = Vec::new();
+    for name in MODELS {
+        let graph = folder.join("graph.mlir");
+        succeed(
+            mxc(folder)
+                .arg("compile")
+                .arg(model(name))
+                .args(["--emit", "graph", "--inline-weights", "-o"])
+                .arg(&graph),
+        );
+        let module = mxc_dialects::ir::parse(&context, &fs::read(&graph).unwrap(), name).unwrap();
+        upstream.add(name, &module, &[&two]);
+        succeed(mxc(folder).arg("run").arg(model(name)).args(["--input", "in.npz", "-o", "ours.npz"]));
+        expected.push(logits(&folder.join("ours.npz")).slice_move(ndarray::s![..2, ..]).into_dyn());
+    }
+    for ((found, expected), name) in upstream.run().into_iter().zip(&expected).zip(MODELS) {
+        let found = ArrayD::from_shape_vec(IxDyn(&found.shape), found.values).unwrap();
+        assert_close(&found, expected, name);
     }
 }
