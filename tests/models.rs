@@ -101,11 +101,7 @@ fn graph_level_runs_through_upstream() {
     for name in MODELS {
         let graph = folder.join("graph.mlir");
         succeed(
-            mxc(folder)
-                .arg("compile")
-                .arg(model(name))
-                .args(["--emit", "graph", "--inline-weights", "-o"])
-                .arg(&graph),
+            mxc(folder).arg("compile").arg(model(name)).args(["--emit", "graph", "--inline-weights", "-o"]).arg(&graph),
         );
         let module = mxc_dialects::ir::parse(&context, &fs::read(&graph).unwrap(), name).unwrap();
         upstream.add(name, &module, &[&two]);
