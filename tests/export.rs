@@ -65,7 +65,7 @@ fn network() -> Model {
         .node("pool", "GlobalAveragePool", "sum", "pooled", &[])
         .node("flat", "Flatten", "pooled", "flattened", &[])
         .node("fc", "Gemm", "flattened fc.weight fc.bias", "logits", &[int("transB", 1)])
-        .output("logits")
+        .output_of("logits", &[0, 3])
 }
 
 fn denoisers() -> Vec<LayerDenoisers> {

@@ -42,6 +42,12 @@ impl Model {
         self
     }
 
+    /// An output whose shape is declared, as ONNX's checker wants it.
+    pub fn output_of(mut self, name: &str, shape: &[i64]) -> Self {
+        self.graph().output.push(value_info(name, Some(shape)));
+        self
+    }
+
     pub fn output(mut self, name: &str) -> Self {
         self.graph().output.push(value_info(name, None));
         self
