@@ -166,6 +166,24 @@ fn compile_without_data_says_what_it_assumed() {
 }
 
 #[test]
+fn wrong_preprocessing_is_suspected() {
+    let folder = TempDir::new().unwrap();
+    let data = small_fashion(folder.path(), 100, 10).display().to_string();
+    let run = |options: &[&str]| {
+        let output = mxc(folder.path())
+            .args(["compile", "--data", &data])
+            .arg(model("resnet20"))
+            .args(options)
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(run(&[]).contains("--mean"));
+    assert_eq!(run(&PREPROCESS), "");
+}
+
+#[test]
 fn errors_name_the_file_or_option() {
     let folder = TempDir::new().unwrap();
     let folder = folder.path();

@@ -28,6 +28,8 @@ use std::{ops::Range, path::PathBuf};
 
 /// Samples without data.
 const SYNTHETIC_SAMPLES: usize = 64;
+/// Below this accuracy on calibration data the preprocessing is more likely wrong than the model bad.
+const SUSPICIOUS_PERCENT: f64 = 40.0;
 /// Samples run together.
 const BATCH: usize = 32;
 
@@ -113,6 +115,16 @@ impl Pass for RankSensitivity {
             cx.warnings.push(format!(
                 "no data: calibrated and ranked on {count} synthetic inputs, labelled by the clean model itself"
             ));
+        } else {
+            let predicted = predictions(&executor, &samples, &request.shapes, seed)?;
+            let right = predicted.iter().zip(&samples.labels).filter(|(a, b)| a == b).count();
+            let percent = 100.0 * right as f64 / count as f64;
+            if percent < SUSPICIOUS_PERCENT {
+                cx.warnings.push(format!(
+                    "the clean model classifies only {percent:.0} % of the calibration samples right: \
+                     check --mean, --std and the order of the classes"
+                ));
+            }
         }
 
         let batches: Vec<(Vec<&[f32]>, Range<usize>)> = batches(&samples, &request.shapes);
@@ -202,9 +214,20 @@ fn synthetic_samples(executor: &Executor, request: &SampleRequest) -> Result<Sam
         })
         .collect();
     let mut samples = Samples { inputs, labels: vec![0; count], indices: (0..count as u64).collect() };
-    let key = Key { seed: request.seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
-    let mut labels = Vec::with_capacity(count);
-    for (inputs, range) in batches(&samples, &request.shapes) {
+    samples.labels = predictions(executor, &samples, &request.shapes, request.seed)?;
+    Ok(samples)
+}
+
+/// The clean model's class per sample.
+fn predictions(
+    executor: &Executor,
+    samples: &Samples,
+    shapes: &[Vec<usize>],
+    seed: u64,
+) -> Result<Vec<u32>, PassError> {
+    let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+    let mut labels = Vec::with_capacity(samples.labels.len());
+    for (inputs, range) in batches(samples, shapes) {
         let batch = Batch { inputs: &inputs, samples: &samples.indices[range.clone()] };
         let logits = executor.logits(batch, Mode::CLEAN, key).map_err(|error| PassError::new(error.to_string()))?;
         let classes = (logits.len() / range.len().max(1)).max(1);
@@ -218,8 +241,7 @@ fn synthetic_samples(executor: &Executor, request: &SampleRequest) -> Result<Sam
             best as u32
         }));
     }
-    samples.labels = labels;
-    Ok(samples)
+    Ok(labels)
 }
 
 /// The samples in batches: one slice per input, and the range of samples.
