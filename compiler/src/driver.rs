@@ -86,11 +86,7 @@ pub struct Compiled<'c> {
 impl Compiled<'_> {
     /// Every weight, backbone and denoisers; values are shared.
     pub fn all_weights(&self) -> WeightStore {
-        let mut weights = self.weights.clone();
-        for (name, weight) in self.denoisers.iter() {
-            weights.insert(name, weight.clone());
-        }
-        weights
+        self.weights.union(&self.denoisers)
     }
 }
 

@@ -152,9 +152,7 @@ pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
         cx.denoisers = WeightStore::new();
         cx.reports = passes::Reports::default();
         printed.push(run_part(part, &name, &pipeline, &mut cx, &options)?);
-        for (name, weight) in cx.weights.iter().chain(cx.denoisers.iter()) {
-            kept.insert(name, weight.clone());
-        }
+        kept = kept.union(&cx.weights).union(&cx.denoisers);
     }
     write(options.output.as_deref(), printed.join(&format!("\n{SPLIT_MARK}\n\n")).as_bytes())?;
     if let Some(path) = &options.output_weights {

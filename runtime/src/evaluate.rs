@@ -409,7 +409,7 @@ fn rank(logits: &[f32], label: usize) -> Option<usize> {
 }
 
 /// The class with the largest logit, the first of equal ones; class 0 if all are NaN.
-fn argmax(logits: &[f32]) -> u32 {
+pub fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (class, logit) in logits.iter().enumerate() {
         if *logit > logits[best] || logits[best].is_nan() {

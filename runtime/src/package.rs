@@ -145,11 +145,7 @@ impl Package {
 
     /// Every weight, backbone and denoisers, by name; values are shared.
     pub fn weights(&self) -> WeightStore {
-        let mut store = self.backbone.clone();
-        for (name, weight) in self.denoisers.iter() {
-            store.insert(name, weight.clone());
-        }
-        store
+        self.backbone.union(&self.denoisers)
     }
 
     /// The package's bytes.

@@ -178,6 +178,13 @@ impl WeightStore {
         self.weights.retain(|name, _| keep(name));
     }
 
+    /// The weights of both stores; values are shared. Where both have a name, `other`'s weight counts.
+    pub fn union(&self, other: &Self) -> Self {
+        let mut weights = self.weights.clone();
+        weights.extend(other.weights.iter().map(|(name, weight)| (name.clone(), weight.clone())));
+        Self { weights }
+    }
+
     /// The total number of values.
     pub fn parameters(&self) -> usize {
         self.weights.values().map(|weight| weight.values().len()).sum()

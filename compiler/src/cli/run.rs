@@ -2,7 +2,6 @@
 
 use super::{Failure, Global, args::RunArgs, session};
 use crate::driver;
-use melior::ir::operation::OperationLike;
 use mxc_runtime::{
     exec::{Batch, Key, Mode, Purpose},
     package::{Package, write_atomically},
@@ -46,7 +45,6 @@ fn load(args: &RunArgs) -> Result<Program, Failure> {
     }
     let context = mxc_dialects::new_context();
     let imported = driver::import(&context, &args.model, &super::compile::input_shapes(&args.input_shape)?)?;
-    debug_assert!(imported.module.as_operation().verify());
     Ok(mxc_runtime::load::program(&imported.module, &imported.weights)?)
 }
 

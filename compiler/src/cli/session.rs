@@ -16,16 +16,11 @@ use mxc_runtime::{
 };
 use std::{collections::BTreeMap, path::Path};
 
-/// Reads MLIR (bytecode or text) into a program.
-pub fn program(module: &[u8], name: &str, weights: &WeightStore) -> Result<Program, Failure> {
-    let context = mxc_dialects::new_context();
-    let module = ir::parse(&context, module, name)?;
-    Ok(load::program(&module, weights)?)
-}
-
 /// A package's program.
 pub fn packaged(package: &Package, path: &Path) -> Result<Program, Failure> {
-    program(&package.module, &path.display().to_string(), &package.weights())
+    let context = mxc_dialects::new_context();
+    let module = ir::parse(&context, &package.module, &path.display().to_string())?;
+    Ok(load::program(&module, &package.weights())?)
 }
 
 /// The noise of `--sigma` or `--noise` in its canonical form, if one is given.

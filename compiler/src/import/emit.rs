@@ -121,6 +121,19 @@ impl<'c, 'a> Emitter<'c, 'a> {
         ir::tensor_type(element, &shape)
     }
 
+    /// Appends an operation that gives a constant: several nodes may share it, so it has no node's location.
+    fn constant_op(
+        &mut self,
+        name: &str,
+        attributes: &[(&str, Attribute<'c>)],
+        result: Type<'c>,
+    ) -> Result<Value<'c, 'a>, Problem> {
+        let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
+        let value = self.op(name, &[], attributes, result);
+        self.location = location;
+        value
+    }
+
     /// Appends an operation with one result.
     fn op(
         &mut self,
@@ -201,10 +214,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let tensor = self.fixed_tensor(self.f32(), shape);
         let attribute = DenseElementsAttribute::f32_values(tensor, values);
-        let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
-        let value = self.op("tosa.const", &[], &[("values", attribute.into())], tensor);
-        self.location = location;
-        let value = value?;
+        let value = self.constant_op("tosa.const", &[("values", attribute.into())], tensor)?;
         self.constants.insert(key, value);
         Ok(value)
     }
@@ -243,10 +253,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         self.globals.push(global(self.context, &name, tensor).map_err(Problem::Invalid)?);
         self.weights.insert(name.clone(), weight);
         let symbol = FlatSymbolRefAttribute::new(self.context, &name).into();
-        let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
-        let value = self.op("ml_program.global_load_const", &[], &[("global", symbol)], tensor);
-        self.location = location;
-        let value = value?;
+        let value = self.constant_op("ml_program.global_load_const", &[("global", symbol)], tensor)?;
         self.loads.insert(name, value);
         Ok(value)
     }
@@ -278,10 +285,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         let Some(shape) = Type::parse(self.context, &format!("!tosa.shape<{}>", values.len())) else {
             return invalid("the TOSA dialect is not loaded");
         };
-        let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
-        let value = self.op("tosa.const_shape", &[], &[("values", attribute.into())], shape);
-        self.location = location;
-        value
+        self.constant_op("tosa.const_shape", &[("values", attribute.into())], shape)
     }
 
     // Layouts.
@@ -434,10 +438,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let tensor = self.fixed_tensor(IntegerType::new(self.context, 8).into(), &[1]);
         let attribute = DenseElementsAttribute::i8_values(tensor, &[0]);
-        let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
-        let value = self.op("tosa.const", &[], &[("values", attribute.into())], tensor);
-        self.location = location;
-        let value = value?;
+        let value = self.constant_op("tosa.const", &[("values", attribute.into())], tensor)?;
         self.constants.insert(key, value);
         Ok(value)
     }

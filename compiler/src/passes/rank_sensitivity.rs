@@ -20,6 +20,7 @@ use mxc_dialects::{
     ffi, ir,
 };
 use mxc_runtime::{
+    evaluate::argmax,
     exec::{Batch, Executor, Key, Mode, Purpose},
     load,
     store::WeightStore,
@@ -186,17 +187,9 @@ impl RankSensitivity {
                 .as_ref()
                 .ok_or_else(|| PassError::new("weights= is given, but the caller reads no weight files"))?;
             let loaded = loader(path).map_err(PassError::new)?;
-            for (name, weight) in loaded.iter() {
-                if cx.weights.get(name).is_none() {
-                    cx.weights.insert(name, weight.clone());
-                }
-            }
+            cx.weights = loaded.union(&cx.weights);
         }
-        let mut weights = cx.weights.clone();
-        for (name, weight) in cx.denoisers.iter() {
-            weights.insert(name, weight.clone());
-        }
-        Ok(weights)
+        Ok(cx.weights.union(&cx.denoisers))
     }
 }
 
@@ -231,15 +224,7 @@ fn predictions(
         let batch = Batch { inputs: &inputs, samples: &samples.indices[range.clone()] };
         let logits = executor.logits(batch, Mode::CLEAN, key).map_err(|error| PassError::new(error.to_string()))?;
         let classes = (logits.len() / range.len().max(1)).max(1);
-        labels.extend(logits.chunks_exact(classes).map(|row| {
-            let mut best = 0;
-            for (class, value) in row.iter().enumerate() {
-                if *value > row[best] {
-                    best = class;
-                }
-            }
-            best as u32
-        }));
+        labels.extend(logits.chunks_exact(classes).map(argmax));
     }
     Ok(labels)
 }
