@@ -5,7 +5,7 @@
 
 use mxc_runtime::{
     data::{Dataset, Source, Split},
-    exec::{Batch, Executor, Key, Mode, Purpose},
+    exec::{Batch, Executor, Key, Mode, Purpose, Targets},
     finetune::Adam,
     package::Package,
 };
@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         for (inputs, labels, ids) in &batches {
             let batch = Batch { inputs: &[inputs], samples: ids };
-            let gradients = executor.gradients(batch, labels, key(Purpose::Train, run as u32))?;
+            let gradients = executor.gradients(batch, Targets::Labels(labels), key(Purpose::Train, run as u32))?;
             for (&id, optimizer) in trainable.iter().zip(&mut optimizers) {
                 let mut weights = executor.weight(id).to_vec();
                 optimizer.step(&mut weights, &gradients.weights[&id], 1e-3);

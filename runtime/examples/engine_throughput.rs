@@ -7,7 +7,7 @@
 mod testing;
 
 use mxc_runtime::{
-    exec::{Batch, Executor, Key, Mode, Purpose},
+    exec::{Batch, Executor, Key, Mode, Purpose, Targets},
     program::{Binary, Op, Program, Unary, ValueId},
     rng::{Kind, StreamKey},
 };
@@ -153,7 +153,7 @@ fn main() {
             forward("clean", Mode::CLEAN),
             forward("noisy", Mode::NOISY),
             forward("denoised", Mode::DENOISED),
-            rate("training", &|| drop(executor.gradients(batch, &labels, key).unwrap())),
+            rate("training", &|| drop(executor.gradients(batch, Targets::Labels(&labels), key).unwrap())),
         );
     }
 }

@@ -11,7 +11,7 @@ pub use checkpoint::CheckpointError;
 
 use crate::{
     data::{self, Source},
-    exec::{Batch, ExecError, Executor, Gradients, Key, Purpose},
+    exec::{Batch, ExecError, Executor, Gradients, Key, Mode, Purpose, Targets},
     program::{Program, ValueId},
 };
 use checkpoint::{Checkpoint, Tensor};
@@ -75,11 +75,43 @@ impl FromStr for Recipe {
     }
 }
 
+/// What the denoised, noisy network is trained towards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The labels: cross-entropy, as in the paper.
+    CrossEntropy,
+    /// The clean network's own outputs: KL(softmax(clean logits) ‖ softmax(logits)). Needs no labels.
+    Distill,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CrossEntropy => "cross-entropy",
+            Self::Distill => "distill",
+        })
+    }
+}
+
+impl FromStr for Loss {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cross-entropy" => Ok(Self::CrossEntropy),
+            "distill" => Ok(Self::Distill),
+            _ => Err(format!("`{text}` is no loss; use cross-entropy or distill")),
+        }
+    }
+}
+
 /// How to train.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FinetuneOptions {
     /// The schedule.
     pub recipe: Recipe,
+    /// What is minimized.
+    pub loss: Loss,
     /// The (first) learning rate.
     pub learning_rate: f64,
     /// Passes over the samples.
@@ -97,10 +129,11 @@ pub struct FinetuneOptions {
 }
 
 impl FinetuneOptions {
-    /// A recipe's options: 5 epochs, batches of 128, all samples, seed 0.
+    /// A recipe's options: cross-entropy, 5 epochs, batches of 128, all samples, seed 0.
     pub fn new(recipe: Recipe) -> Self {
         Self {
             recipe,
+            loss: Loss::CrossEntropy,
             learning_rate: recipe.learning_rate(),
             epochs: 5,
             batch: 128,
@@ -125,7 +158,8 @@ pub struct Progress {
     pub steps: u64,
     /// The mean loss of this epoch so far.
     pub loss: f64,
-    /// The training accuracy of this epoch so far, in percent.
+    /// The share of this epoch's samples so far that were classified as their label (or, without labels, as the clean
+    /// network classifies them), in percent.
     pub accuracy: f64,
     /// Samples per second since the run started or was resumed.
     pub images_per_second: f64,
@@ -175,7 +209,9 @@ trait Trainee {
     fn program(&self) -> &Program;
     fn weight(&self, value: ValueId) -> &[f32];
     fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError>;
-    fn gradients(&self, batch: Batch<'_>, labels: &[u32], key: Key) -> Result<Gradients, ExecError>;
+    /// The clean network's logits.
+    fn clean_logits(&self, batch: Batch<'_>) -> Result<Vec<f32>, ExecError>;
+    fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key) -> Result<Gradients, ExecError>;
 }
 
 impl Trainee for Executor {
@@ -191,8 +227,13 @@ impl Trainee for Executor {
         self.set_weight(value, values)
     }
 
-    fn gradients(&self, batch: Batch<'_>, labels: &[u32], key: Key) -> Result<Gradients, ExecError> {
-        self.gradients(batch, labels, key)
+    fn clean_logits(&self, batch: Batch<'_>) -> Result<Vec<f32>, ExecError> {
+        // A clean run draws nothing, so its key is of no account.
+        self.logits(batch, Mode::CLEAN, Key { seed: 0, purpose: Purpose::Train, pass: 0, chip: 0 })
+    }
+
+    fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key) -> Result<Gradients, ExecError> {
+        self.gradients(batch, targets, key)
     }
 }
 
@@ -234,6 +275,7 @@ fn identity(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> 
     BTreeMap::from(
         [
             ("--recipe", options.recipe.to_string()),
+            ("--loss", options.loss.to_string()),
             ("--lr", options.learning_rate.to_string()),
             ("--epochs", options.epochs.to_string()),
             ("--batch", options.batch.to_string()),
@@ -245,6 +287,39 @@ fn identity(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> 
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     )
+}
+
+/// The clean network's logits of samples met before: the backbone is frozen, so that they are computed once.
+#[derive(Default)]
+struct Teacher {
+    rows: BTreeMap<u64, Box<[f32]>>,
+    batch: Vec<f32>,
+}
+
+impl Teacher {
+    /// The most logits that are kept: 256 MiB. Samples beyond are computed anew every epoch.
+    const KEPT: usize = 64 << 20;
+
+    /// The rows of a batch. They do not depend on the batch's other samples.
+    fn logits<T: Trainee>(&mut self, trainee: &T, batch: Batch<'_>) -> Result<&[f32], ExecError> {
+        self.batch.clear();
+        for sample in batch.samples {
+            match self.rows.get(sample) {
+                Some(row) => self.batch.extend_from_slice(row),
+                None => {
+                    self.batch = trainee.clean_logits(batch)?;
+                    break;
+                }
+            }
+        }
+        let classes = self.batch.len() / batch.samples.len().max(1);
+        for (&sample, row) in batch.samples.iter().zip(self.batch.chunks_exact(classes.max(1))) {
+            if self.rows.len() * classes < Self::KEPT {
+                self.rows.entry(sample).or_insert_with(|| row.into());
+            }
+        }
+        Ok(&self.batch)
+    }
 }
 
 fn train<T: Trainee>(
@@ -264,8 +339,10 @@ fn train<T: Trainee>(
     if !(options.learning_rate > 0.0 && options.learning_rate.is_finite()) {
         return Err(FinetuneError::Options(format!("--lr {} must be positive", options.learning_rate)));
     }
-    if data.labels(&[0]).is_none() {
-        return Err(FinetuneError::Options("fine-tuning needs labelled data; pass --data".into()));
+    if options.loss == Loss::CrossEntropy && data.labels(&[0]).is_none() {
+        return Err(FinetuneError::Options(
+            "cross-entropy needs labels and the data has none; --loss distill does without".into(),
+        ));
     }
     if trainee.program().inputs.len() != 1 {
         return Err(FinetuneError::Options(format!(
@@ -347,6 +424,7 @@ fn train<T: Trainee>(
     let mut trained = 0;
     let mut inputs = Vec::new();
     let mut weights = Vec::new();
+    let mut teacher = Teacher::default();
     while report.steps < steps {
         let epoch = report.steps / steps_per_epoch;
         let order = data::permutation(samples, options.seed, "train", epoch);
@@ -359,12 +437,19 @@ fn train<T: Trainee>(
             }
             let step = report.steps;
             data.load(indices, &mut inputs);
-            let labels = data.labels(indices).unwrap_or_default();
             let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
             let batch = Batch { inputs: &[&inputs], samples: &ids };
             // A new chip every step.
             let key = Key { seed: options.seed, purpose: Purpose::Train, pass: epoch as u32, chip: step as u32 };
-            let gradients = trainee.gradients(batch, &labels, key)?;
+            let labels;
+            let targets = match options.loss {
+                Loss::CrossEntropy => {
+                    labels = data.labels(indices).unwrap_or_default();
+                    Targets::Labels(&labels)
+                }
+                Loss::Distill => Targets::Logits(teacher.logits(trainee, batch)?),
+            };
+            let gradients = trainee.gradients(batch, targets, key)?;
             if !gradients.loss.is_finite() {
                 return Err(FinetuneError::Diverged { step, loss: gradients.loss });
             }

@@ -169,6 +169,9 @@ pub struct FinetuneArgs {
     /// paper: Adam 1e-3, constant; cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else cosine]
     #[arg(long, value_name = "NAME", value_parser = ["paper", "cosine"])]
     pub recipe: Option<String>,
+    /// What to train towards: cross-entropy with the labels, or distill, the clean model's own outputs (no labels needed)
+    #[arg(long, value_name = "NAME", default_value = "cross-entropy", value_parser = ["cross-entropy", "distill"])]
+    pub loss: String,
     /// Use only the first N training samples
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,

@@ -6,7 +6,7 @@ use melior::ir::operation::OperationLike;
 use mxc_dialects::{analog::AnalogOp, ir};
 use mxc_runtime::{
     data::{Dataset, Source, Split},
-    finetune::{FinetuneOptions, Recipe, finetune},
+    finetune::{FinetuneOptions, Loss, Recipe, finetune},
     package::{self, CalibrationSource, Package, Training, sha256_file},
     store::Weight,
 };
@@ -85,6 +85,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
         samples: report.samples as u64,
         noise: Some(package::Noise { spec: noise.unwrap_or(trained_under.spec.clone()), ..trained_under }),
         losses: report.losses.clone(),
+        loss: options.loss.to_string(),
     });
     package.write(&output)?;
     // The package stands; the state that led to it is of no more use.
@@ -125,7 +126,9 @@ fn options(
         None => Recipe::Cosine,
     };
     let default = FinetuneOptions::new(recipe);
+    let loss: Loss = args.loss.parse()?;
     Ok(FinetuneOptions {
+        loss,
         learning_rate: args.lr.unwrap_or(default.learning_rate),
         epochs: args.epochs.unwrap_or(default.epochs),
         batch: args.batch.unwrap_or(default.batch),

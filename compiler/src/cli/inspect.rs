@@ -38,8 +38,9 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
         fact(
             "training",
             format!(
-                "recipe {}, learning rate {}, {} epochs of {} samples, batch {}; losses {}",
+                "recipe {}, loss {}, learning rate {}, {} epochs of {} samples, batch {}; losses {}",
                 training.recipe,
+                training.loss,
                 training.learning_rate,
                 training.epochs,
                 training.samples,

@@ -24,19 +24,6 @@ pub(super) type WeightGradients = BTreeMap<ValueId, Vec<f32>>;
 /// What is told of every layer's output gradient.
 pub(super) type GradientObserver<'a> = dyn FnMut(LayerId, &[f32]) + 'a;
 
-/// Cross-entropy of one sample's logits: the loss, whether the label is the (first) largest logit, and, in `gradient`,
-/// `weight · (softmax − one-hot)`.
-pub(super) fn cross_entropy(logits: &[f32], label: usize, weight: f64, gradient: &mut [f32]) -> (f64, bool) {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
-    for (class, (gradient, &logit)) in gradient.iter_mut().zip(logits).enumerate() {
-        let p = f64::from(logit - max).exp() / sum;
-        *gradient = (weight * (p - f64::from(class == label))) as f32;
-    }
-    let right = logits.iter().position(|&logit| logit == max) == Some(label);
-    (sum.ln() - f64::from(logits[label] - max), right)
-}
-
 /// The gradients of a sample's values, by plan value.
 struct Gradients<'a> {
     plan: &'a Plan,

@@ -7,6 +7,7 @@
 
 mod backward;
 mod forward;
+mod loss;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -20,8 +21,9 @@ use crate::{
     plan::{ConvolutionKind, Goal, Network, Plan, PlanKey},
     program::{Calibration, LayerId, Program, ValueId},
 };
-use backward::{WeightGradients, cross_entropy};
+use backward::WeightGradients;
 use forward::{Sample, value};
+pub use loss::Targets;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -93,7 +95,7 @@ pub struct Batch<'a> {
 pub struct Gradients {
     /// The sum of the samples' losses.
     pub loss: f64,
-    /// How many samples were classified right.
+    /// How many samples' largest logit is their target's.
     pub correct: usize,
     /// ∂(mean loss)/∂w of every trainable constant.
     pub weights: BTreeMap<ValueId, Vec<f32>>,
@@ -224,15 +226,21 @@ impl Executor {
         Ok(self.run(batch, mode, key, Goal::Logits)?.pop().unwrap_or_default())
     }
 
-    /// Cross-entropy with `labels` and its gradient in every trainable weight, under noise with the denoisers sampling
+    /// The loss against `targets` and its gradient in every trainable weight, under noise with the denoisers sampling
     /// ([`Mode::DENOISED`]). Bit-equal for any number of threads.
-    pub fn gradients(&self, batch: Batch<'_>, labels: &[u32], key: Key) -> Result<Gradients, ExecError> {
-        self.gradients_in(Mode::DENOISED, batch, labels, key)
+    pub fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key) -> Result<Gradients, ExecError> {
+        self.gradients_in(Mode::DENOISED, batch, targets, key)
     }
 
     /// [`Self::gradients`] in any mode.
-    pub fn gradients_in(&self, mode: Mode, batch: Batch<'_>, labels: &[u32], key: Key) -> Result<Gradients, ExecError> {
-        self.check_labels(batch, labels)?;
+    pub fn gradients_in(
+        &self,
+        mode: Mode,
+        batch: Batch<'_>,
+        targets: Targets<'_>,
+        key: Key,
+    ) -> Result<Gradients, ExecError> {
+        self.check_targets(batch, targets)?;
         let plan = self.plan(mode, Goal::Train)?;
         let count = batch.samples.len();
         let weight = 1.0 / count.max(1) as f64;
@@ -246,7 +254,7 @@ impl Executor {
                 self.run_forward(&plan, worker, &inputs, &sample, None)?;
                 let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
                 let mut seed = worker.pool.take(logits.len());
-                let (sample_loss, right) = cross_entropy(logits, labels[n] as usize, weight, &mut seed);
+                let (sample_loss, right) = targets.loss(n, logits, weight, &mut seed);
                 loss += sample_loss;
                 correct += usize::from(right);
                 self.run_backward(&plan, worker, &inputs, seed, &mut weights, None)?;
@@ -271,7 +279,8 @@ impl Executor {
     /// Per layer, the sum over the batch's samples of ‖∂L/∂y‖₂ on the clean model without denoisers (DESIGN §6); 0
     /// for a layer that the loss does not depend on.
     pub fn sensitivity(&self, batch: Batch<'_>, labels: &[u32]) -> Result<Vec<f64>, ExecError> {
-        self.check_labels(batch, labels)?;
+        let targets = Targets::Labels(labels);
+        self.check_targets(batch, targets)?;
         let plan = self.plan(Mode::CLEAN, Goal::Sensitivity)?;
         let layers = self.network.layers.len();
         // Norms per sample, summed in the samples' order.
@@ -283,7 +292,7 @@ impl Executor {
                     self.run_forward(&plan, worker, &inputs, &sample, None)?;
                     let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
                     let mut seed = worker.pool.take(logits.len());
-                    cross_entropy(logits, labels[n] as usize, 1.0, &mut seed);
+                    targets.loss(n, logits, 1.0, &mut seed);
                     let mut norms = vec![0.0; layers];
                     let mut observe = |layer: LayerId, gradient: &[f32]| {
                         norms[layer] = crate::kernels::elementwise::sums(gradient)[1].sqrt();
@@ -397,15 +406,22 @@ impl Executor {
         Ok(())
     }
 
-    fn check_labels(&self, batch: Batch<'_>, labels: &[u32]) -> Result<(), ExecError> {
+    fn check_targets(&self, batch: Batch<'_>, targets: Targets<'_>) -> Result<(), ExecError> {
         self.check_batch(batch)?;
         let classes = self.network.len(self.network.program.logits);
-        if labels.len() != batch.samples.len() {
-            return Err(ExecError::Input(format!("{} labels for {} samples", labels.len(), batch.samples.len())));
-        }
-        match labels.iter().find(|&&label| label as usize >= classes) {
-            Some(label) => Err(ExecError::Input(format!("label {label}, but the model has {classes} classes"))),
-            None => Ok(()),
+        let count = batch.samples.len();
+        match targets {
+            Targets::Labels(labels) if labels.len() != count => {
+                Err(ExecError::Input(format!("{} labels for {count} samples", labels.len())))
+            }
+            Targets::Labels(labels) => match labels.iter().find(|&&label| label as usize >= classes) {
+                Some(label) => Err(ExecError::Input(format!("label {label}, but the model has {classes} classes"))),
+                None => Ok(()),
+            },
+            Targets::Logits(rows) if rows.len() != count * classes => {
+                Err(ExecError::Input(format!("{} target logits for {count} samples of {classes} classes", rows.len())))
+            }
+            Targets::Logits(_) => Ok(()),
         }
     }
 

@@ -283,7 +283,7 @@ fn gradients_match_finite_differences() {
         let len = x.len() / 2;
         for mode in [Mode::DENOISED, SAMPLING] {
             let batch = Batch { inputs: &[&x], samples: &indices };
-            let got = executor.gradients_in(mode, batch, &labels, KEY).unwrap();
+            let got = executor.gradients_in(mode, batch, Targets::Labels(&labels), KEY).unwrap();
             let loss = |weights: &BTreeMap<ValueId, Vec<f64>>| -> f64 {
                 (0..2)
                     .map(|n| {
@@ -381,7 +381,8 @@ fn results_are_bit_equal_for_any_threads_and_batches() {
             assert_eq!(want, parts, "{mode:?} {size}");
         }
     }
-    let (a, b) = (one.gradients(whole, &labels, KEY).unwrap(), two.gradients(whole, &labels, KEY).unwrap());
+    let targets = Targets::Labels(&labels);
+    let (a, b) = (one.gradients(whole, targets, KEY).unwrap(), two.gradients(whole, targets, KEY).unwrap());
     assert_eq!((a.loss.to_bits(), a.correct, a.weights), (b.loss.to_bits(), b.correct, b.weights));
     let sensitivity = one.sensitivity(whole, &labels).unwrap();
     assert_eq!(sensitivity, two.sensitivity(whole, &labels).unwrap());
@@ -527,7 +528,7 @@ fn weights_can_be_set() {
     let batch = Batch { inputs: &[&x], samples: &indices };
     let mut last = f64::INFINITY;
     for _ in 0..5 {
-        let gradients = executor.gradients(batch, &labels, KEY).unwrap();
+        let gradients = executor.gradients(batch, Targets::Labels(&labels), KEY).unwrap();
         assert!(gradients.loss < last, "{name}");
         last = gradients.loss;
         for (&id, gradient) in &gradients.weights {

@@ -52,7 +52,12 @@ impl Trainee for Fake {
         Ok(())
     }
 
-    fn gradients(&self, batch: Batch<'_>, labels: &[u32], key: Key) -> Result<Gradients, ExecError> {
+    fn clean_logits(&self, _batch: Batch<'_>) -> Result<Vec<f32>, ExecError> {
+        Err(ExecError::Program("the fake has no logits".into()))
+    }
+
+    fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key) -> Result<Gradients, ExecError> {
+        let Targets::Labels(labels) = targets else { panic!("the fake is trained on labels") };
         self.calls.set(self.calls.get() + 1);
         if self.kill_at == Some(self.calls.get()) {
             return Err(ExecError::Engine("killed".into()));
@@ -188,6 +193,7 @@ fn other_options_do_not_resume() {
         assert!(error.contains(needle), "{error}");
     };
     refused(FinetuneOptions { learning_rate: 0.5, ..resume.clone() }, "made with another --lr (0.01, now 0.5)");
+    refused(FinetuneOptions { loss: Loss::Distill, ..resume.clone() }, "another --loss (cross-entropy, now distill)");
     refused(FinetuneOptions { seed: 8, ..resume.clone() }, "another --seed (7, now 8)");
     refused(FinetuneOptions { batch: 5, ..resume.clone() }, "another --batch (4, now 5)");
     refused(FinetuneOptions { parent_sha256: "def".into(), ..resume.clone() }, "another the package (abc, now def)");
@@ -245,11 +251,20 @@ fn schedules() {
 }
 
 /// Images of three classes that a first convolution can tell apart: stripes down, stripes across, plain.
-struct Patterns(usize);
+struct Patterns {
+    count: usize,
+    labelled: bool,
+}
+
+impl Patterns {
+    fn new(count: usize) -> Self {
+        Self { count, labelled: true }
+    }
+}
 
 impl Source for Patterns {
     fn len(&self) -> usize {
-        self.0
+        self.count
     }
 
     fn sample_len(&self) -> usize {
@@ -269,7 +284,7 @@ impl Source for Patterns {
     }
 
     fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
-        Some(indices.iter().map(|&index| (index % 3) as u32).collect())
+        self.labelled.then(|| indices.iter().map(|&index| (index % 3) as u32).collect())
     }
 
     fn fingerprint(&self) -> String {
@@ -320,7 +335,7 @@ func.func @main(%x: tensor<?x6x6x1xf32>) -> tensor<?x3xf32> {
     let module = mxc_dialects::ir::parse(&context, text.as_bytes(), "net.mlir").unwrap();
     let mut program = crate::load::program(&module, &crate::store::WeightStore::new()).unwrap();
     let executor = Executor::new(program.clone(), 1).unwrap();
-    let calibrations = crate::evaluate::calibrate(&executor, &Patterns(60), 30, 1).unwrap();
+    let calibrations = crate::evaluate::calibrate(&executor, &Patterns::new(60), 30, 1).unwrap();
     for (layer, calibration) in program.layers.iter_mut().zip(calibrations) {
         assert_eq!(calibration.samples, 30);
         assert!(calibration.rms > 0.0 && calibration.absmax >= calibration.rms);
@@ -329,14 +344,14 @@ func.func @main(%x: tensor<?x6x6x1xf32>) -> tensor<?x3xf32> {
     program
 }
 
-/// The trained weights of a run on the real executor.
-fn trained(threads: usize, resume_at: Option<u64>) -> Vec<Vec<f32>> {
+/// The trained weights of a run on the real executor, which gets labels for cross-entropy only.
+fn trained(loss: Loss, threads: usize, resume_at: Option<u64>) -> Vec<Vec<f32>> {
     let mut executor = Executor::new(network(), threads).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ckpt");
     let stop = AtomicBool::new(false);
-    let mut options = FinetuneOptions { epochs: 3, batch: 40, ..options() };
-    let data = Patterns(90);
+    let mut options = FinetuneOptions { loss, epochs: 3, batch: 40, ..options() };
+    let data = Patterns { count: 90, labelled: loss == Loss::CrossEntropy };
     let mut report = finetune(&mut executor, &data, &options, Some(&path), &stop, &mut |progress| {
         stop.store(Some(progress.step) == resume_at, Ordering::Relaxed);
     })
@@ -358,10 +373,21 @@ fn trained(threads: usize, resume_at: Option<u64>) -> Vec<Vec<f32>> {
 
 #[test]
 fn a_real_network_trains_to_the_same_bytes() {
-    let expected = trained(1, None);
-    assert_eq!(trained(2, None), expected);
-    assert_eq!(trained(2, Some(4)), expected);
-    assert_eq!(trained(1, Some(6)), expected);
+    for loss in [Loss::CrossEntropy, Loss::Distill] {
+        let expected = trained(loss, 1, None);
+        assert_eq!(trained(loss, 2, None), expected);
+        assert_eq!(trained(loss, 2, Some(4)), expected);
+        assert_eq!(trained(loss, 1, Some(6)), expected);
+    }
+}
+
+#[test]
+fn cross_entropy_needs_labels() {
+    let mut executor = Executor::new(network(), 1).unwrap();
+    let data = Patterns { count: 9, labelled: false };
+    let stop = AtomicBool::new(false);
+    let error = finetune(&mut executor, &data, &options(), None, &stop, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("--loss distill does without"), "{error}");
 }
 
 #[test]
@@ -370,7 +396,7 @@ fn a_real_network_is_evaluated_alike_in_any_batch() {
     let executor = Executor::new(network(), 2).unwrap();
     let evaluated = |batch: usize| {
         let options = EvalOptions { runs: 3, batch, ..Default::default() };
-        evaluate(&executor, &Patterns(60), &options, &mut |_| {}).unwrap()
+        evaluate(&executor, &Patterns::new(60), &options, &mut |_| {}).unwrap()
     };
     let report = evaluated(60);
     assert_eq!(report, evaluated(7));
@@ -378,7 +404,7 @@ fn a_real_network_is_evaluated_alike_in_any_batch() {
     // Fresh denoisers are the identity.
     assert_eq!(report.denoised, report.noisy);
     assert_eq!(report.clean_denoised, report.clean);
-    let norms = sensitivity(&executor, &Patterns(60), 24, 1).unwrap();
+    let norms = sensitivity(&executor, &Patterns::new(60), 24, 1).unwrap();
     assert!(norms.len() == 2 && norms.iter().all(|norm| *norm > 0.0), "{norms:?}");
     let synthetic = data::Synthetic::new(&[6, 6, 1], 20, 3);
     assert_eq!(sensitivity(&executor, &synthetic, 20, 1).unwrap().len(), 2);

@@ -193,4 +193,7 @@ pub struct Training {
     /// Each epoch's mean loss.
     #[prost(double, repeated, tag = "8")]
     pub losses: Vec<f64>,
+    /// `cross-entropy` or `distill`.
+    #[prost(string, tag = "9")]
+    pub loss: String,
 }
