@@ -4,7 +4,7 @@
 use crate::{
     data::{self, Source},
     exec::{Batch, ExecError, Executor, Key, Mode, Purpose},
-    program::{Calibration, Op, Program},
+    program::{Calibration, Program},
 };
 use serde::Serialize;
 use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
@@ -226,15 +226,7 @@ fn evaluate_model(
 ) -> Result<EvalReport, EvalError> {
     let program = model.program();
     let noisy_layers = !program.layers.is_empty();
-    let denoisers =
-        program.nodes.iter().any(|node| matches!(node.op, Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. }));
-    let trainable: u64 = program
-        .values
-        .iter()
-        .filter(|value| value.trainable)
-        .filter_map(|value| value.constant.as_ref())
-        .map(|weight| weight.values().len() as u64)
-        .sum();
+    let denoisers = program.has_denoisers();
     let samples = check(program, data, options)?;
     let runs = if noisy_layers { options.runs } else { 1 };
     let chips = options.chips.map_or(0, |chips| chips.count);
@@ -278,7 +270,7 @@ fn evaluate_model(
         noisy,
         denoised,
         clean_denoised,
-        parameters: Parameters::new(options.backbone_parameters, trainable),
+        parameters: Parameters::new(options.backbone_parameters, program.denoiser_parameters()),
         chips,
     })
 }
@@ -637,7 +629,7 @@ mod tests {
 
     fn fake(layers: usize, denoisers: bool) -> Fake {
         use crate::{
-            program::{Layer, Node, Value},
+            program::{Layer, Node, Op, Value},
             store::Weight,
         };
         let value = |shape: &[usize], constant: Option<Weight>| Value {

@@ -7,7 +7,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
     let hardware = match &args.hardware {
         Some(path) => Hardware::load(path)?,
-        None => Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?,
+        None => session::packaged_hardware(&package)?,
     };
     let context = mxc_dialects::new_context();
     let module = session::lowered(&context, &package, &args.package, &hardware)?;

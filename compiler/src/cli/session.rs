@@ -1,11 +1,10 @@
 //! From a package to something that runs.
 
-use super::{Failure, Global};
+use super::{Failure, Global, args::Arithmetic};
 use crate::passes::{PassContext, RunOptions, run_pipeline};
 use melior::{Context, ir::Module};
 use mxc_dialects::ir;
 use mxc_runtime::{
-    digital,
     exec::Executor,
     hardware::Hardware,
     load,
@@ -14,13 +13,26 @@ use mxc_runtime::{
     program::Program,
     store::WeightStore,
 };
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-/// A package's program.
+/// A package's program, its denoisers in floating point.
 pub fn packaged(package: &Package, path: &Path) -> Result<Program, Failure> {
+    packaged_in(Arithmetic::Float, package, path)
+}
+
+/// A package's program, its denoisers in either arithmetic.
+pub fn packaged_in(arithmetic: Arithmetic, package: &Package, path: &Path) -> Result<Program, Failure> {
     let context = mxc_dialects::new_context();
-    let module = ir::parse(&context, &package.module, &path.display().to_string())?;
+    let module = match arithmetic {
+        Arithmetic::Float => ir::parse(&context, &package.module, &path.display().to_string())?,
+        Arithmetic::Fixed => lowered(&context, package, path, &packaged_hardware(package)?)?,
+    };
     Ok(load::program(&module, &package.weights())?)
+}
+
+/// The hardware profile in a package.
+pub fn packaged_hardware(package: &Package) -> Result<Hardware, Failure> {
+    Ok(Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?)
 }
 
 /// The noise of `--sigma` or `--noise` in its canonical form, if one is given.
@@ -100,17 +112,4 @@ pub fn lowered<'c>(
     let mut module = ir::parse(context, &package.module, &path.display().to_string())?;
     lower_denoisers(context, &mut module, package.weights(), hardware)?;
     Ok(module)
-}
-
-/// Runs a package's denoisers on the integer digital tile instead of in floating point.
-pub fn use_digital_tile(executor: &mut Executor, package: &Package, path: &Path) -> Result<(), Failure> {
-    let hardware = Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?;
-    let context = mxc_dialects::new_context();
-    let module = lowered(&context, package, path, &hardware)?;
-    let layers: BTreeMap<String, usize> =
-        executor.program().layers.iter().enumerate().map(|(index, layer)| (layer.name.clone(), index)).collect();
-    let units =
-        digital::units(&module)?.into_iter().filter_map(|(layer, unit)| Some((*layers.get(&layer)?, unit))).collect();
-    executor.set_denoiser_units(units);
-    Ok(())
 }

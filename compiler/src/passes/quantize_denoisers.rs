@@ -101,15 +101,6 @@ pub fn quantised_type<'c>(context: &'c Context, fraction: i32, shape: &[Option<u
         .ok_or_else(|| PassError::new(format!("the type {text} cannot be built")))
 }
 
-/// The fraction bits of a tensor of quantised words; `None` for another type, or a scale that is no power of two.
-pub fn fraction_of(value: Value<'_, '_>) -> Option<i32> {
-    use melior::ir::ShapedTypeLike;
-    let tensor = melior::ir::r#type::RankedTensorType::try_from(value.r#type()).ok()?;
-    let scale = ffi::uniform_quantized_scale(tensor.element())?;
-    let fraction = -(scale.log2().round() as i32);
-    (fixed::exp2(-fraction) == scale).then_some(fraction)
-}
-
 /// `quant.qcast`, `quant.dcast` or `quant.scast`.
 pub fn cast<'c, 'a>(
     context: &'c Context,
@@ -131,7 +122,7 @@ fn run<'c>(context: &'c Context, module: &Module<'c>, cx: &PassContext, hardware
     };
     let mut quantiser = Quantiser { context, module, block, cx, hardware, replaced: Vec::new() };
     for operation in ir::block_ops(block) {
-        let is_f32 = operation.operand(0).is_ok_and(|input| fraction_of(input).is_none());
+        let is_f32 = operation.operand(0).is_ok_and(|input| dtile::fraction(input).is_none());
         match ir::op_name(&operation).as_str() {
             "denoise.block" if is_f32 => quantiser.block(operation)?,
             "denoise.affine" if is_f32 => quantiser.affine(operation)?,
@@ -191,7 +182,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         if let Some(cast) = ir::defining_op(value)
             && ir::op_name(&cast) == "quant.dcast"
             && let Ok(words) = cast.operand(0)
-            && let Some(fraction) = fraction_of(words)
+            && let Some(fraction) = dtile::fraction(words)
         {
             return Ok((words, fraction));
         }

@@ -93,7 +93,7 @@ impl Executor {
                 Kernel::Noise { .. }
                     | Kernel::Block(_)
                     | Kernel::Affine { .. }
-                    | Kernel::Unit { .. }
+                    | Kernel::Tile(_)
                     | Kernel::Unary(_)
                     | Kernel::Silu
             );
@@ -135,11 +135,8 @@ impl Executor {
                 Kernel::Affine { scale, shift } => {
                     elementwise::affine(&mut out, self.constant(*scale), self.constant(*shift));
                 }
-                Kernel::Unit { layer, shape } => {
-                    if let Some(unit) = self.units.get(layer) {
-                        let key = sample.mode.sampling.then_some(sample.key);
-                        unit.run(&mut out, *shape, sample.index, key);
-                    }
+                Kernel::Tile(program) => {
+                    program.denoise(&mut out, sample.index, sample.mode.sampling.then_some(sample.key));
                 }
                 Kernel::Unary(op) => elementwise::unary(*op, &mut out),
                 Kernel::Silu => elementwise::silu(&mut out),

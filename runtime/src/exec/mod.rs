@@ -25,7 +25,7 @@ use backward::WeightGradients;
 use forward::{Sample, value};
 pub use loss::Targets;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -115,13 +115,6 @@ pub enum ExecError {
     Engine(String),
 }
 
-/// A denoiser executed by other means than the float plan: the integer digital tile.
-pub trait DenoiserUnit: Send + Sync {
-    /// Cleans one sample's layer output in place: `x` is HWC (`H = W = 1` without spatial axes), `key` and `sample`
-    /// seed the unit's own random generator; without a key ε = 0 ([`Mode::sampling`]).
-    fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Option<Key>);
-}
-
 /// The primitives of one convolution node: forward, backward.
 type Primitives = [OnceLock<Arc<Convolution>>; 2];
 
@@ -133,7 +126,6 @@ pub struct Executor {
     convolutions: Vec<Primitives>,
     /// Trainable constants' current values.
     trained: BTreeMap<ValueId, Vec<f32>>,
-    units: BTreeMap<LayerId, Arc<dyn DenoiserUnit>>,
     plans: Mutex<BTreeMap<PlanKey, Arc<Plan>>>,
     idle: Mutex<Vec<Worker>>,
 }
@@ -162,7 +154,6 @@ impl Executor {
             engine: Engine::cpu()?,
             convolutions,
             trained,
-            units: BTreeMap::new(),
             plans: Mutex::default(),
             idle: Mutex::default(),
         };
@@ -209,13 +200,6 @@ impl Executor {
         }
     }
 
-    /// Replaces the denoisers of layers by other units (the digital tile) in forward runs with [`Mode::denoise`]; a
-    /// unit stands for all denoisers of its layer. Gradients always use the program's own.
-    pub fn set_denoiser_units(&mut self, units: BTreeMap<LayerId, Arc<dyn DenoiserUnit>>) {
-        self.units = units;
-        lock(&self.plans).clear();
-    }
-
     /// The program's outputs, each with all samples one after another.
     pub fn forward(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<Vec<f32>>, ExecError> {
         self.run(batch, mode, key, Goal::Outputs)
@@ -227,7 +211,7 @@ impl Executor {
     }
 
     /// The loss against `targets` and its gradient in every trainable weight, under noise with the denoisers sampling
-    /// ([`Mode::DENOISED`]). Bit-equal for any number of threads.
+    /// ([`Mode::DENOISED`]). Bit-equal for any number of threads. Denoisers at the dtile level have no gradient: an error.
     pub fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key) -> Result<Gradients, ExecError> {
         self.gradients_in(Mode::DENOISED, batch, targets, key)
     }
@@ -373,11 +357,7 @@ impl Executor {
         if let Some(plan) = lock(&self.plans).get(&key) {
             return Ok(Arc::clone(plan));
         }
-        let units: BTreeSet<LayerId> = match goal {
-            Goal::Train | Goal::Sensitivity => BTreeSet::new(),
-            _ => self.units.keys().copied().collect(),
-        };
-        let plan = Arc::new(Plan::new(&self.network, key, &units)?);
+        let plan = Arc::new(Plan::new(&self.network, key)?);
         lock(&self.plans).insert(key, Arc::clone(&plan));
         Ok(plan)
     }
