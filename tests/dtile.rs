@@ -559,6 +559,37 @@ fn dtile_level_of_a_whole_network() {
     assert!(error.contains("digital tile") && error.contains("denoise level"), "{error}");
 }
 
+/// The denoiser's cost with a measured σ̂ in steps of X's words (2⁻¹³ for the calibrated absmax of 2), or without.
+fn cost_with_sigma(steps: Option<f64>) -> digital::DenoiserCost {
+    let context = new_context();
+    let paper = Hardware::paper();
+    let text = source(&SMALL);
+    let measured = steps.map_or(String::new(), |steps| {
+        let sigma = steps * fixed::exp2(-13);
+        format!("measured = {{samples = 4 : i64, input_rms = 5.0e-01 : f64, sigma_rms = {sigma:?} : f64}}, ")
+    });
+    let text = text.replace("{bottleneck", &format!("{{{measured}bottleneck"));
+    let module = run(&context, &text, "lower-denoisers", &paper).unwrap();
+    digital::report(&module, &paper).unwrap().denoisers.remove(0)
+}
+
+#[test]
+fn negligible_sigma_costs_nothing() {
+    let unmeasured = cost_with_sigma(None);
+    assert!(unmeasured.sigma);
+    assert_eq!(cost_with_sigma(Some(1.0)), unmeasured, "a whole step is kept");
+    let dropped = cost_with_sigma(Some(0.99));
+    assert_eq!(dropped, cost_with_sigma(Some(0.0)));
+    assert!(!dropped.sigma && dropped.weight_bytes < unmeasured.weight_bytes);
+    assert!(dropped.cycles < unmeasured.cycles && dropped.nanojoules < unmeasured.nanojoules);
+    assert_eq!(dropped.activity.gaussians, 0);
+    // What is left is the kind `mean`: the same weights make the same program.
+    let context = new_context();
+    let mean = lowered(&context, &Case { sigma: false, ..SMALL }, &Hardware::paper());
+    let mean = digital::report(&mean, &Hardware::paper()).unwrap().denoisers.remove(0);
+    assert_eq!(dropped, mean);
+}
+
 #[test]
 fn what_is_quantised_but_on_no_tile_is_refused() {
     let context = new_context();

@@ -54,6 +54,8 @@ pub struct DenoiserCost {
     pub activation_bytes: usize,
     /// The number of phases.
     pub phases: usize,
+    /// Whether it draws ε for a σ̂ path.
+    pub sigma: bool,
 }
 
 /// What the denoisers cost per sample.
@@ -137,6 +139,7 @@ impl TileProgram {
             weight_bytes: 2 * self.weights.len(),
             activation_bytes: 2 * self.activation_words,
             phases,
+            sigma: self.generator.is_some(),
         }
     }
 }

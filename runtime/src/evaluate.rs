@@ -6,6 +6,7 @@ use crate::{
     exec::{Batch, ExecError, Executor, Key, Mode, Purpose},
     program::{Calibration, Program},
 };
+use mxc_dialects::denoise::Measured;
 use serde::Serialize;
 use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use std::time::Instant;
@@ -445,6 +446,21 @@ pub fn calibrate(
     let inputs = drawn.inputs();
     let mut batches = drawn.batches(&inputs);
     Ok(executor.calibrate(&mut batches)?)
+}
+
+/// What the σ̂ path of every paper block adds, over the samples of [`calibrate`] on the noisy, denoised network; in the order of
+/// [`Program::layers`], `None` for layers without such a block.
+pub fn sigma_statistics(
+    executor: &Executor,
+    data: &dyn Source,
+    samples: usize,
+    seed: u64,
+) -> Result<Vec<Option<Measured>>, EvalError> {
+    let drawn = Drawn::new(executor.program(), data, samples, seed)?;
+    let inputs = drawn.inputs();
+    let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+    let mut batches = drawn.batches(&inputs);
+    Ok(executor.sigma_statistics(&mut batches, key)?)
 }
 
 /// Every layer's mean over `samples` samples of ‖∂L/∂y‖₂ at its output on the clean model, in the order of

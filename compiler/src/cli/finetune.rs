@@ -2,10 +2,12 @@
 
 use super::{Failure, Global, args::FinetuneArgs, session};
 use crate::passes::{Options, PassContext, Pipeline, RunOptions, run_pipeline};
-use melior::ir::operation::OperationLike;
-use mxc_dialects::{analog::AnalogOp, ir};
+use melior::ir::operation::{OperationLike, OperationMutLike};
+use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir};
 use mxc_runtime::{
     data::{Dataset, Source, Split},
+    evaluate,
+    exec::Executor,
     finetune::{FinetuneOptions, Loss, Recipe, finetune},
     package::{self, CalibrationSource, Package, Training, sha256_file},
     store::Weight,
@@ -75,6 +77,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
         let weight = Weight::new(shape, executor.weight(id)).ok_or("a denoiser's shape changed")?;
         package.denoisers.insert(value.name.clone(), weight);
     }
+    record_sigma(&mut package, &args.package, &executor, &data)?;
     let trained_under = session::packaged_noise(&package);
     package.manifest.training = Some(Training {
         recipe: options.recipe.to_string(),
@@ -151,6 +154,29 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
         eprintln!("stopping after this step; press Ctrl-C again to stop at once");
     })?;
     Ok(stop)
+}
+
+/// Records on every block how much its σ̂ path adds to its input on the calibration samples: `drop-sigma` goes by it.
+fn record_sigma(package: &mut Package, path: &Path, executor: &Executor, data: &dyn Source) -> Result<(), Failure> {
+    let calibration = package.manifest.calibration.clone().unwrap_or_default();
+    let samples = usize::try_from(calibration.samples)?.max(1);
+    let measured = evaluate::sigma_statistics(executor, data, samples, calibration.seed)?;
+    let context = mxc_dialects::new_context();
+    let module = ir::parse(&context, &package.module, &path.display().to_string())?;
+    let main = ir::main_function(&module).and_then(ir::entry_block);
+    for operation in main.map(ir::block_ops).unwrap_or_default() {
+        let Some(block) = denoise::Block::new(operation) else {
+            continue;
+        };
+        let layers = executor.program().layers.iter().zip(&measured);
+        let found = layers.filter(|(layer, _)| layer.name == block.layer()).find_map(|(_, measured)| *measured);
+        // Without a signal there is no share of it to record.
+        if let Some(found) = found.filter(|found| found.input_rms.is_normal() && found.sigma_rms.is_finite()) {
+            ffi::as_mut(operation).set_attribute(denoise::MEASURED, found.to_attribute(&context));
+        }
+    }
+    package.module = module.as_operation().write_bytecode();
+    Ok(())
 }
 
 /// Measures a package's layers anew on real data: it was calibrated on synthetic inputs. Placement stays as compiled.

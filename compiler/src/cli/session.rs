@@ -1,7 +1,7 @@
 //! From a package to something that runs.
 
 use super::{Failure, Global, args::Arithmetic};
-use crate::passes::{PassContext, RunOptions, run_pipeline};
+use crate::passes::{PassContext, Reports, RunOptions, run_pipeline};
 use melior::{Context, ir::Module};
 use mxc_dialects::ir;
 use mxc_runtime::{
@@ -25,7 +25,7 @@ pub fn packaged_in(arithmetic: Arithmetic, package: &Package, path: &Path) -> Re
     let context = mxc_dialects::new_context();
     let module = match arithmetic {
         Arithmetic::Float => ir::parse(&context, &package.module, &path.display().to_string())?,
-        Arithmetic::Fixed => lowered(&context, package, path, &packaged_hardware(package)?)?,
+        Arithmetic::Fixed => lowered(&context, package, path, &packaged_hardware(package)?)?.0,
     };
     Ok(load::program(&module, &package.weights())?)
 }
@@ -89,27 +89,27 @@ pub fn backbone_parameters(package: &Package) -> u64 {
     package.manifest.placement.as_ref().map_or(0, |placement| placement.backbone_parameters)
 }
 
-/// Lowers a module's denoisers to scheduled digital-tile programs.
+/// Lowers a module's denoisers to scheduled digital-tile programs; returns what the passes report.
 pub fn lower_denoisers<'c>(
     context: &'c Context,
     module: &mut Module<'c>,
     weights: WeightStore,
     hardware: &Hardware,
-) -> Result<(), Failure> {
+) -> Result<Reports, Failure> {
     let pipeline = crate::passes::Pipeline::parse("lower-denoisers")?;
     let mut cx = PassContext { weights, hardware: Some(hardware.clone()), ..PassContext::default() };
     run_pipeline(context, module, &pipeline, &mut cx, &RunOptions::default())?;
-    Ok(())
+    Ok(cx.reports)
 }
 
-/// A package's module with its denoisers lowered for a profile.
+/// A package's module with its denoisers lowered for a profile, and what the passes report.
 pub fn lowered<'c>(
     context: &'c Context,
     package: &Package,
     path: &Path,
     hardware: &Hardware,
-) -> Result<Module<'c>, Failure> {
+) -> Result<(Module<'c>, Reports), Failure> {
     let mut module = ir::parse(context, &package.module, &path.display().to_string())?;
-    lower_denoisers(context, &mut module, package.weights(), hardware)?;
-    Ok(module)
+    let reports = lower_denoisers(context, &mut module, package.weights(), hardware)?;
+    Ok((module, reports))
 }

@@ -139,6 +139,22 @@ fn run<'c>(context: &'c Context, module: &Module<'c>, cx: &PassContext, hardware
     Ok(())
 }
 
+/// The fraction bits of a layer's output, as the denoiser `operation` reads it.
+pub fn input_fraction(module: &Module<'_>, operation: OperationRef<'_, '_>, layer: &str) -> Result<i32, PassError> {
+    let refused = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
+    let op = AnalogOp::all(module)
+        .into_iter()
+        .find(|op| op.layer() == layer)
+        .ok_or_else(|| refused("its denoiser has no analog layer of that name".to_owned()))?;
+    let calibration = op.calibration().map_err(refused)?.ok_or_else(|| {
+        refused("it is not calibrated, so the range of its words is not known".to_owned())
+            .hint("run rank-sensitivity before, or `mxc compile`, which does")
+    })?;
+    let noise = op.noise().map_err(refused)?;
+    let range = if noise.scale == "range" { calibration.absmax } else { 2.0 * calibration.absmax };
+    Ok(fixed::fraction_for(range, f64::from(i16::MAX)))
+}
+
 /// A tensor of words.
 struct Words<'c, 'a> {
     words: Vec<i16>,
@@ -160,22 +176,6 @@ struct Quantiser<'c, 'a, 'x> {
 }
 
 impl<'c, 'a> Quantiser<'c, 'a, '_> {
-    /// The fraction of a layer's output.
-    fn input_fraction(&self, operation: OperationRef<'c, 'a>, layer: &str) -> Result<i32, PassError> {
-        let refused = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
-        let op = AnalogOp::all(self.module)
-            .into_iter()
-            .find(|op| op.layer() == layer)
-            .ok_or_else(|| refused("its denoiser has no analog layer of that name".to_owned()))?;
-        let calibration = op.calibration().map_err(refused)?.ok_or_else(|| {
-            refused("it is not calibrated, so the range of its words is not known".to_owned())
-                .hint("run rank-sensitivity before, or `mxc compile`, which does")
-        })?;
-        let noise = op.noise().map_err(refused)?;
-        let range = if noise.scale == "range" { calibration.absmax } else { 2.0 * calibration.absmax };
-        Ok(fixed::fraction_for(range, f64::from(i16::MAX)))
-    }
-
     /// The quantised input of a denoiser: what another of the same layer left, else a cast of the f32 value.
     fn input(&self, operation: OperationRef<'c, 'a>, layer: &str) -> Result<(Value<'c, 'a>, i32), PassError> {
         let value = built("an operand", operation.operand(0))?;
@@ -186,7 +186,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         {
             return Ok((words, fraction));
         }
-        let fraction = self.input_fraction(operation, layer)?;
+        let fraction = input_fraction(self.module, operation, layer)?;
         let shape = ir::value_shape(value).unwrap_or_default();
         let to = quantised_type(self.context, fraction, &shape)?;
         let cast = cast(self.context, self.block, operation, "quant.qcast", value, to)?;

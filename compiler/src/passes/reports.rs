@@ -7,6 +7,21 @@ pub struct Reports {
     pub graph: Option<GraphReport>,
     /// By `insert-denoisers`.
     pub placement: Option<Placement>,
+    /// By `drop-sigma`: the blocks whose σ̂ path was measured.
+    pub sigma: Vec<SigmaPath>,
+}
+
+/// Whether a block keeps its σ̂ path on the digital tile.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct SigmaPath {
+    /// The layer.
+    pub layer: String,
+    /// rms(σ̂)/rms(X) as measured.
+    pub ratio: f64,
+    /// One fixed-point step (or the steps asked for) over rms(X).
+    pub limit: f64,
+    /// Whether the ratio reaches the limit.
+    pub kept: bool,
 }
 
 /// How the graph rewriting went.

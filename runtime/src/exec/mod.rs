@@ -22,8 +22,9 @@ use crate::{
     program::{Calibration, LayerId, Program, ValueId},
 };
 use backward::WeightGradients;
-use forward::{Sample, value};
+use forward::{Sample, Seen, value};
 pub use loss::Targets;
+use mxc_dialects::denoise::Measured;
 use std::{
     collections::BTreeMap,
     ops::Range,
@@ -308,7 +309,8 @@ impl Executor {
                         let inputs = self.sample_inputs(batch, n);
                         let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: false };
                         let mut statistics = vec![Statistics::default(); layers];
-                        let mut observe = |layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
+                        let mut observe =
+                            |_: Seen, layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
                         self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
                         Ok(statistics)
                     })
@@ -319,6 +321,52 @@ impl Executor {
             }
         }
         Ok(total.iter().map(|statistics| statistics.calibration(count)).collect())
+    }
+
+    /// What the σ̂ path of every paper block adds over the batches on the noisy, denoised network; `None` for other layers.
+    pub fn sigma_statistics<'a>(
+        &self,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+        key: Key,
+    ) -> Result<Vec<Option<Measured>>, ExecError> {
+        let plan = self.plan(Mode::DENOISED, Goal::Outputs)?;
+        let layers = self.network.layers.len();
+        // Elements, ΣX², Σσ̂².
+        let mut total = vec![[0.0f64; 3]; layers];
+        let mut count = 0u64;
+        for batch in batches {
+            self.check_batch(batch)?;
+            count += batch.samples.len() as u64;
+            let samples = self.run_shards(batch, self.shard(batch), |worker, range| {
+                range
+                    .map(|n| {
+                        let inputs = self.sample_inputs(batch, n);
+                        let sample = Sample { mode: Mode::DENOISED, key, index: batch.samples[n], tape: false };
+                        let mut sums = vec![[0.0f64; 3]; layers];
+                        let mut observe = |seen: Seen, layer: LayerId, x: &[f32], sigma: &[f32]| {
+                            if seen == Seen::Sigma {
+                                let squares = [x, sigma].map(|values| crate::kernels::elementwise::sums(values)[1]);
+                                sums[layer] = [x.len() as f64, squares[0], squares[1]];
+                            }
+                        };
+                        self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
+                        Ok(sums)
+                    })
+                    .collect::<Result<Vec<_>, ExecError>>()
+            })?;
+            // Per sample, so that the sums do not depend on the threads.
+            for sample in samples.iter().flatten() {
+                for (total, sums) in total.iter_mut().zip(sample) {
+                    total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+                }
+            }
+        }
+        let measured = |[elements, input, sigma]: [f64; 3]| Measured {
+            samples: count,
+            input_rms: (input / elements).sqrt(),
+            sigma_rms: (sigma / elements).sqrt(),
+        };
+        Ok(total.into_iter().map(|sums| (sums[0] > 0.0).then(|| measured(sums))).collect())
     }
 
     /// oneDNN's kernel for every dense convolution, by node; for reports on where the time goes.

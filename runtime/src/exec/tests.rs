@@ -4,6 +4,7 @@ use super::{reference::Run, testing::Net, *};
 use crate::{
     digital::program::{Buffer, Scheduled, Step, TileProgram},
     program::{Binary, Op, Reduce, Unary},
+    store::Weight,
 };
 
 const KEY: Key = Key { seed: 7, purpose: Purpose::Train, pass: 3, chip: 0 };
@@ -493,6 +494,39 @@ fn calibration_measures_inputs_and_outputs() {
     assert_eq!((got[0].absmax, got[0].input_absmax, got[0].mean_abs), (4.0, 4.0, 2.5));
     assert!((got[0].rms - 7.5f64.sqrt()).abs() < 1e-12);
     assert!((got[0].std - (7.5f64 - 4.0).sqrt()).abs() < 1e-12);
+}
+
+/// σ̂ as the block's heads make it: zero weights give 0, a bias alone its own size.
+#[test]
+fn sigma_is_measured_where_blocks_draw() {
+    let mut net = start("constant");
+    let x = net.input(&[3, 4, 2]);
+    let x = net.conv(x, 8, 3, 1, 1);
+    let x = net.block(x, true, 0.0);
+    let y = net.conv(x, 8, 3, 1, 1);
+    let y = net.block(y, false, 0.4);
+    let y = net.conv(y, 8, 1, 1, 1);
+    let y = net.block(y, true, 0.0);
+    let bias = net.program.nodes[5].inputs[8];
+    net.program.values[bias].constant = Weight::new(vec![8], vec![-0.25; 8]);
+    let program = net.classify(y, 4);
+    let (x, indices, _) = samples(&program, 5);
+    let measure = |threads| {
+        let executor = Executor::new(program.clone(), threads).unwrap();
+        let batch = Batch { inputs: &[&x], samples: &indices };
+        executor.sigma_statistics(&mut [batch].into_iter(), KEY).unwrap()
+    };
+    let measured = measure(1);
+    assert_eq!(measured, measure(2));
+    let [Some(zero), None, Some(bias), None] = measured.as_slice() else {
+        panic!("{measured:?}");
+    };
+    assert_eq!((zero.samples, zero.sigma_rms), (5, 0.0));
+    assert_eq!(bias.sigma_rms, 0.25);
+    // The input is the noisy output: near the clean one's rms.
+    let batch = Batch { inputs: &[&x], samples: &indices };
+    let clean = Executor::new(program.clone(), 1).unwrap().calibrate(&mut [batch].into_iter()).unwrap();
+    assert!((zero.input_rms / clean[0].rms - 1.0).abs() < 0.2, "{} and {}", zero.input_rms, clean[0].rms);
 }
 
 /// A program that doubles: it loads words with four fraction bits and stores them with three.
