@@ -222,6 +222,25 @@ fn compile_without_data_says_what_it_assumed() {
 }
 
 #[test]
+fn manifest_records_what_ran() {
+    let (folder, data) = compiled(&["--holdout", "550"]);
+    let folder = folder.path();
+    let manifest = json(mxc(folder).args(["inspect", "model.mxa", "--json"]));
+    assert_eq!(manifest["holdout"], 550);
+    assert_eq!(manifest["calibration"], serde_json::json!({ "kind": "data", "samples": 50, "seed": 0 }));
+    let eval = ["eval", "model.mxa", "--json", "--seeds", "2", "--split", "holdout", "--data", &data];
+    assert_eq!(json(mxc(folder).args(eval))["samples"], 550);
+
+    // Without data 64 samples at most; finetune recalibrates on what there is besides the holdout.
+    let compile = ["compile", "--samples", "100", "--holdout", "560", "-o", "synthetic.mxa"];
+    succeed(mxc(folder).args(compile).arg(model("resnet20")).args(PREPROCESS));
+    let calibration = |package: &str| json(mxc(folder).args(["inspect", package, "--json"]))["calibration"].clone();
+    assert_eq!(calibration("synthetic.mxa"), serde_json::json!({ "kind": "synthetic", "samples": 64, "seed": 0 }));
+    succeed(mxc(folder).args(["finetune", "synthetic.mxa", "--epochs", "1", "-o", "tuned.mxa", "--data", &data]));
+    assert_eq!(calibration("tuned.mxa"), serde_json::json!({ "kind": "data", "samples": 40, "seed": 0 }));
+}
+
+#[test]
 fn wrong_preprocessing_is_suspected() {
     let folder = TempDir::new().unwrap();
     let data = small_fashion(folder.path(), 100, 10).display().to_string();

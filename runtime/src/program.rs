@@ -5,6 +5,7 @@
 //! depends on an input, and is written as `None` in shapes.
 
 use crate::{digital::program::TileProgram, store::Weight};
+pub use mxc_dialects::analog::Calibration;
 use std::sync::Arc;
 
 /// The index of a value in [`Program::values`].
@@ -85,23 +86,6 @@ pub struct Layer {
     pub reference: String,
     /// What calibration measured on the clean model, if it has run.
     pub calibration: Option<Calibration>,
-}
-
-/// Statistics of an analog layer over all elements of all calibration samples on the clean model.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Calibration {
-    /// The number of samples.
-    pub samples: u64,
-    /// Output: √mean(y²).
-    pub rms: f64,
-    /// Output: max |y|; the ADC's full scale A_out.
-    pub absmax: f64,
-    /// Output: mean |y|.
-    pub mean_abs: f64,
-    /// Output: standard deviation.
-    pub std: f64,
-    /// Input: max |x|; the DAC's full scale A_in.
-    pub input_absmax: f64,
 }
 
 /// What a node computes. TOSA names and semantics unless said otherwise.

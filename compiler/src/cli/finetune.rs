@@ -1,7 +1,7 @@
 //! `mxc finetune`: trains a package's denoisers.
 
 use super::{Failure, Global, args::FinetuneArgs, session};
-use crate::passes::{Options, PassContext, Pipeline, RunOptions, run_pipeline};
+use crate::passes::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run_pipeline};
 use melior::ir::operation::{OperationLike, OperationMutLike};
 use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir};
 use mxc_runtime::{
@@ -9,7 +9,7 @@ use mxc_runtime::{
     evaluate,
     exec::Executor,
     finetune::{FinetuneOptions, Loss, Recipe, finetune},
-    package::{self, CalibrationSource, Package, Training, sha256_file},
+    package::{self, Package, Training, sha256_file},
     store::Weight,
 };
 use std::{
@@ -191,7 +191,6 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
     };
     let before = ranking(&module);
     let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
-    let samples = 512;
     let mut cx = PassContext {
         weights: package.weights(),
         samples: Some(super::compile::sample_source(&args.data, holdout, &preprocessing)?),
@@ -200,10 +199,12 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
         ..PassContext::default()
     };
     let mut options = Options::default();
-    options.push("samples", samples.to_string());
+    options.push("samples", "512");
     let pipeline = Pipeline::default().then("rank-sensitivity", options);
     run_pipeline(&context, &mut module, &pipeline, &mut cx, &RunOptions::default())?;
     let after = ranking(&module);
+    let calibration = cx.reports.calibration.map(CalibrationRun::to_manifest);
+    let samples = calibration.as_ref().map_or(0, |calibration| calibration.samples);
     let moved = before.iter().zip(&after).filter(|(old, new)| old != new).count();
     global.ui.note(format!(
         "recalibrated on {samples} samples of {}: {moved} of {} layers changed their rank; most sensitive now: {}",
@@ -211,7 +212,7 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
         after.len(),
         after.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
     ));
-    package.manifest.calibration = Some(CalibrationSource { kind: "data".to_owned(), samples, seed: global.seed });
+    package.manifest.calibration = calibration;
     if let Some(placement) = &mut package.manifest.placement {
         let reference = package.manifest.noise.clone().unwrap_or_default().reference;
         let measured: Vec<_> = AnalogOp::all(&module);

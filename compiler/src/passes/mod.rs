@@ -24,7 +24,7 @@ pub use pass::{
     DynPass, OptionError, Options, Pass, PassContext, PassError, SampleRequest, SampleSource, Samples, WeightLoader,
 };
 pub use pipeline::{Pipeline, PipelineError};
-pub use reports::{GraphReport, LayerPlacement, Placement, Reports, SigmaPath};
+pub use reports::{CalibrationRun, GraphReport, LayerPlacement, Placement, Reports, SigmaPath};
 pub use run::{RunError, RunOptions, run_pipeline};
 
 /// A registered pass. Its address is its MLIR type id, hence the alignment.

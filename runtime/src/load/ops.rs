@@ -5,7 +5,7 @@ use crate::{
     program::{Binary, Calibration, Layer, LayerId, Op, Reduce, Unary, ValueId},
     store::Weight,
 };
-use melior::ir::{OperationRef, ValueLike, attribute::DictionaryAttribute, operation::OperationLike};
+use melior::ir::{OperationRef, ValueLike, operation::OperationLike};
 use mxc_dialects::{dtile, ffi, ir};
 use std::sync::Arc;
 
@@ -723,8 +723,8 @@ impl<'c> Loader<'c, '_> {
         let (spec, scale, reference) = (text("spec")?, text("scale")?, text("reference")?);
         let calibration = match ir::dict_attr(op, "calibration") {
             Some(dictionary) => Some(
-                calibration(&dictionary)
-                    .ok_or_else(|| fail(op, format!("layer `{name}`: its calibration is incomplete")))?,
+                Calibration::from_attribute(&dictionary)
+                    .map_err(|reason| fail(op, format!("layer `{name}`: {reason}")))?,
             ),
             None => None,
         };
@@ -928,17 +928,4 @@ fn sizes<const N: usize>(op: &OperationRef<'_, '_>, name: &str) -> Result<[usize
 /// A convolution's geometry attributes.
 fn window_attributes(op: &OperationRef<'_, '_>) -> Result<Window, LoadError> {
     Ok(Window { stride: sizes(op, "stride")?, pad: sizes(op, "pad")?, dilation: sizes(op, "dilation")? })
-}
-
-/// A `calibration` dictionary.
-fn calibration(dictionary: &DictionaryAttribute<'_>) -> Option<Calibration> {
-    let number = |key: &str| entry(dictionary, key).and_then(ir::as_f64);
-    Some(Calibration {
-        samples: entry(dictionary, "samples").and_then(ir::as_i64).and_then(|samples| u64::try_from(samples).ok())?,
-        rms: number("rms")?,
-        absmax: number("absmax")?,
-        mean_abs: number("mean_abs")?,
-        std: number("std")?,
-        input_absmax: number("input_absmax")?,
-    })
 }
