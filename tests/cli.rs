@@ -1,6 +1,8 @@
 //! The command line end to end, on a trained model and the first images of Fashion-MNIST.
 
 use crate::common::{fail, json, model, mxc, small_fashion, succeed};
+use ndarray::{Array2, Array4};
+use ndarray_npy::{NpzReader, NpzWriter};
 use std::{fs, path::Path, process::Stdio, thread, time::Duration};
 use tempfile::TempDir;
 
@@ -51,6 +53,60 @@ fn compile_finetune_eval() {
     assert!(gain > 1.0, "denoisers recover something: {gain} points");
     let overhead = after["parameters"]["overhead_percent"].as_f64().unwrap();
     assert!(overhead > 0.0 && overhead <= 4.0);
+}
+
+#[test]
+fn denoisers_in_integers() {
+    let (folder, data) = compiled(&["--denoiser", "paper+affine", "--placement", "greedy-fill"]);
+    let folder = folder.path();
+    succeed(mxc(folder).args([
+        "finetune",
+        "model.mxa",
+        "--epochs",
+        "1",
+        "--limit",
+        "300",
+        "-o",
+        "t.mxa",
+        "--data",
+        &data,
+    ]));
+    let eval = |digital: &str, threads: &str| {
+        let arguments = ["eval", "t.mxa", "--json", "--seeds", "2", "--limit", "50", "--data", &data];
+        json(mxc(folder).args(arguments).args(["--digital", digital, "--threads", threads]))
+    };
+    let (float, fixed) = (eval("float", "1"), eval("fixed", "1"));
+    assert_eq!(fixed, eval("fixed", "2"));
+    for same in ["noisy", "clean", "parameters", "samples"] {
+        assert_eq!(float[same], fixed[same], "{same}");
+    }
+    let top1 = |report: &serde_json::Value| report["denoised"]["top1"].as_f64().unwrap();
+    assert!((top1(&float) - top1(&fixed)).abs() <= 6.0, "{} and {}", top1(&float), top1(&fixed));
+
+    // Raw inference: the package lowered on the way, and the dtile level as text.
+    let mut writer = NpzWriter::new(fs::File::create(folder.join("in.npz")).unwrap());
+    let image = Array4::from_shape_fn((2, 1, 28, 28), |(n, _, h, w)| ((n + 3 * h + 5 * w) % 11) as f32 / 5.0 - 1.0);
+    writer.add_array("input", &image).unwrap();
+    writer.finish().unwrap();
+    let run = |arguments: &[&str]| -> Array2<f32> {
+        succeed(mxc(folder).arg("run").args(arguments).args(["--input", "in.npz", "-o", "out.npz"]));
+        NpzReader::new(fs::File::open(folder.join("out.npz")).unwrap()).unwrap().by_name("logits").unwrap()
+    };
+    let worst =
+        (run(&["t.mxa"]) - run(&["t.mxa", "--digital", "fixed"])).mapv(f32::abs).fold(0.0, |a: f32, b| a.max(*b));
+    assert!(worst > 0.0 && worst < 0.5, "{worst}");
+    let compile = ["compile", "--samples", "8", "--data", &data, "--denoiser", "paper"];
+    succeed(mxc(folder).args(compile).arg(model("resnet20")).args(PREPROCESS).args(["-o", "fresh.mxa"]));
+    let emit = ["--emit", "dtile", "--inline-weights", "-o", "fresh.mlir"];
+    succeed(mxc(folder).args(compile).arg(model("resnet20")).args(PREPROCESS).args(emit));
+    assert!(run(&["fresh.mlir"]) == run(&["fresh.mxa", "--digital", "fixed"]));
+    assert!(
+        fail(
+            mxc(folder).args(["run", "--digital", "fixed", "--input", "in.npz", "-o", "o.npz"]).arg(model("resnet20")),
+            1
+        )
+        .contains("needs a package")
+    );
 }
 
 #[test]
@@ -163,6 +219,25 @@ fn compile_without_data_says_what_it_assumed() {
     ] {
         assert!(!layers[0][key].is_null(), "{key}");
     }
+}
+
+#[test]
+fn manifest_records_what_ran() {
+    let (folder, data) = compiled(&["--holdout", "550"]);
+    let folder = folder.path();
+    let manifest = json(mxc(folder).args(["inspect", "model.mxa", "--json"]));
+    assert_eq!(manifest["holdout"], 550);
+    assert_eq!(manifest["calibration"], serde_json::json!({ "kind": "data", "samples": 50, "seed": 0 }));
+    let eval = ["eval", "model.mxa", "--json", "--seeds", "2", "--split", "holdout", "--data", &data];
+    assert_eq!(json(mxc(folder).args(eval))["samples"], 550);
+
+    // Without data 64 samples at most; finetune recalibrates on what there is besides the holdout.
+    let compile = ["compile", "--samples", "100", "--holdout", "560", "-o", "synthetic.mxa"];
+    succeed(mxc(folder).args(compile).arg(model("resnet20")).args(PREPROCESS));
+    let calibration = |package: &str| json(mxc(folder).args(["inspect", package, "--json"]))["calibration"].clone();
+    assert_eq!(calibration("synthetic.mxa"), serde_json::json!({ "kind": "synthetic", "samples": 64, "seed": 0 }));
+    succeed(mxc(folder).args(["finetune", "synthetic.mxa", "--epochs", "1", "-o", "tuned.mxa", "--data", &data]));
+    assert_eq!(calibration("tuned.mxa"), serde_json::json!({ "kind": "data", "samples": 40, "seed": 0 }));
 }
 
 #[test]

@@ -1,13 +1,24 @@
 //! The digital tile: from quantised denoisers to scheduled programs, and what these compute.
 
+use crate::common::model;
 use melior::{Context, ir::Module, ir::operation::OperationLike};
-use mxc_compiler::passes::{PassContext, Pipeline, RunOptions, run::print_module, run_pipeline};
+use mxc_compiler::{
+    driver::{self, CompileOptions, Level},
+    passes::{PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
+};
 use mxc_dialects::{denoise::bottleneck, dtile, ir, new_context};
 use mxc_runtime::{
     digital::{self, fixed, interpret::Draw, program::TileProgram},
+    exec::{Batch, Executor, Key, Mode, Purpose, Targets},
     hardware::Hardware,
+    load,
+    program::{Op, Program, Unary},
+    store::{Weight, WeightStore},
 };
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    sync::Arc,
+};
 
 /// A denoiser's shape in the tests.
 #[derive(Clone, Copy)]
@@ -435,6 +446,183 @@ fn errors_name_the_layer_and_the_mend() {
     let unscheduled = run(&context, &source(&SMALL), "quantize-denoisers,lower-to-dtile", &paper).unwrap();
     let message = TileProgram::read_all(&unscheduled).unwrap_err().to_string();
     assert!(message.contains("run schedule-dtile"), "{message}");
+}
+
+const KEY: Key = Key { seed: 3, purpose: Purpose::Eval, pass: 1, chip: 0 };
+const ALL_MODES: [Mode; 4] = [Mode::CLEAN, Mode::NOISY, Mode::DENOISED, Mode::CLEAN_DENOISED];
+
+fn forward(program: &Program, threads: usize, batch: Batch<'_>, mode: Mode) -> Vec<u32> {
+    let executor = Executor::new(program.clone(), threads).unwrap();
+    executor.forward(batch, mode, KEY).unwrap().concat().iter().map(|value| value.to_bits()).collect()
+}
+
+/// One layer, so that what the tile gets is what the network returns without denoisers.
+#[test]
+fn dtile_level_runs_in_integers() {
+    for case in cases() {
+        let context = new_context();
+        let module = lowered(&context, &case, &with_memory(5000));
+        let program = load::program(&module, &WeightStore::new()).unwrap();
+        let tile = TileProgram::read_all(&module).unwrap().remove(0);
+        assert_eq!(program.denoiser_parameters(), tile.weights.len() as u64);
+        let samples = [4, 7];
+        let len: usize = case.sample.iter().product();
+        let x = Numbers(99).take(2 * len, 1.5);
+        let batch = Batch { inputs: &[&x], samples: &samples };
+        for (before, after, sampling) in
+            [(Mode::NOISY, Mode::DENOISED, true), (Mode::CLEAN, Mode::CLEAN_DENOISED, false)]
+        {
+            let noisy = forward(&program, 1, batch, before);
+            let mut expected: Vec<f32> = noisy.into_iter().map(f32::from_bits).collect();
+            for (y, sample) in expected.chunks_exact_mut(len).zip(samples) {
+                tile.denoise(y, sample, sampling.then_some(KEY));
+            }
+            let expected: Vec<u32> = expected.iter().map(|value| value.to_bits()).collect();
+            assert_eq!(forward(&program, 1, batch, after), expected, "{:?}", case.sample);
+        }
+    }
+}
+
+/// `examples/models/resnet20.onnx` with denoisers that do something, at the denoise and at the dtile level.
+#[test]
+fn dtile_level_of_a_whole_network() {
+    let context = new_context();
+    let options = CompileOptions {
+        budget: 0.04,
+        noise: "gaussian(sigma=20%)".to_owned(),
+        noise_scale: "range".to_owned(),
+        noise_reference: "rms".to_owned(),
+        placement: "greedy-fill".to_owned(),
+        denoiser: "paper+affine".to_owned(),
+        keep_digital: Vec::new(),
+        seed: 0,
+        threads: 1,
+        samples: 4,
+        input_shapes: Vec::new(),
+    };
+    let imported = driver::import(&context, &model("resnet20"), &[]).unwrap();
+    let mut compiled =
+        driver::compile(&context, imported, &options, Level::Denoise, None, &RunOptions::default()).unwrap();
+    let mut numbers = Numbers(5);
+    let names: Vec<(String, Vec<usize>)> =
+        compiled.denoisers.iter().map(|(name, weight)| (name.to_owned(), weight.shape().to_vec())).collect();
+    for (name, shape) in names {
+        let centre = if name.ends_with("affine.scale") { 1.0 } else { 0.0 };
+        let mut values = numbers.take(shape.iter().product(), 0.05);
+        values.iter_mut().for_each(|value| *value += centre);
+        compiled.denoisers.insert(name, Weight::new(shape, values).unwrap());
+    }
+    let weights = compiled.all_weights();
+    let float = load::program(&compiled.module, &weights).unwrap();
+    let mut cx = PassContext { weights: weights.clone(), ..PassContext::default() };
+    let pipeline = Pipeline::parse("lower-denoisers").unwrap();
+    run_pipeline(&context, &mut compiled.module, &pipeline, &mut cx, &RunOptions::default()).unwrap();
+    let fixed = load::program(&compiled.module, &weights).unwrap();
+
+    // The same network read at its denoise level, its float denoisers replaced by the tile's programs.
+    let mut replaced = float.clone();
+    let tiles = TileProgram::read_all(&compiled.module).unwrap();
+    assert!(tiles.len() > 10, "{} denoisers", tiles.len());
+    for tile in tiles {
+        let layer = replaced.layers.iter().position(|layer| layer.name == tile.layer).unwrap();
+        let program = Arc::new(tile);
+        let denoisers: Vec<_> = replaced.nodes.iter_mut().filter(|node| node.op.cleans() == Some(layer)).collect();
+        for (index, node) in denoisers.into_iter().enumerate() {
+            let program = Arc::clone(&program);
+            node.inputs.truncate(1);
+            node.op = if index == 0 { Op::DenoiseTile { layer, program } } else { Op::Unary(Unary::Identity) };
+        }
+    }
+
+    assert_eq!(fixed.denoiser_parameters(), float.denoiser_parameters());
+    let x = Numbers(1).take(5 * 28 * 28, 1.5);
+    let batch = Batch { inputs: &[&x], samples: &[0, 1, 2, 30, 31] };
+    for mode in ALL_MODES {
+        let outputs = forward(&fixed, 1, batch, mode);
+        assert_eq!(outputs, forward(&fixed, 2, batch, mode), "{mode:?}: threads");
+        assert_eq!(outputs, forward(&replaced, 1, batch, mode), "{mode:?}: tile programs in the denoise level");
+        assert_eq!(outputs == forward(&float, 1, batch, mode), !mode.denoise, "{mode:?}: float");
+    }
+    // Near the float network: ε = 0, so that both compute the same but for rounding.
+    let values = |program| forward(program, 2, batch, Mode::CLEAN_DENOISED).into_iter().map(f32::from_bits);
+    let worst = values(&fixed).zip(values(&float)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 0.05, "logits differ by {worst}");
+
+    // As text, too.
+    let text = print_module(&compiled.module, false);
+    let parsed = ir::parse(&context, text.as_bytes(), "dtile.mlir").unwrap();
+    let parsed = load::program(&parsed, &weights).unwrap();
+    assert_eq!(forward(&parsed, 1, batch, Mode::DENOISED), forward(&fixed, 1, batch, Mode::DENOISED));
+
+    let executor = Executor::new(fixed, 1).unwrap();
+    let error = executor.gradients(batch, Targets::Labels(&[0; 5]), KEY).unwrap_err().to_string();
+    assert!(error.contains("digital tile") && error.contains("denoise level"), "{error}");
+}
+
+/// The denoiser's cost with a measured σ̂ in steps of X's words (2⁻¹³ for the calibrated absmax of 2), or without.
+fn cost_with_sigma(steps: Option<f64>) -> digital::DenoiserCost {
+    let context = new_context();
+    let paper = Hardware::paper();
+    let text = source(&SMALL);
+    let measured = steps.map_or(String::new(), |steps| {
+        let sigma = steps * fixed::exp2(-13);
+        format!("measured = {{samples = 4 : i64, input_rms = 5.0e-01 : f64, sigma_rms = {sigma:?} : f64}}, ")
+    });
+    let text = text.replace("{bottleneck", &format!("{{{measured}bottleneck"));
+    let module = run(&context, &text, "lower-denoisers", &paper).unwrap();
+    digital::report(&module, &paper).unwrap().denoisers.remove(0)
+}
+
+#[test]
+fn negligible_sigma_costs_nothing() {
+    let unmeasured = cost_with_sigma(None);
+    assert!(unmeasured.sigma);
+    assert_eq!(cost_with_sigma(Some(1.0)), unmeasured, "a whole step is kept");
+    let dropped = cost_with_sigma(Some(0.99));
+    assert_eq!(dropped, cost_with_sigma(Some(0.0)));
+    assert!(!dropped.sigma && dropped.weight_bytes < unmeasured.weight_bytes);
+    assert!(dropped.cycles < unmeasured.cycles && dropped.nanojoules < unmeasured.nanojoules);
+    assert_eq!(dropped.activity.gaussians, 0);
+    // What is left is the kind `mean`: the same weights make the same program.
+    let context = new_context();
+    let mean = lowered(&context, &Case { sigma: false, ..SMALL }, &Hardware::paper());
+    let mean = digital::report(&mean, &Hardware::paper()).unwrap().denoisers.remove(0);
+    assert_eq!(dropped, mean);
+}
+
+#[test]
+fn what_is_quantised_but_on_no_tile_is_refused() {
+    let context = new_context();
+    let paper = Hardware::paper();
+    let refused = |text: &str| {
+        let module = ir::parse(&context, text.as_bytes(), "test.mlir").unwrap();
+        load::program(&module, &WeightStore::new()).unwrap_err().to_string()
+    };
+    let text = |passes| print_module(&run(&context, &source(&SMALL), passes, &paper).unwrap(), false);
+    let error = refused(&text("quantize-denoisers"));
+    assert!(error.contains("denoise.block") && error.contains("only the digital tile"), "{error}");
+    let error = refused(&text("quantize-denoisers,lower-to-dtile"));
+    assert!(error.contains("run schedule-dtile"), "{error}");
+
+    let scheduled = text("lower-denoisers");
+    let replaced = |from: &str, to: &str| {
+        assert!(scheduled.contains(from), "{from}");
+        refused(&scheduled.replace(from, to))
+    };
+    // The input cast's scale, and its type.
+    let error = replaced("1.220703125E-4", "2.44140625E-4");
+    assert!(error.contains("takes words with 13 fraction bits, not 12"), "{error}");
+    let error = replaced("quant.uniform<i16:f32, 1.220703125E-4>", "quant.uniform<i16:f32, 1.220703125E-4:7>");
+    assert!(error.contains("holds no 16-bit words"), "{error}");
+    let error = replaced("\"dtile.launch\"(%4) {layer = \"conv1\"", "\"dtile.launch\"(%4) {layer = \"conv2\"");
+    assert!(error.contains("of another layer"), "{error}");
+
+    let rounding = "func.func @main(%x: tensor<?x4xf32>) -> tensor<?x4xf32> {\n\
+        %q = quant.qcast %x : tensor<?x4xf32> to tensor<?x4x!quant.uniform<i16:f32, 2.5E-1>>\n\
+        %r = quant.dcast %q : tensor<?x4x!quant.uniform<i16:f32, 2.5E-1>> to tensor<?x4xf32>\n\
+        return %r : tensor<?x4xf32>\n}";
+    let error = refused(rounding);
+    assert!(error.contains("quant.dcast") && error.contains("rounding alone is not executed"), "{error}");
 }
 
 #[test]

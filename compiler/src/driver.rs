@@ -6,7 +6,7 @@
 
 use crate::{
     import::{self, ImportOptions, Imported},
-    passes::{Options, PassContext, Pipeline, Placement, RunOptions, SampleSource, run_pipeline},
+    passes::{CalibrationRun, Options, PassContext, Pipeline, Placement, RunOptions, SampleSource, run_pipeline},
 };
 use melior::{
     Context,
@@ -77,6 +77,8 @@ pub struct Compiled<'c> {
     pub weights: WeightStore,
     /// The denoisers' initial weights.
     pub denoisers: WeightStore,
+    /// What calibration ran on; `None` below the denoise level, or without analog layers.
+    pub calibration: Option<CalibrationRun>,
     /// Where denoisers sit; `None` below the denoise level.
     pub placement: Option<Placement>,
     /// What the user should know.
@@ -159,6 +161,7 @@ pub fn compile<'c>(
         source,
         weights: cx.weights,
         denoisers: cx.denoisers,
+        calibration: cx.reports.calibration,
         placement: cx.reports.placement,
         warnings: cx.warnings,
     })
@@ -169,12 +172,12 @@ pub fn compile<'c>(
 pub struct Record {
     /// The hardware profile, TOML text.
     pub hardware: String,
-    /// What calibration ran on.
-    pub calibration: package::CalibrationSource,
     /// From image bytes to the model's input.
     pub preprocessing: package::Preprocessing,
     /// The model's path as given.
     pub model: PathBuf,
+    /// The last so many training samples are kept out of calibration and fine-tuning.
+    pub holdout: usize,
     /// Options that shaped the package, as `name=value`.
     pub options: Vec<String>,
 }
@@ -192,7 +195,7 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
                 scale: options.noise_scale.clone(),
                 reference: options.noise_reference.clone(),
             }),
-            calibration: Some(record.calibration),
+            calibration: compiled.calibration.map(CalibrationRun::to_manifest),
             preprocessing: Some(record.preprocessing),
             placement: Some(placed(&placement, options)),
             provenance: Some(package::Provenance {
@@ -203,6 +206,7 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
                 parent_sha256: None,
             }),
             training: None,
+            holdout: record.holdout as u64,
         },
         module: compiled.module.as_operation().write_bytecode(),
         backbone: compiled.weights.clone(),

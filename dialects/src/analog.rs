@@ -93,15 +93,15 @@ impl Noise {
 pub struct Calibration {
     /// The number of samples.
     pub samples: u64,
-    /// √mean(y²).
+    /// Output: √mean(y²).
     pub rms: f64,
-    /// max |y|: the ADC's full scale.
+    /// Output: max |y|; the ADC's full scale A_out.
     pub absmax: f64,
-    /// mean |y|.
+    /// Output: mean |y|.
     pub mean_abs: f64,
-    /// The standard deviation of y.
+    /// Output: the standard deviation of y.
     pub std: f64,
-    /// max |x| of the layer's input: the DAC's full scale.
+    /// Input: max |x|; the DAC's full scale A_in.
     pub input_absmax: f64,
 }
 

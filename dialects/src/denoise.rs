@@ -4,8 +4,8 @@ use crate::ir;
 use melior::{
     Context,
     ir::{
-        Identifier, Location, Operation, OperationRef, Type, Value, ValueLike,
-        attribute::FloatAttribute,
+        Attribute, Identifier, Location, Operation, OperationRef, Type, Value, ValueLike,
+        attribute::{DictionaryAttribute, FloatAttribute},
         operation::{OperationBuilder, OperationLike},
     },
 };
@@ -61,6 +61,55 @@ pub fn global_name(layer: &str, part: &str) -> String {
     format!("denoise.{layer}.{part}")
 }
 
+/// The attribute of a trained `denoise.block` with a σ̂ head: [`Measured`].
+pub const MEASURED: &str = "measured";
+
+/// What `mxc finetune` measured of a block, over all elements of the calibration samples on the noisy, denoised network.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// The number of samples.
+    pub samples: u64,
+    /// √mean(X²) of the block's noisy input.
+    pub input_rms: f64,
+    /// √mean(σ̂²).
+    pub sigma_rms: f64,
+}
+
+impl Measured {
+    /// The dictionary attribute.
+    pub fn to_attribute<'c>(&self, context: &'c Context) -> Attribute<'c> {
+        ir::dictionary(
+            context,
+            &[
+                ("samples", ir::integer(context, self.samples as i64)),
+                ("input_rms", ir::float(context, self.input_rms)),
+                ("sigma_rms", ir::float(context, self.sigma_rms)),
+            ],
+        )
+    }
+
+    /// Reads the dictionary; says what is missing or wrong.
+    pub fn from_attribute(dictionary: &DictionaryAttribute<'_>) -> Result<Self, String> {
+        let number = |key: &str, least: f64| {
+            dictionary
+                .element_by_name(key)
+                .and_then(ir::as_f64)
+                .filter(|value| value.is_finite() && *value >= least)
+                .ok_or_else(|| format!("its `{MEASURED}` has no f64 `{key}` of at least {least}"))
+        };
+        Ok(Self {
+            samples: dictionary
+                .element_by_name("samples")
+                .and_then(ir::as_i64)
+                .and_then(|samples| u64::try_from(samples).ok())
+                .ok_or_else(|| format!("its `{MEASURED}` has no integer `samples`"))?,
+            // Without any signal there is no share of it.
+            input_rms: number("input_rms", f64::MIN_POSITIVE)?,
+            sigma_rms: number("sigma_rms", 0.0)?,
+        })
+    }
+}
+
 /// A view of `denoise.block`.
 #[derive(Clone, Copy, Debug)]
 pub struct Block<'c, 'a>(OperationRef<'c, 'a>);
@@ -108,6 +157,11 @@ impl<'c, 'a> Block<'c, 'a> {
     /// Whether it has the σ̂ head.
     pub fn has_sigma(self) -> bool {
         self.0.operand_count() == 9
+    }
+
+    /// What fine-tuning measured; `Ok(None)` before it.
+    pub fn measured(self) -> Result<Option<Measured>, String> {
+        ir::dict_attr(&self.0, MEASURED).map(|dictionary| Measured::from_attribute(&dictionary)).transpose()
     }
 
     /// The cleaned output.

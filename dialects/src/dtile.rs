@@ -375,6 +375,15 @@ pub fn sample_shape(r#type: Type<'_>) -> Option<Vec<usize>> {
     shape.get(batch + 1..)?.iter().copied().collect()
 }
 
+/// The fraction bits of a tensor of quantised 16-bit words; `None` for another type, or a scale that is no power of two.
+pub fn fraction(value: Value<'_, '_>) -> Option<i32> {
+    use melior::ir::{ShapedTypeLike, r#type::RankedTensorType};
+    let tensor = RankedTensorType::try_from(value.r#type()).ok()?;
+    let scale = crate::ffi::quantized_words_scale(tensor.element())?;
+    let fraction = -(scale.log2().round() as i32);
+    (2f64.powi(-fraction) == scale).then_some(fraction)
+}
+
 /// The bytes that a static tensor of integers fills, each element in whole 16-bit words.
 pub fn tensor_bytes(r#type: Type<'_>) -> Option<usize> {
     let width = element_width(r#type)?;

@@ -214,12 +214,17 @@ pub fn identifier_text(identifier: melior::ir::Identifier<'_>) -> Option<String>
     unsafe { text(mlir_sys::mlirIdentifierStr(identifier.to_raw())) }
 }
 
-/// The scale of a `!quant.uniform` type; `None` for another type.
-pub fn uniform_quantized_scale(r#type: melior::ir::Type<'_>) -> Option<f64> {
+/// The scale of a `!quant.uniform<i16:…, scale>` type with the zero point 0 and the whole range of i16; `None` for another type.
+pub fn quantized_words_scale(r#type: melior::ir::Type<'_>) -> Option<f64> {
     use melior::ir::TypeLike;
-    // SAFETY: the type is alive by its lifetime; its scale is asked for only when it is of the right kind.
+    let raw = r#type.to_raw();
+    // SAFETY: the type is alive by its lifetime; its parameters are asked for only when it is of the right kind.
     unsafe {
-        mlir_sys::mlirTypeIsAUniformQuantizedType(r#type.to_raw())
-            .then(|| mlir_sys::mlirUniformQuantizedTypeGetScale(r#type.to_raw()))
+        let words = mlir_sys::mlirTypeIsAUniformQuantizedType(raw)
+            && mlir_sys::mlirUniformQuantizedTypeGetZeroPoint(raw) == 0
+            && mlir_sys::mlirQuantizedTypeGetStorageTypeMin(raw) == i64::from(i16::MIN)
+            && mlir_sys::mlirQuantizedTypeGetStorageTypeMax(raw) == i64::from(i16::MAX)
+            && mlir_sys::mlirQuantizedTypeGetStorageTypeIntegralWidth(raw) == 16;
+        words.then(|| mlir_sys::mlirUniformQuantizedTypeGetScale(raw))
     }
 }

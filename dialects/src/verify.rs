@@ -250,6 +250,7 @@ fn verify_block(
     if !block.slope().is_some_and(|slope| slope > 0.0 && slope < 1.0) {
         return Err("its slope must lie between 0 and 1".to_owned());
     }
+    block.measured()?;
     let weights = block.weights();
     if weights.len() != 6 && weights.len() != 8 {
         return Err("sigma_weight and sigma_bias go together".to_owned());

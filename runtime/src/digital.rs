@@ -1,8 +1,9 @@
 //! The digital tile: 16-bit fixed-point arithmetic, the noise generators, the integer interpreter of scheduled dtile
 //! programs, and their cycles and energy.
 //!
-//! [`units`] makes of a module's dtile programs what the executor runs in place of the float denoisers, [`report`] what they
-//! cost. Nothing between the quantisation of a layer's output and the dequantisation of the denoised one is floating point.
+//! A module at the dtile level is loaded as any other (module `load`); its executor runs [`TileProgram::denoise`] on the noisy
+//! outputs. [`report`] says what the programs cost. Nothing between the quantisation of a layer's output and the
+//! dequantisation of the denoised one is floating point.
 
 pub mod cycles;
 pub mod fixed;
@@ -12,15 +13,12 @@ pub mod lfsr;
 pub mod memory;
 pub mod program;
 
-use crate::{
-    exec::{DenoiserUnit, Key},
-    hardware::Hardware,
-};
+use crate::{exec::Key, hardware::Hardware, rng::layer_hash};
 use cycles::Activity;
 use interpret::Draw;
 use melior::ir::Module;
 use program::TileProgram;
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 /// Why a dtile program cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -33,57 +31,6 @@ pub enum DigitalError {
         /// What is wrong.
         message: String,
     },
-}
-
-/// A denoiser on the digital tile.
-#[derive(Clone, Debug)]
-pub struct FixedUnit {
-    program: Arc<TileProgram>,
-    layer_hash: u64,
-}
-
-impl FixedUnit {
-    /// A unit for a program.
-    pub fn new(program: Arc<TileProgram>) -> Self {
-        let layer_hash = xxhash_rust::xxh3::xxh3_64(program.layer.as_bytes());
-        Self { program, layer_hash }
-    }
-
-    /// The program.
-    pub fn program(&self) -> &TileProgram {
-        &self.program
-    }
-}
-
-impl DenoiserUnit for FixedUnit {
-    /// The tile's registers run on from sample to sample; here they are seeded anew by the key, so that a sample's result does
-    /// not depend on the samples, batches and threads before it.
-    fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Option<Key>) {
-        let program = &*self.program;
-        debug_assert_eq!(shape.iter().product::<usize>(), program.shape.iter().product::<usize>());
-        let draw = key.map_or(Draw::Nothing, |key| {
-            let words =
-                [key.seed, key.purpose as u64, u64::from(key.pass), u64::from(key.chip), self.layer_hash, sample];
-            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            Draw::Keyed(xxhash_rust::xxh3::xxh3_64(&bytes))
-        });
-        let words: Vec<i16> = x.iter().map(|value| fixed::quantise(*value, program.input_fraction)).collect();
-        for (value, word) in x.iter_mut().zip(program.run(&words, draw)) {
-            *value = fixed::dequantise(word, program.output_fraction);
-        }
-    }
-}
-
-/// The denoisers of a module's scheduled dtile programs by layer name, for `Executor::set_denoiser_units`.
-pub fn units(module: &Module<'_>) -> Result<BTreeMap<String, Arc<dyn DenoiserUnit>>, DigitalError> {
-    Ok(TileProgram::read_all(module)?
-        .into_iter()
-        .map(|program| {
-            let layer = program.layer.clone();
-            let unit: Arc<dyn DenoiserUnit> = Arc::new(FixedUnit::new(Arc::new(program)));
-            (layer, unit)
-        })
-        .collect())
 }
 
 /// What one denoiser costs per sample.
@@ -107,6 +54,8 @@ pub struct DenoiserCost {
     pub activation_bytes: usize,
     /// The number of phases.
     pub phases: usize,
+    /// Whether it draws ε for a σ̂ path.
+    pub sigma: bool,
 }
 
 /// What the denoisers cost per sample.
@@ -137,6 +86,29 @@ impl Report {
 }
 
 impl TileProgram {
+    /// Cleans one sample's layer output in place: quantises it, runs the program and dequantises what it returns. An output
+    /// of several images (tokens that share the batch axis) is cleaned image by image.
+    ///
+    /// The tile's registers run on from sample to sample; here they are seeded anew by the key, so that a sample's result does
+    /// not depend on the samples, batches and threads before it. Without a key ε = 0.
+    pub fn denoise(&self, x: &mut [f32], sample: u64, key: Option<Key>) {
+        let layer = layer_hash(&self.layer);
+        let len = self.shape.iter().product::<usize>().max(1);
+        for (image, x) in x.chunks_exact_mut(len).enumerate() {
+            let draw = key.map_or(Draw::Nothing, |key| {
+                let mut words =
+                    vec![key.seed, key.purpose as u64, u64::from(key.pass), u64::from(key.chip), layer, sample];
+                words.extend((image > 0).then_some(image as u64));
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+                Draw::Keyed(xxhash_rust::xxh3::xxh3_64(&bytes))
+            });
+            let words: Vec<i16> = x.iter().map(|value| fixed::quantise(*value, self.input_fraction)).collect();
+            for (value, word) in x.iter_mut().zip(self.run(&words, draw)) {
+                *value = fixed::dequantise(word, self.output_fraction);
+            }
+        }
+    }
+
     /// What a sample costs. The cycles are those of the cycle model; a schedule made for another profile differs.
     pub fn cost(&self, hardware: &Hardware) -> DenoiserCost {
         let mut unit_cycles: BTreeMap<String, u64> = BTreeMap::new();
@@ -167,6 +139,7 @@ impl TileProgram {
             weight_bytes: 2 * self.weights.len(),
             activation_bytes: 2 * self.activation_words,
             phases,
+            sigma: self.generator.is_some(),
         }
     }
 }

@@ -4,8 +4,9 @@
 use crate::{
     data::{self, Source},
     exec::{Batch, ExecError, Executor, Key, Mode, Purpose},
-    program::{Calibration, Op, Program},
+    program::{Calibration, Program},
 };
+use mxc_dialects::denoise::Measured;
 use serde::Serialize;
 use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use std::time::Instant;
@@ -226,15 +227,7 @@ fn evaluate_model(
 ) -> Result<EvalReport, EvalError> {
     let program = model.program();
     let noisy_layers = !program.layers.is_empty();
-    let denoisers =
-        program.nodes.iter().any(|node| matches!(node.op, Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. }));
-    let trainable: u64 = program
-        .values
-        .iter()
-        .filter(|value| value.trainable)
-        .filter_map(|value| value.constant.as_ref())
-        .map(|weight| weight.values().len() as u64)
-        .sum();
+    let denoisers = program.has_denoisers();
     let samples = check(program, data, options)?;
     let runs = if noisy_layers { options.runs } else { 1 };
     let chips = options.chips.map_or(0, |chips| chips.count);
@@ -278,7 +271,7 @@ fn evaluate_model(
         noisy,
         denoised,
         clean_denoised,
-        parameters: Parameters::new(options.backbone_parameters, trainable),
+        parameters: Parameters::new(options.backbone_parameters, program.denoiser_parameters()),
         chips,
     })
 }
@@ -453,6 +446,21 @@ pub fn calibrate(
     let inputs = drawn.inputs();
     let mut batches = drawn.batches(&inputs);
     Ok(executor.calibrate(&mut batches)?)
+}
+
+/// What the σ̂ path of every paper block adds, over the samples of [`calibrate`] on the noisy, denoised network; in the order of
+/// [`Program::layers`], `None` for layers without such a block.
+pub fn sigma_statistics(
+    executor: &Executor,
+    data: &dyn Source,
+    samples: usize,
+    seed: u64,
+) -> Result<Vec<Option<Measured>>, EvalError> {
+    let drawn = Drawn::new(executor.program(), data, samples, seed)?;
+    let inputs = drawn.inputs();
+    let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+    let mut batches = drawn.batches(&inputs);
+    Ok(executor.sigma_statistics(&mut batches, key)?)
 }
 
 /// Every layer's mean over `samples` samples of ‖∂L/∂y‖₂ at its output on the clean model, in the order of
@@ -637,7 +645,7 @@ mod tests {
 
     fn fake(layers: usize, denoisers: bool) -> Fake {
         use crate::{
-            program::{Layer, Node, Value},
+            program::{Layer, Node, Op, Value},
             store::Weight,
         };
         let value = |shape: &[usize], constant: Option<Weight>| Value {

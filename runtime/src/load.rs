@@ -1,5 +1,8 @@
-//! From a module to a [`Program`]: reads `@main` of any level that holds floating-point operations (graph, analog,
-//! denoise) and binds its weights.
+//! From a module to a [`Program`]: reads `@main` of any level (graph, analog, denoise, dtile) and binds its weights.
+//!
+//! At the dtile level a layer's denoisers are a `dtile.launch` of a function between `quant` casts; these become one
+//! [`Op::DenoiseTile`], which computes in integers. What is quantised but runs on no tile is refused rather than imitated in
+//! floating point.
 //!
 //! Where the batch goes: in a program it is axis 0 of every value that depends on an input. TOSA's rank-3 matmul makes
 //! modules move it (`[N, C]` → `[1, N, C]`, or `[N, T, C]` → `[1, N·T, C]` with tokens); such values keep the program
@@ -9,6 +12,7 @@
 mod ops;
 
 use crate::{
+    digital::{DigitalError, program::TileProgram},
     program::{Binary, Node, Op, Program, Reduce, Unary, Value, ValueId},
     store::{Weight, WeightStore},
 };
@@ -18,7 +22,10 @@ use melior::ir::{
     operation::OperationLike,
 };
 use mxc_dialects::{ffi, ir};
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 /// Why a module cannot become a program.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +46,9 @@ pub enum LoadError {
         /// What is wrong, and the mend.
         reason: String,
     },
+    /// A program of the digital tile is broken or not scheduled.
+    #[error(transparent)]
+    Tile(#[from] DigitalError),
     /// An input or output of `@main` is unsuitable.
     #[error("{0}")]
     Signature(String),
@@ -57,7 +67,7 @@ pub enum LoadError {
     },
 }
 
-/// Reads a module (graph, analog or denoise level) into a program.
+/// Reads a module of any level into a program.
 ///
 /// `weights` holds the values of the `ml_program` globals that the module declares external. Errors name the operation
 /// and its location.
@@ -75,8 +85,13 @@ pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, Lo
         return Err(LoadError::UnknownOps(unknown));
     }
 
+    let tiles = match operations.iter().any(|operation| ir::op_name(operation) == ops::LAUNCH) {
+        true => TileProgram::read_all(module)?,
+        false => Vec::new(),
+    };
     let mut loader = Loader {
         weights,
+        tiles: tiles.into_iter().map(|tile| (tile.symbol.clone(), Arc::new(tile))).collect(),
         globals: globals(module),
         program: Program::default(),
         batch: None,
@@ -168,6 +183,9 @@ impl View {
 enum Bound {
     /// A value that depends on an input.
     Activation(ValueId, View),
+    /// The 16-bit words of a value that depends on an input: what quantising it with so many fraction bits gives. Whether the
+    /// value comes from the tile, so that dequantising the words gives it back.
+    Words(ValueId, View, i32, bool),
     /// A constant tensor, not yet a program value; the name is the global's or empty.
     Constant(String, Weight),
     /// A constant of integers: a shape or a shift.
@@ -177,6 +195,8 @@ enum Bound {
 /// The state of reading one module.
 struct Loader<'c, 'a> {
     weights: &'a WeightStore,
+    /// The programs of the digital tile by symbol.
+    tiles: BTreeMap<String, Arc<TileProgram>>,
     globals: BTreeMap<String, OperationRef<'c, 'a>>,
     program: Program,
     /// The static batch size of the inputs, or `None` when it is dynamic.
@@ -262,6 +282,12 @@ impl<'c, 'a> Loader<'c, 'a> {
     fn activation(&self, operation: &OperationRef<'c, '_>, index: usize) -> Result<(ValueId, View), LoadError> {
         match self.operand(operation, index)? {
             Bound::Activation(id, view) => Ok((*id, *view)),
+            Bound::Words(..) => Err(fail(
+                operation,
+                format!(
+                    "operand {index} is quantised; only the digital tile computes on words (lower-to-dtile, schedule-dtile)"
+                ),
+            )),
             _ => Err(fail(
                 operation,
                 format!("operand {index} is a constant; fold constants first (canonicalize-graph)"),
@@ -408,6 +434,13 @@ fn result<'c, 'a>(operation: &OperationRef<'c, 'a>) -> Result<IrValue<'c, 'a>, L
 fn is_f32(value: IrValue<'_, '_>) -> bool {
     use melior::ir::{ShapedTypeLike, TypeLike, r#type::RankedTensorType};
     RankedTensorType::try_from(value.r#type()).is_ok_and(|tensor| tensor.element().is_f32())
+}
+
+/// Whether a value is a tensor of 16-bit words.
+fn is_i16(value: IrValue<'_, '_>) -> bool {
+    use melior::ir::{ShapedTypeLike, r#type::IntegerType, r#type::RankedTensorType};
+    RankedTensorType::try_from(value.r#type())
+        .is_ok_and(|tensor| IntegerType::try_from(tensor.element()).is_ok_and(|integer| integer.width() == 16))
 }
 
 /// The shape of a static tensor.

@@ -5,6 +5,7 @@
 //! result cannot depend on the batch that a sample comes in.
 
 use crate::{
+    digital::program::TileProgram,
     exec::ExecError,
     kernels::{
         depthwise::{Depthwise, MAX_TAPS},
@@ -119,9 +120,11 @@ impl Network {
                 _ => operands.iter().filter_map(|shape| shape.first()).copied().max().unwrap_or(1),
             };
             let multiple = match node.op {
-                Op::Conv2d { .. } | Op::FullyConnected { .. } | Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. } => {
-                    operands[0].first().copied().unwrap_or(1)
-                }
+                Op::Conv2d { .. }
+                | Op::FullyConnected { .. }
+                | Op::DenoiseBlock { .. }
+                | Op::DenoiseAffine { .. }
+                | Op::DenoiseTile { .. } => operands[0].first().copied().unwrap_or(1),
                 _ => multiple,
             };
             let shape = sample_shape(&output.shape, multiple, &output.name)?;
@@ -317,6 +320,13 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
             let channels = x.last().copied().unwrap_or(0);
             vector(1, channels)?;
             vector(2, channels)?;
+            expect("the denoiser", x.clone())
+        }
+        Op::DenoiseTile { program, .. } => {
+            let words: usize = program.shape.iter().product();
+            if words == 0 || !x.iter().product::<usize>().is_multiple_of(words) || x.last() != program.shape.last() {
+                return Err(format!("@{} cleans {:?}, not {x:?}", program.symbol, program.shape));
+            }
             expect("the denoiser", x.clone())
         }
         Op::Unary(_) => expect("the function", x.clone()),
@@ -521,10 +531,7 @@ pub(crate) enum Kernel {
         shift: ValueId,
     },
     /// In place.
-    Unit {
-        layer: LayerId,
-        shape: [usize; 3],
-    },
+    Tile(Arc<TileProgram>),
     /// In place.
     Unary(Unary),
     /// In place.
@@ -561,7 +568,7 @@ impl Kernel {
     fn in_place(&self) -> bool {
         matches!(
             self,
-            Self::Noise { .. } | Self::Block(_) | Self::Affine { .. } | Self::Unit { .. } | Self::Unary(_) | Self::Silu
+            Self::Noise { .. } | Self::Block(_) | Self::Affine { .. } | Self::Tile(_) | Self::Unary(_) | Self::Silu
         )
     }
 }
@@ -692,7 +699,7 @@ impl Builder<'_> {
     }
 
     #[allow(clippy::too_many_lines)]
-    fn node(&mut self, index: usize, units: &BTreeSet<LayerId>) -> Result<(), ExecError> {
+    fn node(&mut self, index: usize) -> Result<(), ExecError> {
         let network = self.network;
         let node = &network.program.nodes[index];
         let shape = |operand: usize| &network.shapes[node.inputs[operand]];
@@ -735,26 +742,15 @@ impl Builder<'_> {
                 let kernel = Kernel::MatMul { batch: shape(0)[0], m: shape(0)[1], k: shape(0)[2], n: shape(1)[2] };
                 self.step(kernel, vec![x, y], len)
             }
-            Op::DenoiseBlock { layer, .. } | Op::DenoiseAffine { layer }
-                if self.key.denoise && units.contains(layer) =>
-            {
-                // The unit stands for all of the layer's denoisers: the first of them runs it, the others do nothing.
-                let seen = self
-                    .steps
-                    .iter()
-                    .any(|step| matches!(step.kernel, Kernel::Unit { layer: other, .. } if other == *layer));
-                if seen {
-                    x
-                } else {
-                    let channels = result.last().copied().unwrap_or(1);
-                    let shape = match result.as_slice() {
-                        &[1, h, w, c] => [h, w, c],
-                        _ => [len / channels.max(1), 1, channels],
-                    };
-                    self.step(Kernel::Unit { layer: *layer, shape }, vec![x], len)
-                }
+            Op::DenoiseTile { layer, .. } if self.key.goal == Goal::Train => {
+                return Err(ExecError::Program(format!(
+                    "the denoiser of layer `{}` runs on the digital tile, in integers, which have no gradient; \
+                     train the network at its denoise level and lower it afterwards",
+                    network.program.layers.get(*layer).map_or("?", |layer| layer.name.as_str())
+                )));
             }
-            Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. } if !self.key.denoise => x,
+            op if op.cleans().is_some() && !self.key.denoise => x,
+            Op::DenoiseTile { program, .. } => self.step(Kernel::Tile(Arc::clone(program)), vec![x], len),
             Op::DenoiseBlock { layer, slope } => {
                 let channels = result.last().copied().unwrap_or(1);
                 let bottleneck = network.len(node.inputs[2]);
@@ -1013,8 +1009,8 @@ impl Builder<'_> {
 }
 
 impl Plan {
-    /// Plans a kind of run. `units` are the layers whose denoisers are run by other means.
-    pub fn new(network: &Network, key: PlanKey, units: &BTreeSet<LayerId>) -> Result<Self, ExecError> {
+    /// Plans a kind of run.
+    pub fn new(network: &Network, key: PlanKey) -> Result<Self, ExecError> {
         let mut builder = Builder {
             network,
             key,
@@ -1023,7 +1019,7 @@ impl Plan {
             map: vec![None; network.program.values.len()],
         };
         for index in 0..network.program.nodes.len() {
-            builder.node(index, units)?;
+            builder.node(index)?;
         }
         let logits = builder.id(network.program.logits);
         let targets: Vec<Id> = match key.goal {

@@ -1,10 +1,12 @@
 //! The program: what the executor runs. A plain, MLIR-free form of `@main`, read once from a module of any level
 //! (module `load`), in execution order, with constants bound to weights.
 //!
-//! All values are f32. Spatial tensors are NHWC, as in the IR; the batch is axis 0 of every non-constant value that
+//! All values are f32; the words of a denoiser at the dtile level stay inside its node. Spatial tensors are NHWC, as in the IR; the batch is axis 0 of every non-constant value that
 //! depends on an input, and is written as `None` in shapes.
 
-use crate::store::Weight;
+use crate::{digital::program::TileProgram, store::Weight};
+pub use mxc_dialects::analog::Calibration;
+use std::sync::Arc;
 
 /// The index of a value in [`Program::values`].
 pub type ValueId = usize;
@@ -26,6 +28,23 @@ pub struct Program {
     pub logits: ValueId,
     /// The analog layers in execution order.
     pub layers: Vec<Layer>,
+}
+
+impl Program {
+    /// Whether any layer is cleaned.
+    pub fn has_denoisers(&self) -> bool {
+        self.nodes.iter().any(|node| node.op.cleans().is_some())
+    }
+
+    /// The parameters of all denoisers: trainable weights, and weights of the digital tile's programs.
+    pub fn denoiser_parameters(&self) -> u64 {
+        let trainable = self.values.iter().filter(|value| value.trainable).filter_map(|value| value.constant.as_ref());
+        let tile = self.nodes.iter().map(|node| match &node.op {
+            Op::DenoiseTile { program, .. } => program.parameters,
+            _ => 0,
+        });
+        trainable.map(|weight| weight.values().len()).chain(tile).sum::<usize>() as u64
+    }
 }
 
 /// One value.
@@ -69,23 +88,6 @@ pub struct Layer {
     pub calibration: Option<Calibration>,
 }
 
-/// Statistics of an analog layer over all elements of all calibration samples on the clean model.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Calibration {
-    /// The number of samples.
-    pub samples: u64,
-    /// Output: √mean(y²).
-    pub rms: f64,
-    /// Output: max |y|; the ADC's full scale A_out.
-    pub absmax: f64,
-    /// Output: mean |y|.
-    pub mean_abs: f64,
-    /// Output: standard deviation.
-    pub std: f64,
-    /// Input: max |x|; the DAC's full scale A_in.
-    pub input_absmax: f64,
-}
-
 /// What a node computes. TOSA names and semantics unless said otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -123,6 +125,13 @@ pub enum Op {
     DenoiseAffine {
         /// The layer it cleans.
         layer: LayerId,
+    },
+    /// A layer's denoisers in integers, as a program of the digital tile: quantises, runs the program, dequantises.
+    DenoiseTile {
+        /// The layer it cleans.
+        layer: LayerId,
+        /// What the tile runs on every sample.
+        program: Arc<TileProgram>,
     },
     /// Elementwise with one operand.
     Unary(Unary),
@@ -177,6 +186,18 @@ pub enum Op {
         /// The border's value.
         value: f32,
     },
+}
+
+impl Op {
+    /// The layer that it cleans, if it is a denoiser.
+    pub fn cleans(&self) -> Option<LayerId> {
+        match self {
+            Self::DenoiseBlock { layer, .. } | Self::DenoiseAffine { layer } | Self::DenoiseTile { layer, .. } => {
+                Some(*layer)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Elementwise functions of one operand.

@@ -1,7 +1,7 @@
 //! The command line as clap sees it. Flags that others' scripts rely on are listed in `docs/cli.md`.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 /// Compiles trained CNN classifiers for noisy analog accelerators and simulates them.
 #[derive(Debug, Parser)]
@@ -77,6 +77,25 @@ pub enum Level {
     Denoise,
     /// Denoisers as digital-tile programs
     Dtile,
+}
+
+/// How denoisers compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Arithmetic {
+    /// In floating point
+    #[default]
+    Float,
+    /// In the digital tile's integers
+    Fixed,
+}
+
+impl fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float => "float",
+            Self::Fixed => "fixed",
+        })
+    }
 }
 
 /// How pixels become inputs; kept in the package.
@@ -238,15 +257,15 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub batch: usize,
     /// The denoisers' arithmetic: float, or fixed (the digital tile's integers)
-    #[arg(long, value_name = "NAME", default_value = "float", value_parser = ["float", "fixed"])]
-    pub digital: String,
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub digital: Arithmetic,
 }
 
 /// `mxc run`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  mxc run model.onnx --input in.npz -o out.npz")]
 pub struct RunArgs {
-    /// A package or an ONNX model
+    /// A package, an ONNX model, or the MLIR of any level (.mlir) with its weights inline
     pub model: PathBuf,
     /// The input arrays (f32), by input name
     #[arg(long, value_name = "IN.npz")]
@@ -257,6 +276,9 @@ pub struct RunArgs {
     /// The shape of an input whose dimensions the model leaves open
     #[arg(long, value_name = "NAME=1,3,H,W")]
     pub input_shape: Vec<String>,
+    /// A package's denoisers in float, or fixed (the digital tile's integers)
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub digital: Arithmetic,
 }
 
 /// `mxc inspect`.

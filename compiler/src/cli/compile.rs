@@ -13,7 +13,7 @@ use crate::{
 use mxc_runtime::{
     data::{self, Dataset, Source, Split},
     hardware::Hardware,
-    package::{self, CalibrationSource, Preprocessing, write_atomically},
+    package::{self, Preprocessing, write_atomically},
 };
 use std::path::{Path, PathBuf};
 
@@ -59,13 +59,9 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     let output = args.output.clone().unwrap_or_else(|| default_output(&args.model));
     let record = Record {
         hardware,
-        calibration: CalibrationSource {
-            kind: if args.data.is_some() { "data" } else { "synthetic" }.to_owned(),
-            samples: options.samples as u64,
-            seed: global.seed,
-        },
         preprocessing,
         model: args.model.clone(),
+        holdout: args.holdout,
         options: recorded_options(&args, &options),
     };
     let package = driver::package(&compiled, &options, record);

@@ -1,6 +1,10 @@
 //! `mxc eval`: clean, noisy and denoised accuracy.
 
-use super::{Failure, Global, args::EvalArgs, session, ui};
+use super::{
+    Failure, Global,
+    args::{Arithmetic, EvalArgs},
+    session, ui,
+};
 use mxc_runtime::{
     data::{Dataset, Split},
     evaluate::{Accuracies, ChipOptions, EvalOptions, EvalReport, Yield, evaluate},
@@ -16,7 +20,7 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
     }
     let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
     let data = Dataset::open(&args.data, split, holdout, &preprocessing)?;
-    let mut program = session::packaged(&package, &args.package)?;
+    let mut program = session::packaged_in(args.digital, &package, &args.package)?;
     session::override_noise(&mut program, session::noise_option(args.sigma, args.noise)?.as_deref());
     if session::is_synthetic(&package) {
         global.ui.warn(
@@ -24,10 +28,7 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
              mxc finetune --data recalibrates",
         );
     }
-    let mut executor = session::executor(program, global)?;
-    if args.digital == "fixed" {
-        session::use_digital_tile(&mut executor, &package, &args.package)?;
-    }
+    let executor = session::executor(program, global)?;
     let options = EvalOptions {
         runs: args.seeds,
         seed: global.seed,
@@ -45,10 +46,10 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
     if global.ui.json {
         return super::print_json(&report);
     }
-    print_report(&report, &args.digital)
+    print_report(&report, args.digital)
 }
 
-fn print_report(report: &EvalReport, digital: &str) -> Result<(), Failure> {
+fn print_report(report: &EvalReport, digital: Arithmetic) -> Result<(), Failure> {
     let mut table = ui::table(&["", "top-1 %", "95 % interval", "top-5 %"]);
     let mut row = |name: &str, top1: f64, interval: Option<f64>, top5: f64| {
         table.add_row([

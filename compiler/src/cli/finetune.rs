@@ -1,13 +1,15 @@
 //! `mxc finetune`: trains a package's denoisers.
 
 use super::{Failure, Global, args::FinetuneArgs, session};
-use crate::passes::{Options, PassContext, Pipeline, RunOptions, run_pipeline};
-use melior::ir::operation::OperationLike;
-use mxc_dialects::{analog::AnalogOp, ir};
+use crate::passes::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run_pipeline};
+use melior::ir::operation::{OperationLike, OperationMutLike};
+use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir};
 use mxc_runtime::{
     data::{Dataset, Source, Split},
+    evaluate,
+    exec::Executor,
     finetune::{FinetuneOptions, Loss, Recipe, finetune},
-    package::{self, CalibrationSource, Package, Training, sha256_file},
+    package::{self, Package, Training, sha256_file},
     store::Weight,
 };
 use std::{
@@ -75,6 +77,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
         let weight = Weight::new(shape, executor.weight(id)).ok_or("a denoiser's shape changed")?;
         package.denoisers.insert(value.name.clone(), weight);
     }
+    record_sigma(&mut package, &args.package, &executor, &data)?;
     let trained_under = session::packaged_noise(&package);
     package.manifest.training = Some(Training {
         recipe: options.recipe.to_string(),
@@ -153,6 +156,29 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
+/// Records on every block how much its σ̂ path adds to its input on the calibration samples: `drop-sigma` goes by it.
+fn record_sigma(package: &mut Package, path: &Path, executor: &Executor, data: &dyn Source) -> Result<(), Failure> {
+    let calibration = package.manifest.calibration.clone().unwrap_or_default();
+    let samples = usize::try_from(calibration.samples)?.max(1);
+    let measured = evaluate::sigma_statistics(executor, data, samples, calibration.seed)?;
+    let context = mxc_dialects::new_context();
+    let module = ir::parse(&context, &package.module, &path.display().to_string())?;
+    let main = ir::main_function(&module).and_then(ir::entry_block);
+    for operation in main.map(ir::block_ops).unwrap_or_default() {
+        let Some(block) = denoise::Block::new(operation) else {
+            continue;
+        };
+        let layers = executor.program().layers.iter().zip(&measured);
+        let found = layers.filter(|(layer, _)| layer.name == block.layer()).find_map(|(_, measured)| *measured);
+        // Without a signal there is no share of it to record.
+        if let Some(found) = found.filter(|found| found.input_rms.is_normal() && found.sigma_rms.is_finite()) {
+            ffi::as_mut(operation).set_attribute(denoise::MEASURED, found.to_attribute(&context));
+        }
+    }
+    package.module = module.as_operation().write_bytecode();
+    Ok(())
+}
+
 /// Measures a package's layers anew on real data: it was calibrated on synthetic inputs. Placement stays as compiled.
 fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, holdout: usize) -> Result<(), Failure> {
     let context = mxc_dialects::new_context();
@@ -165,7 +191,6 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
     };
     let before = ranking(&module);
     let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
-    let samples = 512;
     let mut cx = PassContext {
         weights: package.weights(),
         samples: Some(super::compile::sample_source(&args.data, holdout, &preprocessing)?),
@@ -174,10 +199,12 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
         ..PassContext::default()
     };
     let mut options = Options::default();
-    options.push("samples", samples.to_string());
+    options.push("samples", "512");
     let pipeline = Pipeline::default().then("rank-sensitivity", options);
     run_pipeline(&context, &mut module, &pipeline, &mut cx, &RunOptions::default())?;
     let after = ranking(&module);
+    let calibration = cx.reports.calibration.map(CalibrationRun::to_manifest);
+    let samples = calibration.as_ref().map_or(0, |calibration| calibration.samples);
     let moved = before.iter().zip(&after).filter(|(old, new)| old != new).count();
     global.ui.note(format!(
         "recalibrated on {samples} samples of {}: {moved} of {} layers changed their rank; most sensitive now: {}",
@@ -185,7 +212,7 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
         after.len(),
         after.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
     ));
-    package.manifest.calibration = Some(CalibrationSource { kind: "data".to_owned(), samples, seed: global.seed });
+    package.manifest.calibration = calibration;
     if let Some(placement) = &mut package.manifest.placement {
         let reference = package.manifest.noise.clone().unwrap_or_default().reference;
         let measured: Vec<_> = AnalogOp::all(&module);

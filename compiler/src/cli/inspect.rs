@@ -33,6 +33,9 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
     if let Some(calibration) = &manifest.calibration {
         fact("calibration", format!("{} {} samples", calibration.samples, calibration.kind));
     }
+    if manifest.holdout > 0 {
+        fact("held out", format!("the last {} training samples", manifest.holdout));
+    }
     if let Some(training) = &manifest.training {
         let losses: Vec<_> = training.losses.iter().map(|loss| format!("{loss:.4}")).collect();
         fact(

@@ -7,21 +7,27 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
     let hardware = match &args.hardware {
         Some(path) => Hardware::load(path)?,
-        None => Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?,
+        None => session::packaged_hardware(&package)?,
     };
     let context = mxc_dialects::new_context();
-    let module = session::lowered(&context, &package, &args.package, &hardware)?;
+    let (module, reports) = session::lowered(&context, &package, &args.package, &hardware)?;
     let report = digital::report(&module, &hardware)?;
     if global.ui.json {
         return super::print_json(&report);
     }
-    let mut table = ui::table(&["layer", "cycles", "µs", "nJ"]);
+    let mut table = ui::table(&["layer", "cycles", "µs", "nJ", "σ̂ path"]);
     for denoiser in &report.denoisers {
         table.add_row([
             denoiser.layer.clone(),
             denoiser.cycles.to_string(),
             format!("{:.2}", denoiser.microseconds),
             format!("{:.2}", denoiser.nanojoules),
+            match reports.sigma.iter().find(|path| path.layer == denoiser.layer) {
+                Some(path) if path.kept => format!("{:.1e} of X, kept", path.ratio),
+                Some(path) => format!("{:.1e} of X, below {:.1e}: dropped", path.ratio, path.limit),
+                None if denoiser.sigma => "not measured".to_owned(),
+                None => "none".to_owned(),
+            },
         ]);
     }
     super::print(&format!(

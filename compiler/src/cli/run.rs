@@ -1,6 +1,10 @@
 //! `mxc run`: raw inference on arrays.
 
-use super::{Failure, Global, args::RunArgs, session};
+use super::{
+    Failure, Global,
+    args::{Arithmetic, RunArgs},
+    session,
+};
 use crate::driver;
 use mxc_runtime::{
     exec::{Batch, Key, Mode, Purpose},
@@ -41,7 +45,10 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
 
 fn load(args: &RunArgs) -> Result<Program, Failure> {
     if args.model.extension().is_some_and(|extension| extension == "mxa") {
-        return session::packaged(&Package::open(&args.model)?, &args.model);
+        return session::packaged_in(args.digital, &Package::open(&args.model)?, &args.model);
+    }
+    if args.digital == Arithmetic::Fixed {
+        return Err("--digital fixed needs a package (.mxa): its denoisers are lowered to the digital tile".into());
     }
     let context = mxc_dialects::new_context();
     let imported = driver::import(&context, &args.model, &super::compile::input_shapes(&args.input_shape)?)?;

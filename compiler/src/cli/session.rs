@@ -1,11 +1,10 @@
 //! From a package to something that runs.
 
-use super::{Failure, Global};
-use crate::passes::{PassContext, RunOptions, run_pipeline};
+use super::{Failure, Global, args::Arithmetic};
+use crate::passes::{PassContext, Reports, RunOptions, run_pipeline};
 use melior::{Context, ir::Module};
 use mxc_dialects::ir;
 use mxc_runtime::{
-    digital,
     exec::Executor,
     hardware::Hardware,
     load,
@@ -14,13 +13,26 @@ use mxc_runtime::{
     program::Program,
     store::WeightStore,
 };
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-/// A package's program.
+/// A package's program, its denoisers in floating point.
 pub fn packaged(package: &Package, path: &Path) -> Result<Program, Failure> {
+    packaged_in(Arithmetic::Float, package, path)
+}
+
+/// A package's program, its denoisers in either arithmetic.
+pub fn packaged_in(arithmetic: Arithmetic, package: &Package, path: &Path) -> Result<Program, Failure> {
     let context = mxc_dialects::new_context();
-    let module = ir::parse(&context, &package.module, &path.display().to_string())?;
+    let module = match arithmetic {
+        Arithmetic::Float => ir::parse(&context, &package.module, &path.display().to_string())?,
+        Arithmetic::Fixed => lowered(&context, package, path, &packaged_hardware(package)?)?.0,
+    };
     Ok(load::program(&module, &package.weights())?)
+}
+
+/// The hardware profile in a package.
+pub fn packaged_hardware(package: &Package) -> Result<Hardware, Failure> {
+    Ok(Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?)
 }
 
 /// The noise of `--sigma` or `--noise` in its canonical form, if one is given.
@@ -68,8 +80,8 @@ pub fn is_synthetic(package: &Package) -> bool {
 
 /// The number of training samples that a package was compiled to hold out.
 pub fn compiled_holdout(package: &Package) -> usize {
-    let options = package.manifest.provenance.iter().flat_map(|provenance| &provenance.options);
-    options.filter_map(|option| option.strip_prefix("holdout=")).find_map(|text| text.parse().ok()).unwrap_or(0)
+    // More than memory can address is more than any data set has, and refused as such.
+    usize::try_from(package.manifest.holdout).unwrap_or(usize::MAX)
 }
 
 /// The backbone's parameters after folding.
@@ -77,40 +89,27 @@ pub fn backbone_parameters(package: &Package) -> u64 {
     package.manifest.placement.as_ref().map_or(0, |placement| placement.backbone_parameters)
 }
 
-/// Lowers a module's denoisers to scheduled digital-tile programs.
+/// Lowers a module's denoisers to scheduled digital-tile programs; returns what the passes report.
 pub fn lower_denoisers<'c>(
     context: &'c Context,
     module: &mut Module<'c>,
     weights: WeightStore,
     hardware: &Hardware,
-) -> Result<(), Failure> {
+) -> Result<Reports, Failure> {
     let pipeline = crate::passes::Pipeline::parse("lower-denoisers")?;
     let mut cx = PassContext { weights, hardware: Some(hardware.clone()), ..PassContext::default() };
     run_pipeline(context, module, &pipeline, &mut cx, &RunOptions::default())?;
-    Ok(())
+    Ok(cx.reports)
 }
 
-/// A package's module with its denoisers lowered for a profile.
+/// A package's module with its denoisers lowered for a profile, and what the passes report.
 pub fn lowered<'c>(
     context: &'c Context,
     package: &Package,
     path: &Path,
     hardware: &Hardware,
-) -> Result<Module<'c>, Failure> {
+) -> Result<(Module<'c>, Reports), Failure> {
     let mut module = ir::parse(context, &package.module, &path.display().to_string())?;
-    lower_denoisers(context, &mut module, package.weights(), hardware)?;
-    Ok(module)
-}
-
-/// Runs a package's denoisers on the integer digital tile instead of in floating point.
-pub fn use_digital_tile(executor: &mut Executor, package: &Package, path: &Path) -> Result<(), Failure> {
-    let hardware = Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?;
-    let context = mxc_dialects::new_context();
-    let module = lowered(&context, package, path, &hardware)?;
-    let layers: BTreeMap<String, usize> =
-        executor.program().layers.iter().enumerate().map(|(index, layer)| (layer.name.clone(), index)).collect();
-    let units =
-        digital::units(&module)?.into_iter().filter_map(|(layer, unit)| Some((*layers.get(&layer)?, unit))).collect();
-    executor.set_denoiser_units(units);
-    Ok(())
+    let reports = lower_denoisers(context, &mut module, package.weights(), hardware)?;
+    Ok((module, reports))
 }

@@ -17,7 +17,7 @@
 use super::{
     OptionError, Options, Pass, PassContext, PassError,
     constants::{self, built, fresh_symbol, insert_before},
-    quantize_denoisers::{FRACTIONS, HARDWARE_OPTION, cast, fraction_of, hardware},
+    quantize_denoisers::{FRACTIONS, HARDWARE_OPTION, cast, hardware},
 };
 use crate::egraph::mapping::{self, BlockMapping, BlockShape, Chosen, DenoiserShape, Heads, Strip, strips, tiles};
 use melior::{
@@ -167,7 +167,7 @@ fn read<'c, 'a>(
 ) -> Result<Denoiser<'c, 'a>, PassError> {
     let refused = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(first.location());
     let fraction = |value: Value<'c, 'a>| {
-        fraction_of(value).map(i64::from).ok_or_else(|| {
+        dtile::fraction(value).map(i64::from).ok_or_else(|| {
             refused(format!("a denoiser's operand is {}, not quantised", value.r#type()))
                 .hint("run quantize-denoisers first")
         })

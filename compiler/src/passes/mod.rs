@@ -5,6 +5,7 @@
 pub mod annotate_noise;
 pub mod canonicalize_graph;
 pub mod constants;
+pub mod drop_sigma;
 pub mod globs;
 pub mod insert_denoisers;
 pub mod lower_to_dtile;
@@ -23,7 +24,7 @@ pub use pass::{
     DynPass, OptionError, Options, Pass, PassContext, PassError, SampleRequest, SampleSource, Samples, WeightLoader,
 };
 pub use pipeline::{Pipeline, PipelineError};
-pub use reports::{GraphReport, LayerPlacement, Placement, Reports};
+pub use reports::{CalibrationRun, GraphReport, LayerPlacement, Placement, Reports, SigmaPath};
 pub use run::{RunError, RunOptions, run_pipeline};
 
 /// A registered pass. Its address is its MLIR type id, hence the alignment.
@@ -76,6 +77,7 @@ pub static REGISTRY: &[PassInfo] = &[
     PassInfo::of::<annotate_noise::AnnotateNoise>("analog"),
     PassInfo::of::<rank_sensitivity::RankSensitivity>("analog"),
     PassInfo::of::<insert_denoisers::InsertDenoisers>("analog to denoise"),
+    PassInfo::of::<drop_sigma::DropSigma>("denoise"),
     PassInfo::of::<quantize_denoisers::QuantizeDenoisers>("denoise"),
     PassInfo::of::<lower_to_dtile::LowerToDtile>("denoise to dtile"),
     PassInfo::of::<schedule_dtile::ScheduleDtile>("dtile"),
@@ -91,7 +93,7 @@ pub static ALIASES: &[(&str, &str, &str)] = &[
     ),
     (
         "lower-denoisers",
-        "quantize-denoisers,lower-to-dtile,schedule-dtile",
+        "drop-sigma,quantize-denoisers,lower-to-dtile,schedule-dtile",
         "from the denoise level to the digital tile",
     ),
 ];

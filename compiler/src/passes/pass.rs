@@ -3,10 +3,7 @@
 use crate::passes::reports::Reports;
 use melior::{Context, ir::Module};
 use mxc_runtime::{hardware::Hardware, store::WeightStore};
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// A transformation of a module, run by name (`mxc opt --pass-pipeline=NAME{key=value …}`).
 ///
@@ -207,8 +204,6 @@ pub struct PassContext {
     pub reports: Reports,
     /// What the user should know, in order of occurrence.
     pub warnings: Vec<String>,
-    /// Anything else one pass leaves for a later one or for the caller, by name.
-    pub notes: BTreeMap<String, String>,
 }
 
 impl PassContext {

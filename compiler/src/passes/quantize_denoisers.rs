@@ -101,15 +101,6 @@ pub fn quantised_type<'c>(context: &'c Context, fraction: i32, shape: &[Option<u
         .ok_or_else(|| PassError::new(format!("the type {text} cannot be built")))
 }
 
-/// The fraction bits of a tensor of quantised words; `None` for another type, or a scale that is no power of two.
-pub fn fraction_of(value: Value<'_, '_>) -> Option<i32> {
-    use melior::ir::ShapedTypeLike;
-    let tensor = melior::ir::r#type::RankedTensorType::try_from(value.r#type()).ok()?;
-    let scale = ffi::uniform_quantized_scale(tensor.element())?;
-    let fraction = -(scale.log2().round() as i32);
-    (fixed::exp2(-fraction) == scale).then_some(fraction)
-}
-
 /// `quant.qcast`, `quant.dcast` or `quant.scast`.
 pub fn cast<'c, 'a>(
     context: &'c Context,
@@ -131,7 +122,7 @@ fn run<'c>(context: &'c Context, module: &Module<'c>, cx: &PassContext, hardware
     };
     let mut quantiser = Quantiser { context, module, block, cx, hardware, replaced: Vec::new() };
     for operation in ir::block_ops(block) {
-        let is_f32 = operation.operand(0).is_ok_and(|input| fraction_of(input).is_none());
+        let is_f32 = operation.operand(0).is_ok_and(|input| dtile::fraction(input).is_none());
         match ir::op_name(&operation).as_str() {
             "denoise.block" if is_f32 => quantiser.block(operation)?,
             "denoise.affine" if is_f32 => quantiser.affine(operation)?,
@@ -146,6 +137,22 @@ fn run<'c>(context: &'c Context, module: &Module<'c>, cx: &PassContext, hardware
         }
     }
     Ok(())
+}
+
+/// The fraction bits of a layer's output, as the denoiser `operation` reads it.
+pub fn input_fraction(module: &Module<'_>, operation: OperationRef<'_, '_>, layer: &str) -> Result<i32, PassError> {
+    let refused = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
+    let op = AnalogOp::all(module)
+        .into_iter()
+        .find(|op| op.layer() == layer)
+        .ok_or_else(|| refused("its denoiser has no analog layer of that name".to_owned()))?;
+    let calibration = op.calibration().map_err(refused)?.ok_or_else(|| {
+        refused("it is not calibrated, so the range of its words is not known".to_owned())
+            .hint("run rank-sensitivity before, or `mxc compile`, which does")
+    })?;
+    let noise = op.noise().map_err(refused)?;
+    let range = if noise.scale == "range" { calibration.absmax } else { 2.0 * calibration.absmax };
+    Ok(fixed::fraction_for(range, f64::from(i16::MAX)))
 }
 
 /// A tensor of words.
@@ -169,33 +176,17 @@ struct Quantiser<'c, 'a, 'x> {
 }
 
 impl<'c, 'a> Quantiser<'c, 'a, '_> {
-    /// The fraction of a layer's output.
-    fn input_fraction(&self, operation: OperationRef<'c, 'a>, layer: &str) -> Result<i32, PassError> {
-        let refused = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
-        let op = AnalogOp::all(self.module)
-            .into_iter()
-            .find(|op| op.layer() == layer)
-            .ok_or_else(|| refused("its denoiser has no analog layer of that name".to_owned()))?;
-        let calibration = op.calibration().map_err(refused)?.ok_or_else(|| {
-            refused("it is not calibrated, so the range of its words is not known".to_owned())
-                .hint("run rank-sensitivity before, or `mxc compile`, which does")
-        })?;
-        let noise = op.noise().map_err(refused)?;
-        let range = if noise.scale == "range" { calibration.absmax } else { 2.0 * calibration.absmax };
-        Ok(fixed::fraction_for(range, f64::from(i16::MAX)))
-    }
-
     /// The quantised input of a denoiser: what another of the same layer left, else a cast of the f32 value.
     fn input(&self, operation: OperationRef<'c, 'a>, layer: &str) -> Result<(Value<'c, 'a>, i32), PassError> {
         let value = built("an operand", operation.operand(0))?;
         if let Some(cast) = ir::defining_op(value)
             && ir::op_name(&cast) == "quant.dcast"
             && let Ok(words) = cast.operand(0)
-            && let Some(fraction) = fraction_of(words)
+            && let Some(fraction) = dtile::fraction(words)
         {
             return Ok((words, fraction));
         }
-        let fraction = self.input_fraction(operation, layer)?;
+        let fraction = input_fraction(self.module, operation, layer)?;
         let shape = ir::value_shape(value).unwrap_or_default();
         let to = quantised_type(self.context, fraction, &shape)?;
         let cast = cast(self.context, self.block, operation, "quant.qcast", value, to)?;

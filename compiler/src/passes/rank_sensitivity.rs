@@ -10,7 +10,9 @@
 //! `gradient_norm` is the mean over the samples of ‖∂L/∂y‖₂ per sample, `rank` 0 for the largest. Without data the
 //! inputs are standard normal and the labels the clean model's own predictions.
 
-use super::{OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source};
+use super::{
+    CalibrationRun, OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
+};
 use melior::{
     Context,
     ir::{Module, operation::OperationMutLike},
@@ -110,8 +112,7 @@ impl Pass for RankSensitivity {
         };
         check(&samples, &request.shapes)?;
         let count = samples.labels.len();
-        cx.notes.insert("calibration".to_owned(), if synthetic { "synthetic" } else { "data" }.to_owned());
-        cx.notes.insert("calibration-samples".to_owned(), count.to_string());
+        cx.reports.calibration = Some(CalibrationRun { synthetic, samples: count, seed });
         if synthetic {
             cx.warnings.push(format!(
                 "no data: calibrated and ranked on {count} synthetic inputs, labelled by the clean model itself"
@@ -161,16 +162,8 @@ impl Pass for RankSensitivity {
                 ))
                 .hint("check the model's weights and the preprocessing of its inputs"));
             };
-            let calibration = analog::Calibration {
-                samples: measured.samples,
-                rms: measured.rms,
-                absmax: measured.absmax,
-                mean_abs: measured.mean_abs,
-                std: measured.std,
-                input_absmax: measured.input_absmax,
-            };
             let mut operation = ffi::as_mut(op.operation());
-            operation.set_attribute(analog::CALIBRATION, calibration.to_attribute(context));
+            operation.set_attribute(analog::CALIBRATION, measured.to_attribute(context));
             operation.set_attribute(analog::GRADIENT_NORM, ir::float(context, norms[index]));
             operation.set_attribute(analog::RANK, ir::integer(context, rank as i64));
         }

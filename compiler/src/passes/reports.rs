@@ -1,12 +1,31 @@
 //! What passes report besides the IR they leave.
 
+use mxc_runtime::package::CalibrationSource;
+
 /// What the passes of a pipeline reported; the last run of a pass counts.
 #[derive(Clone, Debug, Default)]
 pub struct Reports {
     /// By `canonicalize-graph`.
     pub graph: Option<GraphReport>,
+    /// By `rank-sensitivity`.
+    pub calibration: Option<CalibrationRun>,
     /// By `insert-denoisers`.
     pub placement: Option<Placement>,
+    /// By `drop-sigma`: the blocks whose σ̂ path was measured.
+    pub sigma: Vec<SigmaPath>,
+}
+
+/// Whether a block keeps its σ̂ path on the digital tile.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct SigmaPath {
+    /// The layer.
+    pub layer: String,
+    /// rms(σ̂)/rms(X) as measured.
+    pub ratio: f64,
+    /// One fixed-point step (or the steps asked for) over rms(X).
+    pub limit: f64,
+    /// Whether the ratio reaches the limit.
+    pub kept: bool,
 }
 
 /// How the graph rewriting went.
@@ -20,6 +39,25 @@ pub struct GraphReport {
     pub limit: Option<String>,
     /// Operations before and after.
     pub operations: [usize; 2],
+}
+
+/// What calibration ran on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CalibrationRun {
+    /// Whether there were no data.
+    pub synthetic: bool,
+    /// The number of samples, which may be fewer than were asked for.
+    pub samples: usize,
+    /// What their drawing was keyed by.
+    pub seed: u64,
+}
+
+impl CalibrationRun {
+    /// The manifest's form.
+    pub fn to_manifest(self) -> CalibrationSource {
+        let kind = if self.synthetic { "synthetic" } else { "data" };
+        CalibrationSource { kind: kind.to_owned(), samples: self.samples as u64, seed: self.seed }
+    }
 }
 
 /// Which layers got denoisers, and why.

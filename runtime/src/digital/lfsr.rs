@@ -29,7 +29,7 @@ pub fn shift(state: u64, taps: u64, width: u32) -> u64 {
 }
 
 /// The k-shift step of a register as eight tables, one per byte of the state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leap {
     tables: Vec<[u64; 256]>,
 }

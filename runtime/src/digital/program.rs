@@ -71,7 +71,7 @@ pub enum Kind {
 }
 
 /// The uniform-to-normal converters' generators, the same in a whole program.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generator {
     /// Bits of a register.
     pub width: u32,
@@ -84,7 +84,7 @@ pub struct Generator {
 }
 
 /// One operation of the tile.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Rows from `first_row` of the input into a buffer.
     Load {
@@ -159,7 +159,7 @@ pub enum Step {
 }
 
 /// A step with its place in the schedule.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scheduled {
     /// What it does.
     pub step: Step,
@@ -179,8 +179,10 @@ pub struct Phase {
 }
 
 /// A denoiser as the digital tile runs it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TileProgram {
+    /// The function's name.
+    pub symbol: String,
     /// The layer that it cleans.
     pub layer: String,
     /// Rows, columns, channels of a sample.
@@ -191,6 +193,8 @@ pub struct TileProgram {
     pub output_fraction: i32,
     /// The program's part of the weight memory.
     pub weights: Vec<i16>,
+    /// The number of weights and biases.
+    pub parameters: usize,
     /// Words brought into the weight memory before every sample; 0 when the weights stay there.
     pub weight_load_words: usize,
     /// The words of activation memory it uses.
@@ -291,12 +295,13 @@ struct Reader<'c, 'a> {
     module: &'a Module<'c>,
     function: OperationRef<'c, 'a>,
     weights: Vec<i16>,
+    parameters: usize,
     base: usize,
 }
 
 impl<'c, 'a> Reader<'c, 'a> {
     fn new(module: &'a Module<'c>, function: OperationRef<'c, 'a>) -> Self {
-        Self { module, function, weights: Vec::new(), base: 0 }
+        Self { module, function, weights: Vec::new(), parameters: 0, base: 0 }
     }
 
     fn read(mut self) -> Result<TileProgram, String> {
@@ -349,11 +354,13 @@ impl<'c, 'a> Reader<'c, 'a> {
             }
         }
         Ok(TileProgram {
+            symbol: ir::string_attr(&self.function, "sym_name").unwrap_or_default(),
             layer: ir::string_attr(&self.function, dtile::LAYER).unwrap_or_default(),
             shape,
             input_fraction,
             output_fraction,
             weights: self.weights,
+            parameters: self.parameters,
             weight_load_words,
             activation_words,
             generator,
@@ -373,6 +380,7 @@ impl<'c, 'a> Reader<'c, 'a> {
         }
         self.base = allocations.iter().map(|(address, _)| *address).min().unwrap_or_default();
         for (address, values) in allocations {
+            self.parameters += values.len();
             let start = address - self.base;
             if self.weights.len() < start + values.len() {
                 self.weights.resize(start + values.len(), 0);

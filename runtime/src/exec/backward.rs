@@ -148,8 +148,8 @@ impl Executor {
                     }
                     gradients.add(first, g, pool);
                 }
-                // Units run in forward plans only; their gradient is taken as the identity's.
-                Kernel::Unit { .. } => gradients.add(first, g, pool),
+                // Integers have no gradient: no plan with gradients holds one.
+                Kernel::Tile(_) => gradients.add(first, g, pool),
                 Kernel::Unary(op) => {
                     let saved = match elementwise::unary_reads(*op) {
                         elementwise::Reads::Output => y,

@@ -28,8 +28,17 @@ pub(super) struct Sample {
     pub tape: bool,
 }
 
-/// What calibration sees of a layer: the layer, the tile's input and its output.
-pub(super) type Observer<'a> = dyn FnMut(LayerId, &[f32], &[f32]) + 'a;
+/// Which two tensors an observer sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The tile's input and its output.
+    Product,
+    /// A denoising block's input and its σ̂, where it draws ε.
+    Sigma,
+}
+
+/// What measurements see of a layer.
+pub(super) type Observer<'a> = dyn FnMut(Seen, LayerId, &[f32], &[f32]) + 'a;
 
 /// A value of a plan.
 pub(super) fn value<'a>(
@@ -93,7 +102,7 @@ impl Executor {
                 Kernel::Noise { .. }
                     | Kernel::Block(_)
                     | Kernel::Affine { .. }
-                    | Kernel::Unit { .. }
+                    | Kernel::Tile(_)
                     | Kernel::Unary(_)
                     | Kernel::Silu
             );
@@ -120,7 +129,7 @@ impl Executor {
                         }
                     };
                     if let (Some(observer), Some(layer)) = (&mut observer, step.layer) {
-                        observer(layer, x, &out);
+                        observer(Seen::Product, layer, x, &out);
                     }
                     worker.values = values;
                     result?;
@@ -131,15 +140,12 @@ impl Executor {
                         extra = Extra::Magnitude(magnitude);
                     }
                 }
-                Kernel::Block(block) => extra = self.block(block, worker, &mut out, sample),
+                Kernel::Block(block) => extra = self.block(block, worker, &mut out, sample, &mut observer),
                 Kernel::Affine { scale, shift } => {
                     elementwise::affine(&mut out, self.constant(*scale), self.constant(*shift));
                 }
-                Kernel::Unit { layer, shape } => {
-                    if let Some(unit) = self.units.get(layer) {
-                        let key = sample.mode.sampling.then_some(sample.key);
-                        unit.run(&mut out, *shape, sample.index, key);
-                    }
+                Kernel::Tile(program) => {
+                    program.denoise(&mut out, sample.index, sample.mode.sampling.then_some(sample.key));
                 }
                 Kernel::Unary(op) => elementwise::unary(*op, &mut out),
                 Kernel::Silu => elementwise::silu(&mut out),
@@ -267,7 +273,14 @@ impl Executor {
     }
 
     /// The paper's block in place: `x − (ε ⊙ σ̂ + μ̂)`.
-    fn block(&self, block: &Block, worker: &mut Worker, x: &mut [f32], sample: &Sample) -> Extra {
+    fn block(
+        &self,
+        block: &Block,
+        worker: &mut Worker,
+        x: &mut [f32],
+        sample: &Sample,
+        observer: &mut Option<&mut Observer<'_>>,
+    ) -> Extra {
         let Block { rows, channels, bottleneck, .. } = *block;
         let pool = &mut worker.pool;
         let mut filter = pool.take(channels * bottleneck);
@@ -309,6 +322,9 @@ impl Executor {
         match block.sigma.filter(|_| sample.mode.sampling) {
             Some(pair) => {
                 let sigma = head(pair, pool);
+                if let Some(observer) = observer {
+                    observer(Seen::Sigma, block.layer, x, &sigma);
+                }
                 let mut draws = pool.take(rows * channels);
                 self.stream(block.layer, Kind::Epsilon, 0, Lifetime::Sample, sample).fill_normals(0, &mut draws);
                 elementwise::subtract_noise(x, &mu, &sigma, &draws);

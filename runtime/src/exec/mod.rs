@@ -22,10 +22,11 @@ use crate::{
     program::{Calibration, LayerId, Program, ValueId},
 };
 use backward::WeightGradients;
-use forward::{Sample, value};
+use forward::{Sample, Seen, value};
 pub use loss::Targets;
+use mxc_dialects::denoise::Measured;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -115,13 +116,6 @@ pub enum ExecError {
     Engine(String),
 }
 
-/// A denoiser executed by other means than the float plan: the integer digital tile.
-pub trait DenoiserUnit: Send + Sync {
-    /// Cleans one sample's layer output in place: `x` is HWC (`H = W = 1` without spatial axes), `key` and `sample`
-    /// seed the unit's own random generator; without a key ε = 0 ([`Mode::sampling`]).
-    fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Option<Key>);
-}
-
 /// The primitives of one convolution node: forward, backward.
 type Primitives = [OnceLock<Arc<Convolution>>; 2];
 
@@ -133,7 +127,6 @@ pub struct Executor {
     convolutions: Vec<Primitives>,
     /// Trainable constants' current values.
     trained: BTreeMap<ValueId, Vec<f32>>,
-    units: BTreeMap<LayerId, Arc<dyn DenoiserUnit>>,
     plans: Mutex<BTreeMap<PlanKey, Arc<Plan>>>,
     idle: Mutex<Vec<Worker>>,
 }
@@ -162,7 +155,6 @@ impl Executor {
             engine: Engine::cpu()?,
             convolutions,
             trained,
-            units: BTreeMap::new(),
             plans: Mutex::default(),
             idle: Mutex::default(),
         };
@@ -209,13 +201,6 @@ impl Executor {
         }
     }
 
-    /// Replaces the denoisers of layers by other units (the digital tile) in forward runs with [`Mode::denoise`]; a
-    /// unit stands for all denoisers of its layer. Gradients always use the program's own.
-    pub fn set_denoiser_units(&mut self, units: BTreeMap<LayerId, Arc<dyn DenoiserUnit>>) {
-        self.units = units;
-        lock(&self.plans).clear();
-    }
-
     /// The program's outputs, each with all samples one after another.
     pub fn forward(&self, batch: Batch<'_>, mode: Mode, key: Key) -> Result<Vec<Vec<f32>>, ExecError> {
         self.run(batch, mode, key, Goal::Outputs)
@@ -227,7 +212,7 @@ impl Executor {
     }
 
     /// The loss against `targets` and its gradient in every trainable weight, under noise with the denoisers sampling
-    /// ([`Mode::DENOISED`]). Bit-equal for any number of threads.
+    /// ([`Mode::DENOISED`]). Bit-equal for any number of threads. Denoisers at the dtile level have no gradient: an error.
     pub fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key) -> Result<Gradients, ExecError> {
         self.gradients_in(Mode::DENOISED, batch, targets, key)
     }
@@ -324,7 +309,8 @@ impl Executor {
                         let inputs = self.sample_inputs(batch, n);
                         let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: false };
                         let mut statistics = vec![Statistics::default(); layers];
-                        let mut observe = |layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
+                        let mut observe =
+                            |_: Seen, layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
                         self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
                         Ok(statistics)
                     })
@@ -335,6 +321,52 @@ impl Executor {
             }
         }
         Ok(total.iter().map(|statistics| statistics.calibration(count)).collect())
+    }
+
+    /// What the σ̂ path of every paper block adds over the batches on the noisy, denoised network; `None` for other layers.
+    pub fn sigma_statistics<'a>(
+        &self,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+        key: Key,
+    ) -> Result<Vec<Option<Measured>>, ExecError> {
+        let plan = self.plan(Mode::DENOISED, Goal::Outputs)?;
+        let layers = self.network.layers.len();
+        // Elements, ΣX², Σσ̂².
+        let mut total = vec![[0.0f64; 3]; layers];
+        let mut count = 0u64;
+        for batch in batches {
+            self.check_batch(batch)?;
+            count += batch.samples.len() as u64;
+            let samples = self.run_shards(batch, self.shard(batch), |worker, range| {
+                range
+                    .map(|n| {
+                        let inputs = self.sample_inputs(batch, n);
+                        let sample = Sample { mode: Mode::DENOISED, key, index: batch.samples[n], tape: false };
+                        let mut sums = vec![[0.0f64; 3]; layers];
+                        let mut observe = |seen: Seen, layer: LayerId, x: &[f32], sigma: &[f32]| {
+                            if seen == Seen::Sigma {
+                                let squares = [x, sigma].map(|values| crate::kernels::elementwise::sums(values)[1]);
+                                sums[layer] = [x.len() as f64, squares[0], squares[1]];
+                            }
+                        };
+                        self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
+                        Ok(sums)
+                    })
+                    .collect::<Result<Vec<_>, ExecError>>()
+            })?;
+            // Per sample, so that the sums do not depend on the threads.
+            for sample in samples.iter().flatten() {
+                for (total, sums) in total.iter_mut().zip(sample) {
+                    total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+                }
+            }
+        }
+        let measured = |[elements, input, sigma]: [f64; 3]| Measured {
+            samples: count,
+            input_rms: (input / elements).sqrt(),
+            sigma_rms: (sigma / elements).sqrt(),
+        };
+        Ok(total.into_iter().map(|sums| (sums[0] > 0.0).then(|| measured(sums))).collect())
     }
 
     /// oneDNN's kernel for every dense convolution, by node; for reports on where the time goes.
@@ -373,11 +405,7 @@ impl Executor {
         if let Some(plan) = lock(&self.plans).get(&key) {
             return Ok(Arc::clone(plan));
         }
-        let units: BTreeSet<LayerId> = match goal {
-            Goal::Train | Goal::Sensitivity => BTreeSet::new(),
-            _ => self.units.keys().copied().collect(),
-        };
-        let plan = Arc::new(Plan::new(&self.network, key, &units)?);
+        let plan = Arc::new(Plan::new(&self.network, key)?);
         lock(&self.plans).insert(key, Arc::clone(&plan));
         Ok(plan)
     }

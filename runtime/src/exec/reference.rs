@@ -208,7 +208,8 @@ impl Run<'_> {
             Op::MatMul => Tensor::from_fn(&shape, |i| {
                 (0..x.shape[2]).map(|k| x.at(&[i[0], i[1], k]) * operands[1].at(&[i[0], k, i[2]])).sum()
             }),
-            Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. } if !self.mode.denoise => x.clone(),
+            op if op.cleans().is_some() && !self.mode.denoise => x.clone(),
+            Op::DenoiseTile { .. } => unreachable!("the reference computes in floating point"),
             Op::DenoiseBlock { layer, slope } => {
                 let c = *shape.last().unwrap();
                 let b = operands[2].values.len();

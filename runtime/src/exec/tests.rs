@@ -1,7 +1,11 @@
 //! The executor against the plain f64 reference: values in every mode, gradients by finite differences, bit-equality.
 
 use super::{reference::Run, testing::Net, *};
-use crate::program::{Binary, Op, Reduce, Unary};
+use crate::{
+    digital::program::{Buffer, Scheduled, Step, TileProgram},
+    program::{Binary, Op, Reduce, Unary},
+    store::Weight,
+};
 
 const KEY: Key = Key { seed: 7, purpose: Purpose::Train, pass: 3, chip: 0 };
 const MODES: [Mode; 4] = [Mode::CLEAN, Mode::NOISY, Mode::DENOISED, Mode::CLEAN_DENOISED];
@@ -492,31 +496,97 @@ fn calibration_measures_inputs_and_outputs() {
     assert!((got[0].std - (7.5f64 - 4.0).sqrt()).abs() < 1e-12);
 }
 
-/// A unit takes the place of a layer's denoisers.
+/// σ̂ as the block's heads make it: zero weights give 0, a bias alone its own size.
 #[test]
-fn units_replace_denoisers() {
-    struct Double;
-    impl DenoiserUnit for Double {
-        fn run(&self, x: &mut [f32], shape: [usize; 3], sample: u64, key: Option<Key>) {
-            // The run below does not sample.
-            assert_eq!((shape, sample, key), ([2, 3, 4], 9, None));
-            x.iter_mut().for_each(|x| *x *= 2.0);
-        }
+fn sigma_is_measured_where_blocks_draw() {
+    let mut net = start("constant");
+    let x = net.input(&[3, 4, 2]);
+    let x = net.conv(x, 8, 3, 1, 1);
+    let x = net.block(x, true, 0.0);
+    let y = net.conv(x, 8, 3, 1, 1);
+    let y = net.block(y, false, 0.4);
+    let y = net.conv(y, 8, 1, 1, 1);
+    let y = net.block(y, true, 0.0);
+    let bias = net.program.nodes[5].inputs[8];
+    net.program.values[bias].constant = Weight::new(vec![8], vec![-0.25; 8]);
+    let program = net.classify(y, 4);
+    let (x, indices, _) = samples(&program, 5);
+    let measure = |threads| {
+        let executor = Executor::new(program.clone(), threads).unwrap();
+        let batch = Batch { inputs: &[&x], samples: &indices };
+        executor.sigma_statistics(&mut [batch].into_iter(), KEY).unwrap()
+    };
+    let measured = measure(1);
+    assert_eq!(measured, measure(2));
+    let [Some(zero), None, Some(bias), None] = measured.as_slice() else {
+        panic!("{measured:?}");
+    };
+    assert_eq!((zero.samples, zero.sigma_rms), (5, 0.0));
+    assert_eq!(bias.sigma_rms, 0.25);
+    // The input is the noisy output: near the clean one's rms.
+    let batch = Batch { inputs: &[&x], samples: &indices };
+    let clean = Executor::new(program.clone(), 1).unwrap().calibrate(&mut [batch].into_iter()).unwrap();
+    assert!((zero.input_rms / clean[0].rms - 1.0).abs() < 0.2, "{} and {}", zero.input_rms, clean[0].rms);
+}
+
+/// A program that doubles: it loads words with four fraction bits and stores them with three.
+fn doubling(shape: [usize; 3]) -> TileProgram {
+    let [rows, columns, channels] = shape;
+    let buffer = Buffer { word: 0, rows, columns, channels };
+    let step = |step| Scheduled { step, phase: 0 };
+    TileProgram {
+        symbol: "denoise.layer0".to_owned(),
+        layer: "layer0".to_owned(),
+        shape,
+        input_fraction: 4,
+        output_fraction: 3,
+        weights: Vec::new(),
+        parameters: 7,
+        weight_load_words: 0,
+        activation_words: buffer.len(),
+        generator: None,
+        steps: vec![
+            step(Step::Load { first_row: 0, into: buffer }),
+            step(Step::Store { from: buffer, strip_row: 0, first_row: 0, rows }),
+        ],
+        phases: Vec::new(),
+        cycles: 0,
     }
+}
+
+#[test]
+fn tile_programs_run_in_integers_and_have_no_gradient() {
     let mut net = start("constant");
     let x = net.input(&[2, 3, 1]);
     let y = net.conv(x, 4, 1, 1, 1);
-    let z = net.block(y, true, 1.0);
-    let z = net.affine(z);
-    net.program.outputs = vec![y, z];
-    net.program.logits = z;
-    let mut executor = Executor::new(net.program, 1).unwrap();
-    executor.set_denoiser_units(BTreeMap::from([(0, Arc::new(Double) as Arc<dyn DenoiserUnit>)]));
+    let op = Op::DenoiseTile { layer: 0, program: Arc::new(doubling([2, 3, 4])) };
+    let z = net.node(op, &[y], &[2, 3, 4]);
+    let mut program = net.classify(z, 3);
+    program.outputs = vec![y, z];
+    assert_eq!(program.denoiser_parameters(), 7);
+    let executor = Executor::new(program.clone(), 1).unwrap();
     let batch = Batch { inputs: &[&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]], samples: &[9] };
     let outputs = executor.forward(batch, Mode::CLEAN_DENOISED, KEY).unwrap();
-    assert!(outputs[0].iter().zip(&outputs[1]).all(|(y, z)| *z == 2.0 * y));
+    let doubled = |y: &f32| (y * 16.0).round_ties_even() / 8.0;
+    assert!(outputs[0].iter().zip(&outputs[1]).all(|(y, z)| *z == doubled(y)));
+    // Without denoisers it is the identity, also for a sensitivity.
     let outputs = executor.forward(batch, Mode::CLEAN, KEY).unwrap();
     assert_eq!(outputs[0], outputs[1]);
+    assert!(executor.sensitivity(batch, &[0]).unwrap()[0] > 0.0);
+    let error = executor.gradients(batch, Targets::Labels(&[0]), KEY).unwrap_err().to_string();
+    assert!(error.contains("layer `layer0`") && error.contains("have no gradient"), "{error}");
+
+    program.nodes[1].op = Op::DenoiseTile { layer: 0, program: Arc::new(doubling([2, 2, 4])) };
+    let error = Executor::new(program, 1).err().unwrap().to_string();
+    assert!(error.contains("@denoise.layer0 cleans [2, 2, 4], not [1, 2, 3, 4]"), "{error}");
+}
+
+/// Tokens that share the batch axis are cleaned one by one.
+#[test]
+fn tile_programs_run_per_image() {
+    let mut x = [0.1, 0.2, 0.3, 0.4];
+    doubling([1, 1, 2]).denoise(&mut x, 0, None);
+    assert_eq!(x, [0.25, 0.375, 0.625, 0.75]);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Reading each operation into nodes.
 
-use super::{Bound, LoadError, Loader, View, entry, fail, is_f32, result};
+use super::{Bound, LoadError, Loader, View, entry, fail, is_f32, is_i16, result};
 use crate::{
     program::{Binary, Calibration, Layer, LayerId, Op, Reduce, Unary, ValueId},
     store::Weight,
 };
-use melior::ir::{OperationRef, ValueLike, attribute::DictionaryAttribute, operation::OperationLike};
-use mxc_dialects::{ffi, ir};
+use melior::ir::{OperationRef, ValueLike, operation::OperationLike};
+use mxc_dialects::{dtile, ffi, ir};
+use std::sync::Arc;
 
 /// The elementwise operations of two operands.
 fn binary(name: &str) -> Option<Binary> {
@@ -51,7 +52,7 @@ fn reduction(name: &str) -> Option<Reduce> {
 }
 
 /// The other operations.
-const OTHERS: [&str; 23] = [
+const OTHERS: [&str; 27] = [
     "func.return",
     "ml_program.global_load_const",
     "tosa.const",
@@ -75,7 +76,14 @@ const OTHERS: [&str; 23] = [
     "analog.fully_connected",
     "denoise.block",
     "denoise.affine",
+    "quant.qcast",
+    "quant.scast",
+    "quant.dcast",
+    LAUNCH,
 ];
+
+/// The operation that runs a program on the digital tile.
+pub(super) const LAUNCH: &str = dtile::Launch::MNEMONIC;
 
 /// Whether an operation can be read.
 pub(super) fn is_known(name: &str) -> bool {
@@ -106,6 +114,8 @@ impl<'c> Loader<'c, '_> {
             return self.reduce(op, kind);
         }
         match name.as_str() {
+            // Words of quantised weights: the denoiser that reads them, if it is not lowered, is refused.
+            "ml_program.global_load_const" if result(op).is_ok_and(is_i16) => Ok(()),
             "ml_program.global_load_const" => {
                 let (name, weight) = self.global(op)?;
                 self.bind(result(op)?, Bound::Constant(name, weight));
@@ -174,6 +184,10 @@ impl<'c> Loader<'c, '_> {
             }
             "denoise.block" => self.denoise_block(op),
             "denoise.affine" => self.denoise_affine(op),
+            "quant.qcast" => self.quantise(op),
+            "quant.scast" => self.reinterpret(op),
+            "quant.dcast" => self.dequantise(op),
+            LAUNCH => self.launch(op),
             _ => Err(fail(op, "it cannot be executed".into())),
         }
     }
@@ -191,7 +205,7 @@ impl<'c> Loader<'c, '_> {
             let zero = match self.operand(op, index)? {
                 Bound::Constant(_, weight) => weight.values().iter().all(|&value| value == 0.0),
                 Bound::Integers(values) => values.iter().all(|&value| value == 0),
-                Bound::Activation(..) => false,
+                Bound::Activation(..) | Bound::Words(..) => false,
             };
             if !zero {
                 return Err(fail(op, format!("operand {index} must be the constant zero")));
@@ -252,7 +266,7 @@ impl<'c> Loader<'c, '_> {
             inputs.push(match operand {
                 Bound::Activation(id, _) => id,
                 Bound::Constant(name, weight) => self.broadcast_constant(op, name, weight, view)?,
-                Bound::Integers(_) => {
+                Bound::Integers(_) | Bound::Words(..) => {
                     return Err(fail(op, "integers cannot be computed with".into()));
                 }
             });
@@ -532,7 +546,7 @@ impl<'c> Loader<'c, '_> {
                 self.bind(value, Bound::Constant(name, reshaped));
                 return Ok(());
             }
-            Bound::Integers(_) => return Err(fail(op, "integers cannot be reshaped".into())),
+            Bound::Integers(_) | Bound::Words(..) => return Err(fail(op, "integers cannot be reshaped".into())),
         };
         let shape = &self.program.values[input].shape;
         let elements = product(&shape[1..]).unwrap_or(0);
@@ -568,7 +582,7 @@ impl<'c> Loader<'c, '_> {
                 self.bind(result(op)?, Bound::Constant(name, transposed));
                 return Ok(());
             }
-            Bound::Integers(_) => return Err(fail(op, "integers cannot be transposed".into())),
+            Bound::Integers(_) | Bound::Words(..) => return Err(fail(op, "integers cannot be transposed".into())),
         };
         let shape = self.program.values[input].shape.clone();
         if perms.len() != shape.len() - view.head() + view.lead + 1 {
@@ -709,8 +723,8 @@ impl<'c> Loader<'c, '_> {
         let (spec, scale, reference) = (text("spec")?, text("scale")?, text("reference")?);
         let calibration = match ir::dict_attr(op, "calibration") {
             Some(dictionary) => Some(
-                calibration(&dictionary)
-                    .ok_or_else(|| fail(op, format!("layer `{name}`: its calibration is incomplete")))?,
+                Calibration::from_attribute(&dictionary)
+                    .map_err(|reason| fail(op, format!("layer `{name}`: {reason}")))?,
             ),
             None => None,
         };
@@ -794,11 +808,79 @@ impl<'c> Loader<'c, '_> {
         Ok(())
     }
 
+    /// Rounds a value to words.
+    fn quantise(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let fraction = fraction(op)?;
+        self.bind(result(op)?, Bound::Words(input, view, fraction, false));
+        Ok(())
+    }
+
+    /// Words as quantised values or the other way round.
+    fn reinterpret(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        // Of a quantised weight, which a denoiser that is not lowered reads: refused there.
+        let Some(Bound::Words(input, view, words, exact)) =
+            op.operand(0).ok().and_then(|value| self.values.get(&super::identity(value))).cloned()
+        else {
+            return Ok(());
+        };
+        let quantised = op.operand(0).ok().and_then(dtile::fraction).or(dtile::fraction(result(op)?));
+        if quantised != Some(words) {
+            return Err(fail(op, format!("its operand's words have {words} fraction bits, its types say otherwise")));
+        }
+        self.bind(result(op)?, Bound::Words(input, view, words, exact));
+        Ok(())
+    }
+
+    /// Words that the tile computed as f32.
+    fn dequantise(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (value, view) = match self.operand(op, 0)? {
+            Bound::Words(value, view, _, true) => (*value, *view),
+            _ => {
+                return Err(fail(
+                    op,
+                    "its operand is no result of a dtile.launch; rounding alone is not executed".into(),
+                ));
+            }
+        };
+        self.bind(result(op)?, Bound::Activation(value, view));
+        Ok(())
+    }
+
+    /// A layer's denoisers on the digital tile.
+    fn launch(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (layer, _) = self.cleaned_layer(op)?;
+        let symbol = ir::symbol_attr(op, "program").unwrap_or_default();
+        let program =
+            self.tiles.get(&symbol).cloned().ok_or_else(|| fail(op, format!("no dtile program @{symbol}")))?;
+        let (input, view, words) = match self.operand(op, 0)? {
+            Bound::Words(input, view, words, _) => (*input, *view, *words),
+            _ => return Err(fail(op, "its operand holds no quantised activations".into())),
+        };
+        if words != program.input_fraction {
+            let wanted = program.input_fraction;
+            return Err(fail(op, format!("@{symbol} takes words with {wanted} fraction bits, not {words}")));
+        }
+        let fraction = program.output_fraction;
+        let shape = self.program.values[input].shape.clone();
+        let output = self.node(Op::DenoiseTile { layer, program: Arc::clone(&program) }, vec![input], shape);
+        self.bind(result(op)?, Bound::Words(output, view, fraction, true));
+        Ok(())
+    }
+
     /// The size of a value's last axis.
     fn channels(&self, op: &OperationRef<'c, '_>, input: ValueId) -> Result<usize, LoadError> {
         let shape = &self.program.values[input].shape;
         shape[1..].last().copied().flatten().ok_or_else(|| fail(op, "its input has no channel axis".into()))
     }
+}
+
+/// The fraction bits of the words that an operation returns.
+fn fraction(op: &OperationRef<'_, '_>) -> Result<i32, LoadError> {
+    let result = result(op)?;
+    dtile::fraction(result).ok_or_else(|| {
+        fail(op, format!("its result {} holds no 16-bit words with a power of two as scale", result.r#type()))
+    })
 }
 
 /// The product of static sizes.
@@ -846,17 +928,4 @@ fn sizes<const N: usize>(op: &OperationRef<'_, '_>, name: &str) -> Result<[usize
 /// A convolution's geometry attributes.
 fn window_attributes(op: &OperationRef<'_, '_>) -> Result<Window, LoadError> {
     Ok(Window { stride: sizes(op, "stride")?, pad: sizes(op, "pad")?, dilation: sizes(op, "dilation")? })
-}
-
-/// A `calibration` dictionary.
-fn calibration(dictionary: &DictionaryAttribute<'_>) -> Option<Calibration> {
-    let number = |key: &str| entry(dictionary, key).and_then(ir::as_f64);
-    Some(Calibration {
-        samples: entry(dictionary, "samples").and_then(ir::as_i64).and_then(|samples| u64::try_from(samples).ok())?,
-        rms: number("rms")?,
-        absmax: number("absmax")?,
-        mean_abs: number("mean_abs")?,
-        std: number("std")?,
-        input_absmax: number("input_absmax")?,
-    })
 }

@@ -157,7 +157,7 @@ fn bad_analog_and_denoise_ops_are_refused() {
         ("layer = \"conv\", bottleneck", "layer = \"other\", bottleneck", "no analog layer `other`"),
         ("bottleneck = 2", "bottleneck = 3", "reduce_weight has shape [2, 1, 1, 8], not [3, 1, 1, 8]"),
         ("scale = \"range\", ", "", "its noise has no `scale`"),
-        ("rms = 1.5, ", "", "calibration is incomplete"),
+        ("rms = 1.5, ", "", "calibration has no finite, non-negative f64 `rms`"),
         ("groups = 1", "groups = 3", "do not fit a weight of depth 4"),
         ("pad = array<i64: 0, 0, 0, 0>", "pad = array<i64: 1, 0, 0, 0>", "its operands give"),
         ("stride = array<i64: 1, 1>", "stride = array<i64: 1, 0>", "does not fit the padded input"),

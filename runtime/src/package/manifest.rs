@@ -32,6 +32,9 @@ pub struct Manifest {
     /// How the denoisers were trained; absent in a fresh package.
     #[prost(message, optional, tag = "9")]
     pub training: Option<Training>,
+    /// The last so many training samples are read by neither calibration nor fine-tuning.
+    #[prost(uint64, tag = "10")]
+    pub holdout: u64,
 }
 
 /// A noise specification and what its magnitude is taken of.

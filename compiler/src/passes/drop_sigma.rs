@@ -1,0 +1,114 @@
+//! `drop-sigma`: removes the σ̂ path of blocks where training drove it below what the digital tile can represent.
+//!
+//! ```mlir
+//! %2 = "denoise.block"(%1, …, %mean.bias, %sigma.weight, %sigma.bias) {layer = "conv1",
+//!   measured = {input_rms = 0.5, samples = 512 : i64, sigma_rms = 2.0e-05}, operandSegmentSizes = array<i32: …, 1, 1>, …}
+//! // becomes, if conv1's words have 12 fraction bits, so that one step is 2.4e-4
+//! %2 = "denoise.block"(%1, …, %mean.bias) {layer = "conv1", operandSegmentSizes = array<i32: …, 0, 0>, …}
+//! ```
+//!
+//! A path goes when rms(σ̂)/rms(X), which `mxc finetune` measures on the calibration samples of the noisy, denoised network and
+//! leaves as `measured`, is below one fixed-point step relative to rms(X): 2^-f / rms(X), where f is the fraction bits that
+//! `quantize-denoisers` gives the words of X. Then ε·σ̂ seldom changes a word. The rewrite is egg's
+//! ([`crate::egraph::cancellation`]). A block without `measured` is left as it is.
+
+use super::{
+    OptionError, Options, Pass, PassContext, PassError, SigmaPath,
+    constants::{self, built, insert_before},
+    quantize_denoisers::input_fraction,
+};
+use crate::egraph::cancellation;
+use melior::{
+    Context,
+    ir::{
+        Identifier, Module, Value, ValueLike,
+        attribute::DenseI32ArrayAttribute,
+        operation::{OperationBuilder, OperationLike},
+    },
+};
+use mxc_dialects::{
+    denoise::{self, BLOCK_WEIGHTS, MEASURED},
+    dtile, ffi, ir,
+};
+use mxc_runtime::digital::fixed;
+
+/// The attribute with the number of values that each operand takes.
+const SEGMENTS: &str = "operandSegmentSizes";
+/// The weights of a block without σ̂.
+const MEAN_WEIGHTS: usize = BLOCK_WEIGHTS.len() - 2;
+
+/// See the module.
+pub struct DropSigma {
+    steps: f64,
+}
+
+impl Pass for DropSigma {
+    const NAME: &'static str = "drop-sigma";
+    const DESCRIPTION: &'static str = "removes σ̂ paths whose measured share is below one fixed-point step";
+    const OPTIONS: &'static [(&'static str, &'static str)] =
+        &[("steps", "the limit in steps of the input's words (default 1)")];
+
+    fn from_options(options: &mut Options) -> Result<Self, OptionError> {
+        let steps = options.take_parsed("steps", "a number")?.unwrap_or(1.0);
+        if !(f64::is_finite(steps) && steps >= 0.0) {
+            return Err(OptionError(format!("option steps={steps}: a number that is not negative expected")));
+        }
+        Ok(Self { steps })
+    }
+
+    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
+        let Some(main) = ir::main_function(module).and_then(ir::entry_block) else {
+            return Ok(());
+        };
+        cx.reports.sigma.clear();
+        let mut unused = Vec::new();
+        for operation in ir::block_ops(main) {
+            let Some(block) = denoise::Block::new(operation).filter(|block| block.has_sigma()) else {
+                continue;
+            };
+            // Quantised blocks have their σ̂ words already.
+            let is_f32 = block.input().is_some_and(|input| dtile::fraction(input).is_none());
+            let layer = block.layer();
+            let fail = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
+            let Some(measured) = block.measured().map_err(fail)?.filter(|_| is_f32) else {
+                continue;
+            };
+            let limit = self.steps * fixed::exp2(-input_fraction(module, operation, &layer)?) / measured.input_rms;
+            let ratio = measured.sigma_rms / measured.input_rms;
+            let kept = cancellation::needs_sigma(ratio < limit).map_err(fail)?;
+            cx.reports.sigma.push(SigmaPath { layer: layer.clone(), ratio, limit, kept });
+            if kept {
+                continue;
+            }
+            let weights = block.weights();
+            let mut operands: Vec<Value<'c, '_>> = block.input().into_iter().collect();
+            operands.extend(&weights[..MEAN_WEIGHTS]);
+            let mut attributes: Vec<_> = operation
+                .attributes()
+                .filter(|(name, _)| {
+                    !ffi::identifier_text(*name).is_some_and(|name| [SEGMENTS, MEASURED].contains(&name.as_str()))
+                })
+                .collect();
+            let segments = DenseI32ArrayAttribute::new(context, &[1, 1, 1, 1, 1, 1, 1, 0, 0]);
+            attributes.push((Identifier::new(context, SEGMENTS), segments.into()));
+            let result = Value::from(built("a result", operation.result(0))?);
+            let mean = OperationBuilder::new(&ir::op_name(&operation), operation.location())
+                .add_operands(&operands)
+                .add_attributes(&attributes)
+                .add_results(&[result.r#type()])
+                .build();
+            let mean = insert_before(main, operation, built("a block", mean)?)?;
+            ffi::replace_all_uses(result, mean);
+            unused.extend(weights[MEAN_WEIGHTS..].iter().filter_map(|weight| ir::loaded_global(*weight)));
+            ffi::erase(operation);
+        }
+        constants::remove_dead(main);
+        let used = constants::referenced_globals(module);
+        for (name, global) in ir::globals(module) {
+            if unused.contains(&name) && !used.contains(&name) {
+                ffi::erase(global);
+            }
+        }
+        Ok(())
+    }
+}
