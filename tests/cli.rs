@@ -110,6 +110,44 @@ fn denoisers_in_integers() {
 }
 
 #[test]
+fn effective_noise_of_every_layer() {
+    let (folder, data) = compiled(&["--denoiser", "mean+affine", "--placement", "greedy-fill"]);
+    let folder = folder.path();
+    let inspect = |package: &str, threads: &str| {
+        json(mxc(folder).args(["inspect", package, "--samples", "64", "--json", "--threads", threads, "--data", &data]))
+    };
+    let fresh = inspect("model.mxa", "2");
+    assert_eq!(fresh, inspect("model.mxa", "1"), "the threads do not matter");
+    let layers = fresh["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 23);
+    let number = |layer: &serde_json::Value, name: &str| layer[name].as_f64().unwrap();
+    // Nothing is noisy before the first layer, and s is the rms of its output over the same 64 samples: σ = 20 % is 20·log₁₀ 5 =
+    // 13.98 dB. 64·16·28² draws leave the noise's energy uncertain by 0.01 dB; saturation takes a little of it.
+    let first = &layers[0];
+    assert_eq!(first["layer"], "/stem/stem.0/Conv");
+    assert!((number(first, "snr_db") - 13.98).abs() < 0.2, "{first}");
+    // Later layers carry what came before, and no fresh denoiser changes that.
+    for layer in &layers[1..] {
+        assert!(number(layer, "snr_db") < 14.0, "{layer}");
+        assert_eq!(layer["snr_db"], layer["snr_denoised_db"]);
+    }
+    // Every layer alone hurts less than all.
+    assert!(layers.iter().all(|layer| number(layer, "loss_share") < 1.0));
+    assert!(layers.iter().any(|layer| number(layer, "loss_share") > 0.02));
+
+    succeed(mxc(folder).args(["finetune", "model.mxa", "--loss", "distill", "--batch", "32", "--data", &data]));
+    let tuned = inspect("model.tuned.mxa", "2");
+    let gained = tuned["layers"].as_array().unwrap().iter();
+    let gained = gained.filter(|layer| number(layer, "snr_denoised_db") > number(layer, "snr_db")).count();
+    assert!(
+        gained > 11,
+        "{gained} of 23 layers have a better SNR behind denoisers that were trained towards the clean logits"
+    );
+    assert!(number(&tuned, "denoised_loss") < number(&tuned, "noisy_loss"));
+    assert!(json(mxc(folder).args(["inspect", "model.tuned.mxa", "--json"]))["training"]["loss"] == "distill");
+}
+
+#[test]
 fn same_bytes_on_one_and_two_threads() {
     let (folder, data) = compiled(&[]);
     let folder = folder.path();

@@ -3,7 +3,7 @@
 
 use crate::{
     data::{self, Source},
-    exec::{Batch, ExecError, Executor, Key, Mode, Purpose},
+    exec::{Batch, Distortion, ExecError, Executor, Key, Mode, Purpose, cross_entropy},
     program::{Calibration, Program},
 };
 use mxc_dialects::denoise::Measured;
@@ -468,24 +468,9 @@ pub fn sigma_statistics(
 /// serve.
 pub fn sensitivity(executor: &Executor, data: &dyn Source, samples: usize, seed: u64) -> Result<Vec<f64>, EvalError> {
     let program = executor.program();
-    let classes = classes(program)?;
     let drawn = Drawn::new(program, data, samples, seed)?;
     let inputs = drawn.inputs();
-    let labels = match data.labels(&drawn.indices) {
-        Some(labels) => labels,
-        None => {
-            let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
-            let mut labels = Vec::new();
-            for batch in drawn.batches(&inputs) {
-                let logits = executor.logits(batch, Mode::CLEAN, key)?;
-                labels.extend(logits.chunks_exact(classes).map(argmax));
-            }
-            labels
-        }
-    };
-    if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
-        return Err(EvalError::Options(format!("the data has label {label} but the network only {classes} classes")));
-    }
+    let labels = drawn.labels(executor, data, seed)?;
     let mut totals = vec![0.0; program.layers.len()];
     for (batch, labels) in drawn.batches(&inputs).zip(labels.chunks(Drawn::BATCH)) {
         let sums = executor.sensitivity(batch, labels)?;
@@ -495,6 +480,92 @@ pub fn sensitivity(executor: &Executor, data: &dyn Source, samples: usize, seed:
     }
     let count = drawn.indices.len() as f64;
     Ok(totals.into_iter().map(|total| total / count).collect())
+}
+
+/// What the noise of one analog layer does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerEffect {
+    /// The layer.
+    pub layer: String,
+    /// Its noise components (module `noise`).
+    pub noise: String,
+    /// `range`, `constant` or `signal`.
+    pub scale: String,
+    /// Which magnitude the noise is relative to.
+    pub reference: String,
+    /// That magnitude as calibrated, in the units of the layer's output.
+    pub magnitude: Option<f64>,
+    /// The signal-to-noise ratio at the layer's output after its own noise, on the noisy network without denoisers, in dB
+    /// ([`Distortion::snr_db`]). `None` where nothing is noisy.
+    pub snr_db: Option<f64>,
+    /// The same with the denoisers of the layers before it; its own act after this point.
+    pub snr_denoised_db: Option<f64>,
+    /// (L − clean)/(noisy − clean): L is the loss with this layer's noise alone, without denoisers. `None` where noise does not
+    /// raise the loss. The shares do not sum to 1: layers' noise adds up in ways that single layers do not show.
+    pub loss_share: Option<f64>,
+}
+
+/// What the noise of every layer does, over calibration samples.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EffectiveNoise {
+    /// The number of samples.
+    pub samples: usize,
+    /// Mean cross-entropy of the clean network.
+    pub clean_loss: f64,
+    /// With every layer's noise, without denoisers.
+    pub noisy_loss: f64,
+    /// With noise and denoisers.
+    pub denoised_loss: f64,
+    /// The layers, in the order of execution.
+    pub layers: Vec<LayerEffect>,
+}
+
+/// Measures every layer's effective noise over `samples` samples, those of [`calibrate`], with one noise draw each. `step` is
+/// called after every layer with their number.
+pub fn effective_noise(
+    program: &Program,
+    threads: usize,
+    data: &dyn Source,
+    samples: usize,
+    seed: u64,
+    step: &mut dyn FnMut(usize),
+) -> Result<EffectiveNoise, EvalError> {
+    let executor = Executor::new(program.clone(), threads)?;
+    let drawn = Drawn::new(program, data, samples, seed)?;
+    let labels = drawn.labels(&executor, data, seed)?;
+    let key = Key { seed, purpose: Purpose::Eval, pass: 0, chip: 0 };
+    let [clean_loss, noisy_loss, denoised_loss] =
+        [Mode::CLEAN, Mode::NOISY, Mode::DENOISED].map(|mode| drawn.loss(&executor, &labels, mode, key));
+    let (clean_loss, noisy_loss, denoised_loss) = (clean_loss?, noisy_loss?, denoised_loss?);
+
+    let mut distortions = vec![Distortion::default(); program.layers.len()];
+    for batch in drawn.batches(&drawn.inputs()) {
+        let parts = executor.distortion(batch, key)?;
+        distortions.iter_mut().zip(&parts).for_each(|(total, part)| total.add(part));
+    }
+    let mut layers = Vec::new();
+    for (index, (layer, distortion)) in program.layers.iter().zip(distortions).enumerate() {
+        let mut alone = program.clone();
+        for (other, layer) in alone.layers.iter_mut().enumerate() {
+            if other != index {
+                "ideal".clone_into(&mut layer.noise);
+            }
+        }
+        let loss = drawn.loss(&Executor::new(alone, threads)?, &labels, Mode::NOISY, key)?;
+        let [snr_db, snr_denoised_db] = distortion.snr_db();
+        layers.push(LayerEffect {
+            layer: layer.name.clone(),
+            noise: layer.noise.clone(),
+            scale: layer.scale.clone(),
+            reference: layer.reference.clone(),
+            magnitude: layer.calibration.and_then(|calibration| calibration.reference(&layer.reference)),
+            snr_db,
+            snr_denoised_db,
+            loss_share: (noisy_loss > clean_loss).then(|| (loss - clean_loss) / (noisy_loss - clean_loss)),
+        });
+        step(index + 1);
+    }
+    Ok(EffectiveNoise { samples: labels.len(), clean_loss, noisy_loss, denoised_loss, layers })
 }
 
 /// Samples drawn for calibration, loaded.
@@ -525,6 +596,44 @@ impl Drawn {
             values,
             sample_len: data.sample_len(),
         })
+    }
+
+    /// The samples' labels; without any, what the clean model predicts.
+    fn labels(&self, executor: &Executor, data: &dyn Source, seed: u64) -> Result<Vec<u32>, EvalError> {
+        let classes = classes(executor.program())?;
+        let labels = match data.labels(&self.indices) {
+            Some(labels) => labels,
+            None => {
+                let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+                let mut labels = Vec::new();
+                for batch in self.batches(&self.inputs()) {
+                    let logits = executor.logits(batch, Mode::CLEAN, key)?;
+                    labels.extend(logits.chunks_exact(classes).map(argmax));
+                }
+                labels
+            }
+        };
+        match labels.iter().find(|&&label| label as usize >= classes) {
+            Some(label) => {
+                Err(EvalError::Options(format!("the data has label {label} but the network only {classes} classes")))
+            }
+            None => Ok(labels),
+        }
+    }
+
+    /// The mean cross-entropy.
+    fn loss(&self, executor: &Executor, labels: &[u32], mode: Mode, key: Key) -> Result<f64, EvalError> {
+        let classes = classes(executor.program())?;
+        let inputs = self.inputs();
+        let mut total = 0.0;
+        for (batch, labels) in self.batches(&inputs).zip(labels.chunks(Self::BATCH)) {
+            let logits = executor.logits(batch, mode, key)?;
+            let rows = logits.chunks_exact(classes).zip(labels);
+            total += rows
+                .map(|(row, &label)| cross_entropy(row, label as usize, 1.0, &mut vec![0.0; classes]).0)
+                .sum::<f64>();
+        }
+        Ok(total / labels.len() as f64)
     }
 
     /// One slice per batch.

@@ -283,10 +283,19 @@ pub struct RunArgs {
 
 /// `mxc inspect`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  mxc inspect model.mxa")]
+#[command(after_help = "Examples:\n  \
+    mxc inspect model.mxa\n  \
+    mxc inspect model.tuned.mxa --data DIR --samples 256")]
 pub struct InspectArgs {
     /// The package
     pub package: PathBuf,
+    /// Measure every layer's noise on training samples instead: magnitude, SNR with and without the denoisers before it, and
+    /// the share of the loss that its noise alone causes
+    #[arg(long, value_name = "PATH", conflicts_with = "mlir")]
+    pub data: Option<PathBuf>,
+    /// Training samples for --data
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "data")]
+    pub samples: usize,
     /// Print the MLIR module instead
     #[arg(long)]
     pub mlir: bool,

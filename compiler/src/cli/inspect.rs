@@ -2,7 +2,12 @@
 
 use super::{Failure, Global, args::InspectArgs, compile::layer_table, session, ui};
 use mxc_dialects::ir;
-use mxc_runtime::package::Package;
+use mxc_runtime::{
+    data::{Dataset, Source, Split},
+    evaluate,
+    package::Package,
+};
+use std::path::Path;
 
 pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
@@ -10,6 +15,9 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
         let context = mxc_dialects::new_context();
         let module = ir::parse(&context, &package.module, &args.package.display().to_string())?;
         return super::print(&crate::passes::run::print_module(&module, false));
+    }
+    if let Some(data) = &args.data {
+        return effective_noise(&package, &args, data, global);
     }
     if global.ui.json {
         return super::print_json(&package.manifest);
@@ -59,4 +67,38 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
         Some(placement) => super::print(&format!("\n{}\n", layer_table(placement))),
         None => Ok(()),
     }
+}
+
+/// Every layer's noise as it acts on data.
+fn effective_noise(package: &Package, args: &InspectArgs, data: &Path, global: &Global) -> Result<(), Failure> {
+    let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
+    let holdout = session::compiled_holdout(package);
+    let data = Dataset::open(data, Split::Train, holdout, &preprocessing)?;
+    let program = session::packaged(package, &args.package)?;
+    let count = args.samples.min(data.len()) as u64;
+    let mut progress = global.ui.progress("inspect", count * program.layers.len() as u64);
+    let report = evaluate::effective_noise(&program, global.threads, &data, args.samples, global.seed, &mut |done| {
+        progress.update(count * done as u64, "");
+    })?;
+    drop(progress);
+    if global.ui.json {
+        return super::print_json(&report);
+    }
+    let mut table =
+        ui::table(&["layer", "noise", "magnitude", "SNR dB", "SNR dB, denoised before", "loss share alone %"]);
+    let number = |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
+    for layer in &report.layers {
+        table.add_row([
+            layer.layer.clone(),
+            format!("{} of {}, {}", layer.noise, layer.reference, layer.scale),
+            number(layer.magnitude, 4),
+            number(layer.snr_db, 1),
+            number(layer.snr_denoised_db, 1),
+            number(layer.loss_share.map(|share| 100.0 * share), 1),
+        ]);
+    }
+    super::print(&format!(
+        "{table}\n\n{} samples; mean loss: clean {:.4}, noisy {:.4}, denoised {:.4}\n",
+        report.samples, report.clean_loss, report.noisy_loss, report.denoised_loss
+    ))
 }

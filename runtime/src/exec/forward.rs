@@ -33,6 +33,8 @@ pub(super) struct Sample {
 pub(super) enum Seen {
     /// The tile's input and its output.
     Product,
+    /// A layer's output after its noise and saturation, twice; a layer without noise has none.
+    Noisy,
     /// A denoising block's input and its σ̂, where it draws ε.
     Sigma,
 }
@@ -138,6 +140,9 @@ impl Executor {
                 Kernel::Noise { layer } => {
                     if let Some(magnitude) = self.add_noise(*layer, worker, &mut out, sample) {
                         extra = Extra::Magnitude(magnitude);
+                    }
+                    if let Some(observer) = &mut observer {
+                        observer(Seen::Noisy, *layer, &out, &out);
                     }
                 }
                 Kernel::Block(block) => extra = self.block(block, worker, &mut out, sample, &mut observer),

@@ -29,7 +29,7 @@ fn log_sum(logits: &[f32]) -> f64 {
 }
 
 /// Cross-entropy; its gradient is softmax − one-hot.
-fn cross_entropy(logits: &[f32], label: usize, weight: f64, gradient: &mut [f32]) -> (f64, bool) {
+pub(crate) fn cross_entropy(logits: &[f32], label: usize, weight: f64, gradient: &mut [f32]) -> (f64, bool) {
     let sum = log_sum(logits);
     for (class, (gradient, &logit)) in gradient.iter_mut().zip(logits).enumerate() {
         let p = (f64::from(logit) - sum).exp();

@@ -6,6 +6,7 @@
 //! order: over the samples of a shard of 16, then over the shards. Bit-identity holds per instruction set.
 
 mod backward;
+mod distortion;
 mod forward;
 mod loss;
 #[cfg(test)]
@@ -22,8 +23,10 @@ use crate::{
     program::{Calibration, LayerId, Program, ValueId},
 };
 use backward::WeightGradients;
+pub use distortion::Distortion;
 use forward::{Sample, Seen, value};
 pub use loss::Targets;
+pub(crate) use loss::cross_entropy;
 use mxc_dialects::denoise::Measured;
 use std::{
     collections::BTreeMap,

@@ -1,0 +1,88 @@
+//! How far noise moves every layer's output from the clean network's.
+
+use super::{
+    Batch, ExecError, Executor, Key, Mode,
+    forward::{Sample, Seen},
+};
+use crate::{plan::Goal, program::LayerId};
+
+/// What one layer's output under noise, y*, has in common with the clean network's, y; summed over samples and elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Distortion {
+    /// Σ y².
+    pub clean: f64,
+    /// Σ y·y* on the noisy network without denoisers and on the denoised one. y* is the output after the layer's own noise, with
+    /// what the layers before it left, and before its own denoisers.
+    pub common: [f64; 2],
+    /// Σ y*² on the two.
+    pub energy: [f64; 2],
+}
+
+impl Distortion {
+    /// Adds the sums of other samples.
+    pub fn add(&mut self, other: &Self) {
+        self.clean += other.clean;
+        for (total, part) in [(&mut self.common, other.common), (&mut self.energy, other.energy)] {
+            total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+        }
+    }
+
+    /// The signal-to-noise ratio in dB of the noisy and the denoised network: y* = a·y + n with the a that makes n smallest, and
+    /// the ratio is a²Σy²/Σn². A denoiser that only amplifies so gains nothing. `None` without a signal or without noise.
+    pub fn snr_db(&self) -> [Option<f64>; 2] {
+        [0, 1].map(|mode| {
+            let signal = self.common[mode].powi(2) / self.clean;
+            let noise = self.energy[mode] - signal;
+            // Below 10⁻¹² of the energy the difference is rounding.
+            (signal > 0.0 && noise > 1e-12 * signal).then(|| 10.0 * (signal / noise).log10())
+        })
+    }
+}
+
+impl Executor {
+    /// Every layer's distortion over a batch (0 for a layer that the logits do not depend on); bit-equal for any number of threads.
+    pub fn distortion(&self, batch: Batch<'_>, key: Key) -> Result<Vec<Distortion>, ExecError> {
+        self.check_batch(batch)?;
+        let layers = self.network.layers.len();
+        let plans = [
+            (Mode::CLEAN, self.plan(Mode::CLEAN, Goal::Logits)?),
+            (Mode::NOISY, self.plan(Mode::NOISY, Goal::Logits)?),
+            (Mode::DENOISED, self.plan(Mode::DENOISED, Goal::Logits)?),
+        ];
+        let samples = self.run_shards(batch, self.shard(batch), |worker, range| {
+            let mut outputs: [Vec<Vec<f32>>; 3] = std::array::from_fn(|_| vec![Vec::new(); layers]);
+            range
+                .map(|n| {
+                    let inputs = self.sample_inputs(batch, n);
+                    for ((mode, plan), outputs) in plans.iter().zip(&mut outputs) {
+                        let sample = Sample { mode: *mode, key, index: batch.samples[n], tape: false };
+                        let mut observe = |seen: Seen, layer: LayerId, _: &[f32], y: &[f32]| {
+                            // A layer's noise follows its product, and what is seen last counts.
+                            if seen != Seen::Sigma {
+                                outputs[layer].clear();
+                                outputs[layer].extend_from_slice(y);
+                            }
+                        };
+                        self.run_forward(plan, worker, &inputs, &sample, Some(&mut observe))?;
+                    }
+                    let [clean, others @ ..] = &outputs;
+                    let dot = |a: &[f32], b: &[f32]| -> f64 {
+                        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+                    };
+                    Ok((0..layers)
+                        .map(|layer| Distortion {
+                            clean: dot(&clean[layer], &clean[layer]),
+                            common: [0, 1].map(|mode: usize| dot(&clean[layer], &others[mode][layer])),
+                            energy: [0, 1].map(|mode: usize| dot(&others[mode][layer], &others[mode][layer])),
+                        })
+                        .collect::<Vec<_>>())
+                })
+                .collect::<Result<Vec<_>, ExecError>>()
+        })?;
+        let mut total = vec![Distortion::default(); layers];
+        for sample in samples.iter().flatten() {
+            total.iter_mut().zip(sample).for_each(|(total, layer)| total.add(layer));
+        }
+        Ok(total)
+    }
+}
