@@ -242,6 +242,11 @@ pub fn f32_tensor<'c>(context: &'c Context, shape: &[usize]) -> Type<'c> {
     tensor_type(Type::float32(context), &shape)
 }
 
+/// Whether a global's values lie in the weight store, and not in the module.
+pub fn is_extern_global(global: &OperationRef<'_, '_>) -> bool {
+    global.attribute("value").is_ok_and(|value| value.to_string().starts_with("#ml_program.extern"))
+}
+
 /// `ml_program.global private @name(#ml_program.extern) : type`, a weight whose values lie in the weight store.
 pub fn extern_global<'c>(context: &'c Context, name: &str, r#type: Type<'c>) -> Result<Operation<'c>, melior::Error> {
     let id = |name: &str| Identifier::new(context, name);

@@ -59,10 +59,8 @@ fn show(shape: &Shape) -> String {
 
 fn verify_global(global: &OperationRef<'_, '_>) -> Result<(), String> {
     let r#type = ir::type_attr(global, "type").ok_or("it has no type")?;
-    let value = global.attribute("value").map(|value| value.to_string());
-    let external = value.is_ok_and(|value| value.starts_with("#ml_program.extern"));
     let shape = ir::tensor_shape(r#type);
-    if external && shape.is_none_or(|shape| shape.contains(&None)) {
+    if ir::is_extern_global(global) && shape.is_none_or(|shape| shape.contains(&None)) {
         return Err(format!("an external weight has the type {type}, not a static tensor"));
     }
     Ok(())

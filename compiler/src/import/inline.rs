@@ -12,14 +12,20 @@ use melior::{
 };
 use mxc_dialects::{ffi, ir};
 use mxc_runtime::store::WeightStore;
+use std::collections::BTreeSet;
 
-/// Replaces every `ml_program.global_load_const` by a `tosa.const` that holds the weight, and removes the globals.
+/// Replaces every load of an external `ml_program.global` by a `tosa.const` that holds the weight, and removes these globals.
 ///
 /// # Errors
 ///
 /// Names the first weight that the store lacks, or that has another shape there.
 pub fn inline_weights<'c>(context: &'c Context, module: &Module<'c>, weights: &WeightStore) -> Result<(), String> {
     let operations = ir::module_ops(module);
+    let external: Vec<_> = operations
+        .iter()
+        .filter(|operation| ir::op_name(operation) == "ml_program.global" && ir::is_extern_global(operation))
+        .collect();
+    let names: BTreeSet<_> = external.iter().filter_map(|global| ir::string_attr(global, "sym_name")).collect();
     for function in operations.iter().filter(|operation| ir::op_name(operation) == "func.func") {
         let Some(block) = ir::entry_block(*function) else {
             continue;
@@ -29,6 +35,9 @@ pub fn inline_weights<'c>(context: &'c Context, module: &Module<'c>, weights: &W
                 continue;
             }
             let name = ir::symbol_attr(&load, "global").unwrap_or_default();
+            if !names.contains(&name) {
+                continue;
+            }
             let Some(weight) = weights.get(&name) else {
                 return Err(format!("the weight '{name}' is not in the weight store; give its file with --weights"));
             };
@@ -55,10 +64,8 @@ pub fn inline_weights<'c>(context: &'c Context, module: &Module<'c>, weights: &W
             erase(load);
         }
     }
-    for global in operations {
-        if ir::op_name(&global) == "ml_program.global" {
-            erase(global);
-        }
+    for global in external {
+        erase(*global);
     }
     Ok(())
 }
