@@ -2,7 +2,7 @@
 //! (calibration, sensitivity).
 
 use crate::{
-    data::{self, Source},
+    data::{self, DataError, Source},
     exec::{Batch, ExecError, Executor, Key, Mode, Purpose},
     program::{Calibration, Op, Program},
 };
@@ -16,6 +16,9 @@ pub enum EvalError {
     /// The options or the data do not fit the program.
     #[error("{0}")]
     Options(String),
+    /// A sample cannot be loaded.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// The executor failed.
     #[error(transparent)]
     Exec(#[from] ExecError),
@@ -155,6 +158,9 @@ pub struct ChipReport {
 pub struct EvalReport {
     /// The number of samples.
     pub samples: usize,
+    /// Images that could not be decoded and are not among the samples; absent unless such are left out (`--skip-bad`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<usize>,
     /// The noise.
     pub noise: NoiseLabel,
     /// No noise, no denoisers.
@@ -272,6 +278,7 @@ fn evaluate_model(
     let lost = clean.top1 - noisy.top1;
     Ok(EvalReport {
         samples,
+        skipped: None,
         noise: NoiseLabel::of(program),
         recovered_percent: (lost > 0.0).then(|| 100.0 * (denoised.top1 - noisy.top1) / lost),
         clean,
@@ -379,8 +386,9 @@ fn accuracy(
     let all: Vec<usize> = (0..samples).collect();
     let mut inputs = Vec::new();
     let (mut first, mut five) = (0u64, 0u64);
+    data.announce(all.chunks(options.batch).map(<[usize]>::to_vec).collect());
     for indices in all.chunks(options.batch) {
-        data.load(indices, &mut inputs);
+        data.load(indices, &mut inputs)?;
         let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
         let labels = data.labels(indices).unwrap_or_default();
         let batch = Batch { inputs: &[&inputs], samples: &ids };
@@ -510,7 +518,7 @@ impl Drawn {
             ));
         }
         let mut values = Vec::new();
-        data.load(&indices, &mut values);
+        data.load(&indices, &mut values)?;
         Ok(Self {
             ids: indices.iter().map(|&index| data.id(index)).collect(),
             indices,
@@ -621,9 +629,10 @@ mod tests {
             2
         }
 
-        fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
+        fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
             out.clear();
             out.resize(indices.len() * 2, 0.0);
+            Ok(())
         }
 
         fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {

@@ -1,6 +1,6 @@
 //! `mxc eval`: clean, noisy and denoised accuracy.
 
-use super::{Failure, Global, args::EvalArgs, session, ui};
+use super::{Failure, Global, args::EvalArgs, data::SkipBad, session, ui};
 use mxc_runtime::{
     data::{Dataset, Split},
     evaluate::{Accuracies, ChipOptions, EvalOptions, EvalReport, Yield, evaluate},
@@ -15,7 +15,9 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
         return Err("--split holdout: the package was compiled without --holdout; give --holdout N".into());
     }
     let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
-    let data = Dataset::open(&args.data, split, holdout, &preprocessing)?;
+    let mut data = Dataset::open(&args.data, split, holdout, &preprocessing)?.with_threads(global.threads);
+    let skip = SkipBad::new(args.skip_bad, global);
+    skip.apply(&mut data, args.limit)?;
     let mut program = session::packaged(&package, &args.package)?;
     session::override_noise(&mut program, session::noise_option(args.sigma, args.noise)?.as_deref());
     if session::is_synthetic(&package) {
@@ -37,11 +39,12 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
         chips: args.chips.zip(args.floor).map(|(count, floor)| ChipOptions { count, floor }),
     };
     let mut progress = global.ui.progress("eval", 0);
-    let report = evaluate(&executor, &data, &options, &mut |now| {
+    let mut report = evaluate(&executor, &data, &options, &mut |now| {
         progress.set_total(now.total);
         progress.update(now.done, &format!(" {} (draw {})", now.stage, now.run + 1));
     })?;
     drop(progress);
+    report.skipped = skip.skipped();
     if global.ui.json {
         return super::print_json(&report);
     }

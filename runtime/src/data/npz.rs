@@ -1,6 +1,6 @@
 //! NumPy archives with samples `x` and labels `y`.
 
-use super::{DataError, Images, Pixels};
+use super::{DataError, Layout, Pixels, Samples};
 use ndarray::{ArrayD, Ix1};
 use ndarray_npy::{NpzReader, ReadNpyError, ReadNpzError, ReadableElement};
 use std::{fs::File, io::BufReader, path::Path};
@@ -8,7 +8,7 @@ use std::{fs::File, io::BufReader, path::Path};
 type Reader = NpzReader<BufReader<File>>;
 
 /// Reads an archive's training or test arrays.
-pub(super) fn read(path: &Path, training: bool) -> Result<Images, DataError> {
+pub(super) fn read(path: &Path, training: bool) -> Result<Samples, DataError> {
     let format = |reason: String| DataError::format(path, reason);
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
     let mut reader =
@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path, training: bool) -> Result<Images, DataError> {
     let (x, y) = pair
         .ok_or_else(|| format(format!("it holds the arrays {names:?} but not x and y (or x_{split} and y_{split})")))?;
     let labels = labels(&mut reader, &y).map_err(format)?;
-    let (pixels, sizes, channels_last) = if let Some(bytes) = array::<u8>(&mut reader, &x).map_err(format)? {
+    let pixels = if let Some(bytes) = array::<u8>(&mut reader, &x).map_err(format)? {
         let sizes = bytes.shape().to_vec();
         let (shape, channels_last) = match *sizes.as_slice() {
             [_, height, width] => ([height, width, 1], true),
@@ -34,7 +34,7 @@ pub(super) fn read(path: &Path, training: bool) -> Result<Images, DataError> {
                 )));
             }
         };
-        (Pixels::Bytes(values(bytes)), shape, channels_last)
+        Pixels::Bytes(values(bytes), Layout { shape, channels_last })
     } else {
         let floats = match array::<f32>(&mut reader, &x).map_err(format)? {
             Some(floats) => floats,
@@ -48,16 +48,17 @@ pub(super) fn read(path: &Path, training: bool) -> Result<Images, DataError> {
             },
         };
         let shape = floats.shape().get(1..).unwrap_or_default().to_vec();
-        (Pixels::Floats(values(floats), shape), [0; 3], true)
+        Pixels::Floats(values(floats), shape)
     };
     let count = match &pixels {
-        Pixels::Bytes(bytes) => bytes.len().checked_div(sizes.iter().product()),
+        Pixels::Bytes(bytes, layout) => bytes.len().checked_div(layout.len()),
         Pixels::Floats(values, shape) => values.len().checked_div(shape.iter().product()),
+        Pixels::Files(_) => None,
     };
     if count != Some(labels.len()) {
         return Err(format(format!("`{x}` holds {} samples but `{y}` {} labels", count.unwrap_or(0), labels.len())));
     }
-    Ok(Images { pixels, labels, shape: sizes, channels_last })
+    Ok(Samples { pixels, labels })
 }
 
 /// An array's values in row-major order.
