@@ -129,6 +129,11 @@ fn folders_are_split_and_sorted() {
     let (train, held) = (open(Split::Train, 2).unwrap(), open(Split::Holdout, 2).unwrap());
     assert_eq!((train.len(), held.len(), held.id(0)), (3, 2, 3));
     assert_ne!(train.fingerprint(), data.fingerprint());
+    // Images beside class folders are no samples; alone, they have no labels.
+    put("one.png");
+    assert_eq!(open(Split::Train, 0).unwrap().len(), 5);
+    let bare = Dataset::open(&folder.path().join("a2"), Split::Test, 0, &options(20, 16, "")).unwrap();
+    assert_eq!((bare.len(), bare.labels(&[0]), bare.classes()), (1, None, 0));
     // An empty class is a mistake.
     fs::create_dir(folder.path().join("none")).unwrap();
     assert!(error(Split::Train).contains("none: the class has no images"), "{}", error(Split::Train));
@@ -254,6 +259,26 @@ fn a_folder_of_images_gives_what_idx_files_give() {
     let expected = run("fashion", "2");
     for threads in ["1", "2"] {
         assert!(run("images", threads) == expected, "{threads} threads");
+    }
+}
+
+#[test]
+fn data_without_labels_serves_for_calibration_only() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    let idx = small_fashion(folder, 40, 1);
+    let pixels = fs::read(idx.join("train-images-idx3-ubyte")).unwrap();
+    fs::create_dir(folder.join("bare")).unwrap();
+    for (index, pixels) in pixels[16..].chunks_exact(784).enumerate() {
+        let path = folder.join(format!("bare/{index}.png"));
+        image::save_buffer(path, pixels, 28, 28, image::ExtendedColorType::L8).unwrap();
+    }
+    let compile =
+        ["compile", "--samples", "32", "-o", "model.mxa", "--data", "bare", "--mean", "0.286", "--std", "0.353"];
+    succeed(mxc(folder).args(compile).arg(model("resnet20")));
+    for command in ["eval", "finetune"] {
+        let error = fail(mxc(folder).args([command, "model.mxa", "--data", "bare"]), 1);
+        assert!(error.contains("needs label"), "{error}");
     }
 }
 

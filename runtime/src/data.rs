@@ -1,4 +1,4 @@
-//! Labelled images for calibration, fine-tuning and evaluation, in the model's input layout.
+//! Images, mostly labelled, for calibration, fine-tuning and evaluation, in the model's input layout.
 //!
 //! [`Dataset::open`] recognises what a path holds:
 //!
@@ -6,8 +6,8 @@
 //! |---|---|---|
 //! | IDX | a folder with `train-images-idx3-ubyte`, …, plain or `.gz` | `train-…` / `t10k-…` or `test-…` |
 //! | CIFAR | the folder of the binary version | `data_batch_*.bin`, `train.bin` / `test_batch.bin`, `test.bin` |
-//! | NumPy | an `.npz` file with `x`, `y` | the same for both; `x_train`, `y_train` / `x_test`, `y_test` if there |
-//! | ImageFolder | a folder of class folders of images | the same for both; `train/` / `test/` or `val/` if there |
+//! | NumPy | an `.npz` file with `x` and, for labels, `y` | the same for both; `x_train`, `y_train` / `x_test`, `y_test` if there |
+//! | ImageFolder | a folder of class folders of images, or of images without labels | the same for both; `train/` / `test/` or `val/` if there |
 //!
 //! Images are resized and cropped as the package says, then bytes become `(byte / 255 − mean) / std` per channel. Floats in an
 //! `.npz` are taken to be the model's input already, in its layout. Image files are decoded when they are loaded, on threads
@@ -164,7 +164,19 @@ impl Layout {
 #[derive(Debug)]
 struct Samples {
     pixels: Pixels,
-    labels: Vec<u32>,
+    labels: Option<Vec<u32>>,
+}
+
+impl Samples {
+    /// The number of samples.
+    fn len(&self) -> usize {
+        match &self.pixels {
+            Pixels::Bytes(bytes, layout) => bytes.len().checked_div(layout.len()),
+            Pixels::Floats(values, shape) => values.len().checked_div(shape.iter().product()),
+            Pixels::Files(folder) => Some(folder.len()),
+        }
+        .unwrap_or(0)
+    }
 }
 
 #[derive(Debug)]
@@ -177,7 +189,7 @@ enum Pixels {
     Files(ImageFolder),
 }
 
-/// A labelled data set, or a split of it.
+/// A data set, or a split of it.
 #[derive(Debug)]
 pub struct Dataset {
     loader: Arc<Loader>,
@@ -414,7 +426,7 @@ impl Dataset {
                 return Err(DataError::format(
                     path,
                     "unknown kind of data; give an .npz file, or a folder of IDX files, of CIFAR's binary version or of \
-                     class folders with images",
+                     images",
                 ));
             }
         } else if let Some(samples) = idx::read(path, training)? {
@@ -427,7 +439,7 @@ impl Dataset {
             return Err(DataError::format(
                 path,
                 "unknown kind of data: neither IDX files (train-images-idx3-ubyte[.gz], …) nor CIFAR's binary version \
-                 (data_batch_1.bin, … or train.bin) nor class folders with images are in the folder",
+                 (data_batch_1.bin, … or train.bin) nor images nor class folders of images are in the folder",
             ));
         };
         Self::new(path, samples, None, split, holdout, preprocess)
@@ -441,7 +453,7 @@ impl Dataset {
         holdout: usize,
         preprocess: Preprocess,
     ) -> Result<Self, DataError> {
-        let total = samples.labels.len();
+        let total = samples.len();
         if total == 0 {
             return Err(DataError::format(path, "it holds no samples"));
         }
@@ -484,12 +496,13 @@ impl Dataset {
             Pixels::Floats(values, _) => xxh3_128(bytemuck::cast_slice(values)),
             Pixels::Files(folder) => folder.hash,
         };
-        let labels = xxh3_128(bytemuck::cast_slice(&samples.labels));
-        let largest = || samples.labels.iter().max().map_or(0, |&label| label as usize + 1);
+        let labels = samples.labels.as_deref().unwrap_or_default();
+        let hash = xxh3_128(bytemuck::cast_slice(labels));
+        let largest = || labels.iter().max().map_or(0, |&label| label as usize + 1);
         Ok(Self {
             selected: selected.collect(),
             classes: classes.unwrap_or_else(largest),
-            content: pixels ^ labels.rotate_left(1),
+            content: pixels ^ hash.rotate_left(1),
             loader: Arc::new(Loader {
                 samples,
                 preprocess,
@@ -507,7 +520,7 @@ impl Dataset {
         self
     }
 
-    /// The number of classes: one more than the largest label, or the number of class folders.
+    /// The number of classes: one more than the largest label, or the number of class folders; 0 without labels.
     pub fn classes(&self) -> usize {
         self.classes
     }
@@ -624,7 +637,8 @@ impl Source for Dataset {
     }
 
     fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
-        Some(self.absolute(indices).into_iter().map(|index| self.loader.samples.labels[index]).collect())
+        let labels = self.loader.samples.labels.as_ref()?;
+        Some(self.absolute(indices).into_iter().map(|index| labels[index]).collect())
     }
 
     fn fingerprint(&self) -> String {

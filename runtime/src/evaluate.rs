@@ -312,9 +312,9 @@ fn check(program: &Program, data: &dyn Source, options: &EvalOptions) -> Result<
         return Err(error("there is nothing to evaluate: the data, --limit, --seeds and --chips must not be 0".into()));
     }
     single_input(program, data)?;
-    let labels = data
-        .labels(&(0..samples).collect::<Vec<_>>())
-        .ok_or_else(|| error("evaluation needs labelled data; pass --data".into()))?;
+    let labels = data.labels(&(0..samples).collect::<Vec<_>>()).ok_or_else(|| {
+        error("evaluation needs labels, which the data lacks: an array y in an .npz, class folders of images".into())
+    })?;
     let classes = classes(program)?;
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
         return Err(error(format!("the data has label {label} but the network only {classes} classes")));

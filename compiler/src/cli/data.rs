@@ -70,7 +70,7 @@ pub fn sample_source(
         dataset.load(&drawn, &mut inputs).map_err(|error| error.to_string())?;
         Ok(Some(Samples {
             inputs: vec![inputs],
-            labels: dataset.labels(&drawn).unwrap_or_default(),
+            labels: dataset.labels(&drawn),
             indices: drawn.iter().map(|&index| dataset.id(index)).collect(),
         }))
     }))

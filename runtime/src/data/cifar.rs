@@ -49,5 +49,5 @@ pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Samples>, Dat
         }
     }
     let layout = Layout { shape: [SIDE, SIDE, 3], channels_last: false };
-    Ok(Some(Samples { pixels: Pixels::Bytes(pixels, layout), labels }))
+    Ok(Some(Samples { pixels: Pixels::Bytes(pixels, layout), labels: Some(labels) }))
 }

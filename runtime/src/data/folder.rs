@@ -1,4 +1,4 @@
-//! Folders of image files, a folder a class, as torchvision's `ImageFolder` takes them.
+//! Folders of image files, a folder a class, as torchvision's `ImageFolder` takes them; or without classes.
 
 use super::{DataError, Pixels, Samples, Split, picture};
 use std::{
@@ -24,10 +24,11 @@ pub(super) struct ImageFolder {
 /// A split's images and how many classes there are.
 pub(super) struct Found {
     pub(super) samples: Samples,
+    /// 0 where the folder has images but no class folders.
     pub(super) classes: usize,
 }
 
-/// Lists the images of a split; `None` when the folder holds no class folders.
+/// Lists the images of a split; `None` when the folder holds neither class folders nor images.
 pub(super) fn read(path: &Path, split: Split) -> Result<Option<Found>, DataError> {
     // A folder called train is a split if it holds folders; a class of that name holds images.
     let part = |name: &str| -> Result<Option<PathBuf>, DataError> {
@@ -52,7 +53,8 @@ pub(super) fn read(path: &Path, split: Split) -> Result<Option<Found>, DataError
     };
     let names = class_names(root)?;
     if names.is_empty() {
-        return Ok(None);
+        let files = images(root, root)?.into_iter().map(|file| (file, 0)).collect::<Vec<_>>();
+        return Ok((!files.is_empty()).then(|| Found::new(root, files, 0)));
     }
     // The numbers are those of the training classes, also where a test split lacks one.
     let known = match &train {
@@ -89,7 +91,7 @@ impl Found {
             hash.update(key(&file.path).as_bytes());
             hash.update(&file.bytes.to_le_bytes());
         }
-        let labels = files.iter().map(|&(.., label)| label).collect();
+        let labels = (classes > 0).then(|| files.iter().map(|&(.., label)| label).collect());
         let folder = ImageFolder {
             root: root.to_owned(),
             files: files.into_iter().map(|(_, file, _)| file.path).collect(),
@@ -145,6 +147,11 @@ fn images(root: &Path, folder: &Path) -> Result<Vec<File>, DataError> {
 }
 
 impl ImageFolder {
+    /// The number of files.
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
     /// A sample's file.
     pub(super) fn path(&self, index: usize) -> PathBuf {
         self.root.join(&self.files[index])

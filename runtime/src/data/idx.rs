@@ -49,7 +49,7 @@ pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Samples>, Dat
     }
     Ok(Some(Samples {
         pixels: Pixels::Bytes(pixels, Layout { shape, channels_last: true }),
-        labels: labels.into_iter().map(u32::from).collect(),
+        labels: Some(labels.into_iter().map(u32::from).collect()),
     }))
 }
 

@@ -1,4 +1,4 @@
-//! NumPy archives with samples `x` and labels `y`.
+//! NumPy archives with samples `x` and labels `y`, which may be missing.
 
 use super::{DataError, Layout, Pixels, Samples};
 use ndarray::{ArrayD, Ix1};
@@ -15,12 +15,13 @@ pub(super) fn read(path: &Path, training: bool) -> Result<Samples, DataError> {
         NpzReader::new(BufReader::new(file)).map_err(|error| format(format!("not a NumPy archive: {error}")))?;
     let names = reader.names().map_err(|error| format(format!("not a NumPy archive: {error}")))?;
     let split = if training { "train" } else { "test" };
-    let pair = [(format!("x_{split}"), format!("y_{split}")), ("x".into(), "y".into())]
+    let pair = [(format!("x_{split}"), format!("y_{split}")), ("x".to_owned(), "y".to_owned())]
         .into_iter()
-        .find(|(x, y)| names.contains(x) && names.contains(y));
-    let (x, y) = pair
-        .ok_or_else(|| format(format!("it holds the arrays {names:?} but not x and y (or x_{split} and y_{split})")))?;
-    let labels = labels(&mut reader, &y).map_err(format)?;
+        .find(|(x, _)| names.contains(x));
+    let (x, y) = pair.ok_or_else(|| {
+        format(format!("it holds the arrays {names:?} but no x (or x_{split}); labels are y (or y_{split})"))
+    })?;
+    let labels = if names.contains(&y) { Some(labels(&mut reader, &y).map_err(format)?) } else { None };
     let pixels = if let Some(bytes) = array::<u8>(&mut reader, &x).map_err(format)? {
         let sizes = bytes.shape().to_vec();
         let (shape, channels_last) = match *sizes.as_slice() {
@@ -50,15 +51,13 @@ pub(super) fn read(path: &Path, training: bool) -> Result<Samples, DataError> {
         let shape = floats.shape().get(1..).unwrap_or_default().to_vec();
         Pixels::Floats(values(floats), shape)
     };
-    let count = match &pixels {
-        Pixels::Bytes(bytes, layout) => bytes.len().checked_div(layout.len()),
-        Pixels::Floats(values, shape) => values.len().checked_div(shape.iter().product()),
-        Pixels::Files(_) => None,
-    };
-    if count != Some(labels.len()) {
-        return Err(format(format!("`{x}` holds {} samples but `{y}` {} labels", count.unwrap_or(0), labels.len())));
+    let samples = Samples { pixels, labels };
+    match &samples.labels {
+        Some(labels) if labels.len() != samples.len() => {
+            Err(format(format!("`{x}` holds {} samples but `{y}` {} labels", samples.len(), labels.len())))
+        }
+        _ => Ok(samples),
     }
-    Ok(Samples { pixels, labels })
 }
 
 /// An array's values in row-major order.

@@ -165,6 +165,12 @@ fn npz_files() {
     data.load(&[1], &mut out).unwrap();
     assert_eq!(out[..3], [10.0, 11.0, 12.0].map(|byte: f32| byte / 255.0));
 
+    // Without labels.
+    write(&|npz| npz.add_array("x", &bytes(&[2, 3, 4, 4])).unwrap());
+    let bare = Dataset::open(&path, Split::Train, 0, &options).unwrap();
+    assert_eq!((bare.len(), bare.labels(&[0]), bare.classes()), (2, None, 0));
+    assert_ne!(bare.fingerprint(), data.fingerprint());
+
     // Floats are the model's input; splits by name; labels in a column.
     write(&|npz| {
         let floats = Array::from_shape_fn(IxDyn(&[3, 1, 2, 2]), |index| index[0] as f32 - 0.5);
@@ -187,7 +193,7 @@ fn npz_files() {
         assert!(error.contains(needle), "{error}");
     };
     let labels = Array::from_vec(vec![0i64, 1]);
-    refused(&|npz| npz.add_array("x", &bytes(&[2, 2, 2])).unwrap(), "[\"x\"] but not x and y");
+    refused(&|npz| npz.add_array("X", &bytes(&[2, 2, 2])).unwrap(), "[\"X\"] but no x");
     refused(
         &|npz| {
             npz.add_array("x", &bytes(&[3, 2, 2])).unwrap();
