@@ -4,7 +4,7 @@
 //! JSON object; `benches/compare.py` runs it beside the PyTorch baseline.
 
 use mxc_runtime::{
-    data::{Dataset, Source, Split},
+    data::{DataError, Dataset, Source, Split},
     exec::{Batch, Executor, Key, Mode, Purpose, Targets},
     finetune::Adam,
     package::Package,
@@ -35,11 +35,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .chunks(batch)
         .map(|indices| {
             let mut inputs = Vec::new();
-            data.load(indices, &mut inputs);
+            data.load(indices, &mut inputs)?;
             let ids = indices.iter().map(|&index| data.id(index)).collect();
-            (inputs, data.labels(indices).unwrap_or_default(), ids)
+            Ok((inputs, data.labels(indices).unwrap_or_default(), ids))
         })
-        .collect();
+        .collect::<Result<_, DataError>>()?;
     let count: usize = batches.iter().map(|(_, labels, _)| labels.len()).sum();
     let key = |purpose, pass| Key { seed: 0, purpose, pass, chip: 0 };
     let rate = |start: Instant| count as f64 / start.elapsed().as_secs_f64();

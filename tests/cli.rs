@@ -9,7 +9,7 @@ use tempfile::TempDir;
 const PREPROCESS: [&str; 4] = ["--mean", "0.2860", "--std", "0.3530"];
 
 /// A folder with a small data set and a compiled package.
-fn compiled(options: &[&str]) -> (TempDir, String) {
+pub fn compiled(options: &[&str]) -> (TempDir, String) {
     let folder = TempDir::new().unwrap();
     let data = small_fashion(folder.path(), 600, 200).display().to_string();
     succeed(

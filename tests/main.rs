@@ -10,6 +10,7 @@ mod dtile;
 mod export;
 mod guide;
 mod guide_pass;
+mod images;
 mod import;
 mod models;
 mod onnx_model;

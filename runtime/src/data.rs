@@ -1,4 +1,4 @@
-//! Labelled images for calibration, fine-tuning and evaluation, in the model's input layout.
+//! Images, mostly labelled, for calibration, fine-tuning and evaluation, in the model's input layout.
 //!
 //! [`Dataset::open`] recognises what a path holds:
 //!
@@ -6,24 +6,36 @@
 //! |---|---|---|
 //! | IDX | a folder with `train-images-idx3-ubyte`, …, plain or `.gz` | `train-…` / `t10k-…` or `test-…` |
 //! | CIFAR | the folder of the binary version | `data_batch_*.bin`, `train.bin` / `test_batch.bin`, `test.bin` |
-//! | NumPy | an `.npz` file with `x`, `y` | the same for both; `x_train`, `y_train` / `x_test`, `y_test` if there |
+//! | NumPy | an `.npz` file with `x` and, for labels, `y` | the same for both; `x_train`, `y_train` / `x_test`, `y_test` if there |
+//! | ImageFolder | a folder of class folders of images, or of images without labels | the same for both; `train/` / `test/` or `val/` if there |
 //!
-//! Bytes become `(byte / 255 − mean) / std` per channel. Floats in an `.npz` are taken to be the model's input already,
-//! in its layout.
+//! Images are resized and cropped as the package says, then bytes become `(byte / 255 − mean) / std` per channel. Floats in an
+//! `.npz` are taken to be the model's input already, in its layout. Image files are decoded when they are loaded, on threads
+//! of their own and ahead of use where [`Source::announce`] tells the order; the other kinds are held in memory.
 
 mod cifar;
+mod folder;
 mod idx;
 mod npz;
+mod picture;
 mod resize;
 
 use crate::package::Preprocessing;
+use folder::ImageFolder;
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal};
+use resize::{Interpolation, Sizing};
 use std::{
+    collections::VecDeque,
     io,
     path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, sync_channel},
+    },
+    thread,
 };
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// Which samples of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +80,14 @@ pub enum DataError {
         /// What is wrong, and the mend.
         reason: String,
     },
+    /// An image cannot be decoded.
+    #[error("{}: cannot be decoded: {reason}; repair or remove it, or leave such images out with --skip-bad", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The data does not fit the model or the options.
     #[error("{0}")]
     Mismatch(String),
@@ -101,12 +121,17 @@ pub trait Source: Sync {
         index as u64
     }
 
-    /// Replaces `out` by the samples at `indices` one after another, in the model's layout.
+    /// Replaces `out` by the samples at `indices` one after another, in the model's layout. `out` is of no use after an
+    /// error.
     ///
     /// # Panics
     ///
     /// When an index is not less than [`Source::len`].
-    fn load(&self, indices: &[usize], out: &mut Vec<f32>);
+    fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError>;
+
+    /// Tells which batches will be loaded next, in this order, so that they can be prepared ahead. Loading anything else
+    /// instead is allowed.
+    fn announce(&self, _batches: Vec<Vec<usize>>) {}
 
     /// The classes of the samples at `indices`; `None` when they have none.
     ///
@@ -119,33 +144,76 @@ pub trait Source: Sync {
     fn fingerprint(&self) -> String;
 }
 
-/// Images as a file holds them.
-#[derive(Debug)]
-struct Images {
-    pixels: Pixels,
-    labels: Vec<u32>,
-    /// Height, width, channels; unused for floats.
+/// How a data set's bytes are laid out.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    /// Height, width, channels.
     shape: [usize; 3],
     /// Whether a pixel's channels are adjacent (HWC) or planes (CHW).
     channels_last: bool,
 }
 
-#[derive(Debug)]
-enum Pixels {
-    Bytes(Vec<u8>),
-    /// Preprocessed values and the shape of one sample.
-    Floats(Vec<f32>, Vec<usize>),
+impl Layout {
+    /// The bytes of one image.
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
-/// A labelled data set, or a split of it, in memory.
+/// Samples as the files of a kind hold them.
+#[derive(Debug)]
+struct Samples {
+    pixels: Pixels,
+    labels: Option<Vec<u32>>,
+}
+
+impl Samples {
+    /// The number of samples.
+    fn len(&self) -> usize {
+        match &self.pixels {
+            Pixels::Bytes(bytes, layout) => bytes.len().checked_div(layout.len()),
+            Pixels::Floats(values, shape) => values.len().checked_div(shape.iter().product()),
+            Pixels::Files(folder) => Some(folder.len()),
+        }
+        .unwrap_or(0)
+    }
+}
+
+#[derive(Debug)]
+enum Pixels {
+    /// Images one after another.
+    Bytes(Vec<u8>, Layout),
+    /// Preprocessed values and the shape of one sample.
+    Floats(Vec<f32>, Vec<usize>),
+    /// Decoded when they are loaded.
+    Files(ImageFolder),
+}
+
+/// A data set, or a split of it.
 #[derive(Debug)]
 pub struct Dataset {
-    images: Images,
-    /// The range of samples in `images` that this split shows.
-    first: usize,
-    len: usize,
+    loader: Arc<Loader>,
+    /// The samples of this split, in order: where they are in the whole data set.
+    selected: Vec<usize>,
+    classes: usize,
+    content: u128,
+    /// The announced batches that are being prepared.
+    ahead: Mutex<Option<Ahead>>,
+}
+
+/// What loading needs; shared with the thread that works ahead.
+#[derive(Debug)]
+struct Loader {
+    samples: Samples,
     preprocess: Preprocess,
-    fingerprint: String,
+    threads: usize,
+}
+
+/// Batches prepared by a thread: one is being made while one is in use.
+#[derive(Debug)]
+struct Ahead {
+    announced: VecDeque<Vec<usize>>,
+    prepared: Receiver<Result<Vec<f32>, DataError>>,
 }
 
 /// Checked preprocessing.
@@ -153,8 +221,7 @@ pub struct Dataset {
 struct Preprocess {
     /// Byte value → model value, per model channel.
     tables: Vec<[f32; 256]>,
-    resize: Option<usize>,
-    crop: Option<usize>,
+    sizing: Sizing,
     channels_last: bool,
     /// The model's input: height, width, channels.
     shape: [usize; 3],
@@ -165,7 +232,8 @@ impl Preprocess {
         let mismatch = |reason: String| DataError::Mismatch(reason);
         let channels = options.channels as usize;
         let shape = [options.height as usize, options.width as usize, channels];
-        if shape.contains(&0) {
+        let values = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        if values.is_none_or(|values| values == 0) {
             return Err(mismatch(format!("the model's input {shape:?} (height, width, channels) is no image")));
         }
         let channels_last = match options.layout.as_str() {
@@ -191,206 +259,394 @@ impl Preprocess {
             .zip(&std)
             .map(|(mean, std)| std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std))
             .collect();
-        Ok(Self {
-            tables,
-            resize: options.resize.map(|side| side as usize),
-            crop: options.crop.map(|side| side as usize),
-            channels_last,
-            shape,
+        let side = |name: &str, side: Option<u32>| match side {
+            Some(0) => Err(mismatch(format!("--{name} 0 leaves no image"))),
+            side => Ok(side.map(|side| side as usize)),
+        };
+        let interpolation = match options.interpolation.as_str() {
+            "" | "bilinear" => Interpolation::Bilinear,
+            "bicubic" => Interpolation::Bicubic,
+            other => return Err(mismatch(format!("interpolation `{other}` is neither bilinear nor bicubic"))),
+        };
+        let sizing =
+            Sizing { resize: side("resize", options.resize)?, crop: side("crop", options.crop)?, interpolation };
+        Ok(Self { tables, sizing, channels_last, shape })
+    }
+
+    /// The number of values of one sample.
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Why images of a layout do not fit the model, if so.
+    fn misfit(&self, layout: &Layout) -> Option<String> {
+        let [height, width, channels] = layout.shape;
+        if height == 0 || width == 0 {
+            return Some(format!("its images are {height}×{width}: there are no pixels"));
+        }
+        if channels != self.shape[2] && channels != 1 {
+            return Some(format!("its images have {channels} channels where the model takes {}", self.shape[2]));
+        }
+        let sized = self.sizing.size([height, width]);
+        (sized != self.shape[..2]).then(|| {
+            format!(
+                "its images are {}×{} where the model takes {}×{}; compile with --resize or --crop, or with \
+                 another --input-shape",
+                sized[0], sized[1], self.shape[0], self.shape[1]
+            )
         })
     }
 
-    /// Appends one image, `pixels` laid out as `images` says, to `out`.
-    fn append(&self, images: &Images, pixels: &[u8], out: &mut Vec<f32>) {
-        let [height, width, channels] = images.shape;
+    /// Writes one image, which fits the model, to `out`.
+    fn write(&self, pixels: &[u8], layout: &Layout, out: &mut [f32]) {
+        let channels = layout.shape[2];
         let sized;
-        let (pixels, channels_last) = match (self.resize, self.crop) {
-            (None, None) => (pixels, images.channels_last),
-            (resize, crop) => {
-                let interleaved = resize::interleaved(pixels, images.shape, images.channels_last);
-                sized = resize::resize_and_crop(interleaved, images.shape, resize, crop).0;
-                (sized.as_slice(), true)
-            }
+        let (pixels, channels_last) = if self.sizing.is_identity() {
+            (pixels, layout.channels_last)
+        } else {
+            sized = if layout.channels_last {
+                self.sizing.apply(pixels, layout.shape)
+            } else {
+                self.sizing.apply(&resize::interleaved(pixels, channels), layout.shape)
+            };
+            (sized.as_slice(), true)
         };
-        let [rows, columns, _] =
-            if self.resize.is_none() && self.crop.is_none() { [height, width, channels] } else { self.shape };
-        let area = rows * columns;
+        let area = self.shape[0] * self.shape[1];
         let outputs = self.shape[2];
         // Grey is replicated over the model's channels.
         let at = |pixel: usize, channel: usize| {
             let channel = if channels == 1 { 0 } else { channel };
             if channels_last { pixels[pixel * channels + channel] } else { pixels[channel * area + pixel] }
         };
-        if self.channels_last {
+        for (c, table) in self.tables.iter().enumerate() {
             for pixel in 0..area {
-                out.extend((0..outputs).map(|c| self.tables[c][usize::from(at(pixel, c))]));
-            }
-        } else {
-            for (c, table) in self.tables.iter().enumerate() {
-                out.extend((0..area).map(|pixel| table[usize::from(at(pixel, c))]));
+                let slot = if self.channels_last { pixel * outputs + c } else { c * area + pixel };
+                out[slot] = table[usize::from(at(pixel, c))];
             }
         }
     }
 }
 
+impl Loader {
+    /// Whether loading takes so long that threads pay.
+    fn is_work(&self) -> bool {
+        match self.samples.pixels {
+            Pixels::Bytes(..) => !self.preprocess.sizing.is_identity(),
+            Pixels::Floats(..) => false,
+            Pixels::Files(_) => true,
+        }
+    }
+
+    /// The bytes of the image file `index` and their layout.
+    fn decode(&self, folder: &ImageFolder, index: usize) -> Result<(Vec<u8>, Layout), DataError> {
+        let channels = if self.preprocess.shape[2] == 1 { 1 } else { 3 };
+        let (pixels, [height, width]) = folder.decode(index, channels)?;
+        Ok((pixels, Layout { shape: [height, width, channels], channels_last: true }))
+    }
+
+    /// Writes the sample `index` of the whole data set to `out`.
+    fn write(&self, index: usize, out: &mut [f32]) -> Result<(), DataError> {
+        match &self.samples.pixels {
+            Pixels::Bytes(bytes, layout) => {
+                let size = layout.len();
+                self.preprocess.write(&bytes[index * size..(index + 1) * size], layout, out);
+            }
+            Pixels::Floats(values, _) => {
+                let size = out.len();
+                out.copy_from_slice(&values[index * size..(index + 1) * size]);
+            }
+            Pixels::Files(folder) => {
+                let (pixels, layout) = self.decode(folder, index)?;
+                if let Some(reason) = self.preprocess.misfit(&layout) {
+                    return Err(DataError::format(&folder.path(index), reason.replace("its images are", "it is")));
+                }
+                self.preprocess.write(&pixels, &layout, out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces `out` by the samples at `indices` of the whole data set.
+    fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
+        let size = self.preprocess.len();
+        out.clear();
+        out.resize(indices.len() * size, 0.0);
+        let threads = if self.is_work() { self.threads } else { 1 };
+        for_each(indices.iter().zip(out.chunks_exact_mut(size)), threads, |(&index, out)| self.write(index, out))
+    }
+}
+
+/// Locks also what a thread that panicked left.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does `work` on the items, on `threads` threads; the error is that of the first item that fails.
+fn for_each<T: Send>(
+    items: impl ExactSizeIterator<Item = T> + Send,
+    threads: usize,
+    work: impl Fn(T) -> Result<(), DataError> + Sync,
+) -> Result<(), DataError> {
+    let threads = threads.min(items.len());
+    if threads < 2 {
+        return items.into_iter().try_for_each(work);
+    }
+    // Items are handed out in order, so all before a failing one have been.
+    let items = Mutex::new(items.enumerate());
+    let failed: Mutex<Option<(usize, DataError)>> = Mutex::new(None);
+    let next = || if lock(&failed).is_none() { lock(&items).next() } else { None };
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((position, item)) = next() {
+                    if let Err(error) = work(item) {
+                        let mut failed = lock(&failed);
+                        if failed.as_ref().is_none_or(|&(first, _)| position < first) {
+                            *failed = Some((position, error));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |(_, error)| Err(error))
+}
+
 impl Dataset {
-    /// Opens a split of the data at `path`. The last `holdout` training samples belong to [`Split::Holdout`], not to
-    /// [`Split::Train`].
+    /// Opens a split of the data at `path`, loading on as many threads as the machine has cores. The last `holdout`
+    /// training samples belong to [`Split::Holdout`], not to [`Split::Train`].
     pub fn open(path: &Path, split: Split, holdout: usize, preprocessing: &Preprocessing) -> Result<Self, DataError> {
         let preprocess = Preprocess::new(preprocessing)?;
         let training = split != Split::Test;
         let metadata = std::fs::metadata(path).map_err(|error| DataError::io(path, error))?;
-        let images = if metadata.is_file() {
+        let samples = if metadata.is_file() {
             if path.extension().is_some_and(|extension| extension == "npz") {
                 npz::read(path, training)?
             } else {
                 return Err(DataError::format(
                     path,
-                    "unknown kind of data; give an .npz file, or a folder of IDX files or of CIFAR's binary version",
+                    "unknown kind of data; give an .npz file, or a folder of IDX files, of CIFAR's binary version or of \
+                     images",
                 ));
             }
-        } else if let Some(images) = idx::read(path, training)? {
-            images
-        } else if let Some(images) = cifar::read(path, training)? {
-            images
+        } else if let Some(samples) = idx::read(path, training)? {
+            samples
+        } else if let Some(samples) = cifar::read(path, training)? {
+            samples
+        } else if let Some(found) = folder::read(path, split)? {
+            return Self::new(path, found.samples, Some(found.classes), split, holdout, preprocess);
         } else {
             return Err(DataError::format(
                 path,
                 "unknown kind of data: neither IDX files (train-images-idx3-ubyte[.gz], …) nor CIFAR's binary version \
-                 (data_batch_1.bin, … or train.bin) are in the folder; folders of image files are not supported yet",
+                 (data_batch_1.bin, … or train.bin) nor images nor class folders of images are in the folder",
             ));
         };
-        Self::new(path, images, split, holdout, preprocess)
+        Self::new(path, samples, None, split, holdout, preprocess)
     }
 
     fn new(
         path: &Path,
-        images: Images,
+        samples: Samples,
+        classes: Option<usize>,
         split: Split,
         holdout: usize,
         preprocess: Preprocess,
     ) -> Result<Self, DataError> {
-        let total = images.labels.len();
+        let total = samples.len();
         if total == 0 {
             return Err(DataError::format(path, "it holds no samples"));
         }
-        match &images.pixels {
+        let misfit = match &samples.pixels {
             Pixels::Floats(_, shape) => {
                 let [height, width, channels] = preprocess.shape;
                 let expected =
                     if preprocess.channels_last { [height, width, channels] } else { [channels, height, width] };
-                if *shape != expected {
-                    return Err(DataError::format(
-                        path,
-                        format!("its samples have shape {shape:?} where the model takes {expected:?}"),
-                    ));
-                }
+                (*shape != expected)
+                    .then(|| format!("its samples have shape {shape:?} where the model takes {expected:?}"))
             }
-            Pixels::Bytes(_) => {
-                let [height, width, channels] = images.shape;
-                let [.., wanted] = preprocess.shape;
-                if channels != wanted && channels != 1 {
-                    return Err(DataError::format(
-                        path,
-                        format!("its images have {channels} channels where the model takes {wanted}"),
-                    ));
-                }
-                let sized = resize::size([height, width], preprocess.resize, preprocess.crop);
-                if sized != preprocess.shape[..2] {
-                    return Err(DataError::format(
-                        path,
-                        format!(
-                            "its images are {}×{} where the model takes {}×{}; compile with --resize or --crop, or with \
-                             another --input-shape",
-                            sized[0], sized[1], preprocess.shape[0], preprocess.shape[1]
-                        ),
-                    ));
-                }
+            Pixels::Bytes(_, layout) => preprocess.misfit(layout),
+            // Every file has its own size.
+            Pixels::Files(_) if ![1, 3].contains(&preprocess.shape[2]) => {
+                Some(format!("images are grey or RGB where the model takes {} channels", preprocess.shape[2]))
             }
+            Pixels::Files(_) => None,
+        };
+        if let Some(reason) = misfit {
+            return Err(DataError::format(path, reason));
         }
-        let (first, len) = match split {
-            Split::Test => (0, total),
+        let selected = match split {
+            Split::Test => 0..total,
             Split::Train | Split::Holdout if holdout >= total => {
                 return Err(DataError::Mismatch(format!(
                     "--holdout {holdout} leaves nothing of {}'s {total} training samples",
                     path.display()
                 )));
             }
-            Split::Train => (0, total - holdout),
+            Split::Train => 0..total - holdout,
             Split::Holdout if holdout == 0 => {
                 return Err(DataError::Mismatch(
                     "the split holdout is empty; say how many samples with --holdout N".into(),
                 ));
             }
-            Split::Holdout => (total - holdout, holdout),
+            Split::Holdout => total - holdout..total,
         };
-        let pixels = match &images.pixels {
-            Pixels::Bytes(bytes) => xxh3_128(bytes),
+        let pixels = match &samples.pixels {
+            Pixels::Bytes(bytes, _) => xxh3_128(bytes),
             Pixels::Floats(values, _) => xxh3_128(bytemuck::cast_slice(values)),
+            Pixels::Files(folder) => folder.hash,
         };
-        let labels = xxh3_128(bytemuck::cast_slice(&images.labels));
+        let labels = samples.labels.as_deref().unwrap_or_default();
+        let hash = xxh3_128(bytemuck::cast_slice(labels));
+        let largest = || labels.iter().max().map_or(0, |&label| label as usize + 1);
         Ok(Self {
-            fingerprint: format!("{:032x}/{first}+{len}", pixels ^ labels.rotate_left(1)),
-            images,
-            first,
-            len,
-            preprocess,
+            selected: selected.collect(),
+            classes: classes.unwrap_or_else(largest),
+            content: pixels ^ hash.rotate_left(1),
+            loader: Arc::new(Loader {
+                samples,
+                preprocess,
+                threads: thread::available_parallelism().map_or(1, usize::from),
+            }),
+            ahead: Mutex::new(None),
         })
     }
 
-    /// One more than the largest label.
+    /// The same data, loaded on `threads` threads.
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        if let Some(loader) = Arc::get_mut(&mut self.loader) {
+            loader.threads = threads;
+        }
+        self
+    }
+
+    /// The number of classes: one more than the largest label, or the number of class folders; 0 without labels.
     pub fn classes(&self) -> usize {
-        self.images.labels.iter().max().map_or(0, |&label| label as usize + 1)
+        self.classes
+    }
+
+    /// The image file of a sample, if it has one of its own.
+    ///
+    /// # Panics
+    ///
+    /// When the index is not less than [`Source::len`].
+    pub fn path(&self, index: usize) -> Option<PathBuf> {
+        match &self.loader.samples.pixels {
+            Pixels::Files(folder) => Some(folder.path(self.selected[index])),
+            Pixels::Bytes(..) | Pixels::Floats(..) => None,
+        }
+    }
+
+    /// Decodes the images at `indices`; returns the indices of those that can be decoded and what is wrong with the others.
+    /// Of data that is in memory already nothing is wrong.
+    ///
+    /// # Panics
+    ///
+    /// When an index is not less than [`Source::len`].
+    pub fn decodable(&self, indices: &[usize]) -> Result<(Vec<usize>, Vec<DataError>), DataError> {
+        let Pixels::Files(folder) = &self.loader.samples.pixels else {
+            return Ok((indices.to_vec(), Vec::new()));
+        };
+        let mut found: Vec<Option<DataError>> = indices.iter().map(|_| None).collect();
+        for_each(indices.iter().zip(&mut found), self.loader.threads, |(&index, bad)| {
+            match self.loader.decode(folder, self.selected[index]) {
+                Ok(_) => Ok(()),
+                Err(error @ DataError::Image { .. }) => {
+                    *bad = Some(error);
+                    Ok(())
+                }
+                // What the system refuses may be there the next time: no reason to leave a sample out.
+                Err(error) => Err(error),
+            }
+        })?;
+        let good = indices.iter().zip(&found).filter(|(_, bad)| bad.is_none()).map(|(&index, _)| index).collect();
+        Ok((good, found.into_iter().flatten().collect()))
+    }
+
+    /// Leaves only the samples at `indices`, in that order; they keep their [`Source::id`].
+    ///
+    /// # Panics
+    ///
+    /// When an index is not less than [`Source::len`].
+    pub fn select(&mut self, indices: &[usize]) {
+        self.selected = self.absolute(indices);
+    }
+
+    /// Where samples are in the whole data set.
+    fn absolute(&self, indices: &[usize]) -> Vec<usize> {
+        indices
+            .iter()
+            .map(|&index| {
+                assert!(index < self.selected.len(), "sample {index} of {}", self.selected.len());
+                self.selected[index]
+            })
+            .collect()
     }
 }
 
 impl Source for Dataset {
     fn len(&self) -> usize {
-        self.len
+        self.selected.len()
     }
 
     fn sample_len(&self) -> usize {
-        self.preprocess.shape.iter().product()
+        self.loader.preprocess.len()
     }
 
     fn id(&self, index: usize) -> u64 {
-        (self.first + index) as u64
+        self.selected[index] as u64
     }
 
-    fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
-        out.clear();
-        out.reserve(indices.len() * self.sample_len());
-        for &index in indices {
-            assert!(index < self.len, "sample {index} of {}", self.len);
-            let index = self.first + index;
-            match &self.images.pixels {
-                Pixels::Bytes(bytes) => {
-                    let size: usize = self.images.shape.iter().product();
-                    let image = &bytes[index * size..(index + 1) * size];
-                    self.preprocess.append(&self.images, image, out);
-                }
-                Pixels::Floats(values, _) => {
-                    let size = self.sample_len();
-                    out.extend_from_slice(&values[index * size..(index + 1) * size]);
+    fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
+        let mut ahead = lock(&self.ahead);
+        if let Some(Ahead { announced, prepared }) = ahead.as_mut() {
+            if announced.front().is_some_and(|batch| batch == indices)
+                && let Ok(batch) = prepared.recv()
+            {
+                announced.pop_front();
+                *out = batch?;
+                return Ok(());
+            }
+            // Not what was announced: the thread ends when it finds nobody listening.
+            *ahead = None;
+        }
+        drop(ahead);
+        self.loader.load(&self.absolute(indices), out)
+    }
+
+    fn announce(&self, batches: Vec<Vec<usize>>) {
+        if !self.loader.is_work() {
+            return;
+        }
+        let order: Vec<_> = batches.iter().map(|batch| self.absolute(batch)).collect();
+        let loader = self.loader.clone();
+        let (sender, prepared) = sync_channel(0);
+        let work = move || {
+            for batch in order {
+                let mut out = Vec::new();
+                let result = loader.load(&batch, &mut out).map(|()| out);
+                let failed = result.is_err();
+                if sender.send(result).is_err() || failed {
+                    return;
                 }
             }
-        }
+        };
+        // Without a thread, batches are loaded when they are asked for.
+        let started = thread::Builder::new().name("data".into()).spawn(work).is_ok();
+        *lock(&self.ahead) = started.then(|| Ahead { announced: batches.into(), prepared });
     }
 
     fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
-        Some(
-            indices
-                .iter()
-                .map(|&index| {
-                    assert!(index < self.len, "sample {index} of {}", self.len);
-                    self.images.labels[self.first + index]
-                })
-                .collect(),
-        )
+        let labels = self.loader.samples.labels.as_ref()?;
+        Some(self.absolute(indices).into_iter().map(|index| labels[index]).collect())
     }
 
     fn fingerprint(&self) -> String {
-        self.fingerprint.clone()
+        let mut selected = Xxh3::new();
+        for &index in &self.selected {
+            selected.update(&(index as u64).to_le_bytes());
+        }
+        format!("{:032x}/{:032x}", self.content, selected.digest128())
     }
 }
 
@@ -419,7 +675,7 @@ impl Source for Synthetic {
         self.sample_len
     }
 
-    fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
+    fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
         out.clear();
         for &index in indices {
             assert!(index < self.len, "sample {index} of {}", self.len);
@@ -427,6 +683,7 @@ impl Source for Synthetic {
             let values = <StandardNormal as Distribution<f32>>::sample_iter(StandardNormal, generator);
             out.extend(values.take(self.sample_len));
         }
+        Ok(())
     }
 
     fn labels(&self, _indices: &[usize]) -> Option<Vec<u32>> {

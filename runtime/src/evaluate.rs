@@ -2,7 +2,7 @@
 //! (calibration, sensitivity).
 
 use crate::{
-    data::{self, Source},
+    data::{self, DataError, Source},
     exec::{Batch, Distortion, ExecError, Executor, Key, Mode, Purpose, cross_entropy},
     program::{Calibration, Program},
 };
@@ -17,6 +17,9 @@ pub enum EvalError {
     /// The options or the data do not fit the program.
     #[error("{0}")]
     Options(String),
+    /// A sample cannot be loaded.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// The executor failed.
     #[error(transparent)]
     Exec(#[from] ExecError),
@@ -156,6 +159,9 @@ pub struct ChipReport {
 pub struct EvalReport {
     /// The number of samples.
     pub samples: usize,
+    /// Images that could not be decoded and are not among the samples; absent unless such are left out (`--skip-bad`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<usize>,
     /// The noise.
     pub noise: NoiseLabel,
     /// No noise, no denoisers.
@@ -265,6 +271,7 @@ fn evaluate_model(
     let lost = clean.top1 - noisy.top1;
     Ok(EvalReport {
         samples,
+        skipped: None,
         noise: NoiseLabel::of(program),
         recovered_percent: (lost > 0.0).then(|| 100.0 * (denoised.top1 - noisy.top1) / lost),
         clean,
@@ -298,9 +305,9 @@ fn check(program: &Program, data: &dyn Source, options: &EvalOptions) -> Result<
         return Err(error("there is nothing to evaluate: the data, --limit, --seeds and --chips must not be 0".into()));
     }
     single_input(program, data)?;
-    let labels = data
-        .labels(&(0..samples).collect::<Vec<_>>())
-        .ok_or_else(|| error("evaluation needs labelled data; pass --data".into()))?;
+    let labels = data.labels(&(0..samples).collect::<Vec<_>>()).ok_or_else(|| {
+        error("evaluation needs labels, which the data lacks: an array y in an .npz, class folders of images".into())
+    })?;
     let classes = classes(program)?;
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
         return Err(error(format!("the data has label {label} but the network only {classes} classes")));
@@ -372,8 +379,9 @@ fn accuracy(
     let all: Vec<usize> = (0..samples).collect();
     let mut inputs = Vec::new();
     let (mut first, mut five) = (0u64, 0u64);
+    data.announce(all.chunks(options.batch).map(<[usize]>::to_vec).collect());
     for indices in all.chunks(options.batch) {
-        data.load(indices, &mut inputs);
+        data.load(indices, &mut inputs)?;
         let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
         let labels = data.labels(indices).unwrap_or_default();
         let batch = Batch { inputs: &[&inputs], samples: &ids };
@@ -589,7 +597,7 @@ impl Drawn {
             ));
         }
         let mut values = Vec::new();
-        data.load(&indices, &mut values);
+        data.load(&indices, &mut values)?;
         Ok(Self {
             ids: indices.iter().map(|&index| data.id(index)).collect(),
             indices,
@@ -738,9 +746,10 @@ mod tests {
             2
         }
 
-        fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
+        fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
             out.clear();
             out.resize(indices.len() * 2, 0.0);
+            Ok(())
         }
 
         fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {

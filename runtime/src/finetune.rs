@@ -10,7 +10,7 @@ pub use adam::Adam;
 pub use checkpoint::CheckpointError;
 
 use crate::{
-    data::{self, Source},
+    data::{self, DataError, Source},
     exec::{Batch, ExecError, Executor, Gradients, Key, Mode, Purpose, Targets},
     program::{Program, ValueId},
 };
@@ -191,6 +191,9 @@ pub enum FinetuneError {
     /// The executor failed.
     #[error(transparent)]
     Exec(#[from] ExecError),
+    /// A sample cannot be loaded.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// The checkpoint cannot be read, written or used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -429,6 +432,7 @@ fn train<T: Trainee>(
         let epoch = report.steps / steps_per_epoch;
         let order = data::permutation(samples, options.seed, "train", epoch);
         let done = (report.steps % steps_per_epoch) as usize;
+        data.announce(order.chunks(options.batch).skip(done).map(<[usize]>::to_vec).collect());
         for indices in order.chunks(options.batch).skip(done) {
             if stop.load(Ordering::Relaxed) {
                 report.completed = false;
@@ -436,7 +440,7 @@ fn train<T: Trainee>(
                 return Ok(report);
             }
             let step = report.steps;
-            data.load(indices, &mut inputs);
+            data.load(indices, &mut inputs)?;
             let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
             let batch = Batch { inputs: &[&inputs], samples: &ids };
             // A new chip every step.

@@ -107,6 +107,15 @@ pub struct PreprocessArgs {
     /// Standard deviation per channel, divided by after the mean
     #[arg(long, value_name = "F,…", value_delimiter = ',')]
     pub std: Vec<f32>,
+    /// Scale images so that their shorter side is N pixels
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub resize: Option<u32>,
+    /// Then cut out the centre N×N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub crop: Option<u32>,
+    /// How --resize interpolates: bilinear or bicubic, both antialiased [default: bilinear]
+    #[arg(long, value_name = "NAME", value_parser = ["bilinear", "bicubic"], requires = "resize")]
+    pub interpolation: Option<String>,
 }
 
 /// `mxc compile`.
@@ -168,6 +177,9 @@ pub struct CompileArgs {
     pub inline_weights: bool,
     #[command(flatten)]
     pub preprocess: PreprocessArgs,
+    /// Leave out images that cannot be decoded, and count them, instead of failing
+    #[arg(long)]
+    pub skip_bad: bool,
 }
 
 /// `mxc finetune`.
@@ -215,6 +227,9 @@ pub struct FinetuneArgs {
     /// Go on from OUT.mxa.ckpt
     #[arg(long)]
     pub resume: bool,
+    /// Leave out images that cannot be decoded, and count them, instead of failing
+    #[arg(long)]
+    pub skip_bad: bool,
 }
 
 /// `mxc eval`.
@@ -259,6 +274,9 @@ pub struct EvalArgs {
     /// The denoisers' arithmetic: float, or fixed (the digital tile's integers)
     #[arg(long, value_name = "NAME", default_value_t)]
     pub digital: Arithmetic,
+    /// Leave out images that cannot be decoded, and count them, instead of failing
+    #[arg(long)]
+    pub skip_bad: bool,
 }
 
 /// `mxc run`.

@@ -3,15 +3,15 @@
 use super::{
     Failure, Global,
     args::{CompileArgs, Level},
+    data::{SkipBad, sample_source},
     session, ui,
 };
 use crate::{
     driver::{self, CompileOptions, Compiled, Record},
     import::{self, SourceInfo, SourceInput},
-    passes::{RunOptions, SampleRequest, SampleSource, Samples, run::print_module},
+    passes::{RunOptions, SampleRequest, Samples, run::print_module},
 };
 use mxc_runtime::{
-    data::{self, Dataset, Source, Split},
     hardware::Hardware,
     package::{self, Preprocessing, write_atomically},
 };
@@ -43,8 +43,9 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         Some(Level::Analog) => driver::Level::Analog,
         Some(Level::Denoise | Level::Dtile) | None => driver::Level::Denoise,
     };
+    let skip = SkipBad::new(args.skip_bad, global);
     let samples = match &args.data {
-        Some(path) => Some(sample_source(path, args.holdout, &preprocessing)?),
+        Some(path) => Some(sample_source(path, args.holdout, &preprocessing, global.threads, skip.clone())?),
         None => None,
     };
     let run = RunOptions::default();
@@ -75,7 +76,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     }
     package.write(&output)?;
     if global.ui.json {
-        return super::print_json(&report(&placement));
+        return super::print_json(&report(&placement, skip.skipped()));
     }
     super::print(&format!("{}\n\n", layer_table(&placement)))?;
     super::print(&format!(
@@ -147,6 +148,12 @@ fn preprocessing(args: &CompileArgs, source: &SourceInfo) -> Result<Preprocessin
     let mut result = Preprocessing {
         mean: args.preprocess.mean.clone(),
         std: args.preprocess.std.clone(),
+        resize: args.preprocess.resize,
+        crop: args.preprocess.crop,
+        interpolation: match args.preprocess.resize {
+            Some(_) => args.preprocess.interpolation.clone().unwrap_or("bilinear".to_owned()),
+            None => String::new(),
+        },
         ..Preprocessing::default()
     };
     if let [SourceInput { shape, channel_axis, .. }] = source.inputs.as_slice()
@@ -173,23 +180,8 @@ fn preprocessing(args: &CompileArgs, source: &SourceInfo) -> Result<Preprocessin
     Ok(result)
 }
 
-/// Calibration samples drawn from a data set's training split.
-pub fn sample_source(path: &Path, holdout: usize, preprocessing: &Preprocessing) -> Result<SampleSource, Failure> {
-    let dataset = Dataset::open(path, Split::Train, holdout, preprocessing)?;
-    Ok(Box::new(move |request| {
-        let drawn = data::sample(dataset.len(), request.count.unwrap_or(512), request.seed);
-        let mut inputs = Vec::new();
-        dataset.load(&drawn, &mut inputs);
-        Ok(Some(Samples {
-            inputs: vec![inputs],
-            labels: dataset.labels(&drawn).unwrap_or_default(),
-            indices: drawn.iter().map(|&index| dataset.id(index)).collect(),
-        }))
-    }))
-}
-
 /// Samples for a pass that `mxc opt` runs with `data=PATH`; pixels are scaled to 0..1.
-pub fn requested_samples(request: &SampleRequest) -> Result<Option<Samples>, String> {
+pub fn requested_samples(request: &SampleRequest, global: &Global) -> Result<Option<Samples>, String> {
     let Some(path) = &request.data else {
         return Ok(None);
     };
@@ -208,7 +200,8 @@ pub fn requested_samples(request: &SampleRequest) -> Result<Option<Samples>, Str
         channels: channels as u32,
         ..Preprocessing::default()
     };
-    let source = sample_source(path, 0, &preprocessing).map_err(|error| error.to_string())?;
+    let source = sample_source(path, 0, &preprocessing, global.threads, SkipBad::new(false, global))
+        .map_err(|error| error.to_string())?;
     source(request)
 }
 
@@ -237,7 +230,7 @@ fn overhead(placement: &package::Placement) -> f64 {
 }
 
 /// The object of `compile --json`.
-fn report(placement: &package::Placement) -> serde_json::Value {
+fn report(placement: &package::Placement, skipped: Option<usize>) -> serde_json::Value {
     let layers: Vec<_> = placement
         .layers
         .iter()
@@ -255,14 +248,18 @@ fn report(placement: &package::Placement) -> serde_json::Value {
             })
         })
         .collect();
-    serde_json::json!({
+    let mut report = serde_json::json!({
         "parameters": {
             "backbone": placement.backbone_parameters,
             "denoisers": placement.denoiser_parameters,
             "overhead_percent": overhead(placement),
         },
         "layers": layers,
-    })
+    });
+    if let Some(skipped) = skipped {
+        report["skipped"] = skipped.into();
+    }
+    report
 }
 
 /// The table that `compile` and `inspect` print: every analog layer by rank.

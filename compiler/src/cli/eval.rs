@@ -3,6 +3,7 @@
 use super::{
     Failure, Global,
     args::{Arithmetic, EvalArgs},
+    data::SkipBad,
     session, ui,
 };
 use mxc_runtime::{
@@ -19,7 +20,9 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
         return Err("--split holdout: the package was compiled without --holdout; give --holdout N".into());
     }
     let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
-    let data = Dataset::open(&args.data, split, holdout, &preprocessing)?;
+    let mut data = Dataset::open(&args.data, split, holdout, &preprocessing)?.with_threads(global.threads);
+    let skip = SkipBad::new(args.skip_bad, global);
+    skip.apply(&mut data, args.limit)?;
     let mut program = session::packaged_in(args.digital, &package, &args.package)?;
     session::override_noise(&mut program, session::noise_option(args.sigma, args.noise)?.as_deref());
     if session::is_synthetic(&package) {
@@ -38,11 +41,12 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
         chips: args.chips.zip(args.floor).map(|(count, floor)| ChipOptions { count, floor }),
     };
     let mut progress = global.ui.progress("eval", 0);
-    let report = evaluate(&executor, &data, &options, &mut |now| {
+    let mut report = evaluate(&executor, &data, &options, &mut |now| {
         progress.set_total(now.total);
         progress.update(now.done, &format!(" {} (draw {})", now.stage, now.run + 1));
     })?;
     drop(progress);
+    report.skipped = skip.skipped();
     if global.ui.json {
         return super::print_json(&report);
     }

@@ -1,6 +1,11 @@
 //! `mxc finetune`: trains a package's denoisers.
 
-use super::{Failure, Global, args::FinetuneArgs, session};
+use super::{
+    Failure, Global,
+    args::FinetuneArgs,
+    data::{SkipBad, sample_source},
+    session,
+};
 use crate::passes::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run_pipeline};
 use melior::ir::operation::{OperationLike, OperationMutLike};
 use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir};
@@ -34,9 +39,11 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
     if package.denoisers.is_empty() {
         global.ui.warn("the package has no denoisers, so there is nothing to train; it is copied");
         package.write(&output)?;
-        return finish(&package, &output, global);
+        return finish(&package, &output, None, global);
     }
-    let data = Dataset::open(&args.data, Split::Train, holdout, &preprocessing)?;
+    let mut data = Dataset::open(&args.data, Split::Train, holdout, &preprocessing)?.with_threads(global.threads);
+    let skip = SkipBad::new(args.skip_bad, global);
+    skip.apply(&mut data, args.limit)?;
     if session::is_synthetic(&package) {
         recalibrate(&mut package, &args, global, holdout)?;
     }
@@ -93,13 +100,17 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
     package.write(&output)?;
     // The package stands; the state that led to it is of no more use.
     let _ = fs::remove_file(&checkpoint);
-    finish(&package, &output, global)
+    finish(&package, &output, skip.skipped(), global)
 }
 
-fn finish(package: &Package, output: &Path, global: &Global) -> Result<(), Failure> {
+fn finish(package: &Package, output: &Path, skipped: Option<usize>, global: &Global) -> Result<(), Failure> {
     let training = package.manifest.training.clone();
     if global.ui.json {
-        return super::print_json(&serde_json::json!({ "training": training }));
+        let mut report = serde_json::json!({ "training": training });
+        if let Some(skipped) = skipped {
+            report["skipped"] = skipped.into();
+        }
+        return super::print_json(&report);
     }
     if let Some(training) = training {
         for (epoch, loss) in training.losses.iter().enumerate() {
@@ -193,7 +204,13 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
     let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
     let mut cx = PassContext {
         weights: package.weights(),
-        samples: Some(super::compile::sample_source(&args.data, holdout, &preprocessing)?),
+        samples: Some(sample_source(
+            &args.data,
+            holdout,
+            &preprocessing,
+            global.threads,
+            SkipBad::new(args.skip_bad, global),
+        )?),
         seed: global.seed,
         threads: global.threads,
         ..PassContext::default()

@@ -2,6 +2,7 @@
 
 mod args;
 mod compile;
+mod data;
 mod eval;
 mod export;
 mod finetune;
@@ -21,6 +22,7 @@ use ui::Ui;
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What every command gets.
+#[derive(Clone, Copy)]
 pub struct Global {
     /// Messages and progress.
     pub ui: Ui,

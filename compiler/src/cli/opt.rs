@@ -25,7 +25,10 @@ pub fn run(args: OptArgs, global: &Global) -> Result<(), Failure> {
         print_debuginfo: args.print_debuginfo,
         seed: global.seed,
         threads: global.threads,
-        samples: Some(Box::new(super::compile::requested_samples)),
+        samples: Some(Box::new({
+            let global = *global;
+            move |request| super::compile::requested_samples(request, &global)
+        })),
         ..opt::OptOptions::default()
     };
     for warning in opt::run(options)? {

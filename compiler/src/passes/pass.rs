@@ -170,8 +170,8 @@ pub struct SampleRequest {
 pub struct Samples {
     /// Per program input, the samples' values one after another in the input's layout.
     pub inputs: Vec<Vec<f32>>,
-    /// The class per sample.
-    pub labels: Vec<u32>,
+    /// The class per sample; without, the clean model's own predictions serve.
+    pub labels: Option<Vec<u32>>,
     /// The data-set index per sample.
     pub indices: Vec<u64>,
 }

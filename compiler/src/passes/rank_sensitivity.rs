@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `gradient_norm` is the mean over the samples of ‖∂L/∂y‖₂ per sample, `rank` 0 for the largest. Without data the
-//! inputs are standard normal and the labels the clean model's own predictions.
+//! inputs are standard normal; without labels the clean model's own predictions serve.
 
 use super::{
     CalibrationRun, OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
@@ -108,18 +108,22 @@ impl Pass for RankSensitivity {
         let synthetic = samples.is_none();
         let samples = match samples {
             Some(samples) => samples,
-            None => synthetic_samples(&executor, &request)?,
+            None => synthetic_samples(&request),
         };
         check(&samples, &request.shapes)?;
-        let count = samples.labels.len();
+        let count = samples.indices.len();
         cx.reports.calibration = Some(CalibrationRun { synthetic, samples: count, seed });
+        let predicted = predictions(&executor, &samples, &request.shapes, seed)?;
         if synthetic {
             cx.warnings.push(format!(
                 "no data: calibrated and ranked on {count} synthetic inputs, labelled by the clean model itself"
             ));
-        } else {
-            let predicted = predictions(&executor, &samples, &request.shapes, seed)?;
-            let right = predicted.iter().zip(&samples.labels).filter(|(a, b)| a == b).count();
+        }
+        if !synthetic && samples.labels.is_none() {
+            cx.warnings.push("the data has no labels: ranked by the clean model's own predictions".to_owned());
+        }
+        if let Some(labels) = &samples.labels {
+            let right = predicted.iter().zip(labels).filter(|(a, b)| a == b).count();
             let percent = 100.0 * right as f64 / count as f64;
             if percent < SUSPICIOUS_PERCENT {
                 cx.warnings.push(format!(
@@ -129,12 +133,13 @@ impl Pass for RankSensitivity {
             }
         }
 
+        let labels = samples.labels.as_ref().unwrap_or(&predicted);
         let batches: Vec<(Vec<&[f32]>, Range<usize>)> = batches(&samples, &request.shapes);
         let failed = |error: mxc_runtime::exec::ExecError| PassError::new(error.to_string());
         let mut sums = vec![0.0; names.len()];
         for (inputs, range) in &batches {
             let batch = Batch { inputs, samples: &samples.indices[range.clone()] };
-            let norms = executor.sensitivity(batch, &samples.labels[range.clone()]).map_err(failed)?;
+            let norms = executor.sensitivity(batch, &labels[range.clone()]).map_err(failed)?;
             sums.iter_mut().zip(norms).for_each(|(sum, norm)| *sum += norm);
         }
         let statistics = executor
@@ -186,8 +191,8 @@ impl RankSensitivity {
     }
 }
 
-/// Standard normal inputs, labelled with the clean model's own predictions.
-fn synthetic_samples(executor: &Executor, request: &SampleRequest) -> Result<Samples, PassError> {
+/// Standard normal inputs without labels.
+fn synthetic_samples(request: &SampleRequest) -> Samples {
     let count = request.count.map_or(SYNTHETIC_SAMPLES, |count| count.min(SYNTHETIC_SAMPLES));
     let inputs: Vec<Vec<f32>> = request
         .shapes
@@ -199,9 +204,7 @@ fn synthetic_samples(executor: &Executor, request: &SampleRequest) -> Result<Sam
             (0..elements as u64).map(|index| source.normal(index) as f32).collect()
         })
         .collect();
-    let mut samples = Samples { inputs, labels: vec![0; count], indices: (0..count as u64).collect() };
-    samples.labels = predictions(executor, &samples, &request.shapes, request.seed)?;
-    Ok(samples)
+    Samples { inputs, labels: None, indices: (0..count as u64).collect() }
 }
 
 /// The clean model's class per sample.
@@ -212,7 +215,7 @@ fn predictions(
     seed: u64,
 ) -> Result<Vec<u32>, PassError> {
     let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
-    let mut labels = Vec::with_capacity(samples.labels.len());
+    let mut labels = Vec::with_capacity(samples.indices.len());
     for (inputs, range) in batches(samples, shapes) {
         let batch = Batch { inputs: &inputs, samples: &samples.indices[range.clone()] };
         let logits = executor.logits(batch, Mode::CLEAN, key).map_err(|error| PassError::new(error.to_string()))?;
@@ -224,7 +227,7 @@ fn predictions(
 
 /// The samples in batches: one slice per input, and the range of samples.
 fn batches<'s>(samples: &'s Samples, shapes: &[Vec<usize>]) -> Vec<(Vec<&'s [f32]>, Range<usize>)> {
-    let count = samples.labels.len();
+    let count = samples.indices.len();
     (0..count)
         .step_by(BATCH)
         .map(|start| {
@@ -244,9 +247,9 @@ fn batches<'s>(samples: &'s Samples, shapes: &[Vec<usize>]) -> Vec<(Vec<&'s [f32
 }
 
 fn check(samples: &Samples, shapes: &[Vec<usize>]) -> Result<(), PassError> {
-    let count = samples.labels.len();
+    let count = samples.indices.len();
     let fits = samples.inputs.len() == shapes.len()
-        && samples.indices.len() == count
+        && samples.labels.as_ref().is_none_or(|labels| labels.len() == count)
         && samples
             .inputs
             .iter()
@@ -256,7 +259,7 @@ fn check(samples: &Samples, shapes: &[Vec<usize>]) -> Result<(), PassError> {
         (true, 1..) => Ok(()),
         (true, 0) => Err(PassError::new("there are no samples to calibrate on")),
         (false, _) => Err(PassError::new(format!(
-            "the samples do not fit the model's inputs: {count} labels, inputs of {:?} values for shapes {shapes:?}",
+            "the samples do not fit the model's inputs: {count} samples, inputs of {:?} values for shapes {shapes:?}",
             samples.inputs.iter().map(Vec::len).collect::<Vec<_>>()
         ))),
     }

@@ -1,13 +1,13 @@
 //! The binary versions of CIFAR-10 and CIFAR-100: records of label bytes and 3×32×32 pixel bytes.
 
-use super::{DataError, Images, Pixels};
+use super::{DataError, Layout, Pixels, Samples};
 use std::path::Path;
 
 const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
 
 /// Reads a folder's training or test records; `None` when it holds no CIFAR files.
-pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Images>, DataError> {
+pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Samples>, DataError> {
     let exists = |name: &str| folder.join(name).is_file();
     // CIFAR-10 has one label byte; CIFAR-100 a coarse and a fine one, of which the fine counts.
     let (names, label_bytes): (Vec<String>, usize) = if exists("data_batch_1.bin") || exists("test_batch.bin") {
@@ -48,5 +48,6 @@ pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Images>, Data
             pixels.extend_from_slice(&record[label_bytes..]);
         }
     }
-    Ok(Some(Images { pixels: Pixels::Bytes(pixels), labels, shape: [SIDE, SIDE, 3], channels_last: false }))
+    let layout = Layout { shape: [SIDE, SIDE, 3], channels_last: false };
+    Ok(Some(Samples { pixels: Pixels::Bytes(pixels, layout), labels: Some(labels) }))
 }

@@ -1,6 +1,6 @@
 //! IDX files (MNIST's format), plain or gzip-compressed.
 
-use super::{DataError, Images, Pixels};
+use super::{DataError, Layout, Pixels, Samples};
 use flate2::read::MultiGzDecoder;
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Reads a folder's training or test files; `None` when it holds no IDX files.
-pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Images>, DataError> {
+pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Samples>, DataError> {
     let prefixes: &[&str] = if training { &["train"] } else { &["t10k", "test"] };
     let find = |what: &str, dimensions: u8| {
         prefixes.iter().find_map(|prefix| {
@@ -47,16 +47,14 @@ pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Images>, Data
             format!("it holds {label_sizes:?} labels but {} holds {count} images", image_path.display()),
         ));
     }
-    Ok(Some(Images {
-        pixels: Pixels::Bytes(pixels),
-        labels: labels.into_iter().map(u32::from).collect(),
-        shape,
-        channels_last: true,
+    Ok(Some(Samples {
+        pixels: Pixels::Bytes(pixels, Layout { shape, channels_last: true }),
+        labels: Some(labels.into_iter().map(u32::from).collect()),
     }))
 }
 
 /// No files of the wanted split: an error if the other one is there.
-fn other_split(folder: &Path, training: bool) -> Result<Option<Images>, DataError> {
+fn other_split(folder: &Path, training: bool) -> Result<Option<Samples>, DataError> {
     let (have, want) = if training { ("t10k", "train") } else { ("train", "t10k") };
     let there =
         ["", ".gz"].iter().any(|extension| folder.join(format!("{have}-images-idx3-ubyte{extension}")).is_file());

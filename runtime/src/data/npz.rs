@@ -1,6 +1,6 @@
-//! NumPy archives with samples `x` and labels `y`.
+//! NumPy archives with samples `x` and labels `y`, which may be missing.
 
-use super::{DataError, Images, Pixels};
+use super::{DataError, Layout, Pixels, Samples};
 use ndarray::{ArrayD, Ix1};
 use ndarray_npy::{NpzReader, ReadNpyError, ReadNpzError, ReadableElement};
 use std::{fs::File, io::BufReader, path::Path};
@@ -8,20 +8,21 @@ use std::{fs::File, io::BufReader, path::Path};
 type Reader = NpzReader<BufReader<File>>;
 
 /// Reads an archive's training or test arrays.
-pub(super) fn read(path: &Path, training: bool) -> Result<Images, DataError> {
+pub(super) fn read(path: &Path, training: bool) -> Result<Samples, DataError> {
     let format = |reason: String| DataError::format(path, reason);
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
     let mut reader =
         NpzReader::new(BufReader::new(file)).map_err(|error| format(format!("not a NumPy archive: {error}")))?;
     let names = reader.names().map_err(|error| format(format!("not a NumPy archive: {error}")))?;
     let split = if training { "train" } else { "test" };
-    let pair = [(format!("x_{split}"), format!("y_{split}")), ("x".into(), "y".into())]
+    let pair = [(format!("x_{split}"), format!("y_{split}")), ("x".to_owned(), "y".to_owned())]
         .into_iter()
-        .find(|(x, y)| names.contains(x) && names.contains(y));
-    let (x, y) = pair
-        .ok_or_else(|| format(format!("it holds the arrays {names:?} but not x and y (or x_{split} and y_{split})")))?;
-    let labels = labels(&mut reader, &y).map_err(format)?;
-    let (pixels, sizes, channels_last) = if let Some(bytes) = array::<u8>(&mut reader, &x).map_err(format)? {
+        .find(|(x, _)| names.contains(x));
+    let (x, y) = pair.ok_or_else(|| {
+        format(format!("it holds the arrays {names:?} but no x (or x_{split}); labels are y (or y_{split})"))
+    })?;
+    let labels = if names.contains(&y) { Some(labels(&mut reader, &y).map_err(format)?) } else { None };
+    let pixels = if let Some(bytes) = array::<u8>(&mut reader, &x).map_err(format)? {
         let sizes = bytes.shape().to_vec();
         let (shape, channels_last) = match *sizes.as_slice() {
             [_, height, width] => ([height, width, 1], true),
@@ -34,7 +35,7 @@ pub(super) fn read(path: &Path, training: bool) -> Result<Images, DataError> {
                 )));
             }
         };
-        (Pixels::Bytes(values(bytes)), shape, channels_last)
+        Pixels::Bytes(values(bytes), Layout { shape, channels_last })
     } else {
         let floats = match array::<f32>(&mut reader, &x).map_err(format)? {
             Some(floats) => floats,
@@ -48,16 +49,15 @@ pub(super) fn read(path: &Path, training: bool) -> Result<Images, DataError> {
             },
         };
         let shape = floats.shape().get(1..).unwrap_or_default().to_vec();
-        (Pixels::Floats(values(floats), shape), [0; 3], true)
+        Pixels::Floats(values(floats), shape)
     };
-    let count = match &pixels {
-        Pixels::Bytes(bytes) => bytes.len().checked_div(sizes.iter().product()),
-        Pixels::Floats(values, shape) => values.len().checked_div(shape.iter().product()),
-    };
-    if count != Some(labels.len()) {
-        return Err(format(format!("`{x}` holds {} samples but `{y}` {} labels", count.unwrap_or(0), labels.len())));
+    let samples = Samples { pixels, labels };
+    match &samples.labels {
+        Some(labels) if labels.len() != samples.len() => {
+            Err(format(format!("`{x}` holds {} samples but `{y}` {} labels", samples.len(), labels.len())))
+        }
+        _ => Ok(samples),
     }
-    Ok(Images { pixels, labels, shape: sizes, channels_last })
 }
 
 /// An array's values in row-major order.

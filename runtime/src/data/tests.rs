@@ -37,7 +37,7 @@ fn idx_folder() {
     let data = Dataset::open(path, Split::Train, 1, &options).unwrap();
     assert_eq!((data.len(), data.sample_len(), data.classes()), (2, 4, 8));
     let mut out = Vec::new();
-    data.load(&[1, 0], &mut out);
+    data.load(&[1, 0], &mut out).unwrap();
     assert_eq!(out[0], (80.0 / 255.0 - 0.5) / 0.25);
     assert_eq!(out[4], -2.0);
     assert_eq!(data.labels(&[1, 0]), Some(vec![6, 5]));
@@ -47,7 +47,7 @@ fn idx_folder() {
 
     // Grey is replicated for RGB models.
     let rgb = Dataset::open(path, Split::Train, 0, &preprocessing("NHWC", [2, 2, 3])).unwrap();
-    rgb.load(&[0], &mut out);
+    rgb.load(&[0], &mut out).unwrap();
     assert_eq!(out[3..6], [20.0 / 255.0; 3]);
 
     let error = message(Dataset::open(path, Split::Test, 0, &options));
@@ -60,6 +60,15 @@ fn idx_folder() {
     assert!(error.contains("images are 2×2 where the model takes 4×4"), "{error}");
     let error = message(Dataset::open(path, Split::Train, 0, &preprocessing("CHWN", [2, 2, 1])));
     assert!(error.contains("`CHWN` is neither"), "{error}");
+    for (resize, crop, interpolation, needle) in [
+        (Some(0), None, "", "--resize 0"),
+        (None, Some(0), "", "--crop 0"),
+        (None, None, "cubic", "`cubic` is neither"),
+    ] {
+        let options = Preprocessing { resize, crop, interpolation: interpolation.into(), ..options.clone() };
+        let error = message(Dataset::open(path, Split::Train, 0, &options));
+        assert!(error.contains(needle), "{error}");
+    }
     for bad in [vec![0.0], vec![f32::NAN], vec![1.0, 1.0]] {
         let options = Preprocessing { std: bad, ..options.clone() };
         assert!(message(Dataset::open(path, Split::Train, 0, &options)).contains("--std"));
@@ -110,11 +119,11 @@ fn cifar_folders() {
     let train = Dataset::open(path, Split::Train, 0, &options).unwrap();
     assert_eq!(train.len(), 10);
     let mut out = Vec::new();
-    train.load(&[2], &mut out);
+    train.load(&[2], &mut out).unwrap();
     assert_eq!(out[..3], [20.0, 21.0, 22.0].map(|byte: f32| byte / 255.0));
     assert_eq!(train.labels(&[2, 3]), Some(vec![2, 0]));
     let planes = Dataset::open(path, Split::Test, 0, &preprocessing("NCHW", [32, 32, 3])).unwrap();
-    planes.load(&[0], &mut out);
+    planes.load(&[0], &mut out).unwrap();
     assert_eq!(out[1024], 8.0 / 255.0);
     fs::write(path.join("test_batch.bin"), &record(&[9], 7)[1..]).unwrap();
     let error = message(Dataset::open(path, Split::Test, 0, &options));
@@ -153,8 +162,14 @@ fn npz_files() {
     let options = preprocessing("NHWC", [4, 4, 3]);
     let data = Dataset::open(&path, Split::Test, 0, &options).unwrap();
     let mut out = Vec::new();
-    data.load(&[1], &mut out);
+    data.load(&[1], &mut out).unwrap();
     assert_eq!(out[..3], [10.0, 11.0, 12.0].map(|byte: f32| byte / 255.0));
+
+    // Without labels.
+    write(&|npz| npz.add_array("x", &bytes(&[2, 3, 4, 4])).unwrap());
+    let bare = Dataset::open(&path, Split::Train, 0, &options).unwrap();
+    assert_eq!((bare.len(), bare.labels(&[0]), bare.classes()), (2, None, 0));
+    assert_ne!(bare.fingerprint(), data.fingerprint());
 
     // Floats are the model's input; splits by name; labels in a column.
     write(&|npz| {
@@ -166,7 +181,7 @@ fn npz_files() {
     });
     let options = preprocessing("NCHW", [2, 2, 1]);
     let train = Dataset::open(&path, Split::Train, 1, &options).unwrap();
-    train.load(&[1], &mut out);
+    train.load(&[1], &mut out).unwrap();
     assert_eq!(out, [0.5; 4]);
     assert_eq!(train.len(), 2);
     let test = Dataset::open(&path, Split::Test, 1, &options).unwrap();
@@ -178,7 +193,7 @@ fn npz_files() {
         assert!(error.contains(needle), "{error}");
     };
     let labels = Array::from_vec(vec![0i64, 1]);
-    refused(&|npz| npz.add_array("x", &bytes(&[2, 2, 2])).unwrap(), "[\"x\"] but not x and y");
+    refused(&|npz| npz.add_array("X", &bytes(&[2, 2, 2])).unwrap(), "[\"X\"] but no x");
     refused(
         &|npz| {
             npz.add_array("x", &bytes(&[3, 2, 2])).unwrap();
@@ -232,7 +247,7 @@ fn unknown_data_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let options = preprocessing("NCHW", [2, 2, 1]);
     let error = message(Dataset::open(folder.path(), Split::Train, 0, &options));
-    assert!(error.contains("unknown kind of data") && error.contains("not supported yet"), "{error}");
+    assert!(error.contains("unknown kind of data") && error.contains("class folders"), "{error}");
     let file = folder.path().join("data.csv");
     fs::write(&file, "1,2").unwrap();
     let error = message(Dataset::open(&file, Split::Train, 0, &options));
@@ -255,20 +270,20 @@ fn real_fashion_mnist() {
 
 #[test]
 fn resizing_and_cropping() {
-    assert_eq!(resize::size([40, 80], Some(20), Some(16)), [16, 16]);
-    assert_eq!(resize::size([80, 41], Some(20), None), [39, 20]);
+    let sizing = |resize, crop| Sizing { resize, crop, interpolation: Interpolation::Bilinear };
+    assert_eq!(sizing(Some(20), Some(16)).size([40, 80]), [16, 16]);
+    assert_eq!(sizing(Some(20), None).size([80, 41]), [39, 20]);
+    // Hostile sizes cost no more than what the crop shows.
+    assert_eq!(sizing(Some(2), Some(2)).apply(&[7; 3_000_000], [1_000_000, 1, 3]), [7; 12]);
     // A constant image stays constant; channels do not mix.
     let image: Vec<u8> = (0..9 * 7).flat_map(|_| [10, 200, 60]).collect();
-    let (out, size) = resize::resize_and_crop(image, [9, 7, 3], Some(4), Some(3));
-    assert_eq!(size, [3, 3]);
-    assert!(out.chunks(3).all(|pixel| pixel == [10, 200, 60]));
+    let out = sizing(Some(4), Some(3)).apply(&image, [9, 7, 3]);
+    assert!(out.len() == 27 && out.chunks(3).all(|pixel| pixel == [10, 200, 60]));
     // Halving averages with the triangle's weights 1, 3, 3, 1 (Pillow gives the same).
-    let (out, _) = resize::resize_and_crop(vec![0, 0, 80, 80, 160, 160, 240, 240], [1, 8, 1], None, None);
-    assert_eq!(out.len(), 8);
     let row: Vec<u8> = [0u8, 0, 80, 80, 160, 160, 240, 240].repeat(8);
-    let (out, size) = resize::resize_and_crop(row, [8, 8, 1], Some(4), None);
-    assert_eq!(size, [4, 4]);
-    assert_eq!(out[..4], [11, 80, 160, 229]);
+    assert_eq!(sizing(Some(4), None).apply(&row, [8, 8, 1])[..4], [11, 80, 160, 229]);
+    // A crop that is larger pads with black, the odd pixel after.
+    assert_eq!(sizing(None, Some(4)).apply(&[9], [1, 1, 1])[4..8], [0, 9, 0, 0]);
 
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
@@ -277,8 +292,51 @@ fn resizing_and_cropping() {
     let options = Preprocessing { resize: Some(6), crop: Some(4), ..preprocessing("NCHW", [4, 4, 3]) };
     let data = Dataset::open(folder.path(), Split::Test, 0, &options).unwrap();
     let mut out = Vec::new();
-    data.load(&[0], &mut out);
+    data.load(&[0], &mut out).unwrap();
     assert_eq!(out, [1.0; 48]);
+}
+
+#[test]
+fn announced_batches_are_the_same_on_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+    let pixels: Vec<u8> = (0..50 * 64).map(|i| (i * 7 % 251) as u8).collect();
+    write("t10k-images-idx3-ubyte", &idx(&[50, 8, 8], &pixels));
+    write("t10k-labels-idx1-ubyte", &idx(&[50], &[0; 50]));
+    let options = Preprocessing { resize: Some(5), crop: Some(4), ..preprocessing("NCHW", [4, 4, 1]) };
+    let open = |threads| Dataset::open(folder.path(), Split::Test, 0, &options).unwrap().with_threads(threads);
+    let order = permutation(50, 1, "test", 0);
+    let batches: Vec<Vec<usize>> = order.chunks(7).map(<[usize]>::to_vec).collect();
+    let all = |data: &Dataset, skip: usize| {
+        let mut out = Vec::new();
+        let mut values = Vec::new();
+        for batch in &batches[skip..] {
+            data.load(batch, &mut out).unwrap();
+            values.push(out.clone());
+        }
+        values
+    };
+    let expected = all(&open(1), 0);
+    for threads in [1, 2, 5] {
+        let data = open(threads);
+        data.announce(batches.clone());
+        assert!(all(&data, 0) == expected);
+        // Another order than announced, and an announcement that nobody follows.
+        data.announce(batches.clone());
+        assert!(all(&data, 3) == expected[3..]);
+        data.announce(batches.clone());
+    }
+}
+
+#[test]
+fn the_first_failing_item_is_reported() {
+    for threads in [1, 2, 8] {
+        let result = for_each(0..100, threads, |item| match item {
+            13 | 14 | 60 => Err(DataError::Mismatch(item.to_string())),
+            _ => Ok(()),
+        });
+        assert_eq!(result.unwrap_err().to_string(), "13");
+    }
 }
 
 #[test]
@@ -299,8 +357,8 @@ fn draws_are_keyed() {
 
     let synthetic = Synthetic::new(&[3, 8, 8], 50, 9);
     let (mut all, mut one) = (Vec::new(), Vec::new());
-    synthetic.load(&(0..50).collect::<Vec<_>>(), &mut all);
-    synthetic.load(&[7], &mut one);
+    synthetic.load(&(0..50).collect::<Vec<_>>(), &mut all).unwrap();
+    synthetic.load(&[7], &mut one).unwrap();
     assert_eq!(one, all[7 * 192..8 * 192]);
     let mean = all.iter().sum::<f32>() / all.len() as f32;
     let square = all.iter().map(|value| value * value).sum::<f32>() / all.len() as f32;

@@ -92,9 +92,10 @@ impl Source for Numbers {
         3
     }
 
-    fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
+    fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
         out.clear();
         out.extend(indices.iter().flat_map(|&i| [i as f32 * 0.1, 1.0, (i % 3) as f32]));
+        Ok(())
     }
 
     fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
@@ -271,7 +272,7 @@ impl Source for Patterns {
         36
     }
 
-    fn load(&self, indices: &[usize], out: &mut Vec<f32>) {
+    fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
         out.clear();
         for &index in indices {
             let phase = index / 3 % 2;
@@ -281,6 +282,7 @@ impl Source for Patterns {
                 _ => 0.5 + 0.01 * (index % 7) as f32,
             }));
         }
+        Ok(())
     }
 
     fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {

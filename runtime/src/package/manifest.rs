@@ -74,10 +74,10 @@ pub struct Preprocessing {
     /// Per channel, of values in 0..1; empty is 1.
     #[prost(float, repeated, tag = "2")]
     pub std: Vec<f32>,
-    /// The side images are resized to; absent: as they are.
+    /// What the shorter side of images is resized to; absent: as they are.
     #[prost(uint32, optional, tag = "3")]
     pub resize: Option<u32>,
-    /// The side images are cropped to; absent: as they are.
+    /// The side of the centre that images are cropped to; absent: as they are.
     #[prost(uint32, optional, tag = "4")]
     pub crop: Option<u32>,
     /// `NCHW` or `NHWC`.
@@ -92,6 +92,9 @@ pub struct Preprocessing {
     /// The input's channels.
     #[prost(uint32, tag = "8")]
     pub channels: u32,
+    /// `bilinear` or `bicubic`; empty where nothing is resized.
+    #[prost(string, tag = "9")]
+    pub interpolation: String,
 }
 
 /// Where denoisers sit, and why.
