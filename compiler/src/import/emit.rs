@@ -704,6 +704,15 @@ impl<'c, 'a> Emitter<'c, 'a> {
     }
 }
 
+/// Refuses to pick more elements of an axis one by one, or in more steps, than any network does.
+pub(super) fn check_picked(count: usize) -> Result<(), Problem> {
+    const MOST: usize = 1 << 20;
+    if count > MOST {
+        return unsupported(format!("it would pick {count} elements one by one; at most {MOST} are"));
+    }
+    Ok(())
+}
+
 /// Refuses shapes beyond reason, which would overflow later.
 fn check_size(shape: &[Dim]) -> Result<(), Problem> {
     match element_count(shape) {

@@ -175,8 +175,8 @@ pub fn run(generic: &Generic, operands: &[&[f32]], out: &mut [f32]) {
         Op::Concat { axis } => {
             let mut all = Vec::new();
             let mut starts = vec![0];
-            for index in 0..operands.len() {
-                all.extend(ints_or_bits(generic.operands[index].0, operands[index]));
+            for ((dtype, _), words) in generic.operands.iter().zip(operands) {
+                all.extend(ints_or_bits(*dtype, words));
                 starts.push(all.len());
             }
             let [outer, ..] = around(shape, *axis);

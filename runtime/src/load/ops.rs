@@ -1,6 +1,6 @@
 //! Reading each operation into nodes.
 
-use super::{Bound, LoadError, Loader, View, dtype, entry, fail, is_f32, is_i16, result};
+use super::{Bound, LoadError, Loader, View, dtype, entry, fail, is_i16, result};
 use crate::{
     program::{Binary, Calibration, DType, Layer, LayerId, Op, Reduce, Unary, ValueId},
     store::Weight,

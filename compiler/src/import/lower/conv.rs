@@ -2,7 +2,7 @@
 
 use super::{Call, Entry, Lowering, Results, one};
 use crate::import::{
-    emit::{Activation, NHWC},
+    emit::{Activation, NHWC, check_picked},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor, show},
 };
@@ -25,8 +25,8 @@ struct Window {
 fn declared_pads(call: &Call<'_, '_, '_>, spatial: usize) -> Result<[usize; 4], Problem> {
     let pads = call.node.sizes("pads", 2 * spatial, 0, 0)?;
     Ok(match pads.as_slice() {
-        &[top, left, bottom, right] => [top, left, bottom, right],
-        &[before, after] => [before, 0, after, 0],
+        [top, left, bottom, right] => [*top, *left, *bottom, *right],
+        [before, after] => [*before, 0, *after, 0],
         _ => [0; 4],
     })
 }
@@ -391,6 +391,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         });
         if !window.is_plain() {
             let sum = self.pooled(&input, &window, "tosa.add", 0.0)?;
+            check_picked(window.output[0].saturating_mul(window.output[1]))?;
             let mut shares = Vec::with_capacity(window.output[0] * window.output[1]);
             let within = |axis: usize, at: usize| {
                 let size = input.shape[axis + 2].fixed().unwrap_or(0);
@@ -469,6 +470,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let Some(size) = input.shape[axis + 2].fixed() else {
                 return unsupported("its spatial axes depend on the batch size");
             };
+            check_picked(window.output[axis].saturating_mul(window.kernel[axis]))?;
             let taps: Vec<_> = (0..window.output[axis]).map(|at| window.taps(axis, at)).collect();
             let outside = |tap: i64| !(0..size as i64).contains(&tap);
             let mut source = result.clone();

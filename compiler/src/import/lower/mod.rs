@@ -23,6 +23,9 @@ use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 /// How deeply calls of functions and nested graphs may nest.
 const MAX_DEPTH: usize = 24;
 
+/// The most iterations of a loop.
+const MAX_TRIPS: i64 = 4096;
+
 /// What a name stands for.
 #[derive(Clone, Debug)]
 pub(super) enum Entry<'c, 'a> {
@@ -322,6 +325,9 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
         let mut scanned = vec![Vec::new(); body.outputs.len() - carried - 1];
         let mut trip = 0;
         while running && trip < trips {
+            if trip >= MAX_TRIPS {
+                return unsupported(format!("more than {MAX_TRIPS} iterations"));
+            }
             let mut inner = scope.clone();
             let counters = [Tensor::ints(vec![], [Sym::from(trip)]), Tensor::bools(vec![], [true])];
             let counters = counters.into_iter().map(|tensor| Entry::Constant(Rc::new(tensor)));

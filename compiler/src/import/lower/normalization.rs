@@ -3,7 +3,7 @@
 use super::{Call, Entry, Lowering, Results, one};
 use crate::import::{
     attributes::{axes, axis},
-    emit::Activation,
+    emit::{Activation, check_picked},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor, element_count, show},
 };
@@ -169,6 +169,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let Some(channels) = input.shape.get(1).and_then(|dim| dim.fixed()).filter(|_| size > 0) else {
             return invalid(format!("its input of shape {} and size {size} do not fit", show(&input.shape)));
         };
+        if size > 2 * channels {
+            return unsupported(format!("a size of {size} for {channels} channels"));
+        }
+        check_picked(size.saturating_mul(channels))?;
         if input.rank() == 4 {
             input = self.emit.nhwc(&input)?;
         }

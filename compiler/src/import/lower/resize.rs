@@ -4,7 +4,7 @@
 use super::{Call, Lowering, Results, one};
 use crate::import::{
     attributes::axes,
-    emit::Activation,
+    emit::{Activation, check_picked},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor},
 };
@@ -82,7 +82,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 (_, Some(&output), None) => (output as f64, output as f64 / size as f64),
                 _ => return invalid("it has neither scales nor sizes"),
             };
-            if !(output >= 1.0 && output <= f64::from(i32::MAX)) || !(scale > 0.0) {
+            if !(1.0..=f64::from(i32::MAX)).contains(&output) || scale.is_nan() || scale <= 0.0 {
                 return unsupported(format!("a result of {output} elements"));
             }
             let roi = match (crops, roi.get(index), roi.get(which.len() + index)) {
@@ -215,6 +215,9 @@ impl Axis {
         // The filter widens where the result is smaller.
         let squeeze = if node.int("antialias", 0)? != 0 { self.scale.min(1.0) } else { 1.0 };
         let last = self.size as i64 - 1;
+        // Every element of the result may read this many of the input.
+        let most = (4.0 / squeeze + 4.0).min(1e9) as usize;
+        check_picked(self.output.saturating_mul(most.min(self.size.saturating_add(8))))?;
         (0..self.output)
             .map(|at| {
                 let x = self.position(at, transform)?;

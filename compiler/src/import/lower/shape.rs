@@ -5,7 +5,7 @@ use super::{Call, Entry, Lowering, Results, one, syms};
 use crate::import::{
     attributes::{axes, axis, integers},
     decode::Node,
-    emit::{Activation, logical},
+    emit::{Activation, check_picked, logical},
     error::{Problem, invalid, unsupported},
     fold::{perms, shape_of, slices, split_axis, split_sizes},
     tensor::{Data, Dim, Element, MAX_CONSTANT, Sym, Tensor, broadcast_shape, element_count, show},
@@ -170,6 +170,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let mut result = input.clone();
                 for (axis, range) in ranges.iter().enumerate().filter(|(_, range)| range.step != 1) {
                     if input.shape[axis].fixed().is_some() && range.count != 1 {
+                        check_picked(range.count)?;
                         result = self.emit.take(&result, axis, &range.indices().collect::<Vec<_>>())?;
                     }
                 }
@@ -441,6 +442,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let Some(size) = result.shape[axis].fixed() else {
                 return unsupported("it pads the batch");
             };
+            check_picked(before.saturating_add(size).saturating_add(after))?;
             let (size, before) = (size as i64, before as i64);
             let indices = (-before..size + after as i64)
                 .map(|at| {

@@ -3,7 +3,7 @@
 use super::{Call, Entry, Lowering, Results, one};
 use crate::import::{
     attributes::axis,
-    emit::{Activation, logical},
+    emit::{Activation, check_picked, logical},
     error::{Problem, invalid, unsupported},
     fold,
     tensor::{Data, Dim, Element, Sym, Tensor},
@@ -287,6 +287,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         // The last of equal elements is the first one from behind.
         let last = node.int("select_last_index", 0)? != 0;
         if last {
+            check_picked(size)?;
             input = self.emit.take(&input, axis, &(0..size).rev().collect::<Vec<_>>())?;
         }
         let mut result = self.emit.argmax(&input, axis)?;
