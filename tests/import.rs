@@ -323,13 +323,53 @@ fn dynamic_axes_take_their_size_from_the_options() {
     ");
 }
 
+/// A vision transformer's class token, expanded to the batch and put in front of the tokens: dynamic, and with a fixed batch.
+#[test]
+fn a_class_token_joins_every_sample() {
+    let network = |batch: i64| {
+        Model::new()
+            .input("x", &[batch, 2, 3])
+            .floats("token", &[1, 1, 3], &[7.0, 8.0, 9.0])
+            .tensor(integers("zero", &[1], &[0]))
+            .tensor(integers("rest", &[2], &[1, 3]))
+            .node("", "Shape", "x", "shape", &[])
+            .node("", "Gather", "shape zero", "batch", &[int("axis", 0)])
+            .node("", "Concat", "batch rest", "target", &[int("axis", 0)])
+            .node("", "Expand", "token target", "tokens", &[])
+            .node("", "Concat", "tokens x", "y", &[int("axis", 1)])
+            .output("y")
+    };
+    for batch in [0, 2] {
+        let context = mxc_dialects::new_context();
+        let imported = import(&context, &network(batch)).unwrap();
+        let x = Array { shape: vec![2, 2, 3], values: (0..12).map(|i| i as f32).collect() };
+        let found = execute(&imported.module, &imported.weights, &[&x]).unwrap();
+        let token = [7.0, 8.0, 9.0];
+        assert_eq!(found[0], [&token[..], &x.values[..6], &token, &x.values[6..]].concat());
+    }
+}
+
+/// A network of fixed shape that computes across axis 0 runs on it as a whole.
+#[test]
+fn a_fixed_axis_that_is_no_batch() {
+    let model = Model::new()
+        .input("x", &[3, 2])
+        .node("", "Transpose", "x", "t", &[ints("perm", &[1, 0])])
+        .node("", "Softmax", "t", "y", &[int("axis", 1)])
+        .output("y");
+    let context = mxc_dialects::new_context();
+    let imported = import(&context, &model).unwrap();
+    assert!(imported.source.whole && imported.source.inputs[0].shape == [Some(3), Some(2)]);
+    assert!(imported.module.as_operation().to_string().contains("attributes {mxc.whole}"));
+}
+
 // Errors.
 
 #[test]
 fn all_unsupported_nodes_are_listed() {
     let mut model = Model::new()
         .input("x", &[0, 3, 8, 8])
-        .node("resize", "Resize", "x", "a", &[])
+        .node("grid", "GridSample", "x", "a", &[])
         .node("", "Relu", "a", "b", &[])
         .node("lstm", "LSTM", "b", "c", &[])
         .node("pool", "MaxPool", "x", "d indices", &[ints("kernel_shape", &[2, 2])])
@@ -344,7 +384,7 @@ fn all_unsupported_nodes_are_listed() {
     });
     assert_snapshot!(error(&model), @r"
     the model has 4 node(s) that mxc does not support:
-      node 'resize': Resize (opset 17)
+      node 'grid': GridSample (opset 17)
       node 'lstm': LSTM (opset 17)
       node 'pool': MaxPool (opset 17): its output 'Indices'
       node 'custom': acme.Fancy (opset 3)

@@ -4,6 +4,7 @@
 
 mod cli;
 mod common;
+mod conformance;
 mod dialects;
 mod docs;
 mod dtile;

@@ -22,6 +22,8 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 pub const MAIN: &str = "main";
 /// The argument and result attribute with an input's or output's name in the source model.
 pub const NAME_ATTRIBUTE: &str = "mxc.name";
+/// `@main`'s attribute that says that axis 0 is no batch: the module computes across it.
+pub const WHOLE_ATTRIBUTE: &str = "mxc.whole";
 
 /// Runs `action` and returns its result with the error diagnostics (notes appended) that MLIR emitted meanwhile.
 pub fn with_diagnostics<R>(context: &Context, action: impl FnOnce() -> R) -> (R, Vec<String>) {

@@ -771,6 +771,7 @@ mod tests {
             shape: std::iter::once(None).chain(shape.iter().map(|&size| Some(size))).collect(),
             trainable: constant.is_some(),
             constant,
+            ..Value::default()
         };
         let layer = |index: usize| Layer {
             name: format!("layer{index}"),

@@ -7,13 +7,14 @@
 //! Where the batch goes: in a program it is axis 0 of every value that depends on an input. TOSA's rank-3 matmul makes
 //! modules move it (`[N, C]` → `[1, N, C]`, or `[N, T, C]` → `[1, N·T, C]` with tokens); such values keep the program
 //! shapes `[N, C]` and `[N, T, C]`, and the reshapes around the matmul vanish. A static batch size is read as the
-//! batch, too.
+//! batch, too, unless `@main` carries the attribute `mxc.whole`: then the module computes across axis 0, has no batch, and a
+//! program value has the shape of its IR value.
 
 mod ops;
 
 use crate::{
     digital::{DigitalError, program::TileProgram},
-    program::{Binary, Node, Op, Program, Reduce, Unary, Value, ValueId},
+    program::{Binary, DType, Node, Op, Program, Reduce, Unary, Value, ValueId},
     store::{Weight, WeightStore},
 };
 use melior::ir::{
@@ -95,6 +96,7 @@ pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, Lo
         globals: globals(module),
         program: Program::default(),
         batch: None,
+        whole: main.attribute(ir::WHOLE_ATTRIBUTE).is_ok(),
         values: HashMap::new(),
         loaded: BTreeMap::new(),
     };
@@ -161,20 +163,36 @@ struct View {
     lead: usize,
     /// The IR's batch axis is N·tokens long; the program has an axis of this size after the batch if it is not 1.
     tokens: usize,
+    /// There is no batch: the axes are the program's.
+    whole: bool,
 }
 
 impl View {
     /// The batch is axis 0 and the axes are the program's.
-    const PLAIN: Self = Self { lead: 0, tokens: 1 };
+    const PLAIN: Self = Self { lead: 0, tokens: 1, whole: false };
+    /// There is no batch.
+    const WHOLE: Self = Self { lead: 0, tokens: 1, whole: true };
 
     /// How many program axes come before those that follow the IR's batch axis.
     fn head(self) -> usize {
-        if self.tokens == 1 { 1 } else { 2 }
+        match (self.whole, self.tokens) {
+            (true, _) => 0,
+            (false, 1) => 1,
+            _ => 2,
+        }
     }
 
     /// The program axis of an IR axis after the batch axis.
     fn axis(self, axis: usize) -> Option<usize> {
+        if self.whole {
+            return Some(axis);
+        }
         (axis > self.lead).then(|| axis - self.lead - 1 + self.head())
+    }
+
+    /// The rank of the IR value whose program value has the rank `program`.
+    fn rank(self, program: usize) -> usize {
+        if self.whole { program } else { program - self.head() + self.lead + 1 }
     }
 }
 
@@ -188,8 +206,8 @@ enum Bound {
     Words(ValueId, View, i32, bool),
     /// A constant tensor, not yet a program value; the name is the global's or empty.
     Constant(String, Weight),
-    /// A constant of integers: a shape or a shift.
-    Integers(Vec<i64>),
+    /// A constant of integers and its shape: an operand of integer operations, a shape or a shift.
+    Integers(Vec<i64>, Vec<usize>),
 }
 
 /// The state of reading one module.
@@ -201,6 +219,8 @@ struct Loader<'c, 'a> {
     program: Program,
     /// The static batch size of the inputs, or `None` when it is dynamic.
     batch: Option<usize>,
+    /// Whether the module has no batch.
+    whole: bool,
     /// The IR values read so far, by identity.
     values: HashMap<usize, Bound>,
     /// The program values of globals that are used as they are, so that each becomes one value.
@@ -211,10 +231,17 @@ impl<'c, 'a> Loader<'c, 'a> {
     /// Declares an input.
     fn input(&mut self, index: usize, name: String, value: IrValue<'c, '_>) -> Result<(), LoadError> {
         let error = |reason: &str| LoadError::Signature(format!("input `{name}` of type {}: {reason}", value.r#type()));
-        if !is_f32(value) {
-            return Err(error("inputs must be ranked f32 tensors"));
+        let dtype = dtype(value).ok_or_else(|| error("inputs must be ranked tensors of f32, i32, i64 or i1"))?;
+        let mut shape = ir::value_shape(value).ok_or_else(|| error("inputs must be ranked tensors"))?;
+        if self.whole {
+            if shape.iter().any(|&size| size.is_none_or(|size| size == 0)) {
+                return Err(error("without a batch its shape must be static, and not empty"));
+            }
+            let id = self.value(name, shape, dtype, None);
+            self.program.inputs.push(id);
+            self.bind(value, Bound::Activation(id, View::WHOLE));
+            return Ok(());
         }
-        let mut shape = ir::value_shape(value).ok_or_else(|| error("inputs must be ranked f32 tensors"))?;
         let batch = *shape.first().ok_or_else(|| error("it has no axes; axis 0 must be the batch"))?;
         if index == 0 {
             self.batch = batch;
@@ -228,7 +255,7 @@ impl<'c, 'a> Loader<'c, 'a> {
             return Err(error("only axis 0, the batch, may be dynamic; give the others with --input-shape"));
         }
         shape[0] = None;
-        let id = self.value(name, shape, None);
+        let id = self.value(name, shape, dtype, None);
         self.program.inputs.push(id);
         self.bind(value, Bound::Activation(id, View::PLAIN));
         Ok(())
@@ -236,15 +263,23 @@ impl<'c, 'a> Loader<'c, 'a> {
 
     /// Declares an output: names its value, through an identity where the value has another name already.
     fn output(&mut self, returned: &OperationRef<'c, '_>, index: usize, name: String) -> Result<(), LoadError> {
-        let (id, view) = self.activation(returned, index)?;
-        if view != View::PLAIN {
-            return Err(LoadError::Signature(format!("output `{name}`: its batch must be axis 0")));
-        }
+        let id = match self.operand(returned, index)?.clone() {
+            Bound::Activation(id, View::PLAIN | View::WHOLE) => id,
+            Bound::Constant(name, weight) if self.whole => self.constant_value(name, weight),
+            Bound::Integers(values, shape) if self.whole => {
+                let value = returned.operand(index).map_err(|error| LoadError::Signature(error.to_string()))?;
+                self.integer_value(&values, shape, dtype(value).unwrap_or(DType::I64))
+            }
+            _ => {
+                self.activation(returned, index)?;
+                return Err(LoadError::Signature(format!("output `{name}`: its batch must be axis 0")));
+            }
+        };
         let id = if self.program.values[id].name.is_empty() {
             id
         } else {
-            let shape = self.program.values[id].shape.clone();
-            self.node(Op::Unary(Unary::Identity), vec![id], shape)
+            let Value { shape, dtype, .. } = self.program.values[id].clone();
+            self.node(Op::Unary(Unary::Identity), vec![id], shape, dtype)
         };
         self.program.values[id].name = name;
         self.program.outputs.push(id);
@@ -252,14 +287,21 @@ impl<'c, 'a> Loader<'c, 'a> {
     }
 
     /// Adds a program value.
-    fn value(&mut self, name: String, shape: Vec<Option<usize>>, constant: Option<Weight>) -> ValueId {
-        self.program.values.push(Value { name, shape, constant, trainable: false });
+    fn value(&mut self, name: String, shape: Vec<Option<usize>>, dtype: DType, constant: Option<Weight>) -> ValueId {
+        self.program.values.push(Value { name, shape, dtype, constant, trainable: false });
         self.program.values.len() - 1
     }
 
+    /// The program value of a constant of integers.
+    fn integer_value(&mut self, values: &[i64], shape: Vec<usize>, dtype: DType) -> ValueId {
+        let words = dtype.encode(values);
+        let constant = Weight::new(vec![words.len()], words);
+        self.value(String::new(), shape.into_iter().map(Some).collect(), dtype, constant)
+    }
+
     /// Adds a node and its result.
-    fn node(&mut self, op: Op, inputs: Vec<ValueId>, shape: Vec<Option<usize>>) -> ValueId {
-        let output = self.value(String::new(), shape, None);
+    fn node(&mut self, op: Op, inputs: Vec<ValueId>, shape: Vec<Option<usize>>, dtype: DType) -> ValueId {
+        let output = self.value(String::new(), shape, dtype, None);
         self.program.nodes.push(Node { op, inputs, output });
         output
     }
@@ -298,7 +340,7 @@ impl<'c, 'a> Loader<'c, 'a> {
     /// An operand that depends on an input and has its batch at axis 0.
     fn plain(&self, operation: &OperationRef<'c, '_>, index: usize) -> Result<ValueId, LoadError> {
         match self.activation(operation, index)? {
-            (id, View::PLAIN) => Ok(id),
+            (id, View::PLAIN | View::WHOLE) => Ok(id),
             _ => Err(fail(operation, format!("operand {index} must have the batch at axis 0"))),
         }
     }
@@ -314,7 +356,7 @@ impl<'c, 'a> Loader<'c, 'a> {
     /// A constant operand of integers.
     fn integers(&self, operation: &OperationRef<'c, '_>, index: usize) -> Result<Vec<i64>, LoadError> {
         match self.operand(operation, index)? {
-            Bound::Integers(values) => Ok(values.clone()),
+            Bound::Integers(values, _) => Ok(values.clone()),
             _ => Err(fail(operation, format!("operand {index} must be a constant of integers"))),
         }
     }
@@ -327,7 +369,7 @@ impl<'c, 'a> Loader<'c, 'a> {
             return id;
         }
         let dimensions = shape.into_iter().map(Some).collect();
-        let id = self.value(name, dimensions, Some(weight));
+        let id = self.value(name, dimensions, DType::F32, Some(weight));
         self.loaded.insert(key, id);
         id
     }
@@ -335,7 +377,7 @@ impl<'c, 'a> Loader<'c, 'a> {
     /// The program value of a constant whose values were rearranged: not shared with other uses of the global.
     fn repacked_value(&mut self, name: String, weight: Weight) -> ValueId {
         let shape = weight.shape().iter().copied().map(Some).collect();
-        self.value(name, shape, Some(weight))
+        self.value(name, shape, DType::F32, Some(weight))
     }
 
     /// The weight a `global_load_const` loads.
@@ -367,8 +409,15 @@ impl<'c, 'a> Loader<'c, 'a> {
     fn shape(&self, operation: &OperationRef<'c, '_>, view: View) -> Result<Vec<Option<usize>>, LoadError> {
         let result = result(operation)?;
         let error = |reason: &str| fail(operation, format!("its result {} {reason}", result.r#type()));
-        let shape =
-            ir::value_shape(result).filter(|_| is_f32(result)).ok_or_else(|| error("must be a ranked f32 tensor"))?;
+        let shape = ir::value_shape(result)
+            .filter(|_| dtype(result).is_some())
+            .ok_or_else(|| error("must be a ranked tensor of f32, i32, i64 or i1"))?;
+        if view.whole {
+            return match shape.iter().any(|&size| size.is_none_or(|size| size == 0)) {
+                true => Err(error("must be static, and not empty")),
+                false => Ok(shape),
+            };
+        }
         let batch_fits = shape
             .get(view.lead)
             .is_some_and(|&size| size == self.batch.and_then(|batch| batch.checked_mul(view.tokens)));
@@ -398,8 +447,9 @@ impl<'c, 'a> Loader<'c, 'a> {
         view: View,
     ) -> Result<ValueId, LoadError> {
         let shape = self.shape(operation, view)?;
-        let id = self.node(op, inputs, shape);
-        self.bind(result(operation)?, Bound::Activation(id, view));
+        let value = result(operation)?;
+        let id = self.node(op, inputs, shape, dtype(value).unwrap_or_default());
+        self.bind(value, Bound::Activation(id, view));
         Ok(id)
     }
 
@@ -441,6 +491,24 @@ fn is_i16(value: IrValue<'_, '_>) -> bool {
     use melior::ir::{ShapedTypeLike, r#type::IntegerType, r#type::RankedTensorType};
     RankedTensorType::try_from(value.r#type())
         .is_ok_and(|tensor| IntegerType::try_from(tensor.element()).is_ok_and(|integer| integer.width() == 16))
+}
+
+/// The type of a tensor's elements, where values may have it.
+fn dtype(value: IrValue<'_, '_>) -> Option<DType> {
+    use melior::ir::{
+        ShapedTypeLike, TypeLike,
+        r#type::{IntegerType, RankedTensorType},
+    };
+    let element = RankedTensorType::try_from(value.r#type()).ok()?.element();
+    if element.is_f32() {
+        return Some(DType::F32);
+    }
+    match IntegerType::try_from(element).ok()?.width() {
+        1 => Some(DType::Bool),
+        32 => Some(DType::I32),
+        64 => Some(DType::I64),
+        _ => None,
+    }
 }
 
 /// The shape of a static tensor.

@@ -10,12 +10,13 @@ use crate::{
     kernels::{
         depthwise::{Depthwise, MAX_TAPS},
         elementwise::{Broadcast, Reads, binary_reads, unary_reads},
+        generic::{self, Generic},
         layout::Gather,
         pool::Window,
     },
     noise::{NoiseSpec, Reference, Scale},
     onednn::Geometry,
-    program::{Binary, Calibration, LayerId, Op, Program, Reduce, Unary, ValueId},
+    program::{Binary, Calibration, DType, LayerId, Node, Op, Program, Reduce, Unary, ValueId},
     rng::layer_hash,
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -84,7 +85,18 @@ impl Network {
         let mut shapes: Vec<Option<Vec<usize>>> = vec![None; count];
         for (id, value) in program.values.iter().enumerate() {
             if let Some(weight) = &value.constant {
-                shapes[id] = Some(weight.shape().to_vec());
+                let shape = match value.dtype {
+                    DType::F32 => weight.shape().to_vec(),
+                    _ => sample_shape(&value.shape, 1, &value.name)?,
+                };
+                let len = shape.iter().product::<usize>() * value.dtype.words();
+                if weight.values().len() != len {
+                    return Err(ExecError::Program(format!(
+                        "constant {id} has {} words, not {len}",
+                        weight.values().len()
+                    )));
+                }
+                shapes[id] = Some(shape);
             }
         }
         for &id in &program.inputs {
@@ -124,22 +136,29 @@ impl Network {
                 | Op::FullyConnected { .. }
                 | Op::DenoiseBlock { .. }
                 | Op::DenoiseAffine { .. }
-                | Op::DenoiseTile { .. } => operands[0].first().copied().unwrap_or(1),
+                | Op::DenoiseTile { .. }
+                | Op::Take { .. } => operands[0].first().copied().unwrap_or(1),
                 _ => multiple,
             };
             let shape = sample_shape(&output.shape, multiple, &output.name)?;
             check_shapes(&node.op, &operands, &shape).map_err(fail)?;
+            let dtypes: Vec<DType> = node.inputs.iter().map(|&id| program.values[id].dtype).collect();
+            generic::check(&node.op, &dtypes, output.dtype).map_err(fail)?;
             if let Op::Conv2d { layer, .. } | Op::FullyConnected { layer } = node.op
                 && layer.is_some_and(|layer| layer >= program.layers.len())
             {
                 return Err(fail("its layer does not exist".to_owned()));
             }
             convolutions.push(match &node.op {
-                Op::Conv2d { stride, pad, dilation, groups, .. } => {
-                    if program.values[node.inputs[1]].constant.is_none()
-                        || program.values[node.inputs[2]].constant.is_none()
-                    {
-                        return Err(fail("its weight and bias must be constants".to_owned()));
+                Op::Conv2d { stride, pad, dilation, groups, layer } => {
+                    let constant = |operand: usize| program.values[node.inputs[operand]].constant.is_some();
+                    if !constant(1) || !constant(2) {
+                        if layer.is_some() {
+                            return Err(fail("its weight and bias must be constants".to_owned()));
+                        }
+                        convolutions.push(None);
+                        shapes[node.output] = Some(shape);
+                        continue;
                     }
                     let weights = program.values[node.inputs[1]].constant.as_ref().map_or(&[][..], |w| w.values());
                     Some(convolution(operands[0], operands[1], &shape, *stride, *pad, *dilation, *groups, weights))
@@ -172,9 +191,25 @@ impl Network {
         Ok(Self { program, shapes: shapes.into_iter().map(Option::unwrap_or_default).collect(), layers, convolutions })
     }
 
-    /// The number of elements of a value for one sample.
+    /// The number of words of a value for one sample: of elements, unless they are wide.
     pub fn len(&self, value: ValueId) -> usize {
-        self.shapes[value].iter().product()
+        self.shapes[value].iter().product::<usize>() * self.program.values[value].dtype.words()
+    }
+
+    /// Whether only the plain interpreter can run a node: integers, conditions, weights that are computed.
+    fn is_generic(&self, node: &Node) -> bool {
+        let dtype = |id: ValueId| self.program.values[id].dtype;
+        let constant = |operand: usize| self.program.values[node.inputs[operand]].constant.is_some();
+        let typed = node.inputs.iter().chain([&node.output]).any(|&id| dtype(id) != DType::F32);
+        match &node.op {
+            // Words stay as they are.
+            Op::Reshape | Op::Unary(Unary::Identity) => false,
+            Op::Take { .. } => dtype(node.output) != DType::F32 || !constant(1),
+            Op::Conv2d { .. } => !constant(1) || !constant(2),
+            Op::Binary(op) => typed || !op.is_arithmetic(),
+            Op::Cast | Op::Select | Op::ArgMax { .. } => true,
+            _ => typed,
+        }
     }
 }
 
@@ -218,7 +253,8 @@ fn sample_shape(shape: &[Option<usize>], multiple: usize, name: &str) -> Result<
 fn arity(op: &Op) -> (usize, usize) {
     match op {
         Op::Conv2d { .. } | Op::FullyConnected { .. } | Op::DenoiseAffine { .. } => (3, 3),
-        Op::MatMul | Op::Binary(_) => (2, 2),
+        Op::MatMul | Op::Binary(_) | Op::Take { .. } => (2, 2),
+        Op::Select => (3, 3),
         Op::DenoiseBlock { .. } => (7, 9),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
@@ -329,7 +365,7 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
             }
             expect("the denoiser", x.clone())
         }
-        Op::Unary(_) => expect("the function", x.clone()),
+        Op::Unary(_) | Op::Cast => expect("the function", x.clone()),
         Op::Binary(_) => {
             Broadcast::new(x, operands[1]).ok_or_else(|| format!("{x:?} and {:?} do not broadcast", operands[1]))?;
             expect("the broadcast", Broadcast::shape(x, operands[1]))
@@ -377,6 +413,35 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
                 && result.len() == x.len()
                 && start.iter().zip(result).zip(x).all(|((start, size), x)| start + size <= *x);
             fits.then_some(()).ok_or_else(|| format!("{result:?} at {start:?} reaches past {x:?}"))
+        }
+        Op::Tile { repeats } => {
+            if repeats.len() != x.len() || repeats.contains(&0) {
+                return Err(format!("{repeats:?} does not fit {x:?}"));
+            }
+            expect("repeating", x.iter().zip(repeats).map(|(size, times)| size * times).collect())
+        }
+        Op::Take { axis } => {
+            axis_in(*axis)?;
+            let [count] = *operands[1].as_slice() else {
+                return Err(format!("its indices have shape {:?}, not one axis", operands[1]));
+            };
+            let mut want = x.clone();
+            want[*axis] = count;
+            expect("taking", want)
+        }
+        Op::ArgMax { axis } => {
+            axis_in(*axis)?;
+            let mut want = x.clone();
+            want.remove(*axis);
+            expect("the reduction", want)
+        }
+        Op::Select => {
+            let mut want = x.clone();
+            for operand in &operands[1..] {
+                Broadcast::new(&want, operand).ok_or_else(|| format!("{x:?} and {operand:?} do not broadcast"))?;
+                want = Broadcast::shape(&want, operand);
+            }
+            expect("the selection", want)
         }
         Op::Pad { pad, .. } => {
             if pad.len() != x.len() {
@@ -552,6 +617,13 @@ pub(crate) enum Kernel {
         shape: [usize; 3],
     },
     Gather(Gather),
+    /// Of `[outer, axis, inner]`, the indices along the axis.
+    Take {
+        shape: [usize; 3],
+        indices: Arc<[usize]>,
+    },
+    /// What has no kernel of its own.
+    Generic(Box<Generic>),
     /// Writes the operand to where the gather reads.
     Pad {
         place: Gather,
@@ -707,6 +779,16 @@ impl Builder<'_> {
         let len = network.len(node.output);
         let result = &network.shapes[node.output];
         let id = match &node.op {
+            op if network.is_generic(node) => {
+                let typed = |id: ValueId| (network.program.values[id].dtype, network.shapes[id].clone());
+                let generic = Generic {
+                    op: op.clone(),
+                    operands: node.inputs.iter().map(|&id| typed(id)).collect(),
+                    result: typed(node.output),
+                };
+                let inputs = node.inputs.iter().map(|&id| self.id(id)).collect();
+                self.step(Kernel::Generic(Box::new(generic)), inputs, len)
+            }
             Op::Conv2d { layer, .. } => {
                 let bias = node.inputs[2];
                 self.layer(index, *layer, x, |builder, limit| match &network.convolutions[index] {
@@ -823,6 +905,17 @@ impl Builder<'_> {
                 if around[1] == 1 { x } else { self.step(Kernel::Reduce { kind: *kind, shape: around }, vec![x], len) }
             }
             Op::Transpose { perms } => self.gather(Gather::transpose(shape(0), perms), x, len),
+            Op::Tile { repeats } => self.gather(Gather::tile(shape(0), repeats), x, len),
+            Op::Take { axis } => {
+                let from = shape(0);
+                let last = from[*axis].saturating_sub(1);
+                let indices = network.program.values[node.inputs[1]].dtype.decode(self.constant(node.inputs[1]));
+                let indices = indices.into_iter().map(|index| usize::try_from(index).unwrap_or(0).min(last)).collect();
+                let around = [from[..*axis].iter().product(), from[*axis], from[axis + 1..].iter().product()];
+                self.step(Kernel::Take { shape: around, indices }, vec![x], len)
+            }
+            // Run by the interpreter.
+            Op::Cast | Op::Select | Op::ArgMax { .. } => x,
             Op::Slice { start } => self.gather(Gather::slice(shape(0), start, result), x, len),
             Op::Pad { pad, value } => {
                 let start: Vec<usize> = pad.iter().map(|[before, _]| *before).collect();
@@ -926,7 +1019,7 @@ impl Builder<'_> {
     }
 
     /// Marks what the backward pass visits, and the values that it reads.
-    fn mark_gradients(&mut self) {
+    fn mark_gradients(&mut self) -> Result<(), ExecError> {
         let values = &self.network.program.values;
         let trainable = |ids: &[ValueId]| ids.iter().any(|&id| values[id].trainable);
         for index in 0..self.steps.len() {
@@ -940,7 +1033,20 @@ impl Builder<'_> {
                     .any(|pair| trainable(pair)),
                 _ => false,
             };
-            let passes = step.inputs.iter().any(|&id| self.values[id].gradient);
+            // Integers and booleans have no gradient: they are constant almost everywhere.
+            let integers = matches!(&step.kernel, Kernel::Generic(generic) if generic.result.0 != DType::F32);
+            let passes = !integers && step.inputs.iter().any(|&id| self.values[id].gradient);
+            if let Kernel::Generic(generic) = &step.kernel
+                && passes
+                && !generic::is_differentiable(&generic.op)
+            {
+                let name = format!("{:?}", generic.op);
+                let name = name.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
+                return Err(ExecError::Program(format!(
+                    "{name} of values that depend on a denoiser has no gradient; place the denoisers behind it \
+                     (--placement at=GLOB)"
+                )));
+            }
             self.values[step.output].gradient = starts || passes;
             self.steps[index].gradient = starts || passes;
             if !(starts || passes) {
@@ -970,12 +1076,17 @@ impl Builder<'_> {
                 },
                 Kernel::Binary { op, .. } if binary_reads(*op) => saved.extend(&step.inputs),
                 Kernel::MatMul { .. } => saved.extend(&step.inputs),
+                Kernel::Generic(generic) => match generic.op {
+                    Op::Select => saved.push(step.inputs[0]),
+                    _ => saved.extend(step.inputs.get(1)),
+                },
                 Kernel::AddClamp { .. } => saved.push(step.output),
                 Kernel::Maximum(_) | Kernel::Reduce { .. } => saved.extend([step.inputs[0], step.output]),
                 _ => {}
             }
             saved.into_iter().for_each(|id| self.values[id].saved = true);
         }
+        Ok(())
     }
 
     /// Decides which values are freed where and which buffers are taken over.
@@ -1031,7 +1142,7 @@ impl Plan {
         builder.fuse_clamps(&targets);
         builder.fuse_affines(&targets);
         if matches!(key.goal, Goal::Train | Goal::Sensitivity) {
-            builder.mark_gradients();
+            builder.mark_gradients()?;
         }
         builder.assign_buffers(&targets);
         Ok(Self { steps: builder.steps, values: builder.values, targets, logits })

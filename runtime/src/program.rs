@@ -1,8 +1,10 @@
 //! The program: what the executor runs. A plain, MLIR-free form of `@main`, read once from a module of any level
 //! (module `load`), in execution order, with constants bound to weights.
 //!
-//! All values are f32; the words of a denoiser at the dtile level stay inside its node. Spatial tensors are NHWC, as in the IR; the batch is axis 0 of every non-constant value that
-//! depends on an input, and is written as `None` in shapes.
+//! Values are f32 unless their [`DType`] says otherwise; the words of a denoiser at the dtile level stay inside its node. Spatial
+//! tensors are NHWC, as in the IR; the batch is axis 0 of every non-constant value that depends on an input, and is written as
+//! `None` in shapes. A program that works on its inputs as a whole has no such axis: what the executor takes for a sample is then
+//! everything.
 
 use crate::{digital::program::TileProgram, store::Weight};
 pub use mxc_dialects::analog::Calibration;
@@ -47,14 +49,57 @@ impl Program {
     }
 }
 
+/// The type of a value's elements. The executor keeps every value in 32-bit words, typed as f32: an integer of 32 bits or fewer
+/// is one word, of 64 bits two, bit by bit, so that no integer is ever rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum DType {
+    #[default]
+    F32,
+    I32,
+    I64,
+    /// One word, 0 or 1.
+    Bool,
+}
+
+impl DType {
+    /// The number of words of one element.
+    pub fn words(self) -> usize {
+        if self == Self::I64 { 2 } else { 1 }
+    }
+
+    /// Integers as the executor keeps them; wider ones lose their upper bits. For [`DType::F32`], the numbers themselves.
+    pub fn encode(self, values: &[i64]) -> Vec<f32> {
+        let word = |value: i32| f32::from_bits(value.cast_unsigned());
+        match self {
+            Self::F32 => values.iter().map(|&value| value as f32).collect(),
+            Self::I32 => values.iter().map(|&value| word(value as i32)).collect(),
+            Self::Bool => values.iter().map(|&value| word(i32::from(value != 0))).collect(),
+            Self::I64 => values.iter().flat_map(|&value| [word(value as i32), word((value >> 32) as i32)]).collect(),
+        }
+    }
+
+    /// The integers that words hold. For [`DType::F32`], the numbers rounded to zero.
+    pub fn decode(self, words: &[f32]) -> Vec<i64> {
+        let low = |word: f32| i64::from(word.to_bits());
+        match self {
+            Self::F32 => words.iter().map(|&value| value as i64).collect(),
+            Self::I32 | Self::Bool => words.iter().map(|word| i64::from(word.to_bits().cast_signed())).collect(),
+            Self::I64 => words.chunks_exact(2).map(|pair| low(pair[0]) | low(pair[1]) << 32).collect(),
+        }
+    }
+}
+
 /// One value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Value {
     /// The source model's name for an input or output, the global's name for a weight, else empty.
     pub name: String,
     /// The dimensions; `None` is the batch.
     pub shape: Vec<Option<usize>>,
-    /// The values of a constant.
+    /// The type of its elements.
+    pub dtype: DType,
+    /// The values of a constant; those that are not f32 as words in one axis.
     pub constant: Option<Weight>,
     /// Whether fine-tuning updates this constant (denoiser weights).
     pub trainable: bool,
@@ -92,7 +137,7 @@ pub struct Layer {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// input NHWC, weight OHWI (I = C / groups), bias O → NHWC; floor semantics. A depthwise convolution has
-    /// groups = C, its weight laid out `[C·M, KH, KW, 1]`.
+    /// groups = C, its weight laid out `[C·M, KH, KW, 1]`. Only a digital one may have a weight that is no constant.
     Conv2d {
         /// Vertical, horizontal.
         stride: [usize; 2],
@@ -186,6 +231,27 @@ pub enum Op {
         /// The border's value.
         value: f32,
     },
+    /// Repeats the operand along its axes.
+    Tile {
+        /// How often, per axis.
+        repeats: Vec<usize>,
+    },
+    /// operand, indices of one axis: the operand's slices of those indices along an axis. An index out of range counts as the
+    /// nearest one within.
+    Take {
+        /// The axis.
+        axis: usize,
+    },
+    /// The first index of the greatest element along an axis, which the result lacks.
+    ArgMax {
+        /// The axis.
+        axis: usize,
+    },
+    /// Converts to the result's type: from f32 to integers to the nearest, ties to even, and within the type's range; to bool
+    /// whether it is not 0.
+    Cast,
+    /// condition, a, b of equal rank, size-1 axes broadcasting: a where the condition holds, else b.
+    Select,
 }
 
 impl Op {
@@ -204,7 +270,10 @@ impl Op {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Unary {
-    Clamp { min: f32, max: f32 },
+    Clamp {
+        min: f32,
+        max: f32,
+    },
     Sigmoid,
     Tanh,
     Erf,
@@ -216,10 +285,25 @@ pub enum Unary {
     Negate,
     Floor,
     Ceil,
+    /// To the nearest, ties to even.
+    Round,
+    Sin,
+    Cos,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Asinh,
+    Acosh,
+    Atanh,
+    /// Of booleans.
+    Not,
     Identity,
 }
 
-/// Elementwise functions of two operands.
+/// Elementwise functions of two operands. Integers wrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Binary {
@@ -229,6 +313,26 @@ pub enum Binary {
     Max,
     Min,
     Pow,
+    /// The quotient rounded to zero, of integers; 0 where the divisor is.
+    IntDiv,
+    /// The remainder with the divisor's sign.
+    Mod,
+    /// The remainder with the dividend's sign.
+    Rem,
+    /// Gives booleans, as all below.
+    Equal,
+    Greater,
+    GreaterEqual,
+    And,
+    Or,
+    Xor,
+}
+
+impl Binary {
+    /// Whether f32 operands have a kernel and a gradient of their own.
+    pub(crate) fn is_arithmetic(self) -> bool {
+        matches!(self, Self::Add | Self::Sub | Self::Mul | Self::Max | Self::Min | Self::Pow)
+    }
 }
 
 /// Reductions over one axis.

@@ -24,6 +24,9 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
 
     let context = mxc_dialects::new_context();
     let imported = driver::import(&context, &args.model, &input_shapes)?;
+    if args.emit.is_none() {
+        check_samples(&args.model, &imported.source)?;
+    }
     let preprocessing = preprocessing(&args, &imported.source)?;
     let options = CompileOptions {
         budget: args.budget,
@@ -141,6 +144,29 @@ pub fn hardware_profile(path: Option<&Path>) -> Result<String, Failure> {
         None => Hardware::paper(),
     };
     Ok(profile.to_toml())
+}
+
+/// A package is calibrated, trained and evaluated on samples of floats, one at a time.
+fn check_samples(model: &Path, source: &SourceInfo) -> Result<(), Failure> {
+    if let Some(input) = source.inputs.iter().find(|input| !input.is_float) {
+        return Err(format!(
+            "{}: input '{}' holds integers; compile a network whose inputs are floats (mxc run executes any)",
+            model.display(),
+            input.name
+        )
+        .into());
+    }
+    let several = |input: &&SourceInput| input.shape.first() != Some(&Some(1));
+    if let Some(input) = source.inputs.iter().find(several).filter(|_| source.whole) {
+        return Err(format!(
+            "{}: it computes across the first axis of its input '{}', so that its samples cannot be told apart; export it with \
+             a dynamic batch or a batch of 1",
+            model.display(),
+            input.name
+        )
+        .into());
+    }
+    Ok(())
 }
 
 /// How image bytes become the model's input: its only input must be an image.

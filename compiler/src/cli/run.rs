@@ -9,7 +9,7 @@ use crate::driver;
 use mxc_runtime::{
     exec::{Batch, Key, Mode, Purpose},
     package::{Package, write_atomically},
-    program::Program,
+    program::{DType, Program},
 };
 use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::{NpzReader, NpzWriter};
@@ -21,7 +21,7 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     let (inputs, samples) = bind(&program, &arrays, &args.input)?;
     let indices: Vec<u64> = (0..samples as u64).collect();
     let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-    let names: Vec<_> = outputs(&program, samples);
+    let outputs: Vec<_> = outputs(&program, samples);
     let executor = session::executor(program, global)?;
     let key = Key { seed: global.seed, purpose: Purpose::Eval, pass: 0, chip: 0 };
     let results = executor.forward(Batch { inputs: &slices, samples: &indices }, Mode::CLEAN_DENOISED, key)?;
@@ -29,10 +29,22 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     let mut bytes = Cursor::new(Vec::new());
     let mut writer = NpzWriter::new(&mut bytes);
     let mut report = serde_json::Map::new();
-    for ((name, shape), values) in names.into_iter().zip(results) {
+    for ((name, shape, dtype), values) in outputs.into_iter().zip(results) {
         report.insert(name.clone(), serde_json::json!(shape));
-        let array = ArrayD::from_shape_vec(IxDyn(&shape), values)?;
-        writer.add_array(name, &array)?;
+        let shape = IxDyn(&shape);
+        let integers = || dtype.decode(&values);
+        match dtype {
+            DType::F32 => writer.add_array(name, &ArrayD::from_shape_vec(shape, values)?)?,
+            DType::I64 => writer.add_array(name, &ArrayD::from_shape_vec(shape, integers())?)?,
+            DType::I32 => {
+                let values = integers().into_iter().map(|value| value as i32).collect();
+                writer.add_array(name, &ArrayD::<i32>::from_shape_vec(shape, values)?)?;
+            }
+            DType::Bool => {
+                let values = integers().into_iter().map(|value| value != 0).collect();
+                writer.add_array(name, &ArrayD::<bool>::from_shape_vec(shape, values)?)?;
+            }
+        }
     }
     writer.finish()?;
     write_atomically(&args.output, bytes.get_ref()).map_err(|error| format!("{}: {error}", args.output.display()))?;
@@ -55,26 +67,66 @@ fn load(args: &RunArgs) -> Result<Program, Failure> {
     Ok(mxc_runtime::load::program(&imported.module, &imported.weights)?)
 }
 
-fn read(path: &Path) -> Result<BTreeMap<String, ArrayD<f32>>, Failure> {
+/// An array of the input file.
+enum Numbers {
+    Floats(ArrayD<f32>),
+    Integers(ArrayD<i64>),
+}
+
+impl Numbers {
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::Floats(array) => array.shape(),
+            Self::Integers(array) => array.shape(),
+        }
+    }
+
+    /// As the executor wants an input of a type; `None` for floats where integers are wanted.
+    fn encode(&self, dtype: DType) -> Option<Vec<f32>> {
+        match self {
+            Self::Floats(array) => (dtype == DType::F32).then(|| array.iter().copied().collect()),
+            Self::Integers(array) => Some(dtype.encode(&array.iter().copied().collect::<Vec<_>>())),
+        }
+    }
+}
+
+/// An array of integers or booleans.
+fn integers(reader: &mut NpzReader<File>, name: &str) -> Option<ArrayD<i64>> {
+    if let Ok(array) = reader.by_name(name) {
+        return Some(array);
+    }
+    let narrow: Result<ArrayD<i32>, _> = reader.by_name(name);
+    if let Ok(array) = narrow {
+        return Some(array.mapv(i64::from));
+    }
+    let flags: Result<ArrayD<bool>, _> = reader.by_name(name);
+    flags.ok().map(|array| array.mapv(i64::from))
+}
+
+fn read(path: &Path) -> Result<BTreeMap<String, Numbers>, Failure> {
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let file = File::open(path).map_err(|error| named(&error))?;
     let mut reader = NpzReader::new(file).map_err(|error| named(&error))?;
     let mut arrays = BTreeMap::new();
     for name in reader.names().map_err(|error| named(&error))? {
-        let array: ArrayD<f32> = reader
-            .by_name(&name)
-            .map_err(|error| format!("{}: array '{name}' (f32 expected): {error}", path.display()))?;
+        let floats: Result<ArrayD<f32>, _> = reader.by_name(&name);
+        let array = match floats {
+            Ok(array) => Numbers::Floats(array),
+            Err(error) => match integers(&mut reader, &name) {
+                Some(array) => Numbers::Integers(array),
+                None => {
+                    let wanted = "f32, i64, i32 or bool expected";
+                    return Err(format!("{}: array '{name}' ({wanted}): {error}", path.display()).into());
+                }
+            },
+        };
         arrays.insert(name.trim_end_matches(".npy").to_owned(), array);
     }
     Ok(arrays)
 }
 
 /// The arrays in the order of the program's inputs, and the number of samples.
-fn bind(
-    program: &Program,
-    arrays: &BTreeMap<String, ArrayD<f32>>,
-    path: &Path,
-) -> Result<(Vec<Vec<f32>>, usize), Failure> {
+fn bind(program: &Program, arrays: &BTreeMap<String, Numbers>, path: &Path) -> Result<(Vec<Vec<f32>>, usize), Failure> {
     let mut samples = None;
     let mut inputs = Vec::new();
     for &id in &program.inputs {
@@ -93,9 +145,11 @@ fn bind(
                 .into());
             }
         };
-        let fits = array.ndim() == value.shape.len()
+        let fits = array.shape().len() == value.shape.len()
             && value.shape.iter().zip(array.shape()).all(|(want, have)| want.is_none_or(|want| want == *have));
-        let count = array.shape().first().copied().unwrap_or(0);
+        // A program without a batch runs on everything at once.
+        let whole = !value.shape.contains(&None);
+        let count = if whole { 1 } else { array.shape().first().copied().unwrap_or(0) };
         if !fits || samples.is_some_and(|samples| samples != count) {
             return Err(format!(
                 "{}: input '{}' has shape {:?}, but the model wants {}",
@@ -107,13 +161,17 @@ fn bind(
             .into());
         }
         samples = Some(count);
-        inputs.push(array.iter().copied().collect());
+        inputs.push(
+            array
+                .encode(value.dtype)
+                .ok_or_else(|| format!("{}: input '{}' holds integers", path.display(), value.name))?,
+        );
     }
-    Ok((inputs, samples.unwrap_or(0)))
+    Ok((inputs, samples.unwrap_or(1)))
 }
 
-/// The outputs' names and shapes.
-fn outputs(program: &Program, samples: usize) -> Vec<(String, Vec<usize>)> {
+/// The outputs' names, shapes and types.
+fn outputs(program: &Program, samples: usize) -> Vec<(String, Vec<usize>, DType)> {
     program
         .outputs
         .iter()
@@ -121,7 +179,7 @@ fn outputs(program: &Program, samples: usize) -> Vec<(String, Vec<usize>)> {
         .map(|(index, &id)| {
             let value = &program.values[id];
             let name = if value.name.is_empty() { format!("output{index}") } else { value.name.clone() };
-            (name, value.shape.iter().map(|size| size.unwrap_or(samples)).collect())
+            (name, value.shape.iter().map(|size| size.unwrap_or(samples)).collect(), value.dtype)
         })
         .collect()
 }

@@ -5,7 +5,7 @@
 
 use super::{
     error::ImportError,
-    tensor::{Data, Sym, Tensor},
+    tensor::{Data, Element, Sym, Tensor},
 };
 use onnx_protobuf::{
     AttributeProto, FunctionProto, GraphProto, Message, ModelProto, NodeProto, TensorProto, TypeProto,
@@ -46,6 +46,8 @@ pub(super) struct Graph {
     pub inputs: Vec<Input>,
     pub outputs: Vec<String>,
     pub initializers: BTreeMap<String, Rc<Tensor>>,
+    /// ONNX's data types of the inputs and initializers.
+    pub data_types: BTreeMap<String, i32>,
     pub nodes: Vec<Node>,
 }
 
@@ -54,7 +56,8 @@ pub(super) struct Input {
     pub name: String,
     /// Per dimension its size or its name; `None` where the file declares no shape.
     pub shape: Option<Vec<InputDim>>,
-    pub is_float: bool,
+    /// What its elements are; `None` if no activation can hold them.
+    pub element: Option<Element>,
 }
 
 /// A declared dimension.
@@ -171,6 +174,12 @@ struct Decoder<'a> {
 impl Decoder<'_> {
     /// Decodes a graph; `outer` are the values of the enclosing graphs that it may read.
     fn graph(&mut self, graph: GraphProto, outer: &BTreeSet<String>) -> Result<Graph, ImportError> {
+        let mut data_types: BTreeMap<_, _> = graph
+            .input
+            .iter()
+            .filter_map(|input| Some((input.name.clone(), tensor_type(input.type_.as_ref())?.elem_type)))
+            .collect();
+        data_types.extend(graph.initializer.iter().map(|tensor| (tensor.name.clone(), tensor.data_type)));
         let mut initializers = BTreeMap::new();
         for tensor in graph.initializer {
             let name = tensor.name.clone();
@@ -194,7 +203,7 @@ impl Decoder<'_> {
         own.extend(initializers.keys().cloned());
         let outputs: Vec<_> = graph.output.iter().map(|output| output.name.clone()).collect();
         let nodes = self.nodes(graph.node, own, outer, &outputs)?;
-        Ok(Graph { inputs, outputs, initializers, nodes })
+        Ok(Graph { inputs, outputs, initializers, data_types, nodes })
     }
 
     fn function(&mut self, function: FunctionProto) -> Result<Function, ImportError> {
@@ -461,11 +470,15 @@ fn reads(node: &NodeProto) -> Vec<String> {
     reads
 }
 
-fn input(name: &str, r#type: Option<&TypeProto>) -> Input {
-    let tensor = r#type.and_then(|r#type| match &r#type.value {
+fn tensor_type(r#type: Option<&TypeProto>) -> Option<&type_proto::Tensor> {
+    match &r#type?.value {
         Some(type_proto::Value::TensorType(tensor)) => Some(tensor),
         _ => None,
-    });
+    }
+}
+
+fn input(name: &str, r#type: Option<&TypeProto>) -> Input {
+    let tensor = tensor_type(r#type);
     let shape = tensor.and_then(|tensor| tensor.shape.as_ref()).map(|shape| {
         shape
             .dim
@@ -477,13 +490,7 @@ fn input(name: &str, r#type: Option<&TypeProto>) -> Input {
             })
             .collect()
     });
-    let is_float = tensor.is_some_and(|tensor| {
-        matches!(
-            DataType::from_i32(tensor.elem_type),
-            Some(DataType::FLOAT | DataType::FLOAT16 | DataType::BFLOAT16 | DataType::DOUBLE)
-        )
-    });
-    Input { name: name.to_owned(), shape, is_float }
+    Input { name: name.to_owned(), shape, element: tensor.and_then(|tensor| Element::of(tensor.elem_type)) }
 }
 
 /// Little-endian elements.

@@ -3,18 +3,18 @@
 use super::{
     decode::unique,
     error::{Problem, invalid, unsupported},
-    tensor::{Dim, element_count, show},
+    tensor::{Dim, Element, element_count, show},
 };
 use melior::{
     Context,
     ir::{
-        Attribute, Block, BlockLike, Identifier, Location, Type, Value, ValueLike,
+        Attribute, Block, BlockLike, Identifier, Location, ShapedTypeLike, Type, Value, ValueLike,
         attribute::{
             DenseElementsAttribute, DenseI32ArrayAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute,
             StringAttribute, TypeAttribute,
         },
         operation::OperationBuilder,
-        r#type::IntegerType,
+        r#type::{IntegerType, RankedTensorType},
     },
 };
 use mxc_dialects::ir;
@@ -53,6 +53,32 @@ impl Activation<'_, '_> {
 
     pub fn rank(&self) -> usize {
         self.shape.len()
+    }
+
+    /// The type of its elements.
+    pub fn element(&self) -> Element {
+        let element = RankedTensorType::try_from(self.value.r#type()).map(|tensor| tensor.element());
+        match element.ok().and_then(|element| IntegerType::try_from(element).ok()).map(|integer| integer.width()) {
+            Some(1) => Element::Bool,
+            Some(64) => Element::I64,
+            Some(_) => Element::I32,
+            None => Element::F32,
+        }
+    }
+
+    /// Whether an axis depends on the batch.
+    pub fn has_batch(&self) -> bool {
+        self.shape.iter().any(|dim| dim.fixed().is_none())
+    }
+}
+
+/// The MLIR type of elements.
+pub(super) fn element_type(context: &Context, element: Element) -> Type<'_> {
+    match element {
+        Element::F32 => Type::float32(context),
+        Element::I32 => IntegerType::new(context, 32).into(),
+        Element::I64 => IntegerType::new(context, 64).into(),
+        Element::Bool => IntegerType::new(context, 1).into(),
     }
 }
 
@@ -111,11 +137,6 @@ impl<'c, 'a> Emitter<'c, 'a> {
         Type::float32(self.context)
     }
 
-    pub fn tensor(&self, shape: &[Dim]) -> Type<'c> {
-        let shape: Vec<_> = shape.iter().map(|dim| dim.fixed()).collect();
-        ir::tensor_type(self.f32(), &shape)
-    }
-
     fn fixed_tensor(&self, element: Type<'c>, shape: &[usize]) -> Type<'c> {
         let shape: Vec<_> = shape.iter().map(|&size| Some(size)).collect();
         ir::tensor_type(element, &shape)
@@ -155,7 +176,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
     }
 
-    /// Appends an operation whose result has the physical shape `shape`; refuses shapes beyond reason.
+    /// Appends an operation whose result has the physical shape `shape` and the first operand's type of elements; refuses
+    /// shapes beyond reason.
     pub fn shaped(
         &mut self,
         name: &str,
@@ -163,9 +185,41 @@ impl<'c, 'a> Emitter<'c, 'a> {
         attributes: &[(&str, Attribute<'c>)],
         shape: &[Dim],
     ) -> Result<Value<'c, 'a>, Problem> {
+        let element = operands
+            .first()
+            .and_then(|value| RankedTensorType::try_from(value.r#type()).ok())
+            .map_or_else(|| self.f32(), |tensor| tensor.element());
+        self.shaped_as(name, operands, attributes, element, shape)
+    }
+
+    /// [`Self::shaped`] with another type of elements.
+    fn shaped_as(
+        &mut self,
+        name: &str,
+        operands: &[Value<'c, 'a>],
+        attributes: &[(&str, Attribute<'c>)],
+        element: Type<'c>,
+        shape: &[Dim],
+    ) -> Result<Value<'c, 'a>, Problem> {
         check_size(shape)?;
-        let result = self.tensor(shape);
-        self.op(name, operands, attributes, result)
+        let shape: Vec<_> = shape.iter().map(|dim| dim.fixed()).collect();
+        self.op(name, operands, attributes, ir::tensor_type(element, &shape))
+    }
+
+    /// An operator that TOSA lacks: `tosa.custom` of the domain `mxc`; its result has the first operand's type of elements.
+    pub fn custom(
+        &mut self,
+        operator: &str,
+        operands: &[Value<'c, 'a>],
+        description: &str,
+        shape: &[Dim],
+    ) -> Result<Value<'c, 'a>, Problem> {
+        let attributes = [
+            ("operator_name", self.string(operator)),
+            ("domain_name", self.string("mxc")),
+            ("implementation_attrs", self.string(description)),
+        ];
+        self.shaped("tosa.custom", operands, &attributes, shape)
     }
 
     /// Appends `func.return`.
@@ -217,6 +271,41 @@ impl<'c, 'a> Emitter<'c, 'a> {
         let value = self.constant_op("tosa.const", &[("values", attribute.into())], tensor)?;
         self.constants.insert(key, value);
         Ok(value)
+    }
+
+    /// An inline constant of integers or booleans.
+    pub fn integer_constant(
+        &mut self,
+        shape: &[usize],
+        values: &[i64],
+        element: Element,
+    ) -> Result<Value<'c, 'a>, Problem> {
+        let r#type = element_type(self.context, element);
+        let tensor = self.fixed_tensor(r#type, shape);
+        let constant = |attribute: DenseElementsAttribute<'c>| [("values", Attribute::from(attribute))];
+        match element {
+            Element::I64 => {
+                let values = DenseElementsAttribute::i64_values(tensor, values);
+                self.constant_op("tosa.const", &constant(values), tensor)
+            }
+            Element::I32 => {
+                let values: Vec<_> = values.iter().map(|&value| value as i32).collect();
+                let values = DenseElementsAttribute::i32_values(tensor, &values);
+                self.constant_op("tosa.const", &constant(values), tensor)
+            }
+            // Bytes of booleans are packed in the attribute; integers are not.
+            Element::Bool => {
+                let bytes: Vec<_> = values.iter().map(|&value| i8::from(value != 0)).collect();
+                let wide = self.fixed_tensor(IntegerType::new(self.context, 8).into(), shape);
+                let bytes = DenseElementsAttribute::i8_values(wide, &bytes);
+                let wide = self.constant_op("tosa.const", &constant(bytes), wide)?;
+                self.op("tosa.cast", &[wide], &[], tensor)
+            }
+            Element::F32 => {
+                let values: Vec<_> = values.iter().map(|&value| value as f32).collect();
+                self.constant(shape, &values)
+            }
+        }
     }
 
     /// The zero point that many TOSA operations want.
@@ -372,8 +461,82 @@ impl<'c, 'a> Emitter<'c, 'a> {
 
     /// An elementwise operation with one operand.
     pub fn unary(&mut self, name: &str, input: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
-        let value = self.shaped(name, &[input.value], &[], &input.physical())?;
+        let value = match name.strip_prefix("mxc.") {
+            Some(operator) => self.custom(operator, &[input.value], "", &input.physical())?,
+            None => self.shaped(name, &[input.value], &[], &input.physical())?,
+        };
         Ok(Activation { value, ..input.clone() })
+    }
+
+    /// `tosa.cast`: from floats to the nearest integer, ties to even.
+    pub fn cast(&mut self, input: &Activation<'c, 'a>, to: Element) -> Result<Activation<'c, 'a>, Problem> {
+        if input.element() == to {
+            return Ok(input.clone());
+        }
+        let element = element_type(self.context, to);
+        let value = self.shaped_as("tosa.cast", &[input.value], &[], element, &input.physical())?;
+        Ok(Activation { value, ..input.clone() })
+    }
+
+    /// `a` where the condition holds, else `b`: of one order, broadcasting to the logical shape `shape`.
+    pub fn select(
+        &mut self,
+        [condition, a, b]: [&Activation<'c, 'a>; 3],
+        shape: Vec<Dim>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let mut result = Activation { value: a.value, shape, order: a.order.clone() };
+        let element = element_type(self.context, a.element());
+        let operands = [condition.value, a.value, b.value];
+        result.value = self.shaped_as("tosa.select", &operands, &[], element, &result.physical())?;
+        Ok(result)
+    }
+
+    /// The first index of the greatest element along an axis, which the result lacks.
+    pub fn argmax(&mut self, input: &Activation<'c, 'a>, axis: usize) -> Result<Activation<'c, 'a>, Problem> {
+        let renumbered = |each: usize| if each > axis { each - 1 } else { each };
+        let mut result = input.clone();
+        result.shape.remove(axis);
+        result.order = input.order.iter().filter(|&&each| each != axis).map(|&each| renumbered(each)).collect();
+        let attributes = [("axis", self.axis(input.position(axis)))];
+        let element = element_type(self.context, Element::I64);
+        result.value = self.shaped_as("tosa.argmax", &[input.value], &attributes, element, &result.physical())?;
+        Ok(result)
+    }
+
+    /// The slices at `indices` along a logical axis.
+    pub fn take(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        axis: usize,
+        indices: &[usize],
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let mut taken = input.clone();
+        taken.shape[axis] = Dim::Fixed(indices.len());
+        if let Some(&first) = indices.first()
+            && indices.iter().enumerate().all(|(step, &index)| index == first + step)
+        {
+            let mut start = vec![0; input.rank()];
+            start[axis] = first;
+            return self.slice(input, &start, &taken.shape);
+        }
+        if indices.is_empty() {
+            return unsupported("it would make an empty tensor");
+        }
+        let numbers: Vec<_> = indices.iter().map(|&index| index as i64).collect();
+        let numbers = self.integer_constant(&[indices.len()], &numbers, Element::I64)?;
+        self.take_at(&taken, axis, numbers)
+    }
+
+    /// The slices along a logical axis at the indices of a value of one axis; `taken` has the result's shape.
+    pub fn take_at(
+        &mut self,
+        taken: &Activation<'c, 'a>,
+        axis: usize,
+        indices: Value<'c, 'a>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let description = format!("axis={}", taken.position(axis));
+        let value = self.custom("take", &[taken.value, indices], &description, &taken.physical())?;
+        Ok(Activation { value, ..taken.clone() })
     }
 
     /// `min(max(x, low), high)`.
@@ -391,11 +554,19 @@ impl<'c, 'a> Emitter<'c, 'a> {
         b: Value<'c, 'a>,
         shape: &[Dim],
     ) -> Result<Value<'c, 'a>, Problem> {
-        if name == "tosa.mul" {
-            let shift = self.shift()?;
-            self.shaped(name, &[a, b, shift], &[], shape)
-        } else {
-            self.shaped(name, &[a, b], &[], shape)
+        match name {
+            "tosa.mul" => {
+                let shift = self.shift()?;
+                self.shaped(name, &[a, b, shift], &[], shape)
+            }
+            "tosa.equal" | "tosa.greater" | "tosa.greater_equal" => {
+                let element = element_type(self.context, Element::Bool);
+                self.shaped_as(name, &[a, b], &[], element, shape)
+            }
+            _ => match name.strip_prefix("mxc.") {
+                Some(operator) => self.custom(operator, &[a, b], "", shape),
+                None => self.shaped(name, &[a, b], &[], shape),
+            },
         }
     }
 
@@ -424,7 +595,10 @@ impl<'c, 'a> Emitter<'c, 'a> {
 
     /// `−x`.
     pub fn negate(&mut self, input: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
-        let zero = self.zero()?;
+        let zero = match input.element() {
+            Element::F32 => self.zero()?,
+            element => self.integer_constant(&[1], &[0], element)?,
+        };
         let value = self.shaped("tosa.negate", &[input.value, zero, zero], &[], &input.physical())?;
         Ok(Activation { value, ..input.clone() })
     }
@@ -521,10 +695,22 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let amounts: Vec<_> = input.order.iter().flat_map(|&axis| pad[axis]).map(|amount| amount as i64).collect();
         let amounts = self.index_operand(&amounts)?;
-        let value = self.constant(&[1], &[value])?;
+        let value = match input.element() {
+            Element::F32 => self.constant(&[1], &[value])?,
+            element => self.integer_constant(&[1], &[value as i64], element)?,
+        };
         padded.value = self.shaped("tosa.pad", &[input.value, amounts, value], &[], &padded.physical())?;
         Ok(padded)
     }
+}
+
+/// Refuses to pick more elements of an axis one by one, or in more steps, than any network does.
+pub(super) fn check_picked(count: usize) -> Result<(), Problem> {
+    const MOST: usize = 1 << 20;
+    if count > MOST {
+        return unsupported(format!("it would pick {count} elements one by one; at most {MOST} are"));
+    }
+    Ok(())
 }
 
 /// Refuses shapes beyond reason, which would overflow later.

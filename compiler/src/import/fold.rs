@@ -20,6 +20,7 @@ pub(super) fn is_foldable(op: &str) -> bool {
             | "CastLike"
             | "Ceil"
             | "Concat"
+            | "Cos"
             | "Constant"
             | "ConstantOfShape"
             | "Div"
@@ -47,10 +48,16 @@ pub(super) fn is_foldable(op: &str) -> bool {
             | "Range"
             | "Reciprocal"
             | "ReduceMax"
+            | "ReduceMean"
             | "ReduceMin"
             | "ReduceProd"
             | "ReduceSum"
             | "Relu"
+            | "Round"
+            | "Sign"
+            | "Sin"
+            | "Sum"
+            | "Xor"
             | "Reshape"
             | "Shape"
             | "Sigmoid"
@@ -95,9 +102,8 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
             };
             one(cast(input(0)?, to)?)
         }
-        "Abs" | "Ceil" | "Exp" | "Floor" | "Log" | "Neg" | "Reciprocal" | "Relu" | "Sigmoid" | "Sqrt" | "Tanh" => {
-            one(unary(&node.op, input(0)?)?)
-        }
+        "Abs" | "Ceil" | "Cos" | "Exp" | "Floor" | "Log" | "Neg" | "Reciprocal" | "Relu" | "Round" | "Sigmoid"
+        | "Sign" | "Sin" | "Sqrt" | "Tanh" => one(unary(&node.op, input(0)?)?),
         "Not" => match &input(0)?.data {
             Data::Bool(values) => {
                 one(Tensor::bools(input(0)?.shape.clone(), values.iter().map(|value| !value).collect::<Vec<_>>()))
@@ -105,11 +111,12 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
             _ => invalid("its input must be boolean"),
         },
         "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Equal" | "Greater" | "GreaterOrEqual" | "Less"
-        | "LessOrEqual" | "And" | "Or" => one(binary(&node.op, input(0)?, input(1)?)?),
-        "Max" | "Min" => {
+        | "LessOrEqual" | "And" | "Or" | "Xor" => one(binary(&node.op, input(0)?, input(1)?)?),
+        "Max" | "Min" | "Sum" => {
+            let pairwise = if node.op == "Sum" { "Add" } else { &node.op };
             let mut result = input(0)?.as_ref().clone();
             for index in 1..inputs.len() {
-                result = binary(&node.op, &result, input(index)?)?;
+                result = binary(pairwise, &result, input(index)?)?;
             }
             one(result)
         }
@@ -256,9 +263,20 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
                     (0..count as i64).map(|index| Sym::from(start.wrapping_add(index.wrapping_mul(step)))).collect();
                 return one(Tensor::ints(vec![count], values));
             }
-            unsupported("only ranges of known integers are supported")
+            if let (Data::Float(start), Data::Float(limit), Data::Float(step)) =
+                (&input(0)?.data, &input(1)?.data, &input(2)?.data)
+                && let (&[start], &[limit], &[step]) = (start.as_ref(), limit.as_ref(), step.as_ref())
+                && step != 0.0
+            {
+                let count = ((f64::from(limit) - f64::from(start)) / f64::from(step)).ceil().max(0.0) as usize;
+                bounded(count)?;
+                let values: Vec<_> =
+                    (0..count).map(|index| (f64::from(start) + index as f64 * f64::from(step)) as f32).collect();
+                return one(Tensor::floats(vec![count], values));
+            }
+            unsupported("only ranges of known numbers are supported")
         }
-        "ReduceSum" | "ReduceProd" | "ReduceMax" | "ReduceMin" => {
+        "ReduceSum" | "ReduceProd" | "ReduceMax" | "ReduceMin" | "ReduceMean" => {
             let tensor = input(0)?;
             let given = list(node, "axes", optional(1))?.unwrap_or_default();
             if given.is_empty() && node.int("noop_with_empty_axes", 0)? != 0 {
@@ -266,7 +284,12 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
             }
             let reduced =
                 if given.is_empty() { (0..tensor.shape.len()).collect() } else { axes(&given, tensor.shape.len())? };
-            one(reduce(&node.op, tensor, &reduced, node.int("keepdims", 1)? != 0)?)
+            let result = reduce(&node.op, tensor, &reduced, node.int("keepdims", 1)? != 0)?;
+            if node.op == "ReduceMean" {
+                let count = Tensor::floats(vec![], [(tensor.len() / result.len().max(1)) as f32]);
+                return one(binary("Div", &result, &count)?);
+            }
+            one(result)
         }
         _ => Err(Problem::Unsupported(None)),
     }
@@ -316,7 +339,7 @@ fn bounded_shape(shape: &[usize]) -> Result<(), Problem> {
     bounded(shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size)).unwrap_or(usize::MAX))
 }
 
-fn sizes(values: &[i64]) -> Result<Vec<usize>, Problem> {
+pub(super) fn sizes(values: &[i64]) -> Result<Vec<usize>, Problem> {
     let sizes: Option<Vec<_>> = values.iter().map(|&value| usize::try_from(value).ok()).collect();
     match sizes {
         Some(sizes) => Ok(sizes),
@@ -388,7 +411,7 @@ pub(super) struct Range {
 }
 
 impl Range {
-    fn indices(self) -> impl Iterator<Item = usize> {
+    pub fn indices(self) -> impl Iterator<Item = usize> {
         (0..self.count as i64).map(move |index| (self.start as i64 + index * self.step) as usize)
     }
 }
@@ -515,12 +538,16 @@ fn unary(op: &str, tensor: &Tensor) -> Result<Tensor, Problem> {
     let function: fn(f32) -> f32 = match op {
         "Abs" => f32::abs,
         "Ceil" => f32::ceil,
+        "Cos" => f32::cos,
         "Exp" => f32::exp,
         "Floor" => f32::floor,
         "Log" => f32::ln,
         "Neg" => |value| -value,
         "Reciprocal" => f32::recip,
         "Relu" => |value| value.max(0.0),
+        "Round" => f32::round_ties_even,
+        "Sign" => |value| if value == 0.0 { 0.0 } else { value.signum() },
+        "Sin" => f32::sin,
         "Sigmoid" => |value| 1.0 / (1.0 + (-value).exp()),
         "Sqrt" => f32::sqrt,
         _ => f32::tanh,
@@ -603,6 +630,7 @@ fn binary(op: &str, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem> {
             let function: fn(bool, bool) -> bool = match op {
                 "And" => |a, b| a && b,
                 "Or" => |a, b| a || b,
+                "Xor" => |a, b| a != b,
                 "Equal" => |a, b| a == b,
                 _ => return invalid("its operands must be numbers"),
             };
@@ -709,7 +737,7 @@ fn reduce(op: &str, tensor: &Tensor, axes: &[usize], keep: bool) -> Result<Tenso
         return unsupported("it reduces an empty axis");
     }
     let pairwise = match op {
-        "ReduceSum" => "Add",
+        "ReduceSum" | "ReduceMean" => "Add",
         "ReduceProd" => "Mul",
         "ReduceMax" => "Max",
         _ => "Min",

@@ -32,10 +32,11 @@ use lower::{Entry, Lowering, Scope};
 use melior::{
     Context,
     ir::{
-        Attribute, Block, BlockLike, Identifier, Location, Module, Region, RegionLike, Type, ValueLike,
+        Attribute, Block, BlockLike, Identifier, Location, Module, Region, RegionLike, ShapedTypeLike, Type, TypeLike,
+        ValueLike,
         attribute::{ArrayAttribute, StringAttribute, TypeAttribute},
         operation::{OperationBuilder, OperationLike, OperationMutLike},
-        r#type::FunctionType,
+        r#type::{FunctionType, RankedTensorType},
     },
 };
 use mxc_dialects::ir;
@@ -46,7 +47,7 @@ use std::{
     fmt::Write,
     path::Path,
 };
-use tensor::{Dim, show};
+use tensor::{Dim, Element, show};
 
 /// The oldest operator set that is read.
 const OLDEST_OPSET: i64 = 7;
@@ -81,6 +82,8 @@ pub struct SourceInfo {
     pub opset: Option<i64>,
     /// The exporter's name and version, as far as the file tells.
     pub producer: String,
+    /// Whether the network computes across axis 0 of its inputs, so that this is no batch: it runs on all of them at once.
+    pub whole: bool,
     /// The inputs.
     pub inputs: Vec<SourceInput>,
     /// The names of the outputs.
@@ -94,6 +97,8 @@ pub struct SourceInput {
     pub name: String,
     /// Its dimensions, `None` for the batch.
     pub shape: Vec<Option<usize>>,
+    /// Whether its elements are floating-point numbers.
+    pub is_float: bool,
     /// The axis that holds the channels, as far as the network tells: the first convolution, pooling or normalization
     /// that reads it. 1 is NCHW, 3 NHWC.
     pub channel_axis: Option<usize>,
@@ -128,18 +133,52 @@ pub fn onnx_bytes<'c>(
     if opset > NEWEST_OPSET {
         tracing::warn!("'{file}' uses ONNX opset {opset}, which is newer than {NEWEST_OPSET}, the newest checked");
     }
-    let (inputs, fixed_batch) = inputs(&model, options)?;
+    let found = build(context, &model, &sha256, options, false);
+    if !model.graph.inputs.iter().all(is_static) {
+        return found;
+    }
+    // What looks like a batch may be an axis that the network computes across.
+    let runs = |imported: &Imported<'c>| mxc_runtime::load::program(&imported.module, &imported.weights).is_ok();
+    match found {
+        Ok(imported) if runs(&imported) => Ok(imported),
+        Ok(imported) => Ok(build(context, &model, &sha256, options, true).unwrap_or(imported)),
+        Err(error) => build(context, &model, &sha256, options, true).map_err(|other| match (&error, &other) {
+            (ImportError::Input { .. }, _) | (ImportError::Unsupported { .. }, ImportError::Unsupported { .. }) => {
+                other
+            }
+            _ => error,
+        }),
+    }
+}
+
+/// Whether the file fixes an input's shape.
+fn is_static(input: &decode::Input) -> bool {
+    let fixed = |dim: &InputDim| matches!(dim, InputDim::Fixed(_));
+    input.shape.as_ref().is_some_and(|shape| shape.iter().all(fixed))
+}
+
+/// Imports a decoded model, taking axis 0 of its inputs for the batch, or, `whole`, as any other axis.
+fn build<'c>(
+    context: &'c Context,
+    model: &Model,
+    sha256: &str,
+    options: &ImportOptions,
+    whole: bool,
+) -> Result<Imported<'c>, ImportError> {
+    let (inputs, fixed_batch) = inputs(model, options, whole)?;
+    let elements: Vec<Element> = model.graph.inputs.iter().filter_map(|input| input.element).collect();
     let types: Vec<Type<'c>> = inputs
         .iter()
-        .map(|(_, shape)| {
+        .zip(&elements)
+        .map(|((_, shape), element)| {
             let shape: Vec<_> = shape.iter().map(|dim| dim.fixed()).collect();
-            ir::tensor_type(Type::float32(context), &shape)
+            ir::tensor_type(emit::element_type(context, *element), &shape)
         })
         .collect();
     let named = |name: &str| Location::name(context, name, Location::unknown(context));
     let arguments: Vec<_> = inputs.iter().zip(&types).map(|((name, _), r#type)| (*r#type, named(name))).collect();
     let block = Block::new(&arguments);
-    let lowered = lower(context, &block, &model, &inputs, fixed_batch)?;
+    let lowered = lower(context, &block, model, &inputs, fixed_batch, whole)?;
     prune(&block);
 
     let module = Module::new(Location::unknown(context));
@@ -148,7 +187,7 @@ pub fn onnx_bytes<'c>(
     }
     let names: Vec<_> = inputs.iter().map(|(name, _)| name.clone()).collect();
     let outputs = model.graph.outputs.clone();
-    let function = main_function(context, block, (&types, &names), (&lowered.results, &outputs))?;
+    let function = main_function(context, block, (&types, &names), (&lowered.results, &outputs), whole)?;
     module.body().append_operation(function);
     let (valid, messages) = ir::with_diagnostics(context, || module.as_operation().verify());
     if !valid {
@@ -161,6 +200,7 @@ pub fn onnx_bytes<'c>(
         .enumerate()
         .map(|(index, (name, shape))| SourceInput {
             name,
+            is_float: elements.get(index) == Some(&Element::F32),
             shape: shape.iter().map(|dim| dim.fixed()).collect(),
             channel_axis: lowered.channel_axes.get(&index).copied(),
         })
@@ -168,7 +208,14 @@ pub fn onnx_bytes<'c>(
     Ok(Imported {
         module,
         weights,
-        source: SourceInfo { sha256, opset: Some(opset), producer: model.producer, inputs, outputs },
+        source: SourceInfo {
+            sha256: sha256.to_owned(),
+            opset: model.opsets.get("").copied(),
+            producer: model.producer.clone(),
+            whole,
+            inputs,
+            outputs,
+        },
     })
 }
 
@@ -209,7 +256,10 @@ pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<
             return Err(failed(format!("argument {index} of '@main' is not a ranked tensor")));
         };
         let name = attribute_name(&main, "arg_attrs", index).unwrap_or_else(|| format!("input{index}"));
-        inputs.push(SourceInput { name, shape, channel_axis: None });
+        let element =
+            block.argument(index).ok().and_then(|argument| RankedTensorType::try_from(argument.r#type()).ok());
+        let is_float = element.is_some_and(|tensor| tensor.element().is_f32());
+        inputs.push(SourceInput { name, shape, is_float, channel_axis: None });
     }
     let results = block.terminator().map_or(0, |terminator| terminator.operand_count());
     let outputs = (0..results)
@@ -217,7 +267,7 @@ pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<
         .collect();
     Ok(Imported {
         weights: WeightStore::new(),
-        source: SourceInfo { sha256: digest(bytes), opset: None, producer: String::new(), inputs, outputs },
+        source: SourceInfo { sha256: digest(bytes), inputs, outputs, ..SourceInfo::default() },
         module,
     })
 }
@@ -244,7 +294,7 @@ fn digest(bytes: &[u8]) -> String {
 /// The graph's inputs with the batch made dynamic, and the batch size that the file fixes, if it does.
 type Inputs = (Vec<(String, Vec<Dim>)>, Option<i64>);
 
-fn inputs(model: &Model, options: &ImportOptions) -> Result<Inputs, ImportError> {
+fn inputs(model: &Model, options: &ImportOptions, whole: bool) -> Result<Inputs, ImportError> {
     let failed = |input: &str, reason: String, help: &str| ImportError::Input {
         input: input.to_owned(),
         reason,
@@ -264,11 +314,11 @@ fn inputs(model: &Model, options: &ImportOptions) -> Result<Inputs, ImportError>
     for input in &model.graph.inputs {
         let name = &input.name;
         let mend = format!("give its shape with --input-shape '{name}=1,3,H,W' (the first dimension is the batch)");
-        if !input.is_float {
+        if input.element.is_none() {
             return Err(failed(
                 name,
-                "it is not a tensor of floats".to_owned(),
-                "mxc compiles networks whose inputs are floating-point tensors",
+                "it is not a tensor of floats, integers or booleans".to_owned(),
+                "mxc compiles networks whose inputs are tensors of numbers",
             ));
         }
         let given = options.input_shapes.get(name);
@@ -286,7 +336,7 @@ fn inputs(model: &Model, options: &ImportOptions) -> Result<Inputs, ImportError>
                 format!("--input-shape gives {} dimensions, the model declares {}", given.len(), declared.len());
             return Err(failed(name, reason, &mend));
         }
-        if declared.is_empty() {
+        if declared.is_empty() && !whole {
             return Err(failed(
                 name,
                 "it is a scalar".to_owned(),
@@ -295,9 +345,13 @@ fn inputs(model: &Model, options: &ImportOptions) -> Result<Inputs, ImportError>
         }
         let mut shape = Vec::with_capacity(declared.len());
         for (axis, dim) in declared.iter().enumerate() {
-            if axis == 0 {
+            if axis == 0 && !whole {
                 if let InputDim::Fixed(size) = dim {
-                    fixed_batch = fixed_batch.or(Some(*size));
+                    if fixed_batch.is_some_and(|batch| batch != *size) {
+                        let reason = format!("its first dimension is {size}, that of another input is not");
+                        return Err(failed(name, reason, "all inputs must have the same batch size"));
+                    }
+                    fixed_batch = Some(*size);
                 }
                 shape.push(Dim::Batch(1));
                 continue;
@@ -347,6 +401,7 @@ fn lower<'c>(
     model: &Model,
     inputs: &[(String, Vec<Dim>)],
     fixed_batch: Option<i64>,
+    whole: bool,
 ) -> Result<Lowered<'c>, ImportError> {
     let emit = Emitter::new(context, block);
     let mut scope: Scope<'c, '_> = BTreeMap::new();
@@ -368,6 +423,7 @@ fn lower<'c>(
     for (output, entry) in model.graph.outputs.iter().zip(&outputs) {
         let entry = match entry {
             Entry::Activation(activation) => lowering.emit.logical(activation),
+            Entry::Constant(tensor) if whole => lowering.materialized(output, tensor, None),
             Entry::Constant(_) => return Err(failed(output, "it does not depend on the inputs")),
             Entry::Unknown => {
                 return Err(failed(output, "it is an output that its node does not compute here"));
@@ -391,6 +447,7 @@ fn main_function<'c>(
     body: Block<'c>,
     (arguments, argument_names): (&[Type<'c>], &[String]),
     (results, result_names): (&[Type<'c>], &[String]),
+    whole: bool,
 ) -> Result<melior::ir::Operation<'c>, ImportError> {
     let names = |names: &[String]| -> Attribute<'c> {
         let entries: Vec<_> = names
@@ -402,7 +459,9 @@ fn main_function<'c>(
     let region = Region::new();
     region.append_block(body);
     let signature = FunctionType::new(context, arguments, results);
+    let mark = (Identifier::new(context, ir::WHOLE_ATTRIBUTE), Attribute::unit(context));
     OperationBuilder::new("func.func", Location::unknown(context))
+        .add_attributes(if whole { std::slice::from_ref(&mark) } else { &[] })
         .add_attributes(&[
             (Identifier::new(context, "sym_name"), StringAttribute::new(context, ir::MAIN).into()),
             (Identifier::new(context, "function_type"), TypeAttribute::new(signature.into()).into()),

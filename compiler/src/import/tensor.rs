@@ -139,6 +139,40 @@ pub(super) fn element_count(shape: &[Dim]) -> Option<(usize, u32)> {
     })
 }
 
+/// The type of an activation's elements. Narrower integers are held in these: those of up to 16 bits as [`Element::I32`], u32
+/// as [`Element::I64`]; every floating-point type is f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Element {
+    F32,
+    I32,
+    I64,
+    Bool,
+}
+
+impl Element {
+    /// The type that stands for one of ONNX's data types.
+    pub fn of(data_type: i32) -> Option<Self> {
+        match data_type {
+            1 | 10 | 11 | 16 => Some(Self::F32),
+            2..=6 => Some(Self::I32),
+            7 | 12 => Some(Self::I64),
+            9 => Some(Self::Bool),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::F32 => "f32",
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+            Self::Bool => "bool",
+        })
+    }
+}
+
 /// The elements of a constant.
 #[derive(Clone, Debug)]
 pub(super) enum Data {
@@ -204,6 +238,14 @@ impl Tensor {
     /// The integer elements, if none depends on the batch.
     pub fn known_ints(&self) -> Option<Vec<i64>> {
         self.syms()?.iter().map(|value| value.known()).collect()
+    }
+
+    /// The elements as integers, booleans as 0 and 1; `None` where one is no integer or depends on the batch.
+    pub fn integers(&self) -> Option<Vec<i64>> {
+        match &self.data {
+            Data::Bool(values) => Some(values.iter().map(|&value| i64::from(value)).collect()),
+            _ => self.known_ints(),
+        }
     }
 
     /// The only element as f32.

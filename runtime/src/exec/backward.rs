@@ -9,12 +9,12 @@ use crate::{
     kernels::{
         depthwise, elementwise,
         gemm::{Start, View, gemm, sum_rows, transpose},
-        layout, pool,
+        generic, layout, pool,
     },
     noise::Scale,
     onednn::Direction,
     plan::{Block, Id, Kernel, Plan},
-    program::{LayerId, ValueId},
+    program::{LayerId, Op, ValueId},
 };
 use std::collections::BTreeMap;
 
@@ -209,6 +209,18 @@ impl Executor {
                     }
                     pool.give(g);
                 }
+                Kernel::Generic(generic) => {
+                    let controls = match generic.op {
+                        Op::Select => x,
+                        _ => step.inputs.get(1).map_or(&[][..], |&id| read(id)),
+                    };
+                    for (position, &id) in step.inputs.iter().enumerate().filter(|(_, id)| plan.values[**id].gradient) {
+                        let mut out = gradients.take(id, pool);
+                        generic::backward(generic, position, controls, &g, &mut out);
+                        gradients.of[id] = Some(out);
+                    }
+                    pool.give(g);
+                }
                 kernel => {
                     let mut out = match kernel {
                         Kernel::Gather(_) | Kernel::Concat { .. } | Kernel::Pad { .. } => Buffer::default(),
@@ -231,10 +243,11 @@ impl Executor {
                             );
                             pool.give(taken);
                         }
+                        Kernel::Take { shape, indices } => layout::take_backward(*shape, indices, &g, &mut out),
                         Kernel::Reduce { kind, shape } => pool::reduce_backward(*kind, *shape, (x, y), &g, &mut out),
                         Kernel::Gather(gather) => {
                             let mut part = pool.take_zeroed(plan.values[first].len);
-                            gather.scatter(&g, &mut part);
+                            gather.scatter_add(&g, &mut part);
                             gradients.add(first, part, pool);
                         }
                         Kernel::Pad { place, .. } => {

@@ -9,7 +9,7 @@ use crate::{
         depthwise,
         elementwise::{self, Normals},
         gemm::{self, Start, View, gemm},
-        layout, pool,
+        generic, layout, pool,
     },
     noise::{Lifetime, Scale},
     plan::{Block, Id, Kernel, Place, Plan},
@@ -178,6 +178,11 @@ impl Executor {
                             .for_each(|(x, out)| pool::maximum(window, x, out)),
                         Kernel::Reduce { kind, shape } => pool::reduce(*kind, *shape, x, &mut out),
                         Kernel::Gather(gather) => gather.copy(x, &mut out),
+                        Kernel::Take { shape, indices } => layout::take(*shape, indices, x, &mut out),
+                        Kernel::Generic(generic) => {
+                            let operands: Vec<&[f32]> = (0..step.inputs.len()).map(operand).collect();
+                            generic::run(generic, &operands, &mut out);
+                        }
                         Kernel::Pad { place, value } => {
                             out.fill(*value);
                             place.scatter(x, &mut out);

@@ -20,7 +20,7 @@ mod worker;
 use crate::{
     onednn::{self, Convolution, Direction, Engine},
     plan::{ConvolutionKind, Goal, Network, Plan, PlanKey},
-    program::{Calibration, LayerId, Program, ValueId},
+    program::{Calibration, DType, LayerId, Program, ValueId},
 };
 use backward::WeightGradients;
 pub use distortion::Distortion;
@@ -88,7 +88,8 @@ pub struct Key {
 /// Samples to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// One slice per program input: the samples' values one after another, in the input's layout.
+    /// One slice per program input: the samples' values one after another, in the input's layout, integers as
+    /// [`DType::encode`] makes them.
     pub inputs: &'a [&'a [f32]],
     /// The samples' data-set indices; their number is the batch size.
     pub samples: &'a [u64],
@@ -439,7 +440,13 @@ impl Executor {
 
     fn check_targets(&self, batch: Batch<'_>, targets: Targets<'_>) -> Result<(), ExecError> {
         self.check_batch(batch)?;
-        let classes = self.network.len(self.network.program.logits);
+        let logits = self.network.program.logits;
+        let classes = self.network.len(logits);
+        if self.network.program.values[logits].dtype != DType::F32 {
+            return Err(ExecError::Program(
+                "the model's first output holds integers; a loss needs floating-point logits".to_owned(),
+            ));
+        }
         let count = batch.samples.len();
         match targets {
             Targets::Labels(labels) if labels.len() != count => {

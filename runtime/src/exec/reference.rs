@@ -6,7 +6,7 @@
 use super::{Key, Mode};
 use crate::{
     noise::{Lifetime, NoiseSpec},
-    program::{Binary, LayerId, Op, Program, Reduce, Unary, ValueId},
+    program::{Binary, DType, LayerId, Op, Program, Reduce, Unary, ValueId},
     rng::{Kind, StreamKey, layer_hash},
 };
 use std::collections::BTreeMap;
@@ -78,9 +78,12 @@ impl Run<'_> {
         let mut values = vec![Tensor::default(); program.values.len()];
         for (id, value) in program.values.iter().enumerate() {
             if let Some(weight) = &value.constant {
-                values[id].shape = weight.shape().to_vec();
+                values[id].shape = value.shape.iter().map(|size| size.unwrap_or(1)).collect();
                 values[id].values = match self.weights.get(&id) {
                     Some(values) => values.clone(),
+                    None if value.dtype != DType::F32 => {
+                        value.dtype.decode(weight.values()).into_iter().map(|x| x as f64).collect()
+                    }
                     None => weight.values().iter().map(|&x| f64::from(x)).collect(),
                 };
             }
@@ -280,6 +283,19 @@ impl Run<'_> {
                         Unary::Negate => -x,
                         Unary::Floor => x.floor(),
                         Unary::Ceil => x.ceil(),
+                        Unary::Round => x.round_ties_even(),
+                        Unary::Sin => x.sin(),
+                        Unary::Cos => x.cos(),
+                        Unary::Tan => x.tan(),
+                        Unary::Asin => x.asin(),
+                        Unary::Acos => x.acos(),
+                        Unary::Atan => x.atan(),
+                        Unary::Sinh => x.sinh(),
+                        Unary::Cosh => x.cosh(),
+                        Unary::Asinh => x.asinh(),
+                        Unary::Acosh => x.acosh(),
+                        Unary::Atanh => x.atanh(),
+                        Unary::Not => f64::from(x == 0.0),
                         Unary::Identity => x,
                     })
                     .collect(),
@@ -293,6 +309,8 @@ impl Run<'_> {
                     Binary::Max => a.max(b),
                     Binary::Min => a.min(b),
                     Binary::Pow => a.powf(b),
+                    Binary::Greater => f64::from(a > b),
+                    _ => panic!("{op:?} is tested elsewhere"),
                 }
             }),
             Op::AvgPool { kernel, stride, pad } | Op::MaxPool { kernel, stride, pad } => Tensor::from_fn(&shape, |i| {
@@ -345,6 +363,16 @@ impl Run<'_> {
                 }
                 f64::NAN
             }),
+            Op::Tile { .. } => {
+                Tensor::from_fn(&shape, |i| x.at(&i.iter().zip(&x.shape).map(|(i, size)| i % size).collect::<Vec<_>>()))
+            }
+            Op::Take { axis } => Tensor::from_fn(&shape, |i| {
+                let mut index = i.to_vec();
+                index[*axis] = operands[1].values[i[*axis]] as usize;
+                x.at(&index)
+            }),
+            Op::Select => Tensor::from_fn(&shape, |i| operands[if x.at(i) != 0.0 { 1 } else { 2 }].at(i)),
+            Op::Cast | Op::ArgMax { .. } => panic!("{op:?} is tested elsewhere"),
             Op::Slice { start } => {
                 Tensor::from_fn(&shape, |i| x.at(&i.iter().zip(start).map(|(i, start)| i + start).collect::<Vec<_>>()))
             }

@@ -1,7 +1,7 @@
 //! Programs made by hand, for tests and benchmarks.
 
 use mxc_runtime::{
-    program::{Binary, Calibration, Layer, LayerId, Node, Op, Program, Unary, Value, ValueId},
+    program::{Binary, Calibration, DType, Layer, LayerId, Node, Op, Program, Unary, Value, ValueId},
     store::Weight,
 };
 
@@ -35,7 +35,7 @@ impl Net {
 
     fn value(&mut self, shape: Vec<Option<usize>>) -> ValueId {
         let name = format!("v{}", self.program.values.len());
-        self.program.values.push(Value { name, shape, constant: None, trainable: false });
+        self.program.values.push(Value { name, shape, ..Value::default() });
         self.program.values.len() - 1
     }
 
@@ -172,6 +172,23 @@ impl Net {
     pub fn unary(&mut self, op: Unary, x: ValueId) -> ValueId {
         let shape = self.shape(x);
         self.node(Op::Unary(op), &[x], &shape[1..])
+    }
+
+    /// The elements at `indices` along an axis.
+    pub fn take(&mut self, x: ValueId, axis: usize, indices: &[i64]) -> ValueId {
+        let id = self.constant(&[2 * indices.len()], DType::I64.encode(indices), false);
+        self.program.values[id].shape = vec![Some(indices.len())];
+        self.program.values[id].dtype = DType::I64;
+        let mut shape = self.shape(x);
+        shape[axis] = indices.len();
+        self.node(Op::Take { axis }, &[x, id], &shape[1..])
+    }
+
+    /// Whether `a > b`.
+    pub fn greater(&mut self, a: ValueId, b: ValueId) -> ValueId {
+        let id = self.binary(Binary::Greater, a, b);
+        self.program.values[id].dtype = DType::Bool;
+        id
     }
 
     pub fn relu(&mut self, x: ValueId) -> ValueId {

@@ -76,6 +76,45 @@ fn networks() -> Vec<(String, Program)> {
     ] {
         all.push((format!("{op:?}"), elementwise(|net, x| net.unary(op, x))));
     }
+    for op in [Unary::Round, Unary::Sin, Unary::Cos, Unary::Atan, Unary::Sinh, Unary::Cosh, Unary::Asinh] {
+        all.push((format!("{op:?}"), elementwise(|net, x| net.unary(op, x))));
+    }
+    for op in [Unary::Tan, Unary::Asin, Unary::Acos, Unary::Atanh] {
+        all.push((
+            format!("{op:?}"),
+            elementwise(|net, x| {
+                let x = net.unary(Unary::Tanh, x);
+                net.unary(op, x)
+            }),
+        ));
+    }
+    all.push((
+        "acosh".into(),
+        elementwise(|net, x| {
+            let x = net.unary(Unary::Exp, x);
+            let two = net.constant(&[1, 1, 1, 1], vec![2.0], false);
+            let x = net.binary(Binary::Add, x, two);
+            net.unary(Unary::Acosh, x)
+        }),
+    ));
+    all.push((
+        "selection".into(),
+        elementwise(|net, x| {
+            let zero = net.constant(&[1, 1, 1, 1], vec![0.0], false);
+            let positive = net.greater(x, zero);
+            let y = net.affine(x);
+            let row = net.node(Op::Slice { start: vec![0, 1, 0, 0] }, &[y], &[1, 5, 8]);
+            net.node(Op::Select, &[positive, x, row], &[4, 5, 8])
+        }),
+    ));
+    all.push((
+        "repeating and taking".into(),
+        elementwise(|net, x| {
+            let x = net.node(Op::Tile { repeats: vec![1, 2, 1, 3] }, &[x], &[8, 5, 24]);
+            let x = net.take(x, 2, &[4, 0, 0, 2]);
+            net.take(x, 1, &[7, 1, 3])
+        }),
+    ));
     for op in [Unary::Log, Unary::Reciprocal, Unary::Rsqrt] {
         all.push((
             format!("{op:?}"),

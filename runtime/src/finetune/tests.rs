@@ -18,6 +18,7 @@ impl Fake {
             shape,
             constant,
             trainable,
+            ..Value::default()
         };
         let weight = |values: &[f32]| Weight::new(vec![values.len()], values.to_vec());
         Self {

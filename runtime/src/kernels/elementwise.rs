@@ -350,7 +350,20 @@ pub fn unary(op: Unary, y: &mut [f32]) {
         Unary::Abs => map(y, f32::abs),
         Unary::Floor => map(y, f32::floor),
         Unary::Ceil => map(y, f32::ceil),
-        Unary::Identity => {}
+        Unary::Round => map(y, f32::round_ties_even),
+        Unary::Sin => map(y, f32::sin),
+        Unary::Cos => map(y, f32::cos),
+        Unary::Tan => map(y, f32::tan),
+        Unary::Asin => map(y, f32::asin),
+        Unary::Acos => map(y, f32::acos),
+        Unary::Atan => map(y, f32::atan),
+        Unary::Sinh => map(y, f32::sinh),
+        Unary::Cosh => map(y, f32::cosh),
+        Unary::Asinh => map(y, f32::asinh),
+        Unary::Acosh => map(y, f32::acosh),
+        Unary::Atanh => map(y, f32::atanh),
+        // Not is not of floats: the generic kernel runs it.
+        Unary::Not | Unary::Identity => {}
     }
 }
 
@@ -371,8 +384,21 @@ pub fn unary_reads(op: Unary) -> Reads {
         Unary::Clamp { .. } | Unary::Sigmoid | Unary::Tanh | Unary::Exp | Unary::Reciprocal | Unary::Rsqrt => {
             Reads::Output
         }
-        Unary::Erf | Unary::Log | Unary::Abs => Reads::Input,
-        Unary::Negate | Unary::Floor | Unary::Ceil | Unary::Identity => Reads::Nothing,
+        Unary::Erf
+        | Unary::Log
+        | Unary::Abs
+        | Unary::Sin
+        | Unary::Cos
+        | Unary::Tan
+        | Unary::Asin
+        | Unary::Acos
+        | Unary::Atan
+        | Unary::Sinh
+        | Unary::Cosh
+        | Unary::Asinh
+        | Unary::Acosh
+        | Unary::Atanh => Reads::Input,
+        Unary::Negate | Unary::Floor | Unary::Ceil | Unary::Round | Unary::Not | Unary::Identity => Reads::Nothing,
     }
 }
 
@@ -394,7 +420,18 @@ pub fn unary_backward(op: Unary, g: &mut [f32], saved: &[f32]) {
         Unary::Log => scale(g, saved, f32::recip),
         Unary::Abs => scale(g, saved, |x| if x == 0.0 { 0.0 } else { x.signum() }),
         Unary::Negate => negate(g),
-        Unary::Floor | Unary::Ceil => g.fill(0.0),
+        Unary::Sin => scale(g, saved, f32::cos),
+        Unary::Cos => scale(g, saved, |x| -x.sin()),
+        Unary::Tan => scale(g, saved, |x| 1.0 / (x.cos() * x.cos())),
+        Unary::Asin => scale(g, saved, |x| 1.0 / (1.0 - x * x).sqrt()),
+        Unary::Acos => scale(g, saved, |x| -1.0 / (1.0 - x * x).sqrt()),
+        Unary::Atan => scale(g, saved, |x| 1.0 / (1.0 + x * x)),
+        Unary::Sinh => scale(g, saved, f32::cosh),
+        Unary::Cosh => scale(g, saved, f32::sinh),
+        Unary::Asinh => scale(g, saved, |x| 1.0 / (x * x + 1.0).sqrt()),
+        Unary::Acosh => scale(g, saved, |x| 1.0 / (x * x - 1.0).sqrt()),
+        Unary::Atanh => scale(g, saved, |x| 1.0 / (1.0 - x * x)),
+        Unary::Floor | Unary::Ceil | Unary::Round | Unary::Not => g.fill(0.0),
         Unary::Identity => {}
     }
 }
@@ -536,6 +573,8 @@ pub fn binary(op: Binary, shape: &Broadcast, a: &[f32], b: &[f32], out: &mut [f3
         Binary::Max => zip_with(shape, a, b, out, |a, b| if b > a { b } else { a }),
         Binary::Min => zip_with(shape, a, b, out, |a, b| if b < a { b } else { a }),
         Binary::Pow => zip_with(shape, a, b, out, f32::powf),
+        // The generic kernel runs the others.
+        _ => {}
     }
 }
 }
@@ -568,6 +607,8 @@ pub fn binary_backward(
         Binary::Pow => {
             reduce_into(shape, g, own, other, out, |g, y, x| if x > 0.0 { g * x.powf(y) * x.ln() } else { 0.0 })
         }
+        // The others have none.
+        _ => {}
     }
 }
 

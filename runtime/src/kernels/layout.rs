@@ -39,6 +39,14 @@ impl Gather {
         Self::new(offset, size, &strides)
     }
 
+    /// The operand repeated along its axes.
+    pub fn tile(shape: &[usize], repeats: &[usize]) -> Self {
+        // Repeating an axis is a new axis before it that stays in place.
+        let sizes: Vec<usize> = shape.iter().zip(repeats).flat_map(|(&size, &times)| [times, size]).collect();
+        let steps: Vec<usize> = strides(shape).into_iter().flat_map(|stride| [0, stride]).collect();
+        Self::new(0, &sizes, &steps)
+    }
+
     /// Whether it copies all of its source in order.
     pub fn is_identity(&self, len: usize) -> bool {
         self.offset == 0 && self.axes.len() == 1 && (self.axes[0] == (len, 1) || len == 1)
@@ -65,11 +73,27 @@ impl Gather {
     pub fn copy(&self, x: &[f32], out: &mut [f32]) {
         self.runs(|from, to, length, stride| {
             let out = &mut out[to..to + length];
-            if stride == 1 {
-                out.copy_from_slice(&x[from..from + length]);
+            match stride {
+                0 => out.fill(x[from]),
+                1 => out.copy_from_slice(&x[from..from + length]),
+                _ => {
+                    for (out, x) in out.iter_mut().zip(x[from..].iter().step_by(stride)) {
+                        *out = *x;
+                    }
+                }
+            }
+        });
+    }
+
+    /// The gradient: adds `g` to the picked elements of `out`, some of which may have been picked several times.
+    pub fn scatter_add(&self, g: &[f32], out: &mut [f32]) {
+        self.runs(|to, from, length, stride| {
+            let g = &g[from..from + length];
+            if stride == 0 {
+                out[to] += g.iter().sum::<f32>();
             } else {
-                for (out, x) in out.iter_mut().zip(x[from..].iter().step_by(stride)) {
-                    *out = *x;
+                for (out, g) in out[to..].iter_mut().step_by(stride).zip(g) {
+                    *out += *g;
                 }
             }
         });
@@ -97,6 +121,27 @@ pub fn strides(shape: &[usize]) -> Vec<usize> {
         strides[axis - 1] = strides[axis] * shape[axis];
     }
     strides
+}
+
+/// `out = x[:, indices, :]` of `[outer, axis, inner]`.
+pub fn take([outer, axis, inner]: [usize; 3], indices: &[usize], x: &[f32], out: &mut [f32]) {
+    for o in 0..outer {
+        for (k, &index) in indices.iter().enumerate() {
+            let from = (o * axis + index) * inner;
+            out[(o * indices.len() + k) * inner..][..inner].copy_from_slice(&x[from..from + inner]);
+        }
+    }
+}
+
+/// Adds the operand's gradient of [`take`] to `out`.
+pub fn take_backward([outer, axis, inner]: [usize; 3], indices: &[usize], g: &[f32], out: &mut [f32]) {
+    for o in 0..outer {
+        for (k, &index) in indices.iter().enumerate() {
+            let to = (o * axis + index) * inner;
+            let g = &g[(o * indices.len() + k) * inner..][..inner];
+            out[to..to + inner].iter_mut().zip(g).for_each(|(out, g)| *out += g);
+        }
+    }
 }
 
 /// Copies `part`, whose rows are `width` long, to the columns `at..` of rows of `total`.
@@ -136,6 +181,14 @@ mod tests {
         let mut out = vec![0.0; 24];
         gather.copy(&x, &mut out);
         assert_eq!(out[..6], [22.0, 23.0, 24.0, 27.0, 28.0, 29.0]);
+        let tile = Gather::tile(&[2, 1, 2], &[2, 3, 1]);
+        let mut out = vec![0.0; 24];
+        tile.copy(&[1.0, 2.0, 3.0, 4.0], &mut out);
+        let row = [[1.0, 2.0].repeat(3), [3.0, 4.0].repeat(3)].concat();
+        assert_eq!(out, row.repeat(2));
+        let mut back = vec![0.0; 4];
+        tile.scatter_add(&[1.0; 24], &mut back);
+        assert_eq!(back, [6.0; 4]);
         assert!(Gather::transpose(&[1, 1, 4, 5], &[0, 2, 3, 1]).is_identity(20));
         assert!(!Gather::slice(&[20], &[0], &[10]).is_identity(20));
     }

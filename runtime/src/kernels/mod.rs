@@ -1,9 +1,10 @@
 //! The engine's own compute kernels, on one sample's plain NHWC values. Each is compiled for several instruction sets
-//! and picked at run time; none allocates, none starts threads.
+//! and picked at run time; none starts threads, and none allocates but the plain interpreter for the rest ([`generic`]).
 
 pub mod depthwise;
 pub mod elementwise;
 pub mod gemm;
+pub mod generic;
 pub mod layout;
 pub mod pool;
 

@@ -1,8 +1,8 @@
 //! Reading each operation into nodes.
 
-use super::{Bound, LoadError, Loader, View, entry, fail, is_f32, is_i16, result};
+use super::{Bound, LoadError, Loader, View, dtype, entry, fail, is_i16, result};
 use crate::{
-    program::{Binary, Calibration, Layer, LayerId, Op, Reduce, Unary, ValueId},
+    program::{Binary, Calibration, DType, Layer, LayerId, Op, Reduce, Unary, ValueId},
     store::Weight,
 };
 use melior::ir::{OperationRef, ValueLike, operation::OperationLike};
@@ -18,6 +18,13 @@ fn binary(name: &str) -> Option<Binary> {
         "tosa.maximum" => Binary::Max,
         "tosa.minimum" => Binary::Min,
         "tosa.pow" => Binary::Pow,
+        "tosa.intdiv" => Binary::IntDiv,
+        "tosa.equal" => Binary::Equal,
+        "tosa.greater" => Binary::Greater,
+        "tosa.greater_equal" => Binary::GreaterEqual,
+        "tosa.logical_and" => Binary::And,
+        "tosa.logical_or" => Binary::Or,
+        "tosa.logical_xor" => Binary::Xor,
         _ => return None,
     })
 }
@@ -36,6 +43,26 @@ fn unary(name: &str) -> Option<Unary> {
         "tosa.negate" => Unary::Negate,
         "tosa.floor" => Unary::Floor,
         "tosa.ceil" => Unary::Ceil,
+        "tosa.sin" => Unary::Sin,
+        "tosa.cos" => Unary::Cos,
+        "tosa.logical_not" => Unary::Not,
+        _ => return None,
+    })
+}
+
+/// The elementwise operators of one operand that TOSA lacks: `tosa.custom` of the domain `mxc`.
+fn custom_unary(operator: &str) -> Option<Unary> {
+    Some(match operator {
+        "round" => Unary::Round,
+        "tan" => Unary::Tan,
+        "asin" => Unary::Asin,
+        "acos" => Unary::Acos,
+        "atan" => Unary::Atan,
+        "sinh" => Unary::Sinh,
+        "cosh" => Unary::Cosh,
+        "asinh" => Unary::Asinh,
+        "acosh" => Unary::Acosh,
+        "atanh" => Unary::Atanh,
         _ => return None,
     })
 }
@@ -52,7 +79,7 @@ fn reduction(name: &str) -> Option<Reduce> {
 }
 
 /// The other operations.
-const OTHERS: [&str; 27] = [
+const OTHERS: [&str; 30] = [
     "func.return",
     "ml_program.global_load_const",
     "tosa.const",
@@ -69,6 +96,9 @@ const OTHERS: [&str; 27] = [
     "tosa.concat",
     "tosa.slice",
     "tosa.pad",
+    "tosa.tile",
+    "tosa.select",
+    "tosa.argmax",
     "tosa.identity",
     "tosa.cast",
     "analog.conv2d",
@@ -151,13 +181,10 @@ impl<'c> Loader<'c, '_> {
             "tosa.slice" => self.slice(op),
             "tosa.pad" => self.pad(op),
             "tosa.identity" => self.alias(op),
-            "tosa.cast" => {
-                let from = op.operand(0).is_ok_and(is_f32);
-                if !from || !is_f32(result(op)?) {
-                    return Err(fail(op, "only casts from f32 to f32 can be executed".into()));
-                }
-                self.alias(op)
-            }
+            "tosa.cast" => self.cast(op),
+            "tosa.tile" => self.tile(op),
+            "tosa.select" => self.select(op),
+            "tosa.argmax" => self.argmax(op),
             "analog.conv2d" => {
                 let window = window_attributes(op)?;
                 let groups = ir::i64_attr(op, "groups")
@@ -204,7 +231,7 @@ impl<'c> Loader<'c, '_> {
         for &index in indices.iter().filter(|&&index| index < op.operand_count()) {
             let zero = match self.operand(op, index)? {
                 Bound::Constant(_, weight) => weight.values().iter().all(|&value| value == 0.0),
-                Bound::Integers(values) => values.iter().all(|&value| value == 0),
+                Bound::Integers(values, _) => values.iter().all(|&value| value == 0),
                 Bound::Activation(..) | Bound::Words(..) => false,
             };
             if !zero {
@@ -218,7 +245,8 @@ impl<'c> Loader<'c, '_> {
         let values = op.attribute("values").map_err(|_| fail(op, "it has no values".into()))?;
         let value = result(op)?;
         let bound = if let Some(integers) = ir::dense_integers(values) {
-            Bound::Integers(integers)
+            let shape = super::static_shape(value).unwrap_or_else(|| vec![integers.len()]);
+            Bound::Integers(integers, shape)
         } else {
             let shape = super::static_shape(value)
                 .ok_or_else(|| fail(op, format!("its type {} is not static", value.r#type())))?;
@@ -248,29 +276,7 @@ impl<'c> Loader<'c, '_> {
         if kind == Binary::Mul {
             self.zero(op, &[2])?;
         }
-        let operands = [self.operand(op, 0)?.clone(), self.operand(op, 1)?.clone()];
-        let view = match &operands {
-            [Bound::Activation(_, a), Bound::Activation(_, b)] if a == b => *a,
-            [Bound::Activation(_, view), Bound::Constant(..)] | [Bound::Constant(..), Bound::Activation(_, view)] => {
-                *view
-            }
-            [Bound::Activation(..), Bound::Activation(..)] => {
-                return Err(fail(op, "its operands have their batch at different axes".into()));
-            }
-            _ => {
-                return Err(fail(op, "both operands are constants; fold constants first (canonicalize-graph)".into()));
-            }
-        };
-        let mut inputs = Vec::with_capacity(2);
-        for operand in operands {
-            inputs.push(match operand {
-                Bound::Activation(id, _) => id,
-                Bound::Constant(name, weight) => self.broadcast_constant(op, name, weight, view)?,
-                Bound::Integers(_) | Bound::Words(..) => {
-                    return Err(fail(op, "integers cannot be computed with".into()));
-                }
-            });
-        }
+        let (inputs, view) = self.operands(op, &[0, 1])?;
         let [a, b] = [0, 1].map(|index| &self.program.values[inputs[index]].shape);
         // The batch wins over a constant's 1: it is `None` on one side at axis 0.
         let expected: Option<Vec<_>> = (a.len() == b.len())
@@ -290,26 +296,153 @@ impl<'c> Loader<'c, '_> {
         Ok(())
     }
 
-    /// A constant operand of an elementwise operation whose other operand has the view `view`: reshaped to the
-    /// program's axes, of size 1 at the batch.
-    fn broadcast_constant(
-        &mut self,
-        op: &OperationRef<'c, '_>,
-        name: String,
-        weight: Weight,
-        view: View,
-    ) -> Result<ValueId, LoadError> {
-        let shape = weight.shape();
-        if shape.len() <= view.lead || shape[..=view.lead].iter().any(|&size| size != 1) {
-            return Err(fail(
-                op,
-                format!("a constant operand of shape {shape:?} must have size 1 up to the batch axis"),
-            ));
+    /// The operands at `indices` of an elementwise operation, constants broadcast to the others' axes.
+    fn operands(&mut self, op: &OperationRef<'c, '_>, indices: &[usize]) -> Result<(Vec<ValueId>, View), LoadError> {
+        let mut view = None;
+        for &index in indices {
+            if let Bound::Activation(_, own) = self.operand(op, index)? {
+                if view.is_some_and(|view| view != *own) {
+                    return Err(fail(op, "its operands have their batch at different axes".into()));
+                }
+                view = Some(*own);
+            }
         }
-        let mut program = vec![1; view.head()];
-        program.extend(&shape[view.lead + 1..]);
-        let weight = weight.reshaped(program).ok_or_else(|| fail(op, "a constant operand has a wrong size".into()))?;
-        Ok(self.constant_value(name, weight))
+        let view = view
+            .ok_or_else(|| fail(op, "all operands are constants; fold constants first (canonicalize-graph)".into()))?;
+        let inputs = indices
+            .iter()
+            .map(|&index| match self.operand(op, index)?.clone() {
+                Bound::Activation(id, _) => Ok(id),
+                Bound::Constant(name, weight) => {
+                    let shape = constant_shape(op, weight.shape(), view)?;
+                    let weight =
+                        weight.reshaped(shape).ok_or_else(|| fail(op, "a constant operand has a wrong size".into()))?;
+                    Ok(self.constant_value(name, weight))
+                }
+                Bound::Integers(values, shape) => {
+                    let shape = constant_shape(op, &shape, view)?;
+                    let r#type = op.operand(index).ok().and_then(dtype);
+                    let r#type = r#type.ok_or_else(|| fail(op, format!("operand {index} has a wrong type")))?;
+                    Ok(self.integer_value(&values, shape, r#type))
+                }
+                Bound::Words(..) => self.activation(op, index).map(|(id, _)| id),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok((inputs, view))
+    }
+
+    fn cast(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let value = result(op)?;
+        let to = dtype(value).ok_or_else(|| fail(op, format!("its result {} cannot be a value", value.r#type())))?;
+        match self.operand(op, 0)?.clone() {
+            Bound::Activation(input, view) if self.program.values[input].dtype != to => {
+                let shape = self.program.values[input].shape.clone();
+                self.emit_checked(op, Op::Cast, vec![input], view, &shape)?;
+            }
+            Bound::Integers(values, shape) => {
+                let bound = match to {
+                    DType::Bool => {
+                        Bound::Integers(values.into_iter().map(|value| i64::from(value != 0)).collect(), shape)
+                    }
+                    DType::F32 => {
+                        let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
+                        let weight = Weight::new(shape, values);
+                        let weight = weight.ok_or_else(|| fail(op, "its constant has a wrong size".into()))?;
+                        Bound::Constant(String::new(), weight)
+                    }
+                    _ => Bound::Integers(values, shape),
+                };
+                self.bind(value, bound);
+            }
+            Bound::Constant(..) if to != DType::F32 => {
+                return Err(fail(op, "a float constant must be folded before it is cast".into()));
+            }
+            _ => self.alias(op)?,
+        }
+        Ok(())
+    }
+
+    fn select(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (inputs, view) = self.operands(op, &[0, 1, 2])?;
+        self.emit(op, Op::Select, inputs, view)?;
+        Ok(())
+    }
+
+    fn tile(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let shape = self.program.values[input].shape.clone();
+        let times = self.integers(op, 1)?;
+        if times.len() != view.rank(shape.len()) {
+            return Err(fail(op, "its multiples have another rank than its operand".into()));
+        }
+        let mut repeats = vec![1; shape.len()];
+        for (axis, &times) in times.iter().enumerate() {
+            let times = usize::try_from(times).map_err(|_| fail(op, format!("{times} repeats of axis {axis}")))?;
+            match view.axis(axis) {
+                Some(axis) => repeats[axis] = times,
+                None if times == 1 => {}
+                None => return Err(fail(op, "it repeats the batch".into())),
+            }
+        }
+        let expected: Vec<_> =
+            shape.iter().zip(&repeats).map(|(size, &times)| size.map(|size| size.saturating_mul(times))).collect();
+        self.emit_checked(op, Op::Tile { repeats }, vec![input], view, &expected)?;
+        Ok(())
+    }
+
+    fn argmax(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let axis = axis_attribute(op)?;
+        let mut expected = self.program.values[input].shape.clone();
+        let axis = view
+            .axis(axis)
+            .filter(|&axis| axis < expected.len())
+            .ok_or_else(|| fail(op, format!("axis {axis} is the batch or out of range")))?;
+        expected.remove(axis);
+        self.emit_checked(op, Op::ArgMax { axis }, vec![input], view, &expected)?;
+        Ok(())
+    }
+
+    /// `take`: slices of an operand along an axis.
+    fn take(&mut self, op: &OperationRef<'c, '_>, attributes: &str) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let axis = attributes.strip_prefix("axis=").and_then(|axis| axis.parse::<usize>().ok());
+        let mut expected = self.program.values[input].shape.clone();
+        let axis = axis
+            .and_then(|axis| view.axis(axis))
+            .filter(|&axis| axis < expected.len())
+            .ok_or_else(|| fail(op, format!("implementation_attrs: cannot read `{attributes}`")))?;
+        let (indices, count) = match self.operand(op, 1)?.clone() {
+            Bound::Integers(values, shape) if shape.len() == 1 => {
+                let size = expected[axis].unwrap_or(0);
+                if values.iter().any(|&index| usize::try_from(index).is_ok_and(|index| index >= size) || index < 0) {
+                    return Err(fail(op, format!("an index is out of range for an axis of size {size}")));
+                }
+                (self.integer_value(&values, shape.clone(), DType::I64), shape[0])
+            }
+            Bound::Activation(indices, View::WHOLE) => {
+                (indices, self.program.values[indices].shape.first().copied().flatten().unwrap_or(0))
+            }
+            _ => return Err(fail(op, "its indices must be one axis of constant integers".into())),
+        };
+        expected[axis] = Some(count);
+        self.emit_checked(op, Op::Take { axis }, vec![input, indices], view, &expected)?;
+        Ok(())
+    }
+
+    /// `broadcast`: a constant, the same for every sample.
+    fn broadcast(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let (name, weight) = self.constant(op, 0)?;
+        let (_, view) = self.activation(op, 1)?;
+        let shape = constant_shape(op, weight.shape(), view)?;
+        let mut expected: Vec<_> = shape.iter().copied().map(Some).collect();
+        let weight = weight.reshaped(shape).ok_or_else(|| fail(op, "its constant has a wrong size".into()))?;
+        let constant = self.constant_value(name, weight);
+        if let Some(first) = expected.first_mut().filter(|_| !view.whole) {
+            *first = None;
+        }
+        self.emit_checked(op, Op::Unary(Unary::Identity), vec![constant], view, &expected)?;
+        Ok(())
     }
 
     fn reduce(&mut self, op: &OperationRef<'c, '_>, kind: Reduce) -> Result<(), LoadError> {
@@ -328,13 +461,18 @@ impl<'c> Loader<'c, '_> {
     fn custom(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
         let text = |name: &str| ir::string_attr(op, name).unwrap_or_default();
         let (domain, operator) = (text("domain_name"), text("operator_name"));
-        if (domain.as_str(), operator.as_str()) != ("mxc", "conv2d") {
-            return Err(fail(
-                op,
-                format!("operator `{operator}` of domain `{domain}` is unknown; only mxc's conv2d is"),
-            ));
-        }
         let attributes = text("implementation_attrs");
+        match (domain.as_str(), operator.as_str()) {
+            ("mxc", "conv2d") => {}
+            ("mxc", "take") => return self.take(op, &attributes),
+            ("mxc", "broadcast") => return self.broadcast(op),
+            ("mxc", "mod") => return self.binary(op, Binary::Mod),
+            ("mxc", "rem") => return self.binary(op, Binary::Rem),
+            ("mxc", operator) if custom_unary(operator).is_some() => {
+                return self.unary(op, custom_unary(operator).unwrap_or(Unary::Identity));
+            }
+            _ => return Err(fail(op, format!("operator `{operator}` of domain `{domain}` is unknown"))),
+        }
         let mut window = Window { stride: [1; 2], pad: [0; 4], dilation: [1; 2] };
         let mut groups = 1;
         for item in attributes.split(|c: char| c == ';' || c.is_whitespace()).filter(|item| !item.is_empty()) {
@@ -364,6 +502,14 @@ impl<'c> Loader<'c, '_> {
         groups: usize,
         layer: Option<LayerId>,
     ) -> Result<(), LoadError> {
+        if let Bound::Activation(weight, View::WHOLE) = *self.operand(op, 1)? {
+            let &[Some(outputs), Some(height), Some(width), Some(channels)] =
+                self.program.values[weight].shape.as_slice()
+            else {
+                return Err(fail(op, "its weight must be OHWI".into()));
+            };
+            return self.emit_convolution(op, weight, [outputs, height, width, channels], window, groups, layer);
+        }
         let (weight_name, weight) = self.constant(op, 1)?;
         let &[outputs, height, width, channels] = weight.shape() else {
             return Err(fail(op, format!("its weight has shape {:?}, not OHWI", weight.shape())));
@@ -404,7 +550,8 @@ impl<'c> Loader<'c, '_> {
     ) -> Result<(), LoadError> {
         let input = self.plain(op, 0)?;
         let bias = self.bias(op, outputs)?;
-        let &[None, Some(rows), Some(columns), Some(channels)] = self.program.values[input].shape.as_slice() else {
+        let view = self.activation(op, 0)?.1;
+        let &[batch, Some(rows), Some(columns), Some(channels)] = self.program.values[input].shape.as_slice() else {
             return Err(fail(op, "its input must be a rank-4 NHWC tensor".into()));
         };
         if groups == 0 || outputs == 0 || outputs % groups != 0 || depth.checked_mul(groups) != Some(channels) {
@@ -426,13 +573,19 @@ impl<'c> Loader<'c, '_> {
             return Err(fail(op, "its window does not fit the padded input".into()));
         };
         let node = Op::Conv2d { stride, pad, dilation, groups, layer };
-        let expected = [None, Some(rows), Some(columns), Some(outputs)];
-        self.emit_checked(op, node, vec![input, weight, bias], View::PLAIN, &expected)?;
+        let expected = [batch, Some(rows), Some(columns), Some(outputs)];
+        self.emit_checked(op, node, vec![input, weight, bias], view, &expected)?;
         Ok(())
     }
 
     /// The bias operand of a convolution, a single value expanded to all channels.
     fn bias(&mut self, op: &OperationRef<'c, '_>, channels: usize) -> Result<ValueId, LoadError> {
+        if let Bound::Activation(bias, View::WHOLE) = *self.operand(op, 2)? {
+            return match self.program.values[bias].shape.as_slice() {
+                [Some(size)] if *size == channels => Ok(bias),
+                _ => Err(fail(op, format!("its bias must hold {channels} values"))),
+            };
+        }
         let (name, bias) = self.constant(op, 2)?;
         let bias = match bias.shape() {
             [size] if *size == channels => Some(bias),
@@ -445,20 +598,23 @@ impl<'c> Loader<'c, '_> {
 
     fn matmul(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
         self.zero(op, &[2, 3])?;
-        let Bound::Constant(name, weight) = self.operand(op, 1)?.clone() else {
-            let a = self.plain(op, 0)?;
-            let b = self.plain(op, 1)?;
+        let stationary =
+            matches!(self.operand(op, 1)?, Bound::Constant(_, weight) if weight.shape().first() == Some(&1));
+        if !stationary || !matches!(self.operand(op, 0)?, Bound::Activation(..)) {
+            let (operands, view) = self.operands(op, &[0, 1])?;
+            let (a, b) = (operands[0], operands[1]);
             let shape = |id: ValueId| self.program.values[id].shape.as_slice();
-            let (&[None, rows, inner], &[None, other, columns]) = (shape(a), shape(b)) else {
+            let (&[images, rows, inner], &[others, other, columns]) = (shape(a), shape(b)) else {
                 return Err(fail(op, "its operands must be rank-3 tensors".into()));
             };
-            if inner != other {
-                return Err(fail(op, format!("inner sizes {inner:?} and {other:?} differ")));
+            if inner != other || images != others || !matches!(view, View::PLAIN | View::WHOLE) {
+                return Err(fail(op, format!("shapes {:?} and {:?} do not multiply", shape(a), shape(b))));
             }
-            let expected = [None, rows, columns];
-            self.emit_checked(op, Op::MatMul, vec![a, b], View::PLAIN, &expected)?;
+            let expected = [images, rows, columns];
+            self.emit_checked(op, Op::MatMul, vec![a, b], view, &expected)?;
             return Ok(());
-        };
+        }
+        let (name, weight) = self.constant(op, 1)?;
         // A constant right side of batch 1 is the weight of a fully connected layer: [1, I, O] → [O, I].
         let &[1, inputs, outputs] = weight.shape() else {
             return Err(fail(op, format!("its constant operand has shape {:?}; the batch must be 1", weight.shape())));
@@ -511,7 +667,8 @@ impl<'c> Loader<'c, '_> {
         let kernel = sizes(op, "kernel")?;
         let stride = sizes(op, "stride")?;
         let pad: [usize; 4] = sizes(op, "pad")?;
-        let &[None, Some(rows), Some(columns), Some(channels)] = self.program.values[input].shape.as_slice() else {
+        let view = self.activation(op, 0)?.1;
+        let &[batch, Some(rows), Some(columns), Some(channels)] = self.program.values[input].shape.as_slice() else {
             return Err(fail(op, "its input must be a rank-4 NHWC tensor".into()));
         };
         let size = |axis: usize, input: usize| {
@@ -525,16 +682,16 @@ impl<'c> Loader<'c, '_> {
             return Err(fail(op, "its window does not fit the padded input".into()));
         };
         let node = if average { Op::AvgPool { kernel, stride, pad } } else { Op::MaxPool { kernel, stride, pad } };
-        let expected = [None, rows, columns, Some(channels)];
-        self.emit_checked(op, node, vec![input], View::PLAIN, &expected)?;
+        let expected = [batch, rows, columns, Some(channels)];
+        self.emit_checked(op, node, vec![input], view, &expected)?;
         Ok(())
     }
 
     fn reshape(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
         let value = result(op)?;
         let target = ir::value_shape(value)
-            .filter(|_| is_f32(value))
-            .ok_or_else(|| fail(op, "its result must be a ranked f32 tensor".into()))?;
+            .filter(|_| dtype(value).is_some())
+            .ok_or_else(|| fail(op, "its result must be a ranked tensor of f32, i32, i64 or i1".into()))?;
         let (input, _) = match self.operand(op, 0)?.clone() {
             Bound::Activation(input, view) => (input, view),
             Bound::Constant(name, weight) => {
@@ -546,9 +703,22 @@ impl<'c> Loader<'c, '_> {
                 self.bind(value, Bound::Constant(name, reshaped));
                 return Ok(());
             }
-            Bound::Integers(_) | Bound::Words(..) => return Err(fail(op, "integers cannot be reshaped".into())),
+            Bound::Words(..) => return Err(fail(op, "words cannot be reshaped".into())),
+            Bound::Integers(values, _) => {
+                let shape = super::static_shape(value).filter(|shape| shape.iter().product::<usize>() == values.len());
+                let shape = shape.ok_or_else(|| fail(op, "its constant operand has another size".into()))?;
+                self.bind(value, Bound::Integers(values, shape));
+                return Ok(());
+            }
         };
         let shape = &self.program.values[input].shape;
+        if self.whole {
+            if product(shape) != product(&target) {
+                return Err(fail(op, format!("{shape:?} and {target:?} differ in size")));
+            }
+            self.emit(op, Op::Reshape, vec![input], View::WHOLE)?;
+            return Ok(());
+        }
         let elements = product(&shape[1..]).unwrap_or(0);
         let view = batch_axis(&target, self.batch, elements).ok_or_else(|| {
             fail(op, format!("{elements} values per sample cannot become {target:?} with the batch in front"))
@@ -582,11 +752,16 @@ impl<'c> Loader<'c, '_> {
                 self.bind(result(op)?, Bound::Constant(name, transposed));
                 return Ok(());
             }
-            Bound::Integers(_) | Bound::Words(..) => return Err(fail(op, "integers cannot be transposed".into())),
+            Bound::Integers(..) | Bound::Words(..) => return Err(fail(op, "integers cannot be transposed".into())),
         };
         let shape = self.program.values[input].shape.clone();
-        if perms.len() != shape.len() - view.head() + view.lead + 1 {
+        if perms.len() != view.rank(shape.len()) {
             return Err(fail(op, "its permutation has another rank than its operand".into()));
+        }
+        if view.whole {
+            let expected: Vec<_> = perms.iter().map(|&axis| shape[axis]).collect();
+            self.emit_checked(op, Op::Transpose { perms }, vec![input], view, &expected)?;
+            return Ok(());
         }
         // Each IR axis as program axes: none for a leading 1, one or two for the batch.
         let program: Vec<usize> = perms
@@ -618,19 +793,19 @@ impl<'c> Loader<'c, '_> {
     }
 
     fn concat(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
-        let (first, view) = self.activation(op, 0)?;
+        let all: Vec<usize> = (0..op.operand_count()).collect();
+        let (inputs, view) = self.operands(op, &all)?;
+        let first = inputs[0];
         let axis = axis_attribute(op)?;
         let axis = view
             .axis(axis)
             .filter(|&axis| axis < self.program.values[first].shape.len())
             .ok_or_else(|| fail(op, format!("axis {axis} is the batch or out of range")))?;
-        let mut inputs = Vec::with_capacity(op.operand_count());
         let mut expected = self.program.values[first].shape.clone();
         let mut total = 0usize;
-        for index in 0..op.operand_count() {
-            let (input, other) = self.activation(op, index)?;
+        for (index, &input) in inputs.iter().enumerate() {
             let mut shape = self.program.values[input].shape.clone();
-            let fits = other == view && shape.len() == expected.len();
+            let fits = shape.len() == expected.len();
             let size = shape.get(axis).copied().flatten().filter(|_| fits);
             let size = size.ok_or_else(|| fail(op, format!("operand {index} does not fit")))?;
             shape[axis] = expected[axis];
@@ -638,7 +813,6 @@ impl<'c> Loader<'c, '_> {
                 return Err(fail(op, format!("operand {index} differs off the axis")));
             }
             total = total.saturating_add(size);
-            inputs.push(input);
         }
         expected[axis] = Some(total);
         self.emit_checked(op, Op::Concat { axis }, inputs, view, &expected)?;
@@ -650,7 +824,7 @@ impl<'c> Loader<'c, '_> {
         let starts = self.integers(op, 1)?;
         let shape = self.program.values[input].shape.clone();
         let to = self.shape(op, view)?;
-        if to.len() != shape.len() || starts.len() != shape.len() - view.head() + view.lead + 1 {
+        if to.len() != shape.len() || starts.len() != view.rank(shape.len()) {
             return Err(fail(op, "its start has another rank than its operand".into()));
         }
         let mut start = vec![0; shape.len()];
@@ -682,7 +856,7 @@ impl<'c> Loader<'c, '_> {
             _ => return Err(fail(op, "its pad value must be one number".into())),
         };
         let shape = self.program.values[input].shape.clone();
-        if amounts.len() != 2 * (shape.len() - view.head() + view.lead + 1) {
+        if amounts.len() != 2 * (view.rank(shape.len())) {
             return Err(fail(op, "its padding has another rank than its operand".into()));
         }
         let mut pad = vec![[0; 2]; shape.len()];
@@ -863,7 +1037,8 @@ impl<'c> Loader<'c, '_> {
         }
         let fraction = program.output_fraction;
         let shape = self.program.values[input].shape.clone();
-        let output = self.node(Op::DenoiseTile { layer, program: Arc::clone(&program) }, vec![input], shape);
+        let tile = Op::DenoiseTile { layer, program: Arc::clone(&program) };
+        let output = self.node(tile, vec![input], shape, DType::F32);
         self.bind(result(op)?, Bound::Words(output, view, fraction, true));
         Ok(())
     }
@@ -881,6 +1056,19 @@ fn fraction(op: &OperationRef<'_, '_>) -> Result<i32, LoadError> {
     dtile::fraction(result).ok_or_else(|| {
         fail(op, format!("its result {} holds no 16-bit words with a power of two as scale", result.r#type()))
     })
+}
+
+/// The program shape of a constant operand of an operation whose other operand has the view `view`: of size 1 at the batch.
+fn constant_shape(op: &OperationRef<'_, '_>, shape: &[usize], view: View) -> Result<Vec<usize>, LoadError> {
+    if view.whole {
+        return Ok(shape.to_vec());
+    }
+    if shape.len() <= view.lead || shape[..=view.lead].iter().any(|&size| size != 1) {
+        return Err(fail(op, format!("a constant operand of shape {shape:?} must have size 1 up to the batch axis")));
+    }
+    let mut program = vec![1; view.head()];
+    program.extend(&shape[view.lead + 1..]);
+    Ok(program)
 }
 
 /// The product of static sizes.
@@ -904,7 +1092,7 @@ fn batch_axis(shape: &[Option<usize>], batch: Option<usize>, elements: usize) ->
         && tokens > 0
         && tokens * rest == elements
         && shape[lead] == batch.and_then(|batch| batch.checked_mul(tokens)))
-    .then_some(View { lead, tokens })
+    .then_some(View { lead, tokens, whole: false })
 }
 
 /// An `axis` attribute.

@@ -1,5 +1,8 @@
 use super::*;
-use crate::program::Layer;
+use crate::{
+    exec::{Batch, Executor, Key, Mode, Purpose},
+    program::Layer,
+};
 
 /// A store with `name = 0, 1, 2, …` of each shape.
 fn store(weights: &[(&str, &[usize])]) -> WeightStore {
@@ -314,15 +317,17 @@ fn unsupported_modules_are_refused() {
     let all = main(
         "tensor<?x4xf32>",
         "tensor<?x4xf32>",
-        "%a = tosa.sin %x : (tensor<?x4xf32>) -> tensor<?x4xf32>\n%r = tosa.cos %a : (tensor<?x4xf32>) -> tensor<?x4xf32>",
+        "%a = tosa.reverse %x {axis = 1 : i32} : (tensor<?x4xf32>) -> tensor<?x4xf32>\n\
+         %r = tosa.erf %a : (tensor<?x4xf32>) -> tensor<?x4xf32>\n\
+         %d = tosa.reverse %a {axis = 1 : i32} : (tensor<?x4xf32>) -> tensor<?x4xf32>",
     );
     let error = load(&all).unwrap_err().to_string();
-    assert!(error.contains("tosa.sin at loc(\"-\":3:") && error.contains("tosa.cos"), "{error}");
+    assert!(error.contains("tosa.reverse at loc(\"-\":3:") && error.contains("loc(\"-\":5:"), "{error}");
     let abs = |kind: &str| main(kind, kind, &format!("%r = tosa.abs %x : ({kind}) -> {kind}"));
     refused(&abs("tensor<?x?xf32>"), "only axis 0, the batch, may be dynamic");
-    refused(&abs("tensor<*xf32>"), "must be ranked f32");
+    refused(&abs("tensor<*xf32>"), "must be ranked tensors");
     refused(&abs("tensor<f32>"), "axis 0 must be the batch");
-    refused(&abs("tensor<?x4xf16>"), "must be ranked f32");
+    refused(&abs("tensor<?x4xf16>"), "must be ranked tensors");
     refused("func.func @main(%x: tensor<?x4xf32>) { return }", "@main returns nothing");
     let constant = main("tensor<?x4xf32>", "tensor<1xf32>", "%r = tosa.abs %z : (tensor<1xf32>) -> tensor<1xf32>");
     refused(&constant, "operand 0 is a constant");
@@ -358,4 +363,30 @@ fn an_input_that_is_an_output_gets_an_identity() {
     let names: Vec<&str> = program.outputs.iter().map(|&id| program.values[id].name.as_str()).collect();
     assert_eq!(names, ["output0", "output1"]);
     assert_eq!(program.values[program.outputs[1]].shape, [N, Some(4)]);
+}
+
+#[test]
+fn a_module_without_a_batch_keeps_its_axes_and_types() {
+    let text = r#"func.func @main(%x: tensor<2x3xf32>, %i: tensor<3xi64>) -> (tensor<3x2xf32>, tensor<2xi64>, tensor<2x3xi1>)
+        attributes {mxc.whole} {
+      %t = tosa.transpose %x {perms = array<i32: 1, 0>} : (tensor<2x3xf32>) -> tensor<3x2xf32>
+      %m = tosa.argmax %x {axis = 1 : i32} : (tensor<2x3xf32>) -> tensor<2xi64>
+      %p = tosa.custom %x, %i {domain_name = "mxc", operator_name = "take", implementation_attrs = "axis=1"} : (tensor<2x3xf32>, tensor<3xi64>) -> tensor<2x3xf32>
+      %g = tosa.greater %p, %x : (tensor<2x3xf32>, tensor<2x3xf32>) -> tensor<2x3xi1>
+      return %t, %m, %g : tensor<3x2xf32>, tensor<2xi64>, tensor<2x3xi1>
+    }"#;
+    let program = load(text).unwrap();
+    let value = |id: usize| &program.values[id];
+    let outputs: Vec<_> = program.outputs.iter().map(|&id| (value(id).shape.clone(), value(id).dtype)).collect();
+    let fixed = |sizes: &[usize]| sizes.iter().copied().map(Some).collect::<Vec<_>>();
+    assert_eq!(outputs, [(fixed(&[3, 2]), DType::F32), (fixed(&[2]), DType::I64), (fixed(&[2, 3]), DType::Bool)]);
+    let executor = Executor::new(program.clone(), 1).unwrap();
+    let indices = DType::I64.encode(&[2, 2, 0]);
+    let inputs: [&[f32]; 2] = [&[1.0, 5.0, 2.0, 7.0, 0.0, 9.0], &indices];
+    let key = Key { seed: 0, purpose: Purpose::Eval, pass: 0, chip: 0 };
+    let results = executor.forward(Batch { inputs: &inputs, samples: &[0] }, Mode::CLEAN, key).unwrap();
+    assert_eq!(results[0], [1.0, 7.0, 5.0, 0.0, 2.0, 9.0]);
+    assert_eq!(DType::I64.decode(&results[1]), [1, 2]);
+    assert_eq!(DType::Bool.decode(&results[2]), [1, 0, 0, 1, 1, 0]);
+    refused(&text.replace("attributes {mxc.whole}", ""), "differs from the first input's");
 }

@@ -2,7 +2,7 @@
 
 use super::{Call, Entry, Lowering, Results, one};
 use crate::import::{
-    emit::{Activation, NHWC},
+    emit::{Activation, NHWC, check_picked},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor, show},
 };
@@ -21,14 +21,25 @@ struct Window {
     crop: [usize; 2],
 }
 
+/// The attribute `pads` of a window over one or two spatial axes: before on each, then after.
+fn declared_pads(call: &Call<'_, '_, '_>, spatial: usize) -> Result<[usize; 4], Problem> {
+    let pads = call.node.sizes("pads", 2 * spatial, 0, 0)?;
+    Ok(match pads.as_slice() {
+        [top, left, bottom, right] => [*top, *left, *bottom, *right],
+        [before, after] => [*before, 0, *after, 0],
+        _ => [0; 4],
+    })
+}
+
 impl Window {
     /// Reads the attributes of a window for an input of logical shape `shape`. The padding at the end is trimmed (or with
     /// `ceil_mode` extended) so that the windows cover the padded input exactly, as TOSA requires.
-    fn new(call: &Call<'_, '_, '_>, shape: &[Dim], kernel: [usize; 2]) -> Result<Self, Problem> {
+    fn new(call: &Call<'_, '_, '_>, shape: &[Dim], kernel: [usize; 2], spatial: usize) -> Result<Self, Problem> {
         let node = call.node;
-        let pair = |name: &str| node.sizes(name, 2, 1, 1).map(|sizes| [sizes[0], sizes[1]]);
+        let pair =
+            |name: &str| node.sizes(name, spatial, 1, 1).map(|sizes| [sizes[0], sizes.get(1).copied().unwrap_or(1)]);
         let (stride, dilation) = (pair("strides")?, pair("dilations")?);
-        let pads = node.sizes("pads", 4, 0, 0)?;
+        let pads = declared_pads(call, spatial)?;
         let ceil = node.int("ceil_mode", 0)? != 0;
         let auto = node.string("auto_pad", "NOTSET")?;
         let mut window = Self {
@@ -88,6 +99,17 @@ impl Window {
         [top, bottom, left, right]
     }
 
+    /// Whether TOSA's poolings can express it: without dilation, and the padding smaller than the window.
+    fn is_plain(&self) -> bool {
+        self.dilation == [1, 1] && (0..2).all(|axis| self.pad[axis].iter().all(|&pad| pad < self.kernel[axis]))
+    }
+
+    /// The positions that the window at `at` covers on an axis of the input; some may lie outside.
+    fn taps(&self, axis: usize, at: usize) -> Vec<i64> {
+        let first = (at * self.stride[axis]) as i64 - self.pad[axis][0] as i64;
+        (0..self.kernel[axis]).map(|step| first + (step * self.dilation[axis]) as i64).collect()
+    }
+
     /// The NHWC shape of the result.
     fn result(&self, batch: Dim, channels: usize) -> [Dim; 4] {
         [batch, Dim::Fixed(self.output[0]), Dim::Fixed(self.output[1]), Dim::Fixed(channels)]
@@ -108,23 +130,47 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         self.emit.slice(&input, &[0; 4], &shape)
     }
 
+    /// An input with one spatial axis as one with two, the second of size 1.
+    fn planar(&mut self, input: &Activation<'c, 'a>) -> Result<(Activation<'c, 'a>, usize), Problem> {
+        match input.rank() {
+            3 => {
+                let shape = [input.shape.as_slice(), &[Dim::Fixed(1)]].concat();
+                Ok((self.emit.reshape(input, &shape)?, 1))
+            }
+            4 => Ok((input.clone(), 2)),
+            rank => unsupported(format!("windows over {} spatial axes", rank.saturating_sub(2))),
+        }
+    }
+
+    /// A channels-last result with as many spatial axes as the input had.
+    fn spatial(&mut self, result: Activation<'c, 'a>, spatial: usize) -> Results<'c, 'a> {
+        one(if spatial == 1 { self.squeeze(&result, &[3])? } else { result })
+    }
+
     pub(super) fn conv(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?;
-        let weight = call.constant(1)?;
         let name = node.input(1);
-        if input.rank() != 4 || weight.shape.len() != 4 {
-            if weight.shape.len() == input.rank() && (3..=5).contains(&input.rank()) {
-                return unsupported(format!("a convolution over {} spatial axes", input.rank() - 2));
-            }
+        let weight_shape: Vec<usize> = match call.entry(1)? {
+            Entry::Constant(weight) => weight.shape.clone(),
+            Entry::Activation(weight) => match weight.shape.iter().map(|dim| dim.fixed()).collect() {
+                Some(shape) => shape,
+                None => return unsupported(format!("its weight '{name}' depends on the batch")),
+            },
+            Entry::Unknown => return unsupported("its weight is not known"),
+        };
+        if input.rank() < 3 || weight_shape.len() != input.rank() {
             return invalid(format!(
-                "its input '{}' of shape {} and weight '{name}' of shape {:?} do not fit",
+                "its input '{}' of shape {} and weight '{name}' of shape {weight_shape:?} do not fit",
                 node.input(0),
                 show(&input.shape),
-                weight.shape
             ));
         }
-        let [outputs, per_group, height, width] = [0, 1, 2, 3].map(|axis| weight.shape[axis]);
+        let (planar, spatial) = self.planar(input)?;
+        let input = &planar;
+        let kernel = weight_shape[2..].to_vec();
+        let (outputs, per_group) = (weight_shape[0], weight_shape[1]);
+        let (height, width) = (kernel[0], kernel.get(1).copied().unwrap_or(1));
         let groups = usize::try_from(node.int("group", 1)?).unwrap_or(0);
         let channels = input.shape[1].fixed().unwrap_or(0);
         if groups == 0
@@ -134,26 +180,31 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             || channels == 0
         {
             return invalid(format!(
-                "its input '{}' of shape {}, weight '{name}' of shape {:?} and group {groups} do not fit",
+                "its input '{}' of shape {}, weight '{name}' of shape {weight_shape:?} and group {groups} do not fit",
                 node.input(0),
                 show(&input.shape),
-                weight.shape
             ));
         }
         if height == 0 || width == 0 {
             return invalid(format!("its weight '{name}' is empty"));
         }
-        if let Some(kernel) = node.ints("kernel_shape")?
-            && kernel != [height as i64, width as i64]
+        if let Some(declared) = node.ints("kernel_shape")?
+            && !declared.iter().copied().eq(kernel.iter().map(|&size| size as i64))
         {
             return invalid(format!(
-                "attribute 'kernel_shape' is {kernel:?}, its weight '{name}' has {:?}",
-                weight.shape
+                "attribute 'kernel_shape' is {declared:?}, its weight '{name}' has {weight_shape:?}"
             ));
         }
-        let values = call.floats(1)?;
-        let window = Window::new(call, &input.shape, [height, width])?;
-        let bias = match call.optional_constant(2)? {
+        let window = Window::new(call, &input.shape, [height, width], spatial)?;
+        let stationary = match call.entry(1)? {
+            Entry::Constant(_) => Some(Tensor::floats(vec![outputs, per_group, height, width], call.floats(1)?)),
+            _ => None,
+        };
+        let given = match call.optional(2) {
+            Some(Entry::Activation(bias)) if bias.shape == [Dim::Fixed(outputs)] => Some(bias.value),
+            _ => None,
+        };
+        let bias = match if given.is_some() { None } else { call.optional_constant(2)? } {
             Some(bias) if bias.shape == [outputs] => self.emit.weight(node.input(2), &[outputs], call.floats(2)?)?,
             Some(bias) => {
                 return invalid(format!(
@@ -162,45 +213,55 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     bias.shape
                 ));
             }
-            None => self.emit.constant(&[outputs], &vec![0.0; outputs])?,
+            None => match given {
+                Some(bias) => bias,
+                None => self.emit.constant(&[outputs], &vec![0.0; outputs])?,
+            },
         };
         let source = self.windowed(input, &window)?;
         let result = window.result(input.shape[0], outputs);
-        let weight = Tensor::floats(weight.shape.clone(), values);
         let zero = self.emit.zero()?;
+        let list = |values: &[usize]| values.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        // TOSA has no groups.
+        let description = format!(
+            "stride={};pad={};dilation={};groups={groups}",
+            list(&window.stride),
+            list(&window.pads()),
+            list(&window.dilation)
+        );
         let attributes = [
             ("pad", self.emit.integers(&window.pads())),
             ("stride", self.emit.integers(&window.stride)),
             ("dilation", self.emit.integers(&window.dilation)),
             ("acc_type", self.emit.accumulator()),
         ];
-        let value = if groups == 1 {
+        let value = if stationary.is_none() || given.is_some() {
+            // A weight that is computed: digital, whatever its groups.
+            let weight = self.value(call, 1, None)?;
+            let (weight, _) = self.planar(&weight)?;
+            let weight = self.emit.in_order(&weight, &NHWC)?.value;
+            if groups == 1 {
+                self.emit.shaped("tosa.conv2d", &[source.value, weight, bias, zero, zero], &attributes, &result)?
+            } else {
+                self.emit.custom("conv2d", &[source.value, weight, bias], &description, &result)?
+            }
+        } else if groups == 1 {
+            let weight = stationary.unwrap_or_else(|| Tensor::floats(vec![0], []));
             let weight = self.transposed_weight(name, &weight, &[0, 2, 3, 1])?;
             self.emit.shaped("tosa.conv2d", &[source.value, weight, bias, zero, zero], &attributes, &result)?
         } else if groups == channels {
             // [C·M, 1, H, W] → [H, W, C, M]
+            let weight = stationary.unwrap_or_else(|| Tensor::floats(vec![0], []));
             let split = weight.reshaped(vec![channels, outputs / channels, height, width]);
             let weight = self.transposed_weight(name, &split, &[2, 3, 0, 1])?;
             let operands = [source.value, weight, bias, zero, zero];
             self.emit.shaped("tosa.depthwise_conv2d", &operands, &attributes, &result)?
         } else {
-            // TOSA has no groups.
+            let weight = stationary.unwrap_or_else(|| Tensor::floats(vec![0], []));
             let weight = self.transposed_weight(name, &weight, &[0, 2, 3, 1])?;
-            let list = |values: &[usize]| values.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-            let description = format!(
-                "stride={};pad={};dilation={};groups={groups}",
-                list(&window.stride),
-                list(&window.pads()),
-                list(&window.dilation)
-            );
-            let attributes = [
-                ("operator_name", self.emit.string("conv2d")),
-                ("domain_name", self.emit.string("mxc")),
-                ("implementation_attrs", self.emit.string(&description)),
-            ];
-            self.emit.shaped("tosa.custom", &[source.value, weight, bias], &attributes, &result)?
+            self.emit.custom("conv2d", &[source.value, weight, bias], &description, &result)?
         };
-        one(nhwc(value, result))
+        self.spatial(nhwc(value, result), spatial)
     }
 
     /// A weight with its axes permuted, in the weight store under the initializer's name.
@@ -229,6 +290,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let Some(channels) = input.shape[1].fixed() else {
             return unsupported("its channels depend on the batch size");
         };
+        if (1..5).any(|index| matches!(call.optional(index), Some(Entry::Activation(_)))) {
+            return self.computed_batch_normalization(call, channels);
+        }
         let mut parameters = Vec::with_capacity(4);
         for index in 1..5 {
             let parameter = call.constant(index)?;
@@ -260,36 +324,50 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         one(Activation { value, ..input })
     }
 
-    /// The window of a pooling.
-    fn pooling_window(&mut self, call: &Call<'_, 'c, 'a>) -> Result<Window, Problem> {
-        let input = call.activation(0)?;
-        if input.rank() != 4 {
-            return unsupported(format!("pooling over {} spatial axes", input.rank().saturating_sub(2)));
+    /// A batch normalization whose parameters depend on the model's inputs.
+    fn computed_batch_normalization(&mut self, call: &Call<'_, 'c, 'a>, channels: usize) -> Results<'c, 'a> {
+        let input = call.activation(0)?.clone();
+        let mut parameters = Vec::with_capacity(4);
+        for index in 1..5 {
+            parameters.push(match self.per_channel(call, index, input.rank(), channels)? {
+                Entry::Constant(tensor) => self.materialized(call.node.input(index), &tensor, None)?,
+                Entry::Activation(activation) => activation,
+                Entry::Unknown => return unsupported("its input is not known"),
+            });
         }
+        let [scale, bias, mean, variance] = [0, 1, 2, 3].map(|index| &parameters[index]);
+        let variance = self.emit.with_scalar("tosa.add", variance, call.node.float("epsilon", 1e-5)?)?;
+        let inverse = self.emit.unary("tosa.rsqrt", &variance)?;
+        let scale = self.pair("tosa.mul", scale, &inverse)?;
+        let centred = self.pair("tosa.sub", &input, mean)?;
+        let scaled = self.pair("tosa.mul", &centred, &scale)?;
+        one(self.pair("tosa.add", &scaled, bias)?)
+    }
+
+    /// The planar input and the window of a pooling, and its number of spatial axes.
+    fn pooling(&mut self, call: &Call<'_, 'c, 'a>) -> Result<(Activation<'c, 'a>, Window, usize), Problem> {
+        let (input, spatial) = self.planar(call.activation(0)?)?;
         let Some(kernel) = call.node.ints("kernel_shape")? else {
             return invalid("attribute 'kernel_shape' is missing");
         };
-        if kernel.len() != 2 {
-            return invalid(format!("attribute 'kernel_shape' is {kernel:?}; its input has two spatial axes"));
+        if kernel.len() != spatial {
+            return invalid(format!("attribute 'kernel_shape' is {kernel:?}; its input has {spatial} spatial axes"));
         }
-        let kernel = call.node.sizes("kernel_shape", 2, 1, 1)?;
-        let window = Window::new(call, &input.shape, [kernel[0], kernel[1]])?;
-        if window.dilation != [1, 1] {
-            return unsupported("dilations");
-        }
-        Ok(window)
+        let kernel = call.node.sizes("kernel_shape", spatial, 1, 1)?;
+        let window = Window::new(call, &input.shape, [kernel[0], kernel.get(1).copied().unwrap_or(1)], spatial)?;
+        Ok((input, window, spatial))
     }
 
     pub(super) fn max_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         if call.node.outputs.get(1).is_some_and(|output| !output.is_empty()) {
             return unsupported("its output 'Indices'");
         }
-        let input = call.activation(0)?;
-        let window = self.pooling_window(call)?;
-        if (0..2).any(|axis| window.pad[axis].iter().any(|&pad| pad >= window.kernel[axis])) {
-            return invalid("its padding is not smaller than its kernel");
+        let (input, window, spatial) = self.pooling(call)?;
+        if !window.is_plain() {
+            let pooled = self.pooled(&input, &window, "tosa.maximum", f32::MIN)?;
+            return self.spatial(pooled, spatial);
         }
-        let source = self.windowed(input, &window)?;
+        let source = self.windowed(&input, &window)?;
         let result = window.result(source.shape[0], channels(&source)?);
         let attributes = [
             ("kernel", self.emit.integers(&window.kernel)),
@@ -297,30 +375,52 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             ("pad", self.emit.integers(&window.pads())),
         ];
         let value = self.emit.shaped("tosa.max_pool2d", &[source.value], &attributes, &result)?;
-        one(nhwc(value, result))
+        self.spatial(nhwc(value, result), spatial)
     }
 
     pub(super) fn average_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let input = call.activation(0)?;
-        let mut window = self.pooling_window(call)?;
+        let (input, mut window, spatial) = self.pooling(call)?;
         // TOSA leaves padding out of the average.
         let counted = call.node.int("count_include_pad", 0)? != 0;
-        let mut source = self.windowed(input, &window)?;
+        let declared = declared_pads(call, spatial)?;
+        let auto = !matches!(call.node.string("auto_pad", "NOTSET")?, "NOTSET" | "");
+        // What ceil_mode added at the end does not count.
+        let kept = [0, 1].map(|axis| {
+            let after = window.pad[axis][1];
+            if auto { after } else { after.min(declared[axis + 2]) }
+        });
+        if !window.is_plain() {
+            let sum = self.pooled(&input, &window, "tosa.add", 0.0)?;
+            check_picked(window.output[0].saturating_mul(window.output[1]))?;
+            let mut shares = Vec::with_capacity(window.output[0] * window.output[1]);
+            let within = |axis: usize, at: usize| {
+                let size = input.shape[axis + 2].fixed().unwrap_or(0);
+                let taps = window.taps(axis, at);
+                let counts = |tap: &&i64| match counted {
+                    true => **tap < (size + if auto { kept[axis] } else { declared[axis + 2] }) as i64,
+                    false => (0..size as i64).contains(*tap),
+                };
+                taps.iter().filter(counts).count()
+            };
+            for row in 0..window.output[0] {
+                for column in 0..window.output[1] {
+                    shares.push(1.0 / (within(0, row) * within(1, column)).max(1) as f32);
+                }
+            }
+            let shares = Tensor::floats(vec![1, window.output[0], window.output[1]], shares);
+            let averaged = self.with_constant("tosa.mul", &sum, &format!("{}.shares", call.name), &shares, false)?;
+            return self.spatial(averaged, spatial);
+        }
+        let mut source = self.windowed(&input, &window)?;
         if counted && window.pads() != [0; 4] {
-            // What ceil_mode added at the end does not count; the rest becomes explicit.
-            let declared = call.node.sizes("pads", 4, 0, 0)?;
-            let auto = !matches!(call.node.string("auto_pad", "NOTSET")?, "NOTSET" | "");
+            // What counts becomes explicit.
             let mut explicit = [[0; 2]; 4];
             for axis in 0..2 {
                 let [before, after] = window.pad[axis];
-                let kept = if auto { after } else { after.min(declared[axis + 2]) };
-                explicit[axis + 2] = [before, kept];
-                window.pad[axis] = [0, after - kept];
+                explicit[axis + 2] = [before, kept[axis]];
+                window.pad[axis] = [0, after - kept[axis]];
             }
             source = self.emit.pad(&source, &explicit, 0.0)?;
-        }
-        if (0..2).any(|axis| window.pad[axis].iter().any(|&pad| pad >= window.kernel[axis])) {
-            return invalid("its padding is not smaller than its kernel");
         }
         let result = window.result(source.shape[0], channels(&source)?);
         let zero = self.emit.zero()?;
@@ -331,7 +431,69 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             ("acc_type", self.emit.accumulator()),
         ];
         let value = self.emit.shaped("tosa.avg_pool2d", &[source.value, zero, zero], &attributes, &result)?;
-        one(nhwc(value, result))
+        self.spatial(nhwc(value, result), spatial)
+    }
+
+    /// LpPool: `(Σ|x|ᵖ)^(1/p)` over windows.
+    pub(super) fn lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let (input, window, spatial) = self.pooling(call)?;
+        let p = call.node.int("p", 2)? as f32;
+        let size = self.emit.unary("tosa.abs", &input)?;
+        let power = self.emit.with_scalar("tosa.pow", &size, p)?;
+        let sum = self.pooled(&power, &window, "tosa.add", 0.0)?;
+        let root = self.emit.with_scalar("tosa.pow", &sum, 1.0 / p)?;
+        self.spatial(root, spatial)
+    }
+
+    /// GlobalLpPool.
+    pub(super) fn global_lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?.clone();
+        let p = call.node.int("p", 2)? as f32;
+        let size = self.emit.unary("tosa.abs", &input)?;
+        let power = self.emit.with_scalar("tosa.pow", &size, p)?;
+        let axes: Vec<_> = (2..input.rank()).collect();
+        let sum = self.reduce_axes("ReduceSum", &power, &axes)?;
+        one(self.emit.with_scalar("tosa.pow", &sum, 1.0 / p)?)
+    }
+
+    /// A pooling that TOSA has no operation for, one axis after the other: the elements of each step of the window, combined.
+    /// `border` is what the padding holds.
+    fn pooled(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        window: &Window,
+        operation: &str,
+        border: f32,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let mut result = self.emit.nhwc(input)?;
+        for axis in 0..2 {
+            let Some(size) = input.shape[axis + 2].fixed() else {
+                return unsupported("its spatial axes depend on the batch size");
+            };
+            check_picked(window.output[axis].saturating_mul(window.kernel[axis]))?;
+            let taps: Vec<_> = (0..window.output[axis]).map(|at| window.taps(axis, at)).collect();
+            let outside = |tap: i64| !(0..size as i64).contains(&tap);
+            let mut source = result.clone();
+            if taps.iter().flatten().any(|&tap| outside(tap)) {
+                let mut pad = [[0; 2]; 4];
+                pad[axis + 2][1] = 1;
+                source = self.emit.pad(&result, &pad, border)?;
+            }
+            let mut combined: Option<Activation<'c, 'a>> = None;
+            for step in 0..window.kernel[axis] {
+                let indices: Vec<_> =
+                    taps.iter().map(|taps| if outside(taps[step]) { size } else { taps[step] as usize }).collect();
+                let part = self.emit.take(&source, axis + 2, &indices)?;
+                combined = Some(match combined {
+                    Some(before) => self.emit.binary(operation, &before, &part)?,
+                    None => part,
+                });
+            }
+            if let Some(combined) = combined {
+                result = combined;
+            }
+        }
+        Ok(result)
     }
 
     /// GlobalAveragePool and GlobalMaxPool: a reduction over the spatial axes that keeps them.

@@ -4,13 +4,29 @@ use super::{Call, Entry, Lowering, Results, one};
 use crate::import::{
     emit::{Activation, NHWC, logical},
     error::{Problem, invalid, unsupported},
-    tensor::{Dim, Tensor, show},
+    tensor::{Dim, Element, Sym, Tensor, show},
 };
-use std::{f64::consts, rc::Rc};
+use std::{f64::consts, sync::Arc};
 
 /// The operators with one operand.
-pub(super) const UNARY: [&str; 24] = [
+pub(super) const UNARY: [&str; 40] = [
     "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Cos",
+    "Cosh",
+    "Round",
+    "Shrink",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softsign",
+    "Tan",
+    "ThresholdedRelu",
     "Ceil",
     "Clip",
     "Elu",
@@ -52,9 +68,56 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             "Reciprocal" => emit.unary("tosa.reciprocal", x)?,
             "Sigmoid" => emit.unary("tosa.sigmoid", x)?,
             "Tanh" => emit.unary("tosa.tanh", x)?,
+            "Cos" => emit.unary("tosa.cos", x)?,
+            "Sin" => emit.unary("tosa.sin", x)?,
+            "Round" | "Tan" | "Asin" | "Acos" | "Atan" | "Sinh" | "Cosh" | "Asinh" | "Acosh" | "Atanh" => {
+                emit.unary(&format!("mxc.{}", node.op.to_lowercase()), x)?
+            }
+            "Sign" => self.sign(x)?,
+            // x / (1 + |x|)
+            "Softsign" => {
+                let size = emit.unary("tosa.abs", x)?;
+                let more = emit.with_scalar("tosa.add", &size, 1.0)?;
+                let inverse = emit.unary("tosa.reciprocal", &more)?;
+                emit.binary("tosa.mul", x, &inverse)?
+            }
+            // x where x > α, else 0.
+            "ThresholdedRelu" => {
+                let above = emit.with_scalar("tosa.greater", x, alpha(1.0)?)?;
+                let zero = emit.with_scalar("tosa.mul", x, 0.0)?;
+                self.selected(&above, x, &zero)?
+            }
+            // x + bias where x < −λ, x − bias where x > λ, else 0.
+            "Shrink" => {
+                let (bias, lambda) = (node.float("bias", 0.0)?, node.float("lambd", 0.5)?);
+                let above = emit.with_scalar("tosa.greater", x, lambda)?;
+                let negated = emit.negate(x)?;
+                let below = emit.with_scalar("tosa.greater", &negated, lambda)?;
+                let zero = emit.with_scalar("tosa.mul", x, 0.0)?;
+                let (less, more) = (emit.with_scalar("tosa.sub", x, bias)?, emit.with_scalar("tosa.add", x, bias)?);
+                let inner = self.selected(&below, &more, &zero)?;
+                self.selected(&above, &less, &inner)?
+            }
             "Neg" => emit.negate(x)?,
+            "Relu" if x.element() != Element::F32 => {
+                let zero = Tensor::ints(vec![], [Sym::from(0)]);
+                self.with_constant("tosa.maximum", x, "", &zero, false)?
+            }
             "Relu" => emit.clamp(x, 0.0, f32::MAX)?,
             "Sqrt" => emit.with_scalar("tosa.pow", x, 0.5)?,
+            "Clip"
+                if x.element() != Element::F32
+                    || (1..3).any(|index| matches!(call.optional(index), Some(Entry::Activation(_)))) =>
+            {
+                let mut result = x.clone();
+                for (index, operation) in [(1, "tosa.maximum"), (2, "tosa.minimum")] {
+                    if let Some(bound) = call.optional(index) {
+                        let operand = (bound, node.input(index));
+                        result = self.join(operation, (&Entry::Activation(result), ""), operand)?;
+                    }
+                }
+                result
+            }
             "Clip" => {
                 let bound = |index: usize, name: &str, default: f32| match call.optional_constant(index)? {
                     Some(bound) => match bound.scalar() {
@@ -205,29 +268,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 }
                 _ => return unsupported("its inputs are constants"),
             }),
-            "Div" => one(match (call.entry(0)?, call.entry(1)?) {
-                (Entry::Activation(a), Entry::Constant(b)) => {
-                    let Some(values) = b.to_floats() else {
-                        return invalid(format!("'{}' must hold floats", node.input(1)));
-                    };
-                    let inverse: Vec<f32> = values.iter().map(|&value| (1.0 / f64::from(value)) as f32).collect();
-                    let inverse = Rc::new(Tensor::floats(b.shape.clone(), inverse));
-                    self.with_constant("tosa.mul", a, &format!("{}.reciprocal", node.input(1)), &inverse, false)?
-                }
-                (Entry::Activation(a), Entry::Activation(b)) => {
-                    let inverse = self.emit.unary("tosa.reciprocal", b)?;
-                    self.pair("tosa.mul", a, &inverse)?
-                }
-                (Entry::Constant(a), Entry::Activation(b)) => {
-                    let inverse = self.emit.unary("tosa.reciprocal", b)?;
-                    if a.scalar() == Some(1.0) && a.shape.len() <= b.rank() {
-                        inverse
-                    } else {
-                        self.with_constant("tosa.mul", &inverse, node.input(0), a, true)?
-                    }
-                }
-                _ => return unsupported("its inputs are constants"),
-            }),
+            "Div" => one(self.divided((call.entry(0)?, node.input(0)), (call.entry(1)?, node.input(1)))?),
             "Pow" => one(match (call.entry(0)?, call.entry(1)?) {
                 (Entry::Activation(a), Entry::Constant(b)) => match b.scalar() {
                     Some(exponent) if exponent == 1.0 && b.shape.len() <= a.rank() => a.clone(),
@@ -249,10 +290,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             // max(x, 0) + slope·min(x, 0)
             _ => {
                 let x = call.activation(0)?.clone();
-                let slope = call.constant(1)?.clone();
+                let slope = call.entry(1)?.clone();
                 let positive = self.emit.clamp(&x, 0.0, f32::MAX)?;
                 let negative = self.emit.clamp(&x, f32::MIN, 0.0)?;
-                let scaled = self.with_constant("tosa.mul", &negative, node.input(1), &slope, false)?;
+                let scaled = self.join("tosa.mul", (&Entry::Activation(negative), ""), (&slope, node.input(1)))?;
                 one(self.pair("tosa.add", &positive, &scaled)?)
             }
         }
@@ -296,6 +337,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         a: &Activation<'c, 'a>,
         b: &Activation<'c, 'a>,
     ) -> Result<Activation<'c, 'a>, Problem> {
+        if a.element() != b.element() {
+            return invalid(format!("its operands are of {} and {}", a.element(), b.element()));
+        }
         let rank = a.rank().max(b.rank());
         let (mut a, mut b) = (self.with_rank(a, rank)?, self.with_rank(b, rank)?);
         if a.order != b.order {
@@ -331,10 +375,16 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         constant: &Tensor,
         swapped: bool,
     ) -> Result<Activation<'c, 'a>, Problem> {
-        let Some(values) = constant.to_floats() else {
-            return unsupported(format!("'{name}' depends on the batch size"));
+        let element = activation.element();
+        let (values, integers) = if element == Element::F32 {
+            (constant.to_floats(), Some(Vec::new()))
+        } else {
+            (Some(Arc::from([])), constant.integers())
         };
-        if values.is_empty() {
+        let (Some(values), Some(integers)) = (values, integers) else {
+            return unsupported(format!("'{name}' depends on the batch size, or is not of {element}"));
+        };
+        if constant.len() == 0 {
             return unsupported(format!("'{name}' is empty"));
         }
         let rank = activation.rank().max(constant.shape.len());
@@ -343,9 +393,16 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         sizes.extend(&constant.shape);
         let dims: Vec<_> = sizes.iter().map(|&size| Dim::Fixed(size)).collect();
         let shape = broadcast(&activation.shape, &dims)?;
-        let constant = Tensor::floats(sizes, values).transposed(&activation.order);
-        let values = constant.to_floats().unwrap_or_default();
-        let operand = self.emit.constant_or_weight(name, &constant.shape, &values)?;
+        let operand = if element == Element::F32 {
+            let constant = Tensor::floats(sizes, values).transposed(&activation.order);
+            let values = constant.to_floats().unwrap_or_default();
+            self.emit.constant_or_weight(name, &constant.shape, &values)?
+        } else {
+            let integers: Vec<_> = integers.into_iter().map(Sym::from).collect();
+            let constant = Tensor::ints(sizes, integers).transposed(&activation.order);
+            let values = constant.known_ints().unwrap_or_default();
+            self.emit.integer_constant(&constant.shape, &values, element)?
+        };
         let mut result = Activation { value: activation.value, shape, order: activation.order };
         let (a, b) = if swapped { (operand, activation.value) } else { (activation.value, operand) };
         result.value = self.emit.binary_raw(operation, a, b, &result.physical())?;
@@ -354,7 +411,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
 }
 
 /// The shape that two shapes of equal rank broadcast to.
-fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, Problem> {
+pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, Problem> {
     a.iter()
         .zip(b)
         .map(|(&a, &b)| match (a, b) {

@@ -71,6 +71,26 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if node.int("transA", 0)? != 0 {
             input = self.permuted(&input, &[1, 0]);
         }
+        if let (Entry::Activation(_), _) | (_, Some(Entry::Activation(_))) = (call.entry(1)?, call.optional(2))
+            && !matches!(call.entry(1)?, Entry::Constant(_))
+        {
+            let mut weight = call.activation(1)?.clone();
+            if node.int("transB", 0)? != 0 && weight.rank() == 2 {
+                weight = self.permuted(&weight, &[1, 0]);
+            }
+            let mut result = self.product(&input, &weight)?;
+            if alpha != 1.0 {
+                result = self.emit.with_scalar("tosa.mul", &result, alpha)?;
+            }
+            if call.optional(2).is_some() && beta != 0.0 {
+                let mut added = self.value(call, 2, None)?;
+                if beta != 1.0 {
+                    added = self.emit.with_scalar("tosa.mul", &added, beta)?;
+                }
+                result = self.pair("tosa.add", &result, &added)?;
+            }
+            return one(result);
+        }
         let weight = call.constant(1)?;
         if weight.shape.len() != 2 {
             return invalid(format!("its weight '{}' has the shape {:?}, not two axes", node.input(1), weight.shape));
@@ -123,50 +143,182 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let rank = weight.shape.len();
                 let matrix = rank >= 2 && weight.shape[..rank - 2].iter().all(|&size| size == 1);
                 if !matrix || rank > input.rank().max(2) || input.rank() < 2 {
-                    return unsupported(format!("a product with a constant of shape {:?}", weight.shape));
+                    if input.has_batch() {
+                        return unsupported(format!("a product with a constant of shape {:?}", weight.shape));
+                    }
+                    let weight = self.materialized(node.input(1), &weight.clone(), None)?;
+                    return one(self.product(&input.clone(), &weight)?);
                 }
                 let weight = Tensor::floats(weight.shape[rank - 2..].to_vec(), call.floats(1)?);
                 let input = input.clone();
                 one(self.fully_connected(&input, node.input(1), &weight, None)?)
             }
             (Entry::Activation(a), Entry::Activation(b)) => {
-                let (a, b) = (self.emit.logical(a)?, self.emit.logical(b)?);
-                let rank = a.rank();
-                if rank < 2 || b.rank() != rank || a.shape[..rank - 2] != b.shape[..rank - 2] {
-                    return unsupported(format!(
-                        "a product of activations of shapes {} and {}",
-                        show(&a.shape),
-                        show(&b.shape)
-                    ));
-                }
-                let [rows, inner] = [a.shape[rank - 2], a.shape[rank - 1]];
-                let columns = b.shape[rank - 1];
-                if b.shape[rank - 2] != inner {
-                    return invalid(format!(
-                        "its operands' shapes {} and {} do not fit",
-                        show(&a.shape),
-                        show(&b.shape)
-                    ));
-                }
-                let lead = match element_count(&a.shape[..rank - 2]) {
-                    Some((count, 0)) => Dim::Fixed(count),
-                    Some((count, 1)) => Dim::Batch(count),
-                    _ => return unsupported("its shape depends on the batch in two axes"),
-                };
-                let left = self.emit.reshape_raw(a.value, &a.shape, &[lead, rows, inner])?;
-                let right = self.emit.reshape_raw(b.value, &b.shape, &[lead, inner, columns])?;
-                let zero = self.emit.zero()?;
-                let flat = [lead, rows, columns];
-                let value: Value<'c, 'a> = self.emit.shaped("tosa.matmul", &[left, right, zero, zero], &[], &flat)?;
-                let mut shape = a.shape.clone();
-                shape[rank - 1] = columns;
-                let value = self.emit.reshape_raw(value, &flat, &shape)?;
-                one(Activation { value, shape, order: logical(rank) })
+                let (a, b) = (a.clone(), b.clone());
+                one(self.product(&a, &b)?)
             }
-            (Entry::Constant(weight), Entry::Activation(_)) => {
-                unsupported(format!("a product with a constant of shape {:?} on the left", weight.shape))
+            (Entry::Constant(weight), Entry::Activation(input)) => {
+                if input.has_batch() {
+                    return unsupported(format!("a product with a constant of shape {:?} on the left", weight.shape));
+                }
+                let weight = self.materialized(node.input(0), &weight.clone(), None)?;
+                one(self.product(&weight, &input.clone())?)
             }
             _ => unsupported("its inputs are constants"),
         }
+    }
+
+    /// The product of two values by NumPy's rules: the last two axes multiply, those before broadcast, a vector is a row on
+    /// the left and a column on the right.
+    fn product(&mut self, a: &Activation<'c, 'a>, b: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let (a, b) = (self.emit.logical(a)?, self.emit.logical(b)?);
+        if a.rank() == 0 || b.rank() == 0 {
+            return invalid("an operand is a scalar");
+        }
+        let one = Dim::Fixed(1);
+        let (row, column) = (a.rank() == 1, b.rank() == 1);
+        let a = if row { self.emit.reshape(&a, &[one, a.shape[0]])? } else { a };
+        let b = if column { self.emit.reshape(&b, &[b.shape[0], one])? } else { b };
+        let rank = a.rank().max(b.rank());
+        let (a, b) = (self.with_rank(&a, rank)?, self.with_rank(&b, rank)?);
+        let [rows, inner] = [a.shape[rank - 2], a.shape[rank - 1]];
+        let columns = b.shape[rank - 1];
+        if b.shape[rank - 2] != inner {
+            return invalid(format!("its operands' shapes {} and {} do not fit", show(&a.shape), show(&b.shape)));
+        }
+        let around = super::elementwise::broadcast(&a.shape[..rank - 2], &b.shape[..rank - 2])?;
+        let lead = match element_count(&around) {
+            Some((count, 0)) => Dim::Fixed(count),
+            Some((count, 1)) => Dim::Batch(count),
+            _ => return unsupported("its shape depends on the batch in two axes"),
+        };
+        let mut flat = Vec::with_capacity(2);
+        for operand in [&a, &b] {
+            let mut repeats = vec![1; rank];
+            let mut shape = operand.shape.clone();
+            for (axis, &wanted) in around.iter().enumerate() {
+                match (shape[axis], wanted) {
+                    (own, wanted) if own == wanted => {}
+                    (_, Dim::Fixed(size)) => (repeats[axis], shape[axis]) = (size, wanted),
+                    _ => return unsupported("it repeats a value for every sample"),
+                }
+            }
+            let wide = self.emit.tile(operand, &repeats, shape)?;
+            let matrix = [lead, wide.shape[rank - 2], wide.shape[rank - 1]];
+            flat.push(self.emit.reshape_raw(wide.value, &wide.shape, &matrix)?);
+        }
+        let zero = self.emit.zero()?;
+        let result = [lead, rows, columns];
+        let value: Value<'c, 'a> = self.emit.shaped("tosa.matmul", &[flat[0], flat[1], zero, zero], &[], &result)?;
+        let mut shape = around;
+        shape.extend([rows, columns].into_iter().zip([row, column]).filter(|(_, vector)| !vector).map(|(dim, _)| dim));
+        let value = self.emit.reshape_raw(value, &result, &shape)?;
+        let order = logical(shape.len());
+        Ok(Activation { value, shape, order })
+    }
+
+    /// Einsum with one or two operands and without repeated indices in one: sums, permutations, matrix products.
+    pub(super) fn einsum(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let equation: String = node.string("equation", "")?.chars().filter(|c| !c.is_whitespace()).collect();
+        let (left, output) = match equation.split_once("->") {
+            Some((left, output)) => (left.to_owned(), output.to_owned()),
+            None => {
+                let mut letters: Vec<char> = equation.chars().filter(|c| c.is_alphabetic()).collect();
+                letters.sort_unstable();
+                let once = |c: &char| letters.iter().filter(|other| *other == c).count() == 1;
+                let output = letters.iter().copied().filter(once).collect();
+                (equation.clone(), output)
+            }
+        };
+        let terms: Vec<Vec<char>> = left.split(',').map(|term| term.chars().collect()).collect();
+        let output: Vec<char> = output.chars().collect();
+        let repeats = |term: &[char]| term.iter().enumerate().any(|(at, c)| term[..at].contains(c));
+        if equation.contains('.') || terms.iter().any(|term| repeats(term)) || terms.len() != call.inputs.len() {
+            return unsupported(format!("the equation '{equation}'"));
+        }
+        let constant = matches!(call.optional(1), Some(Entry::Constant(_)));
+        if constant && call.activation(0)?.has_batch() {
+            return self.einsum_layer(call, &terms, &output, &equation);
+        }
+        let mut operands = Vec::with_capacity(terms.len());
+        for (index, term) in terms.iter().enumerate() {
+            let value = self.value(call, index, None)?;
+            if value.rank() != term.len() {
+                return invalid(format!("'{}' does not have the axes of '{equation}'", node.input(index)));
+            }
+            // What only this operand has and the result lacks is summed first.
+            let elsewhere = |c: &char| {
+                output.contains(c) || terms.iter().enumerate().any(|(other, term)| other != index && term.contains(c))
+            };
+            let summed: Vec<_> = (0..term.len()).filter(|&axis| !elsewhere(&term[axis])).collect();
+            let sum = self.reduce_axes("ReduceSum", &value, &summed)?;
+            let value = if summed.is_empty() { sum } else { self.squeeze(&sum, &summed)? };
+            operands.push((value, term.iter().copied().filter(elsewhere).collect::<Vec<_>>()));
+        }
+        let (value, letters) = match operands.as_slice() {
+            [(value, letters)] => (value.clone(), letters.clone()),
+            [(a, left), (b, right)] => {
+                let pick = |wanted: &dyn Fn(&char) -> bool, of: &[char]| -> Vec<char> {
+                    of.iter().copied().filter(|c| wanted(c)).collect()
+                };
+                let batch = pick(&|c| right.contains(c) && output.contains(c), left);
+                let inner = pick(&|c| right.contains(c) && !output.contains(c), left);
+                let rows = pick(&|c| !right.contains(c), left);
+                let columns = pick(&|c| !left.contains(c), right);
+                let size = |c: char| {
+                    let found = left.iter().position(|&each| each == c).map(|axis| a.shape[axis]);
+                    found.or_else(|| right.iter().position(|&each| each == c).map(|axis| b.shape[axis]))
+                };
+                let dims = |of: &[char]| -> Vec<Dim> { of.iter().filter_map(|&c| size(c)).collect() };
+                let merged = |of: &[char]| match element_count(&dims(of)) {
+                    Some((count, 0)) => Ok(Dim::Fixed(count)),
+                    Some((count, 1)) => Ok(Dim::Batch(count)),
+                    _ => unsupported("its shape depends on the batch in two axes"),
+                };
+                let [n, m, k, l] = [merged(&batch)?, merged(&rows)?, merged(&inner)?, merged(&columns)?];
+                let mut flat = Vec::with_capacity(2);
+                for (value, own, wanted, shape) in [
+                    (a, left, [batch.as_slice(), &rows, &inner].concat(), [n, m, k]),
+                    (b, right, [batch.as_slice(), &inner, &columns].concat(), [n, k, l]),
+                ] {
+                    let perms: Vec<_> = wanted.iter().filter_map(|c| own.iter().position(|each| each == c)).collect();
+                    let moved = self.permuted(value, &perms);
+                    flat.push(self.emit.reshape(&moved, &shape)?);
+                }
+                let product = self.product(&flat[0], &flat[1])?;
+                let letters = [batch.as_slice(), &rows, &columns].concat();
+                (self.emit.reshape(&product, &dims(&letters))?, letters)
+            }
+            _ => return unsupported(format!("the equation '{equation}'")),
+        };
+        let perms: Vec<_> = output.iter().filter_map(|c| letters.iter().position(|each| each == c)).collect();
+        if perms.len() != output.len() || perms.len() != letters.len() {
+            return invalid(format!("the equation '{equation}' names an axis that no input has"));
+        }
+        one(self.permuted(&value, &perms))
+    }
+
+    /// Einsum of an activation with a weight, contracted over the activation's last axis: a fully connected layer.
+    fn einsum_layer(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        terms: &[Vec<char>],
+        output: &[char],
+        equation: &str,
+    ) -> Results<'c, 'a> {
+        let input = call.activation(0)?.clone();
+        let weight = call.constant(1)?;
+        let (Some((&inner, lead)), &[a, b]) = (terms[0].split_last(), terms[1].as_slice()) else {
+            return unsupported(format!("the equation '{equation}'"));
+        };
+        let column = if a == inner { b } else { a };
+        let fits = [a, b].contains(&inner) && output == [lead, &[column]].concat() && weight.shape.len() == 2;
+        if !fits || input.rank() != terms[0].len() {
+            return unsupported(format!("the equation '{equation}' with a constant"));
+        }
+        let weight = Tensor::floats(weight.shape.clone(), call.floats(1)?);
+        let weight = if a == inner { weight } else { weight.transposed(&[1, 0]) };
+        one(self.fully_connected(&input, call.node.input(1), &weight, None)?)
     }
 }

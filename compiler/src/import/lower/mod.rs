@@ -4,21 +4,27 @@
 mod conv;
 mod elementwise;
 mod linear;
+mod normalization;
 mod reduce;
+mod resize;
 mod shape;
+mod typed;
 
 use super::{
     decode::{Attribute, Graph, Model, Node},
     emit::{Activation, Emitter},
     error::{ImportError, Problem, UnsupportedNode, invalid, unsupported},
     fold,
-    tensor::{Dim, MAX_CONSTANT, Sym, Tensor},
+    tensor::{Data, Dim, Element, MAX_CONSTANT, Sym, Tensor},
 };
 use melior::ir::Location;
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 /// How deeply calls of functions and nested graphs may nest.
 const MAX_DEPTH: usize = 24;
+
+/// The most iterations of a loop.
+const MAX_TRIPS: i64 = 4096;
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -213,6 +219,9 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
         if node.op == "If" {
             return self.r#if(node, name, scope, opsets, depth);
         }
+        if node.op == "Loop" {
+            return self.r#loop(node, name, scope, opsets, depth);
+        }
         if !is_known(&node.op) {
             return Err(Problem::Unsupported(None));
         }
@@ -227,7 +236,9 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
                 Some(_) => None,
             })
             .collect();
-        if let Some(constants) = constants.filter(|_| fold::is_foldable(&node.op)) {
+        if let Some(constants) =
+            constants.filter(|inputs| fold::is_foldable(&node.op) && !shape::is_batched(node, inputs))
+        {
             let folded = fold::fold(node, &constants, opset)?;
             let given: usize = constants.iter().flatten().map(|tensor| tensor.len()).sum();
             let made: usize = folded.iter().map(|tensor| tensor.len()).sum();
@@ -270,9 +281,138 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
         Ok(self.graph(&graph, &mut inner, opsets, &format!("{name}/"), depth + 1)?)
     }
 
+    /// A Loop of a known number of iterations, unrolled.
+    fn r#loop(
+        &mut self,
+        node: &Node,
+        name: &str,
+        scope: &mut Scope<'c, 'a>,
+        opsets: &BTreeMap<String, i64>,
+        depth: usize,
+    ) -> Results<'c, 'a> {
+        if depth >= MAX_DEPTH {
+            return invalid("graphs are nested too deeply");
+        }
+        let Some(Attribute::Graph(body)) = node.attributes.get("body").cloned() else {
+            return invalid("attribute 'body' must be a graph");
+        };
+        // The number of iterations and the condition to start may be left out.
+        let known = |index: usize, default: Sym| -> Result<Option<Sym>, Problem> {
+            match scope.get(node.input(index)) {
+                None if node.input(index).is_empty() => Ok(Some(default)),
+                Some(Entry::Unknown) => Ok(None),
+                Some(Entry::Constant(tensor)) => match &tensor.data {
+                    Data::Int(values) if values.len() == 1 => Ok(Some(values[0])),
+                    Data::Bool(values) if values.len() == 1 => Ok(Some(Sym::from(i64::from(values[0])))),
+                    _ => invalid(format!("'{}' must be one number", node.input(index))),
+                },
+                _ => unsupported("its number of iterations or its condition is not a constant"),
+            }
+        };
+        let (Some(trips), Some(condition)) = (known(0, Sym::from(i64::MAX))?, known(1, Sym::from(1))?) else {
+            return Ok(vec![Entry::Unknown; node.outputs.len()]);
+        };
+        let Some(trips) = trips.known() else {
+            return unsupported("its number of iterations depends on the batch size");
+        };
+        let mut running = condition != Sym::from(0);
+        let carried = node.inputs.len().saturating_sub(2);
+        if body.inputs.len() != carried + 2 || body.outputs.len() < carried + 1 {
+            return invalid("its body does not take and return what it carries");
+        }
+        let mut state: Vec<Entry<'c, 'a>> =
+            node.inputs.iter().skip(2).map(|input| scope.get(input).cloned().unwrap_or(Entry::Unknown)).collect();
+        let mut scanned = vec![Vec::new(); body.outputs.len() - carried - 1];
+        let mut trip = 0;
+        while running && trip < trips {
+            if trip >= MAX_TRIPS {
+                return unsupported(format!("more than {MAX_TRIPS} iterations"));
+            }
+            let mut inner = scope.clone();
+            let counters = [Tensor::ints(vec![], [Sym::from(trip)]), Tensor::bools(vec![], [true])];
+            let counters = counters.into_iter().map(|tensor| Entry::Constant(Rc::new(tensor)));
+            for (input, entry) in body.inputs.iter().zip(counters.chain(state)) {
+                inner.insert(input.name.clone(), entry);
+            }
+            let mut outputs = self.graph(&body, &mut inner, opsets, &format!("{name}/{trip}/"), depth + 1)?.into_iter();
+            running = match outputs.next() {
+                Some(Entry::Constant(condition)) => condition.scalar().is_some_and(|condition| condition != 0.0),
+                Some(Entry::Unknown) => return Ok(vec![Entry::Unknown; node.outputs.len()]),
+                _ => return unsupported("its condition depends on the model's inputs"),
+            };
+            state = outputs.by_ref().take(carried).collect();
+            scanned.iter_mut().zip(outputs).for_each(|(all, entry)| all.push(entry));
+            trip += 1;
+        }
+        for all in scanned {
+            let joined = self.stacked(name, all, opsets, depth)?;
+            state.push(joined);
+        }
+        Ok(state)
+    }
+
+    /// Values joined along a new first axis, by the operators that do so.
+    fn stacked(
+        &mut self,
+        name: &str,
+        entries: Vec<Entry<'c, 'a>>,
+        opsets: &BTreeMap<String, i64>,
+        depth: usize,
+    ) -> Result<Entry<'c, 'a>, Problem> {
+        if entries.is_empty() {
+            return unsupported("it would make an empty tensor");
+        }
+        let node = |op: &str, inputs: Vec<String>, attribute: (&str, Attribute)| Node {
+            name: name.to_owned(),
+            op: op.to_owned(),
+            domain: String::new(),
+            inputs,
+            outputs: vec![String::new()],
+            attributes: [(attribute.0.to_owned(), attribute.1)].into(),
+        };
+        let mut inner: Scope<'c, 'a> = BTreeMap::new();
+        let mut names = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.into_iter().enumerate() {
+            let each = index.to_string();
+            inner.insert(each.clone(), entry);
+            let unsqueeze = node("Unsqueeze", vec![each.clone()], ("axes", Attribute::Ints(vec![0])));
+            let wide = self.node(&unsqueeze, name, &mut inner, opsets, depth)?.pop().unwrap_or(Entry::Unknown);
+            inner.insert(each.clone(), wide);
+            names.push(each);
+        }
+        let concat = node("Concat", names, ("axis", Attribute::Int(0)));
+        Ok(self.node(&concat, name, &mut inner, opsets, depth)?.pop().unwrap_or(Entry::Unknown))
+    }
+
     fn lower(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let op = call.node.op.as_str();
+        typed::check(call)?;
+        let integers = call.inputs.iter().flatten().find_map(|entry| match entry {
+            Entry::Activation(activation) => Some(activation.element()).filter(|element| *element != Element::F32),
+            _ => None,
+        });
         match op {
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" if integers.is_some() => {
+                self.integers(call, integers.unwrap_or(Element::I64))
+            }
+            "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "And" | "Or" | "Xor" | "Not"
+            | "IsNaN" | "IsInf" => self.condition(call),
+            "Mod" => self.modulo(call),
+            "Where" => self.r#where(call),
+            "Cast" | "CastLike" => self.cast(call),
+            "ArgMax" | "ArgMin" => self.argmax(call),
+            "DequantizeLinear" => self.dequantize(call),
+            "QuantizeLinear" => self.quantize(call),
+            "Resize" | "Upsample" => self.resize(call),
+            "DepthToSpace" | "SpaceToDepth" => self.depth_space(call),
+            "Einsum" => self.einsum(call),
+            "LpPool" => self.lp_pool(call),
+            "GlobalLpPool" => self.global_lp_pool(call),
+            "RMSNormalization" => self.rms_normalization(call),
+            "GroupNormalization" | "InstanceNormalization" => self.group_normalization(call),
+            "MeanVarianceNormalization" => self.mean_variance(call),
+            "LpNormalization" => self.lp_normalization(call),
+            "LRN" => self.local_response(call),
             "Conv" => self.conv(call),
             "BatchNormalization" => self.batch_normalization(call),
             "MaxPool" => self.max_pool(call),
@@ -281,12 +421,12 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             "GlobalMaxPool" => self.global_pool(call, "ReduceMax"),
             "Gemm" => self.gemm(call),
             "MatMul" => self.matmul(call),
-            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" => self.reduce(call),
+            op if op.starts_with("Reduce") => self.reduce(call),
             "Softmax" | "LogSoftmax" => self.softmax(call),
             "LayerNormalization" => self.layer_normalization(call),
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" | "Mean" | "PRelu" => self.arithmetic(call),
             "Shape" | "Size" | "Flatten" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Concat" | "Split"
-            | "Slice" | "Pad" | "Expand" | "Gather" | "Identity" | "Dropout" | "Cast" | "CastLike" => {
+            | "Slice" | "Pad" | "Expand" | "Gather" | "Identity" | "Dropout" | "Tile" | "ConstantOfShape" => {
                 self.reshaping(call)
             }
             _ => self.unary(call),
@@ -299,7 +439,32 @@ fn is_known(op: &str) -> bool {
     fold::is_foldable(op)
         || matches!(
             op,
-            "Conv"
+            "ArgMax"
+                | "ArgMin"
+                | "Conv"
+                | "DepthToSpace"
+                | "DequantizeLinear"
+                | "Einsum"
+                | "GlobalLpPool"
+                | "GroupNormalization"
+                | "InstanceNormalization"
+                | "IsInf"
+                | "IsNaN"
+                | "LRN"
+                | "LpNormalization"
+                | "LpPool"
+                | "MeanVarianceNormalization"
+                | "QuantizeLinear"
+                | "RMSNormalization"
+                | "ReduceL1"
+                | "ReduceL2"
+                | "ReduceLogSum"
+                | "ReduceLogSumExp"
+                | "ReduceSumSquare"
+                | "Resize"
+                | "SpaceToDepth"
+                | "Upsample"
+                | "Xor"
                 | "BatchNormalization"
                 | "MaxPool"
                 | "AveragePool"

@@ -1,4 +1,4 @@
-//! Reductions over axes, and what is made of them: softmax and layer normalization.
+//! Reductions over axes, and softmax.
 
 use super::{Call, Lowering, Results, one};
 use crate::import::{
@@ -6,11 +6,11 @@ use crate::import::{
     emit::Activation,
     error::{Problem, invalid, unsupported},
     fold::split_axis,
-    tensor::{Dim, element_count},
+    tensor::{Dim, Element, element_count},
 };
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
-    /// Reduces logical axes to size 1. `op` is ReduceSum, ReduceMean, ReduceMax or ReduceMin.
+    /// Reduces logical axes to size 1. `op` is ReduceSum, ReduceMean, ReduceProd, ReduceMax or ReduceMin.
     pub(super) fn reduce_axes(
         &mut self,
         op: &str,
@@ -20,6 +20,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let name = match op {
             "ReduceMax" => "tosa.reduce_max",
             "ReduceMin" => "tosa.reduce_min",
+            "ReduceProd" => "tosa.reduce_product",
             _ => "tosa.reduce_sum",
         };
         // In the order of storage, so that every way to write a global average gives the same operations.
@@ -51,11 +52,52 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             [] => (0..input.rank()).collect(),
             given => axes(given, input.rank())?,
         };
-        let result = self.reduce_axes(&node.op, input, &reduced)?;
+        let input = input.clone();
+        let booleans = input.element() == Element::Bool;
+        // Of booleans: the greatest is whether any holds, the least whether all do.
+        let numbers = if booleans { self.emit.cast(&input, Element::I32)? } else { input };
+        let mut result = self.reduced(&node.op, &numbers, &reduced)?;
+        if booleans {
+            result = self.emit.cast(&result, Element::Bool)?;
+        }
         if node.int("keepdims", 1)? != 0 {
             return one(result);
         }
         one(self.squeeze(&result, &reduced)?)
+    }
+
+    /// Any of ONNX's reductions over logical axes, to size 1.
+    pub(super) fn reduced(
+        &mut self,
+        op: &str,
+        input: &Activation<'c, 'a>,
+        axes: &[usize],
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        match op {
+            "ReduceL1" => {
+                let size = self.emit.unary("tosa.abs", input)?;
+                self.reduce_axes("ReduceSum", &size, axes)
+            }
+            "ReduceSumSquare" | "ReduceL2" => {
+                let squared = self.emit.binary("tosa.mul", input, input)?;
+                let sum = self.reduce_axes("ReduceSum", &squared, axes)?;
+                if op == "ReduceL2" { self.emit.with_scalar("tosa.pow", &sum, 0.5) } else { Ok(sum) }
+            }
+            "ReduceLogSum" => {
+                let sum = self.reduce_axes("ReduceSum", input, axes)?;
+                self.emit.unary("tosa.log", &sum)
+            }
+            // Stable, as in softmax.
+            "ReduceLogSumExp" => {
+                let max = self.reduce_axes("ReduceMax", input, axes)?;
+                let shifted = self.pair("tosa.sub", input, &max)?;
+                let exp = self.emit.unary("tosa.exp", &shifted)?;
+                let sum = self.reduce_axes("ReduceSum", &exp, axes)?;
+                let log = self.emit.unary("tosa.log", &sum)?;
+                self.pair("tosa.add", &log, &max)
+            }
+            _ => self.reduce_axes(op, input, axes),
+        }
     }
 
     /// Softmax and LogSoftmax, made stable by subtracting the maximum. Before opset 13 they work on the input flattened to
@@ -109,33 +151,5 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             self.emit.binary_raw("tosa.mul", exp.value, reciprocal.value, &physical)?
         };
         Ok(Activation { value, ..input.clone() })
-    }
-
-    /// `(x − mean)/√(variance + ε)·scale + bias` over the last axes.
-    pub(super) fn layer_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let node = call.node;
-        if node.outputs.iter().skip(1).any(|output| !output.is_empty()) {
-            return unsupported("its outputs 'Mean' and 'InvStdDev'");
-        }
-        let input = call.activation(0)?.clone();
-        let first = axis(node.int("axis", -1)?, input.rank())?;
-        let axes: Vec<_> = (first..input.rank()).collect();
-        let mean = self.reduce_axes("ReduceMean", &input, &axes)?;
-        let physical = input.physical();
-        let value = self.emit.binary_raw("tosa.sub", input.value, mean.value, &physical)?;
-        let centred = Activation { value, ..input.clone() };
-        let squared = self.emit.binary("tosa.mul", &centred, &centred)?;
-        let variance = self.reduce_axes("ReduceMean", &squared, &axes)?;
-        let variance = self.emit.with_scalar("tosa.add", &variance, node.float("epsilon", 1e-5)?)?;
-        let inverse = self.emit.unary("tosa.rsqrt", &variance)?;
-        let value = self.emit.binary_raw("tosa.mul", centred.value, inverse.value, &physical)?;
-        let mut result = Activation { value, ..input };
-        for (index, operation) in [(1, "tosa.mul"), (2, "tosa.add")] {
-            if call.optional(index).is_some() {
-                let constant = call.constant(index)?.clone();
-                result = self.with_constant(operation, &result, node.input(index), &constant, false)?;
-            }
-        }
-        one(result)
     }
 }

@@ -4,12 +4,26 @@
 use super::{Call, Entry, Lowering, Results, one, syms};
 use crate::import::{
     attributes::{axes, axis, integers},
-    emit::{Activation, logical},
+    decode::Node,
+    emit::{Activation, check_picked, logical},
     error::{Problem, invalid, unsupported},
-    fold::{cast, perms, shape_of, slices, split_axis, split_sizes},
-    tensor::{Data, Dim, Sym, Tensor, element_count, show},
+    fold::{perms, shape_of, slices, split_axis, split_sizes},
+    tensor::{Data, Dim, Element, MAX_CONSTANT, Sym, Tensor, broadcast_shape, element_count, show},
 };
 use std::rc::Rc;
+
+/// Whether a node on constants makes a constant for every sample of the batch, which cannot be folded.
+pub(super) fn is_batched(node: &Node, inputs: &[Option<Rc<Tensor>>]) -> bool {
+    let shape = match node.op.as_str() {
+        "Expand" => inputs.get(1),
+        "ConstantOfShape" => inputs.first(),
+        _ => None,
+    };
+    shape
+        .and_then(Option::as_ref)
+        .and_then(|shape| shape.syms())
+        .is_some_and(|syms| syms.first() == Some(&Sym { constant: 0, batch: 1 }))
+}
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     pub(super) fn reshaping(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
@@ -17,25 +31,53 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if node.op == "Concat" {
             return self.concat(call);
         }
-        if node.op == "CastLike" {
-            // Activations are floats.
-            return match (call.entry(0)?, call.entry(1)?) {
-                (Entry::Constant(tensor), Entry::Activation(_)) => Ok(vec![Entry::Constant(Rc::new(cast(tensor, 1)?))]),
-                (Entry::Activation(input), Entry::Activation(_)) => one(input.clone()),
-                (_, like) => match like {
-                    Entry::Constant(like) if matches!(like.data, Data::Float(_)) => Ok(vec![call.entry(0)?.clone()]),
-                    _ => unsupported("a cast of an activation to integers"),
-                },
-            };
+        if matches!(node.op.as_str(), "Expand" | "ConstantOfShape")
+            && let Entry::Constant(_) = call.entry(0)?
+        {
+            return self.batched(call);
+        }
+        if node.op == "Gather"
+            && let Entry::Activation(indices) = call.entry(1)?
+        {
+            return self.gather(call, &indices.clone());
         }
         let input = call.activation(0)?.clone();
         let rank = input.rank();
         match node.op.as_str() {
-            "Identity" | "Dropout" => one(input),
-            "Cast" => match node.int("to", 1)? {
-                1 | 10 | 11 | 16 => one(input),
-                to => unsupported(format!("a cast of an activation to data type {to}")),
-            },
+            "Identity" => one(input),
+            "Dropout" => {
+                let trains = call.optional_constant(2)?.and_then(|mode| mode.scalar()).is_some_and(|mode| mode != 0.0);
+                if trains {
+                    return unsupported("training_mode; export the model in evaluation mode");
+                }
+                let mut results = vec![Entry::Activation(input.clone())];
+                // Everything is kept.
+                if let Some(shape) = input.shape.iter().map(|dim| dim.fixed()).collect::<Option<Vec<_>>>()
+                    && node.outputs.len() > 1
+                {
+                    let mask = vec![true; shape.iter().product()];
+                    results.push(Entry::Constant(Rc::new(Tensor::bools(shape, mask))));
+                }
+                Ok(results)
+            }
+            "Tile" => {
+                let repeats = crate::import::fold::sizes(&integers(node.input(1), call.constant(1)?)?)?;
+                if repeats.len() != rank {
+                    return invalid(format!("'repeats' has {} values for {rank} axes", repeats.len()));
+                }
+                let mut shape = input.shape.clone();
+                for (dim, &times) in shape.iter_mut().zip(&repeats) {
+                    match dim {
+                        Dim::Fixed(size) => *size = size.saturating_mul(times),
+                        Dim::Batch(_) if times == 1 => {}
+                        Dim::Batch(_) => return unsupported("it repeats the batch"),
+                    }
+                }
+                if repeats.contains(&0) {
+                    return unsupported("it would make an empty tensor");
+                }
+                one(self.emit.tile(&input, &repeats, shape)?)
+            }
             "Shape" => Ok(vec![Entry::Constant(Rc::new(shape_of(node, syms(&input.shape))?))]),
             "Size" => match element_count(&input.shape) {
                 Some((count, power @ (0 | 1))) => {
@@ -105,6 +147,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 for size in sizes {
                     let mut shape = input.shape.clone();
                     shape[axis] = Dim::Fixed(size);
+                    if size == 0
+                        && let Some(shape) = shape.iter().map(|dim| dim.fixed()).collect::<Option<Vec<_>>>()
+                    {
+                        // Nothing, which no graph value can hold, is known.
+                        parts.push(Entry::Constant(Rc::new(Tensor::floats(shape, []))));
+                        continue;
+                    }
                     parts.push(Entry::Activation(self.emit.slice(&input, &start, &shape)?));
                     start[axis] += size;
                 }
@@ -118,20 +167,26 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 }
                 let constant = |index: usize| call.optional_constant(index).ok().flatten().cloned();
                 let ranges = slices(node, &sizes, &constant, call.opset)?;
-                let mut shape = input.shape.clone();
-                for (dim, range) in shape.iter_mut().zip(&ranges) {
+                let mut result = input.clone();
+                for (axis, range) in ranges.iter().enumerate().filter(|(_, range)| range.step != 1) {
+                    if input.shape[axis].fixed().is_some() && range.count != 1 {
+                        check_picked(range.count)?;
+                        result = self.emit.take(&result, axis, &range.indices().collect::<Vec<_>>())?;
+                    }
+                }
+                let mut shape = result.shape.clone();
+                let mut start = vec![0; rank];
+                for ((axis, dim), range) in shape.iter_mut().enumerate().zip(&ranges) {
                     let whole = range.start == 0 && range.step == 1 && range.count >= i64::MAX as usize;
                     match dim {
                         Dim::Batch(_) if whole => {}
                         Dim::Batch(_) => return unsupported("it takes a part of the batch"),
-                        Dim::Fixed(_) if range.step != 1 && range.count > 1 => {
-                            return unsupported(format!("a step of {}", range.step));
-                        }
-                        Dim::Fixed(size) => *size = range.count,
+                        // Taken above.
+                        Dim::Fixed(_) if range.step != 1 && range.count != 1 => {}
+                        Dim::Fixed(size) => (*size, start[axis]) = (range.count, range.start),
                     }
                 }
-                let start: Vec<_> = ranges.iter().map(|range| range.start).collect();
-                one(self.emit.slice(&input, &start, &shape)?)
+                one(self.emit.slice(&result, &start, &shape)?)
             }
             "Gather" => {
                 let axis = axis(node.int("axis", 0)?, rank)?;
@@ -141,7 +196,15 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 };
                 let numbers = integers(node.input(1), indices)?;
                 let &[index] = numbers.as_slice() else {
-                    return unsupported("several indices");
+                    let numbers: Vec<_> =
+                        numbers.into_iter().map(|index| self::axis(index, size)).collect::<Result<_, _>>()?;
+                    let taken = self.emit.take(&input, axis, &numbers)?;
+                    if indices.shape.len() == 1 {
+                        return one(taken);
+                    }
+                    let inner: Vec<_> = indices.shape.iter().map(|&size| Dim::Fixed(size)).collect();
+                    let shape = [&input.shape[..axis], &inner, &input.shape[axis + 1..]].concat();
+                    return one(self.emit.reshape(&taken, &shape)?);
                 };
                 let mut start = vec![0; rank];
                 start[axis] = self::axis(index, size)?;
@@ -255,14 +318,15 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if first.shape[axis].fixed().is_none() {
             return unsupported("it joins along the batch");
         }
-        let order = first.order.clone();
+        let (order, element) = (first.order.clone(), first.element());
         let mut shape = first.shape.clone();
         shape[axis] = Dim::Fixed(0);
         let mut values = Vec::with_capacity(call.inputs.len());
         for index in 0..call.inputs.len() {
             let part = match call.entry(index)? {
+                Entry::Constant(tensor) if tensor.len() == 0 => continue,
                 Entry::Activation(activation) => activation.clone(),
-                Entry::Constant(tensor) => self.materialized(node.input(index), tensor)?,
+                Entry::Constant(tensor) => self.materialized(node.input(index), tensor, Some(element))?,
                 Entry::Unknown => return Ok(vec![Entry::Unknown]),
             };
             let fits = part.rank() == shape.len()
@@ -289,12 +353,32 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         one(result)
     }
 
-    /// A constant as a value of the graph.
-    pub(super) fn materialized(&mut self, name: &str, tensor: &Tensor) -> Result<Activation<'c, 'a>, Problem> {
-        let Some(values) = tensor.to_floats().filter(|values| !values.is_empty()) else {
-            return unsupported(format!("'{name}' cannot be part of the graph"));
+    /// A constant as a value of the graph, of a type of elements or its own.
+    pub fn materialized(
+        &mut self,
+        name: &str,
+        tensor: &Tensor,
+        element: Option<Element>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let cannot = || unsupported(format!("'{name}' depends on the batch size or is empty"));
+        if tensor.len() == 0 {
+            return cannot();
+        }
+        let element = element.unwrap_or(match tensor.data {
+            Data::Float(_) => Element::F32,
+            Data::Int(_) => Element::I64,
+            Data::Bool(_) => Element::Bool,
+        });
+        let value = match element {
+            Element::F32 => match tensor.to_floats() {
+                Some(values) => self.emit.constant_or_weight(name, &tensor.shape, &values)?,
+                None => return cannot(),
+            },
+            element => match tensor.integers() {
+                Some(values) => self.emit.integer_constant(&tensor.shape, &values, element)?,
+                None => return cannot(),
+            },
         };
-        let value = self.emit.constant_or_weight(name, &tensor.shape, &values)?;
         Ok(Activation {
             value,
             shape: tensor.shape.iter().map(|&size| Dim::Fixed(size)).collect(),
@@ -306,9 +390,6 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let node = call.node;
         let rank = input.rank();
         let mode = node.string("mode", "constant")?;
-        if mode != "constant" {
-            return unsupported(format!("mode '{mode}'"));
-        }
         let (pads, value) = if call.opset < 11 {
             (node.ints("pads")?.unwrap_or_default(), node.float("value", 0.0)?)
         } else {
@@ -329,15 +410,116 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             return invalid(format!("its padding {pads:?} does not hold two values per axis"));
         }
         let mut pad = vec![[0; 2]; rank];
+        let mut cut = vec![[0; 2]; rank];
         for (index, &axis) in padded.iter().enumerate() {
             for (side, amount) in [pads[index], pads[padded.len() + index]].into_iter().enumerate() {
-                match usize::try_from(amount) {
-                    Ok(amount) if amount <= i32::MAX as usize => pad[axis][side] = amount,
+                let at = if amount < 0 { &mut cut } else { &mut pad };
+                match usize::try_from(amount.unsigned_abs()) {
+                    Ok(amount) if amount <= i32::MAX as usize => at[axis][side] = amount,
                     _ => return unsupported(format!("a padding of {amount}")),
                 }
             }
         }
-        one(self.emit.pad(input, &pad, value)?)
+        // A negative amount takes away.
+        let mut shape = input.shape.clone();
+        for (dim, [before, after]) in shape.iter_mut().zip(&cut) {
+            match dim {
+                Dim::Fixed(size) => match size.checked_sub(before + after) {
+                    Some(left) => *size = left,
+                    None => return invalid(format!("its padding {pads:?} takes away more than there is")),
+                },
+                Dim::Batch(_) if before + after > 0 => return unsupported("it cuts the batch"),
+                Dim::Batch(_) => {}
+            }
+        }
+        let start: Vec<_> = cut.iter().map(|[before, _]| *before).collect();
+        let input = self.emit.slice(input, &start, &shape)?;
+        if mode == "constant" {
+            return one(self.emit.pad(&input, &pad, value)?);
+        }
+        let mut result = input;
+        for (axis, [before, after]) in pad.into_iter().enumerate().filter(|(_, pad)| *pad != [0; 2]) {
+            let Some(size) = result.shape[axis].fixed() else {
+                return unsupported("it pads the batch");
+            };
+            check_picked(before.saturating_add(size).saturating_add(after))?;
+            let (size, before) = (size as i64, before as i64);
+            let indices = (-before..size + after as i64)
+                .map(|at| {
+                    let index = match mode {
+                        "edge" => at.clamp(0, size - 1),
+                        "wrap" => at.rem_euclid(size),
+                        "reflect" if size == 1 => 0,
+                        "reflect" => {
+                            let at = at.rem_euclid(2 * (size - 1));
+                            at.min(2 * (size - 1) - at)
+                        }
+                        other => return invalid(format!("attribute 'mode' is '{other}'")),
+                    };
+                    Ok(index as usize)
+                })
+                .collect::<Result<Vec<_>, Problem>>()?;
+            result = self.emit.take(&result, axis, &indices)?;
+        }
+        one(result)
+    }
+
+    /// Expand and ConstantOfShape to a shape whose first axis is the batch: the same constant for every sample.
+    fn batched(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let of_shape = node.op == "ConstantOfShape";
+        let shape = call.constant(usize::from(!of_shape))?;
+        let Some((first, rest)) = shape.syms().and_then(|syms| syms.split_first()) else {
+            return invalid("its shape must hold integers");
+        };
+        let rest: Option<Vec<usize>> =
+            rest.iter().map(|size| size.known().and_then(|size| usize::try_from(size).ok())).collect();
+        let (Some(rest), true) = (rest, *first == Sym { constant: 0, batch: 1 }) else {
+            return unsupported("its shape depends on the batch size beyond the first axis");
+        };
+        let value = match node.attributes.get("value") {
+            _ if !of_shape => call.constant(0)?.as_ref().clone(),
+            Some(crate::import::decode::Attribute::Tensor(value)) if value.len() == 1 => value.reshaped(vec![]),
+            _ => Tensor::floats(vec![], [0.0]),
+        };
+        let sizes = [&[1], rest.as_slice()].concat();
+        let wide = broadcast_shape(&value.shape, &sizes).filter(|wide| wide.first() == Some(&1));
+        let (Some(wide), Data::Float(_)) = (wide, &value.data) else {
+            return unsupported("only a float constant can be repeated for every sample");
+        };
+        if wide.iter().try_fold(1usize, |count, &size| count.checked_mul(size)).is_none_or(|count| count > MAX_CONSTANT)
+        {
+            return invalid(format!("its result of shape {wide:?} is too large"));
+        }
+        let constant = self.materialized(node.input(0), &value.broadcast(&wide), None)?;
+        let Some(&like) = self.emit.arguments().first() else {
+            return unsupported("the model has no inputs");
+        };
+        let mut result = constant.clone();
+        result.shape[0] = Dim::Batch(1);
+        result.value = self.emit.custom("broadcast", &[constant.value, like], "", &result.shape)?;
+        one(result)
+    }
+
+    /// Gather at indices that depend on the model's inputs; negative ones count from the back.
+    fn gather(&mut self, call: &Call<'_, 'c, 'a>, indices: &Activation<'c, 'a>) -> Results<'c, 'a> {
+        let input = self.value(call, 0, None)?;
+        let axis = axis(call.node.int("axis", 0)?, input.rank())?;
+        let Some(size) = input.shape[axis].fixed().filter(|_| !indices.has_batch() && !input.has_batch()) else {
+            return unsupported("its indices depend on the model's inputs, one sample at a time");
+        };
+        let count = indices.shape.iter().filter_map(|dim| dim.fixed()).product();
+        let indices = self.emit.logical(indices)?;
+        let flat = self.emit.reshape(&indices, &[Dim::Fixed(count)])?;
+        let number = |value: i64| Tensor::ints(vec![], [Sym::from(value)]);
+        let negative = self.with_constant("tosa.greater", &flat, "", &number(0), true)?;
+        let counted = self.with_constant("tosa.add", &flat, "", &number(size as i64), false)?;
+        let from_front = self.selected(&negative, &counted, &flat)?;
+        let mut taken = input.clone();
+        taken.shape[axis] = Dim::Fixed(count);
+        let taken = self.emit.take_at(&taken, axis, from_front.value)?;
+        let shape = [&input.shape[..axis], &indices.shape, &input.shape[axis + 1..]].concat();
+        one(self.emit.reshape(&taken, &shape)?)
     }
 
     fn expand(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {

@@ -1,0 +1,197 @@
+//! Normalizations but the batch's, and what else divides by a norm.
+
+use super::{Call, Entry, Lowering, Results, one};
+use crate::import::{
+    attributes::{axes, axis},
+    emit::{Activation, check_picked},
+    error::{Problem, invalid, unsupported},
+    tensor::{Dim, Tensor, element_count, show},
+};
+use std::rc::Rc;
+
+impl<'c, 'a> Lowering<'c, 'a, '_> {
+    /// `(x − mean)/√(variance + ε)` over axes; also the mean and `1/√(variance + ε)`.
+    fn standardized(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        axes: &[usize],
+        epsilon: f32,
+    ) -> Result<[Activation<'c, 'a>; 3], Problem> {
+        let mean = self.reduce_axes("ReduceMean", input, axes)?;
+        let physical = input.physical();
+        let value = self.emit.binary_raw("tosa.sub", input.value, mean.value, &physical)?;
+        let centred = Activation { value, ..input.clone() };
+        let squared = self.emit.binary("tosa.mul", &centred, &centred)?;
+        let variance = self.reduce_axes("ReduceMean", &squared, axes)?;
+        let variance = self.emit.with_scalar("tosa.add", &variance, epsilon)?;
+        let inverse = self.emit.unary("tosa.rsqrt", &variance)?;
+        let value = self.emit.binary_raw("tosa.mul", centred.value, inverse.value, &physical)?;
+        Ok([Activation { value, ..input.clone() }, mean, inverse])
+    }
+
+    /// `x·scale + bias` for inputs 1 and 2 where given.
+    fn scaled(&mut self, call: &Call<'_, 'c, 'a>, x: Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let mut result = x;
+        for (index, operation) in [(1, "tosa.mul"), (2, "tosa.add")] {
+            if let Some(entry) = call.optional(index) {
+                let name = call.node.input(index);
+                result = self.join(operation, (&Entry::Activation(result), ""), (entry, name))?;
+            }
+        }
+        Ok(result)
+    }
+
+    /// LayerNormalization over the last axes.
+    pub(super) fn layer_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let input = call.activation(0)?.clone();
+        let first = axis(node.int("axis", -1)?, input.rank())?;
+        let axes: Vec<_> = (first..input.rank()).collect();
+        let [standard, mean, inverse] = self.standardized(&input, &axes, node.float("epsilon", 1e-5)?)?;
+        let result = self.scaled(call, standard)?;
+        Ok([result, mean, inverse].into_iter().map(Entry::Activation).collect())
+    }
+
+    /// RMSNormalization over the last axes.
+    pub(super) fn rms_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let input = call.activation(0)?.clone();
+        let first = axis(node.int("axis", -1)?, input.rank())?;
+        let axes: Vec<_> = (first..input.rank()).collect();
+        let squared = self.emit.binary("tosa.mul", &input, &input)?;
+        let mean = self.reduce_axes("ReduceMean", &squared, &axes)?;
+        let mean = self.emit.with_scalar("tosa.add", &mean, node.float("epsilon", 1e-5)?)?;
+        let inverse = self.emit.unary("tosa.rsqrt", &mean)?;
+        let normal = self.pair("tosa.mul", &input, &inverse)?;
+        one(self.scaled(call, normal)?)
+    }
+
+    /// GroupNormalization and InstanceNormalization, whose groups are single channels.
+    pub(super) fn group_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let input = call.activation(0)?.clone();
+        let shape = input.shape.clone();
+        let Some(channels) = shape.get(1).and_then(|dim| dim.fixed()) else {
+            return invalid(format!("its input of shape {} has no channels", show(&shape)));
+        };
+        let groups = match node.op.as_str() {
+            "InstanceNormalization" => channels,
+            _ => usize::try_from(node.int("num_groups", 0)?).unwrap_or(0),
+        };
+        if groups == 0 || channels % groups != 0 {
+            return invalid(format!("{channels} channels do not make {groups} groups"));
+        }
+        let Some((rest, 0)) = element_count(&shape[1..]) else {
+            return unsupported(format!("its input's shape {} depends on the batch twice", show(&shape)));
+        };
+        let flat = [shape[0], Dim::Fixed(groups), Dim::Fixed(rest / groups)];
+        let grouped = self.emit.reshape(&input, &flat)?;
+        let [standard, ..] = self.standardized(&grouped, &[2], node.float("epsilon", 1e-5)?)?;
+        let mut result = self.emit.reshape(&standard, &shape)?;
+        for (index, operation) in [(1, "tosa.mul"), (2, "tosa.add")] {
+            let entry = self.per_channel(call, index, shape.len(), channels)?;
+            result = self.join(operation, (&Entry::Activation(result), ""), (&entry, node.input(index)))?;
+        }
+        one(result)
+    }
+
+    /// A vector input, one value a channel or a group of channels, as a tensor of `rank` axes that broadcasts along axis 1.
+    pub(super) fn per_channel(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        index: usize,
+        rank: usize,
+        channels: usize,
+    ) -> Result<Entry<'c, 'a>, Problem> {
+        let fits = |len: usize| len > 0 && channels.is_multiple_of(len);
+        let mut shape = vec![1; rank];
+        shape[1] = channels;
+        let wrong =
+            |len: usize| invalid(format!("'{}' has {len} values for {channels} channels", call.node.input(index)));
+        match call.entry(index)? {
+            Entry::Constant(tensor) => {
+                let (len, values) = (tensor.len(), call.floats(index)?);
+                if !fits(len) {
+                    return wrong(len);
+                }
+                let values: Vec<f32> = (0..channels).map(|channel| values[channel * len / channels]).collect();
+                Ok(Entry::Constant(Rc::new(Tensor::floats(shape, values))))
+            }
+            Entry::Activation(vector) => {
+                if vector.has_batch() {
+                    return unsupported(format!("'{}' depends on the batch", call.node.input(index)));
+                }
+                let len = vector.shape.iter().filter_map(|dim| dim.fixed()).product::<usize>();
+                if !fits(len) || vector.rank() != 1 {
+                    return wrong(len);
+                }
+                let indices: Vec<_> = (0..channels).map(|channel| channel * len / channels).collect();
+                let vector = vector.clone();
+                let spread = self.emit.take(&vector, 0, &indices)?;
+                let shape: Vec<_> = shape.into_iter().map(Dim::Fixed).collect();
+                Ok(Entry::Activation(self.emit.reshape(&spread, &shape)?))
+            }
+            Entry::Unknown => unsupported("its input is not known"),
+        }
+    }
+
+    /// MeanVarianceNormalization: without ε in the root, as ONNX's function has it.
+    pub(super) fn mean_variance(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?.clone();
+        let given = call.node.ints("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
+        let axes = axes(&given, input.rank())?;
+        let [result, ..] = self.standardized(&input, &axes, 1e-9)?;
+        one(result)
+    }
+
+    /// LpNormalization: `x` over its 1- or 2-norm along an axis, 0 where that is 0.
+    pub(super) fn lp_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let input = call.activation(0)?.clone();
+        let axis = axis(node.int("axis", -1)?, input.rank())?;
+        let op = match node.int("p", 2)? {
+            1 => "ReduceL1",
+            2 => "ReduceL2",
+            p => return invalid(format!("attribute 'p' is {p}")),
+        };
+        let norm = self.reduced(op, &input, &[axis])?;
+        // A norm of 0 belongs to zeros, which any divisor keeps.
+        let norm = self.emit.clamp(&norm, f32::MIN_POSITIVE, f32::MAX)?;
+        let inverse = self.emit.unary("tosa.reciprocal", &norm)?;
+        one(self.pair("tosa.mul", &input, &inverse)?)
+    }
+
+    /// LRN: `x / (bias + α/size·Σx²)^β`, the sum over `size` neighbouring channels.
+    pub(super) fn local_response(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let mut input = call.activation(0)?.clone();
+        let size = usize::try_from(node.int("size", 0)?).unwrap_or(0);
+        let Some(channels) = input.shape.get(1).and_then(|dim| dim.fixed()).filter(|_| size > 0) else {
+            return invalid(format!("its input of shape {} and size {size} do not fit", show(&input.shape)));
+        };
+        if size > 2 * channels {
+            return unsupported(format!("a size of {size} for {channels} channels"));
+        }
+        check_picked(size.saturating_mul(channels))?;
+        if input.rank() == 4 {
+            input = self.emit.nhwc(&input)?;
+        }
+        let squared = self.emit.binary("tosa.mul", &input, &input)?;
+        let mut pad = vec![[0; 2]; input.rank()];
+        pad[1] = [(size - 1) / 2, size / 2];
+        let padded = self.emit.pad(&squared, &pad, 0.0)?;
+        let mut sum: Option<Activation<'c, 'a>> = None;
+        for offset in 0..size {
+            let part = self.emit.take(&padded, 1, &(offset..offset + channels).collect::<Vec<_>>())?;
+            sum = Some(match sum {
+                Some(sum) => self.emit.binary("tosa.add", &sum, &part)?,
+                None => part,
+            });
+        }
+        let Some(sum) = sum else { return invalid("its size is 0") };
+        let scaled = self.emit.with_scalar("tosa.mul", &sum, node.float("alpha", 1e-4)? / size as f32)?;
+        let shifted = self.emit.with_scalar("tosa.add", &scaled, node.float("bias", 1.0)?)?;
+        let power = self.emit.with_scalar("tosa.pow", &shifted, -node.float("beta", 0.75)?)?;
+        one(self.emit.binary("tosa.mul", &input, &power)?)
+    }
+}

@@ -1,0 +1,423 @@
+//! Operators on integers and booleans, and those that make or read them: comparisons, conditions, casts.
+
+use super::{Call, Entry, Lowering, Results, one};
+use crate::import::{
+    attributes::axis,
+    emit::{Activation, check_picked, logical},
+    error::{Problem, invalid, unsupported},
+    fold,
+    tensor::{Data, Dim, Element, Sym, Tensor},
+};
+
+/// The operators that take integers or booleans that depend on the model's inputs.
+const INTEGERS: [&str; 46] = [
+    "Abs",
+    "Add",
+    "And",
+    "ArgMax",
+    "ArgMin",
+    "Cast",
+    "CastLike",
+    "Clip",
+    "Concat",
+    "DepthToSpace",
+    "DequantizeLinear",
+    "Div",
+    "Dropout",
+    "Equal",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Greater",
+    "GreaterOrEqual",
+    "Identity",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Min",
+    "Mod",
+    "Mul",
+    "Neg",
+    "Not",
+    "Or",
+    "Pad",
+    "Pow",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "Reshape",
+    "Shape",
+    "Sign",
+    "Size",
+    "SpaceToDepth",
+    "Split",
+    "Sub",
+    "Tile",
+    "Transpose",
+    "Where",
+    "Xor",
+];
+/// Those that are one of the above in other words.
+const ALIASES: [&str; 6] = ["Relu", "Slice", "Squeeze", "Sum", "Unsqueeze", "QuantizeLinear"];
+
+/// Refuses integers where only floats are known.
+pub(super) fn check(call: &Call<'_, '_, '_>) -> Result<(), Problem> {
+    let op = call.node.op.as_str();
+    if INTEGERS.contains(&op) || ALIASES.contains(&op) {
+        return Ok(());
+    }
+    for (index, input) in call.inputs.iter().flatten().enumerate() {
+        if let Entry::Activation(activation) = input
+            && activation.element() != Element::F32
+        {
+            return unsupported(format!("its input '{}' is of {}", call.node.input(index), activation.element()));
+        }
+    }
+    Ok(())
+}
+
+impl<'c, 'a> Lowering<'c, 'a, '_> {
+    /// An input as a value of the graph; a constant becomes one of `like`'s type of elements.
+    pub(super) fn value(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        index: usize,
+        like: Option<Element>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        match call.entry(index)? {
+            Entry::Activation(activation) => Ok(activation.clone()),
+            Entry::Constant(tensor) => self.materialized(call.node.input(index), tensor, like),
+            Entry::Unknown => unsupported("its input is not known"),
+        }
+    }
+
+    /// An elementwise operation on two inputs of which at least one depends on the model's inputs.
+    pub(super) fn join(
+        &mut self,
+        operation: &str,
+        (a, a_name): (&Entry<'c, 'a>, &str),
+        (b, b_name): (&Entry<'c, 'a>, &str),
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        match (a, b) {
+            (Entry::Activation(a), Entry::Activation(b)) => self.pair(operation, a, b),
+            (Entry::Activation(a), Entry::Constant(b)) => self.with_constant(operation, a, b_name, b, false),
+            (Entry::Constant(a), Entry::Activation(b)) => self.with_constant(operation, b, a_name, a, true),
+            _ => unsupported("its inputs are constants"),
+        }
+    }
+
+    /// Two inputs of a call, joined.
+    fn joined(&mut self, call: &Call<'_, 'c, 'a>, operation: &str, swap: bool) -> Result<Activation<'c, 'a>, Problem> {
+        let operand = |index: usize| Ok::<_, Problem>((call.entry(index)?, call.node.input(index)));
+        let (a, b) = if swap { (operand(1)?, operand(0)?) } else { (operand(0)?, operand(1)?) };
+        self.join(operation, a, b)
+    }
+
+    /// Comparisons and logic.
+    pub(super) fn condition(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        one(match call.node.op.as_str() {
+            // An exclusive or of booleans is whether they differ.
+            "Equal" => self.joined(call, "tosa.equal", false)?,
+            "Greater" => self.joined(call, "tosa.greater", false)?,
+            "GreaterOrEqual" => self.joined(call, "tosa.greater_equal", false)?,
+            "Less" => self.joined(call, "tosa.greater", true)?,
+            "LessOrEqual" => self.joined(call, "tosa.greater_equal", true)?,
+            "And" => self.joined(call, "tosa.logical_and", false)?,
+            "Or" => self.joined(call, "tosa.logical_or", false)?,
+            "Xor" => self.joined(call, "tosa.logical_xor", false)?,
+            "Not" => {
+                let x = call.activation(0)?.clone();
+                self.emit.unary("tosa.logical_not", &x)?
+            }
+            "IsNaN" => {
+                let x = call.activation(0)?.clone();
+                let own = self.pair("tosa.equal", &x, &x)?;
+                self.emit.unary("tosa.logical_not", &own)?
+            }
+            // IsInf
+            _ => {
+                let x = call.activation(0)?.clone();
+                let both = ["detect_positive", "detect_negative"].map(|name| call.node.int(name, 1));
+                let [positive, negative] = both;
+                let against = match (positive? != 0, negative? != 0) {
+                    (true, true) => self.emit.unary("tosa.abs", &x)?,
+                    (true, false) => x,
+                    (false, true) => self.emit.negate(&x)?,
+                    (false, false) => return unsupported("it detects nothing"),
+                };
+                self.emit.with_scalar("tosa.equal", &against, f32::INFINITY)?
+            }
+        })
+    }
+
+    /// Arithmetic of integers.
+    pub(super) fn integers(&mut self, call: &Call<'_, 'c, 'a>, element: Element) -> Results<'c, 'a> {
+        let node = call.node;
+        let operation = match node.op.as_str() {
+            "Add" | "Sum" => "tosa.add",
+            "Sub" => "tosa.sub",
+            "Mul" => "tosa.mul",
+            "Div" => "tosa.intdiv",
+            "Max" => "tosa.maximum",
+            "Min" => "tosa.minimum",
+            "Pow" => return self.power(call),
+            _ => return unsupported(format!("its inputs are of {element}")),
+        };
+        let mut result = call.entry(0)?.clone();
+        for index in 1..call.inputs.len() {
+            let joined = self.join(operation, (&result, node.input(0)), (call.entry(index)?, node.input(index)))?;
+            result = Entry::Activation(joined);
+        }
+        Ok(vec![result])
+    }
+
+    /// Pow where an operand is of integers: the result has the base's type.
+    fn power(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let base = self.value(call, 0, None)?;
+        let exponent = self.value(call, 1, Some(base.element()))?;
+        if base.element() == exponent.element() {
+            return one(self.pair("tosa.pow", &base, &exponent)?);
+        }
+        let floats = [self.emit.cast(&base, Element::F32)?, self.emit.cast(&exponent, Element::F32)?];
+        let result = self.pair("tosa.pow", &floats[0], &floats[1])?;
+        one(self.truncated(&result, base.element())?)
+    }
+
+    /// Mod, of integers or with `fmod`.
+    pub(super) fn modulo(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let operation = if call.node.int("fmod", 0)? != 0 { "mxc.rem" } else { "mxc.mod" };
+        one(self.joined(call, operation, false)?)
+    }
+
+    /// Converts as ONNX does: floats to integers are rounded to zero.
+    pub(super) fn truncated(&mut self, input: &Activation<'c, 'a>, to: Element) -> Result<Activation<'c, 'a>, Problem> {
+        if input.element() != Element::F32 || !matches!(to, Element::I32 | Element::I64) {
+            return self.emit.cast(input, to);
+        }
+        let positive = self.emit.clamp(input, 0.0, f32::MAX)?;
+        let negative = self.emit.clamp(input, f32::MIN, 0.0)?;
+        let (low, high) = (self.emit.unary("tosa.floor", &positive)?, self.emit.unary("tosa.ceil", &negative)?);
+        let whole = self.emit.binary("tosa.add", &low, &high)?;
+        self.emit.cast(&whole, to)
+    }
+
+    /// Cast and CastLike.
+    pub(super) fn cast(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let to = if node.op == "Cast" {
+            let code = node.int("to", 1)?;
+            match i32::try_from(code).ok().and_then(Element::of) {
+                Some(to) if !matches!(code, 2..=5 | 12) => to,
+                _ => return unsupported(format!("a cast to data type {code}")),
+            }
+        } else {
+            match call.entry(1)? {
+                Entry::Activation(like) => like.element(),
+                Entry::Constant(like) => match like.data {
+                    Data::Float(_) => Element::F32,
+                    Data::Int(_) => Element::I64,
+                    Data::Bool(_) => Element::Bool,
+                },
+                Entry::Unknown => return unsupported("its input is not known"),
+            }
+        };
+        match call.entry(0)? {
+            Entry::Constant(tensor) => {
+                let code = match to {
+                    Element::F32 => 1,
+                    Element::I32 => 6,
+                    Element::I64 => 7,
+                    Element::Bool => 9,
+                };
+                Ok(vec![Entry::Constant(std::rc::Rc::new(fold::cast(tensor, code)?))])
+            }
+            _ => {
+                let input = call.activation(0)?.clone();
+                one(self.truncated(&input, to)?)
+            }
+        }
+    }
+
+    /// Where.
+    pub(super) fn r#where(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let element = call.inputs[1..].iter().flatten().find_map(|entry| match entry {
+            Entry::Activation(activation) => Some(activation.element()),
+            _ => None,
+        });
+        let condition = self.value(call, 0, Some(Element::Bool))?;
+        let (a, b) = (self.value(call, 1, element)?, self.value(call, 2, element)?);
+        one(self.selected(&condition, &a, &b)?)
+    }
+
+    /// `a` where the condition holds, else `b`, all broadcast against each other.
+    pub(super) fn selected(
+        &mut self,
+        condition: &Activation<'c, 'a>,
+        a: &Activation<'c, 'a>,
+        b: &Activation<'c, 'a>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let rank = condition.rank().max(a.rank()).max(b.rank());
+        let order = [a, b, condition].iter().find(|each| each.rank() == rank).map(|each| each.order.clone());
+        let order = order.unwrap_or_else(|| logical(rank));
+        let mut operands = Vec::with_capacity(3);
+        for operand in [condition, a, b] {
+            let wide = self.with_rank(operand, rank)?;
+            operands.push(self.emit.in_order(&wide, &order)?);
+        }
+        let shape = super::elementwise::broadcast(&operands[0].shape, &operands[1].shape)?;
+        let shape = super::elementwise::broadcast(&shape, &operands[2].shape)?;
+        self.emit.select([&operands[0], &operands[1], &operands[2]], shape)
+    }
+
+    /// ArgMax and ArgMin.
+    pub(super) fn argmax(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let mut input = call.activation(0)?.clone();
+        let axis = axis(node.int("axis", 0)?, input.rank())?;
+        let Some(size) = input.shape[axis].fixed() else {
+            return unsupported("it works over the batch");
+        };
+        if input.element() == Element::Bool {
+            return invalid("its input is boolean");
+        }
+        if node.op == "ArgMin" {
+            input = self.emit.negate(&input)?;
+        }
+        // The last of equal elements is the first one from behind.
+        let last = node.int("select_last_index", 0)? != 0;
+        if last {
+            check_picked(size)?;
+            input = self.emit.take(&input, axis, &(0..size).rev().collect::<Vec<_>>())?;
+        }
+        let mut result = self.emit.argmax(&input, axis)?;
+        if last {
+            let end = Tensor::ints(vec![], [Sym::from(size as i64 - 1)]);
+            result = self.with_constant("tosa.sub", &result, "", &end, true)?;
+        }
+        if node.int("keepdims", 1)? != 0 {
+            let mut shape = input.shape.clone();
+            shape[axis] = Dim::Fixed(1);
+            result = self.emit.reshape(&result, &shape)?;
+        }
+        one(result)
+    }
+
+    /// −1, 0 or 1.
+    pub(super) fn sign(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let zero = Tensor::ints(vec![], [Sym::from(0)]);
+        let mut parts = Vec::with_capacity(2);
+        for swapped in [false, true] {
+            let part = self.with_constant("tosa.greater", x, "", &zero, swapped)?;
+            parts.push(self.emit.cast(&part, x.element())?);
+        }
+        self.emit.binary("tosa.sub", &parts[0], &parts[1])
+    }
+
+    /// `(x − zero point)·scale`, by tensor or along an axis.
+    pub(super) fn dequantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let x = self.value(call, 0, Some(Element::I32))?;
+        let mut result = self.emit.cast(&x, Element::F32)?;
+        if call.optional(2).is_some() {
+            let zero = self.quantization(call, 2, &x)?;
+            result = self.join("tosa.sub", (&Entry::Activation(result), ""), (&zero, call.node.input(2)))?;
+        }
+        let scale = self.quantization(call, 1, &x)?;
+        one(self.join("tosa.mul", (&Entry::Activation(result), ""), (&scale, call.node.input(1)))?)
+    }
+
+    /// `clamp(round(x / scale) + zero point)` in the zero point's type.
+    pub(super) fn quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let code = match node.int("output_dtype", 0)? {
+            0 => self.model.graph.data_types.get(node.input(2)).copied().map_or(2, i64::from),
+            code => code,
+        };
+        let (low, high) = match code {
+            2 => (0.0, 255.0),
+            3 => (-128.0, 127.0),
+            code => return unsupported(format!("data type {code} as its result")),
+        };
+        let x = call.activation(0)?.clone();
+        if x.element() != Element::F32 {
+            return unsupported(format!("its input is of {}", x.element()));
+        }
+        let scale = self.quantization(call, 1, &x)?;
+        let scaled = self.divided((&Entry::Activation(x.clone()), ""), (&scale, node.input(1)))?;
+        let mut result = self.emit.unary("mxc.round", &scaled)?;
+        if call.optional(2).is_some() {
+            let zero = self.quantization(call, 2, &x)?;
+            result = self.join("tosa.add", (&Entry::Activation(result), ""), (&zero, node.input(2)))?;
+        }
+        let result = self.emit.clamp(&result, low, high)?;
+        one(self.emit.cast(&result, Element::I32)?)
+    }
+
+    /// A scale or zero point as floats that broadcast against `x`.
+    fn quantization(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        index: usize,
+        x: &Activation<'c, 'a>,
+    ) -> Result<Entry<'c, 'a>, Problem> {
+        let (node, rank) = (call.node, x.rank());
+        if node.int("block_size", 0)? != 0 {
+            return unsupported("quantization by blocks");
+        }
+        let at = if rank == 0 { 0 } else { node.int("axis", 1)? };
+        let along = |size: usize| -> Result<Vec<usize>, Problem> {
+            let mut shape = vec![1; rank];
+            if size != 1 {
+                shape[axis(at, rank)?] = size;
+            }
+            Ok(shape)
+        };
+        match call.entry(index)? {
+            Entry::Constant(tensor) => {
+                let Some(values) = tensor.to_floats() else {
+                    return unsupported(format!("'{}' depends on the batch size", node.input(index)));
+                };
+                let floats = Tensor::floats(along(tensor.len())?, values);
+                Ok(Entry::Constant(std::rc::Rc::new(floats)))
+            }
+            Entry::Activation(activation) => {
+                if activation.has_batch() {
+                    return unsupported(format!("'{}' depends on the batch size", node.input(index)));
+                }
+                let floats = self.emit.cast(activation, Element::F32)?;
+                let size = floats.shape.iter().filter_map(|dim| dim.fixed()).product();
+                let shape: Vec<_> = along(size)?.into_iter().map(Dim::Fixed).collect();
+                Ok(Entry::Activation(self.emit.reshape(&floats, &shape)?))
+            }
+            Entry::Unknown => unsupported("its input is not known"),
+        }
+    }
+
+    /// `a / b` of floats.
+    pub(super) fn divided(
+        &mut self,
+        (a, a_name): (&Entry<'c, 'a>, &str),
+        (b, b_name): (&Entry<'c, 'a>, &str),
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        match (a, b) {
+            (Entry::Activation(_), Entry::Constant(divisor)) => {
+                let Some(values) = divisor.to_floats() else {
+                    return invalid(format!("'{b_name}' must hold floats"));
+                };
+                let inverse: Vec<f32> = values.iter().map(|&value| (1.0 / f64::from(value)) as f32).collect();
+                let inverse = Entry::Constant(std::rc::Rc::new(Tensor::floats(divisor.shape.clone(), inverse)));
+                self.join("tosa.mul", (a, a_name), (&inverse, &format!("{b_name}.reciprocal")))
+            }
+            (_, Entry::Activation(divisor)) => {
+                let inverse = self.emit.unary("tosa.reciprocal", divisor)?;
+                match a {
+                    Entry::Constant(one) if one.scalar() == Some(1.0) && one.shape.len() <= divisor.rank() => {
+                        Ok(inverse)
+                    }
+                    _ => self.join("tosa.mul", (a, a_name), (&Entry::Activation(inverse), b_name)),
+                }
+            }
+            _ => unsupported("its inputs are constants"),
+        }
+    }
+}
