@@ -2,12 +2,13 @@
 # make test        set up and run every test
 # make bench       speed against PyTorch eager, in one run (needs examples/setup.sh's virtual environment)
 # make tables      the accuracy tables of docs/results.md (hours)
+# make zoo         full-size networks of torchvision and timm through the whole pipeline (hours, gigabytes)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 FASHION ?= /usr/share/datasets/fashion-mnist
 MXC := target/release/mxc
 
-.PHONY: setup build quickstart test lint bench tables
+.PHONY: setup build quickstart test lint bench tables zoo
 setup:
 	@scripts/setup.sh
 
@@ -38,3 +39,9 @@ bench: build
 
 tables: build
 	scripts/tables.py
+
+zoo: build
+	test -x examples/.venv/bin/python || examples/setup.sh
+	examples/.venv/bin/python -m pip install -q --disable-pip-version-check -r scripts/zoo/requirements.txt
+	examples/.venv/bin/python scripts/zoo/export.py target/zoo
+	examples/.venv/bin/python scripts/zoo/check.py target/zoo
