@@ -1,4 +1,4 @@
-//! `drop-sigma`: removes the σ̂ path of blocks where training drove it below what the digital tile can represent.
+//! `drop-sigma`: removes the σ̂ path of blocks where it is smaller than what the digital tile can represent.
 //!
 //! ```mlir
 //! %2 = "denoise.block"(%1, …, %mean.bias, %sigma.weight, %sigma.bias) {layer = "conv1",
