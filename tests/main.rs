@@ -4,6 +4,7 @@
 
 mod cli;
 mod common;
+mod corrupt;
 mod dialects;
 mod docs;
 mod dtile;

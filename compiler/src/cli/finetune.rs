@@ -6,8 +6,7 @@ use super::{
     data::{SkipBad, sample_source},
     session,
 };
-use crate::passes::{Options, PassContext, Pipeline, RunOptions, run_pipeline};
-use melior::ir::operation::OperationLike;
+use crate::passes::{Options, PassContext, Pipeline, RunOptions, run::print_module, run_pipeline};
 use mxc_dialects::{analog::AnalogOp, ir};
 use mxc_runtime::{
     data::{Dataset, Source, Split},
@@ -215,6 +214,6 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
         }
         placement.layers.sort_by_key(|layer| layer.rank);
     }
-    package.module = module.as_operation().write_bytecode();
+    package.module = print_module(&module, true).into_bytes();
     Ok(())
 }

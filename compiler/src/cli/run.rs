@@ -3,6 +3,7 @@
 use super::{Failure, Global, args::RunArgs, session};
 use crate::driver;
 use mxc_runtime::{
+    data::check_npz,
     exec::{Batch, Key, Mode, Purpose},
     package::{Package, write_atomically},
     program::Program,
@@ -50,6 +51,7 @@ fn load(args: &RunArgs) -> Result<Program, Failure> {
 
 fn read(path: &Path) -> Result<BTreeMap<String, ArrayD<f32>>, Failure> {
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    check_npz(path)?;
     let file = File::open(path).map_err(|error| named(&error))?;
     let mut reader = NpzReader::new(file).map_err(|error| named(&error))?;
     let mut arrays = BTreeMap::new();
