@@ -263,7 +263,7 @@ fn a_folder_of_images_gives_what_idx_files_give() {
 }
 
 #[test]
-fn data_without_labels_serves_for_calibration_only() {
+fn data_without_labels_serves_for_calibration_and_distillation() {
     let folder = TempDir::new().unwrap();
     let folder = folder.path();
     let idx = small_fashion(folder, 40, 1);
@@ -280,6 +280,7 @@ fn data_without_labels_serves_for_calibration_only() {
         let error = fail(mxc(folder).args([command, "model.mxa", "--data", "bare"]), 1);
         assert!(error.contains("needs label"), "{error}");
     }
+    succeed(mxc(folder).args(["finetune", "model.mxa", "--epochs", "1", "--loss", "distill", "--data", "bare"]));
 }
 
 #[test]

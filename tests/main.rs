@@ -5,6 +5,7 @@
 mod cli;
 mod common;
 mod conformance;
+mod corrupt;
 mod dialects;
 mod docs;
 mod dtile;

@@ -6,12 +6,12 @@
 
 use crate::{
     import::{self, ImportOptions, Imported},
-    passes::{CalibrationRun, Options, PassContext, Pipeline, Placement, RunOptions, SampleSource, run_pipeline},
+    passes::{
+        CalibrationRun, Options, PassContext, Pipeline, Placement, RunOptions, SampleSource, run::print_module,
+        run_pipeline,
+    },
 };
-use melior::{
-    Context,
-    ir::{Module, operation::OperationLike},
-};
+use melior::{Context, ir::Module};
 use mxc_runtime::{
     package::{self, Manifest, Package},
     store::WeightStore,
@@ -92,7 +92,7 @@ impl Compiled<'_> {
     }
 }
 
-/// Imports a model by its file name: `.mlir` and `.mlirbc` are TOSA modules, everything else ONNX.
+/// Imports a model by its file name: `.mlir` is a TOSA module, everything else ONNX.
 pub fn import<'c>(
     context: &'c Context,
     model: &Path,
@@ -208,7 +208,7 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
             training: None,
             holdout: record.holdout as u64,
         },
-        module: compiled.module.as_operation().write_bytecode(),
+        module: print_module(&compiled.module, true).into_bytes(),
         backbone: compiled.weights.clone(),
         denoisers: compiled.denoisers.clone(),
     }

@@ -1,4 +1,4 @@
-//! `mxc opt`: runs passes by name over MLIR text or bytecode, as `mlir-opt` does.
+//! `mxc opt`: runs passes by name over MLIR text, as `mlir-opt` does.
 
 use crate::passes::{
     self, PassContext, Pipeline, PipelineError, RunError, RunOptions, SampleSource, WeightLoader,
@@ -114,10 +114,6 @@ pub fn load_weights(path: &Path) -> Result<WeightStore, String> {
 /// Runs `mxc opt`; warnings of passes are returned, in order.
 pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
     let source = read(&options.input)?;
-    let is_bytecode = source.starts_with(b"ML\xefR");
-    if is_bytecode && (options.split_input_file || options.run_reproducer) {
-        return Err(OptError::Usage("--split-input-file and --run-reproducer need MLIR text, not bytecode".to_owned()));
-    }
     let text_pipeline = match (options.run_reproducer, &options.pipeline) {
         (true, Some(_)) => {
             return Err(OptError::Usage(
@@ -161,7 +157,7 @@ pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
     Ok(cx.warnings)
 }
 
-/// Runs a pipeline over one module given as text or bytecode and returns its text; `name` is what diagnostics call it.
+/// Runs a pipeline over one module given as text and returns its text; `name` is what diagnostics call it.
 pub fn transform(
     source: &[u8],
     name: &str,

@@ -30,8 +30,8 @@ pub fn irdl_handle() -> DialectHandle {
 
 /// Parses MLIR text or bytecode. Diagnostics go to the context's handlers; `name` is the file name they show.
 ///
-/// Returns `None` when the source does not parse or verify. Bytecode from an untrusted source must be checked before: MLIR's
-/// bytecode reader may abort on hostile input.
+/// Returns `None` when the source does not parse or verify. A hostile source ends the process, since MLIR recurses without a
+/// limit: [`crate::ir::parse`] checks it first.
 pub fn parse_module<'c>(context: &'c Context, source: &[u8], name: &str) -> Option<Module<'c>> {
     // The C API takes a pointer and a length, but MLIR's lexer wants a terminating zero after the buffer.
     let mut terminated = Vec::with_capacity(source.len() + 1);

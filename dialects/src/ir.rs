@@ -46,8 +46,107 @@ pub fn with_diagnostics<R>(context: &Context, action: impl FnOnce() -> R) -> (R,
     (result, messages.take())
 }
 
-/// Parses MLIR text (with or without an enclosing `module`) or bytecode, or returns the parser's and verifier's messages.
+/// Things inside one another that MLIR text may have.
+const MAX_DEPTH: usize = 256;
+/// The bytes that one affine map or set may have.
+const MAX_AFFINE: usize = 4096;
+
+/// Checks that MLIR's parser withstands a source from anywhere. The parser recurses without a limit, so deep text overflows
+/// the stack and ends the process: brackets, aliases of aliases and the operators of affine maps are counted first. Of bytecode
+/// nothing can be told without reading it, so it is refused.
+fn check_source(source: &[u8]) -> Result<(), String> {
+    if source.starts_with(b"ML\xefR") {
+        return Err("MLIR bytecode is not read, because a hostile file could end the program; \
+                    make text of it with mlir-opt"
+            .to_owned());
+    }
+    let too_deep = || format!("the text is nested more than {MAX_DEPTH} deep");
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_$.-".contains(&byte);
+    // The open brackets, and where each stands.
+    let mut open: Vec<(u8, usize)> = Vec::new();
+    let mut affine = None;
+    // How deep each alias is, and the one being defined.
+    let mut aliases: BTreeMap<&[u8], usize> = BTreeMap::new();
+    let mut defined: Option<&[u8]> = None;
+    let mut at = 0;
+    while let Some(&byte) = source.get(at) {
+        let start = at;
+        at += 1;
+        match byte {
+            b'"' => {
+                while let Some(&byte) = source.get(at) {
+                    at += 1 + usize::from(byte == b'\\');
+                    if byte == b'"' || byte == b'\n' {
+                        break;
+                    }
+                }
+            }
+            b'/' if source.get(at) == Some(&b'/') => {
+                at += source[at..].iter().position(|&byte| byte == b'\n').unwrap_or(source.len() - at);
+            }
+            b'(' | b'[' | b'{' | b'<' => open.push((byte, start)),
+            b')' | b']' | b'}' | b'>' => {
+                let opening = match byte {
+                    b')' => b'(',
+                    b']' => b'[',
+                    b'}' => b'{',
+                    _ => b'<',
+                };
+                // An arrow or a comparison closes nothing.
+                if open.last().is_some_and(|&(last, _)| last == opening)
+                    && !(byte == b'>' && source[..start].ends_with(b"-"))
+                {
+                    open.pop();
+                }
+            }
+            b'#' | b'!' | b'a'..=b'z' | b'A'..=b'Z' => {
+                at += source[at..].iter().position(|&byte| !is_name(byte)).unwrap_or(source.len() - at);
+                let name = &source[start..at];
+                let rest = source[at..].trim_ascii_start();
+                if matches!(name, b"affine_map" | b"affine_set") {
+                    affine = affine.or(Some((start, open.len())));
+                } else if !byte.is_ascii_alphabetic() {
+                    if open.is_empty() && rest.starts_with(b"=") && !rest.starts_with(b"==") {
+                        defined = Some(name);
+                        aliases.insert(name, 0);
+                    } else if let Some(&depth) = aliases.get(name) {
+                        let depth = depth + open.len() + 1;
+                        if depth > MAX_DEPTH {
+                            return Err(too_deep());
+                        }
+                        // Whoever uses it has seen its end; text behind the last alias else counts as its own.
+                        if defined == Some(name) {
+                            defined = None;
+                        } else if let Some(own) = defined.and_then(|alias| aliases.get_mut(alias)) {
+                            *own = depth.max(*own);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+        if open.len() > MAX_DEPTH {
+            return Err(too_deep());
+        }
+        if let Some((from, depth)) = affine {
+            if at - from > MAX_AFFINE {
+                return Err(format!("an affine map or set has more than {MAX_AFFINE} bytes"));
+            }
+            if open.len() == depth && byte == b'>' {
+                affine = None;
+            }
+        }
+        if let Some(own) = defined.and_then(|alias| aliases.get_mut(alias)) {
+            *own = open.len().max(*own);
+        }
+    }
+    Ok(())
+}
+
+/// Parses MLIR text (with or without an enclosing `module`), or returns the parser's and verifier's messages. Text that would
+/// be nested deeper than MLIR's parser withstands, and bytecode, is refused.
 pub fn parse<'c>(context: &'c Context, source: &[u8], name: &str) -> Result<Module<'c>, String> {
+    check_source(source).map_err(|reason| format!("{name}: {reason}"))?;
     let (mut module, mut messages) = with_diagnostics(context, || crate::ffi::parse_module(context, source, name));
     // Nothing, several or other operations at the top level.
     let bare = messages.is_empty()

@@ -22,6 +22,7 @@ mod resize;
 
 use crate::package::Preprocessing;
 use folder::ImageFolder;
+pub use npz::check_npz;
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal};
 use resize::{Interpolation, Sizing};

@@ -3,7 +3,7 @@
 //! | entry | content |
 //! |---|---|
 //! | `manifest.pb` | a [`Manifest`]; schema in `runtime/proto/manifest.proto` |
-//! | `module.mlirbc` | the module at the denoise level, MLIR bytecode |
+//! | `module.mlir` | the module at the denoise level, MLIR text with locations |
 //! | `backbone.safetensors` | the frozen weights |
 //! | `denoisers.safetensors` | the trainable weights |
 //!
@@ -27,17 +27,15 @@ use std::{
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 /// The version of the package format that this program reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// The required features that this program knows; a package that needs another is refused.
 pub const KNOWN_FEATURES: [&str; 0] = [];
 
 const MANIFEST: &str = "manifest.pb";
-const MODULE: &str = "module.mlirbc";
+const MODULE: &str = "module.mlir";
 const BACKBONE: &str = "backbone.safetensors";
 const DENOISERS: &str = "denoisers.safetensors";
 const ENTRIES: [&str; 4] = [MANIFEST, MODULE, BACKBONE, DENOISERS];
-/// The first bytes of MLIR bytecode.
-const BYTECODE_MAGIC: &[u8] = b"ML\xefR";
 
 /// Why a package cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +79,7 @@ pub enum PackageError {
 pub struct Package {
     /// What it is and how it was made.
     pub manifest: Manifest,
-    /// The module's MLIR bytecode.
+    /// The module's MLIR text. Not bytecode, whose reader a hostile file can make end the process.
     pub module: Vec<u8>,
     /// The frozen weights.
     pub backbone: WeightStore,
@@ -93,8 +91,7 @@ impl Package {
     /// Opens a package: checks its structure and checksums and maps its weights. The file must not be changed in place
     /// while the package lives (mxc replaces files by renaming).
     ///
-    /// The module is not parsed here. Its checksum guards against damage, not against hostile bytecode, which MLIR's
-    /// reader does not withstand.
+    /// The module is not parsed here.
     pub fn open(path: &Path) -> Result<Self, PackageError> {
         let display = path.display().to_string();
         let io = |source| PackageError::Io { path: display.clone(), source };
@@ -106,9 +103,6 @@ impl Package {
         }
         let map = Arc::new(store::ffi::map(&file).map_err(io)?);
         let ranges = entries(&map).map_err(corrupt)?;
-        if let Some(unknown) = ranges.keys().find(|name| !ENTRIES.contains(&name.as_str())) {
-            return Err(unsupported(format!("unknown entry `{unknown}`; the package may come from a newer mxc")));
-        }
         let range = |name: &str| ranges.get(name).copied().ok_or_else(|| corrupt(format!("entry `{name}` is missing")));
         let bytes = |(offset, len): (usize, usize)| map.get(offset..offset + len).unwrap_or_default();
 
@@ -120,6 +114,9 @@ impl Package {
                 manifest.format_version
             )));
         }
+        if let Some(unknown) = ranges.keys().find(|name| !ENTRIES.contains(&name.as_str())) {
+            return Err(unsupported(format!("unknown entry `{unknown}`; the package may come from a newer mxc")));
+        }
         if let Some(feature) =
             manifest.required_features.iter().find(|feature| !KNOWN_FEATURES.contains(&feature.as_str()))
         {
@@ -128,8 +125,8 @@ impl Package {
             )));
         }
         let module = bytes(range(MODULE)?).to_vec();
-        if !module.starts_with(BYTECODE_MAGIC) {
-            return Err(corrupt(format!("{MODULE} is not MLIR bytecode")));
+        if std::str::from_utf8(&module).is_err() {
+            return Err(corrupt(format!("{MODULE} is not text")));
         }
         let weights = |name: &str| {
             let (offset, len) = range(name)?;

@@ -325,7 +325,7 @@ pub struct InspectArgs {
     mxc opt graph.mlir --pass-pipeline='canonicalize-graph,map-to-analog'\n  \
     mxc compile m.onnx --emit graph | mxc opt - --pass-pipeline='builtin.module(map-to-analog,annotate-noise{spec=gaussian(sigma=6%)})'")]
 pub struct OptArgs {
-    /// MLIR text or bytecode; - is stdin
+    /// MLIR text; - is stdin
     #[arg(default_value = "-")]
     pub file: PathBuf,
     /// The passes, comma separated, each with options in braces

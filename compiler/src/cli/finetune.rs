@@ -6,8 +6,8 @@ use super::{
     data::{SkipBad, sample_source},
     session,
 };
-use crate::passes::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run_pipeline};
-use melior::ir::operation::{OperationLike, OperationMutLike};
+use crate::passes::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run::print_module, run_pipeline};
+use melior::ir::operation::OperationMutLike;
 use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir};
 use mxc_runtime::{
     data::{Dataset, Source, Split},
@@ -186,7 +186,7 @@ fn record_sigma(package: &mut Package, path: &Path, executor: &Executor, data: &
             ffi::as_mut(operation).set_attribute(denoise::MEASURED, found.to_attribute(&context));
         }
     }
-    package.module = module.as_operation().write_bytecode();
+    package.module = print_module(&module, true).into_bytes();
     Ok(())
 }
 
@@ -242,6 +242,6 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
         }
         placement.layers.sort_by_key(|layer| layer.rank);
     }
-    package.module = module.as_operation().write_bytecode();
+    package.module = print_module(&module, true).into_bytes();
     Ok(())
 }

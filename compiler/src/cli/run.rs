@@ -7,6 +7,7 @@ use super::{
 };
 use crate::driver;
 use mxc_runtime::{
+    data::check_npz,
     exec::{Batch, Key, Mode, Purpose},
     package::{Package, write_atomically},
     program::{DType, Program},
@@ -105,6 +106,7 @@ fn integers(reader: &mut NpzReader<File>, name: &str) -> Option<ArrayD<i64>> {
 
 fn read(path: &Path) -> Result<BTreeMap<String, Numbers>, Failure> {
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    check_npz(path)?;
     let file = File::open(path).map_err(|error| named(&error))?;
     let mut reader = NpzReader::new(file).map_err(|error| named(&error))?;
     let mut arrays = BTreeMap::new();

@@ -219,7 +219,7 @@ fn build<'c>(
     })
 }
 
-/// Imports a module in the TOSA dialect, as text or bytecode. Its only function is renamed to `@main`; constants stay
+/// Imports a module in the TOSA dialect, as text. Its only function is renamed to `@main`; constants stay
 /// where they are, and globals without a value need weights from elsewhere.
 pub fn mlir<'c>(context: &'c Context, path: &Path) -> Result<Imported<'c>, ImportError> {
     mlir_bytes(context, &read(path)?, &path.display().to_string())

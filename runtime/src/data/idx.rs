@@ -109,7 +109,7 @@ fn read_file(path: &Path) -> Result<(Vec<usize>, Vec<u8>), DataError> {
         .ok_or_else(|| DataError::format(path, format!("its dimensions {sizes:?} overflow")))?;
     // Read what is there, at most one byte too much: a header's claim alone reserves no memory.
     let mut bytes = Vec::new();
-    reader.take(total as u64 + 1).read_to_end(&mut bytes).map_err(|error| match error.kind() {
+    reader.take((total as u64).saturating_add(1)).read_to_end(&mut bytes).map_err(|error| match error.kind() {
         std::io::ErrorKind::UnexpectedEof => truncated(),
         _ => io(error),
     })?;

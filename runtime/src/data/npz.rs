@@ -3,12 +3,66 @@
 use super::{DataError, Layout, Pixels, Samples};
 use ndarray::{ArrayD, Ix1};
 use ndarray_npy::{NpzReader, ReadNpyError, ReadNpzError, ReadableElement};
-use std::{fs::File, io::BufReader, path::Path};
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    path::Path,
+};
+use zip::ZipArchive;
 
 type Reader = NpzReader<BufReader<File>>;
 
+/// The bytes that an array's header may have; it is text that the NumPy reader takes apart recursively.
+const MAX_HEADER: usize = 1024;
+
+/// Checks that the arrays of an `.npz` file claim no more elements than they have bytes. To be called before the file is read
+/// as arrays: the reader reserves what a header claims.
+pub fn check_npz(path: &Path) -> Result<(), DataError> {
+    let format = |reason: String| DataError::format(path, reason);
+    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    let no_archive = |error: zip::result::ZipError| format(format!("not a NumPy archive: {error}"));
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(no_archive)?;
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(no_archive)?;
+        let name = entry.name().map_err(|error| format(format!("not a NumPy archive: {error}")))?.into_owned();
+        check_array(&mut entry).map_err(|reason| format(format!("`{name}`: {reason}")))?;
+    }
+    Ok(())
+}
+
+fn check_array(entry: &mut impl Read) -> Result<(), String> {
+    let mut fill = |bytes: &mut [u8]| entry.read_exact(bytes).map_err(|error| error.to_string());
+    let mut start = [0; 8];
+    fill(&mut start)?;
+    if !start.starts_with(b"\x93NUMPY") {
+        return Err("it is not a NumPy array".into());
+    }
+    // The header's length has two bytes in version 1 of the format, then four.
+    let mut length = [0; 4];
+    fill(&mut length[..if start[6] == 1 { 2 } else { 4 }])?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_HEADER {
+        return Err(format!("its header of {length} bytes is longer than {MAX_HEADER}"));
+    }
+    let mut header = vec![0; length];
+    fill(&mut header)?;
+    let bytes = io::copy(entry, &mut io::sink()).map_err(|error| error.to_string())?;
+    let header = String::from_utf8_lossy(&header);
+    let shape = match header.split("shape").collect::<Vec<_>>().as_slice() {
+        [_, after] => after.split_once('(').and_then(|(_, after)| after.split_once(')')).map(|(sizes, _)| sizes),
+        _ => None,
+    };
+    let mut sizes = shape.ok_or("its header names no shape")?.split(',').map(str::trim).filter(|size| !size.is_empty());
+    let elements = sizes.try_fold(1u64, |product, size| product.checked_mul(size.parse().ok()?));
+    match elements {
+        Some(elements) if elements <= bytes => Ok(()),
+        _ => Err("it is truncated: its header claims more than there is".into()),
+    }
+}
+
 /// Reads an archive's training or test arrays.
 pub(super) fn read(path: &Path, training: bool) -> Result<Samples, DataError> {
+    check_npz(path)?;
     let format = |reason: String| DataError::format(path, reason);
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
     let mut reader =

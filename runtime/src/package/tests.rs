@@ -24,7 +24,7 @@ fn example() -> Package {
             }),
             ..Default::default()
         },
-        module: [BYTECODE_MAGIC, b"rest of the module"].concat(),
+        module: b"module {}\n".to_vec(),
         backbone,
         denoisers,
     }
@@ -111,8 +111,8 @@ fn foreign_packages_are_refused_with_a_reason() {
     package.manifest.required_features = vec!["quantum".into()];
     refuse(&package, "the feature `quantum`");
     let mut package = example();
-    package.module = b"module {}".to_vec();
-    refuse(&package, "module.mlirbc is not MLIR bytecode");
+    package.module = b"ML\xefR".to_vec();
+    refuse(&package, "module.mlir is not text");
     let mut package = example();
     package.denoisers.insert("conv0.weight", Weight::new(vec![1], vec![0.0]).unwrap());
     refuse(&package, "`conv0.weight` is in the backbone and the denoisers");
@@ -122,7 +122,7 @@ fn foreign_packages_are_refused_with_a_reason() {
         for name in names {
             let options = SimpleFileOptions::default().compression_method(method);
             zip.start_file(*name, options).unwrap();
-            zip.write_all(b"some content that is long enough to be compressed").unwrap();
+            zip.write_all(&example().manifest.encode_to_vec()).unwrap();
         }
         zip.finish().unwrap();
         Package::open(&path).unwrap_err().to_string()
