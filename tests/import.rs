@@ -349,6 +349,26 @@ fn a_class_token_joins_every_sample() {
     }
 }
 
+/// Attention with several heads under a dynamic batch: the product of the queries with the keys, of rank 4.
+#[test]
+fn heads_multiply_for_every_sample() {
+    let model = Model::new()
+        .input("x", &[0, 2, 3, 4])
+        .node("", "Transpose", "x", "t", &[ints("perm", &[0, 1, 3, 2])])
+        .node("", "MatMul", "x t", "y", &[])
+        .output("y");
+    let context = mxc_dialects::new_context();
+    let imported = import(&context, &model).unwrap();
+    let x = Array { shape: vec![2, 2, 3, 4], values: (0..48).map(|i| (i % 7) as f32 - 3.0).collect() };
+    let found = execute(&imported.module, &imported.weights, &[&x]).unwrap();
+    let row = |head: usize, row: usize| &x.values[(head * 3 + row) * 4..][..4];
+    let wanted: Vec<f32> = (0..4)
+        .flat_map(|head| (0..9).map(move |at| (head, at / 3, at % 3)))
+        .map(|(head, i, j)| row(head, i).iter().zip(row(head, j)).map(|(a, b)| a * b).sum())
+        .collect();
+    assert_eq!(found[0], wanted);
+}
+
 /// A network of fixed shape that computes across axis 0 runs on it as a whole.
 #[test]
 fn a_fixed_axis_that_is_no_batch() {

@@ -323,12 +323,14 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
             expect("the product", want)
         }
         Op::MatMul => {
-            rank(3)?;
             let y = operands[1];
-            if y.len() != 3 || y[0] != x[0] || y[1] != x[2] {
+            let ([images @ .., rows, inner], [others @ .., other, columns]) = (x.as_slice(), y.as_slice()) else {
+                return Err(format!("{x:?} and {y:?} do not multiply"));
+            };
+            if images.is_empty() || images != others || inner != other {
                 return Err(format!("{x:?} and {y:?} do not multiply"));
             }
-            expect("the product", vec![x[0], x[1], y[2]])
+            expect("the product", [images, &[*rows, *columns]].concat())
         }
         Op::DenoiseBlock { .. } => {
             let channels = x.last().copied().unwrap_or(0);
@@ -821,7 +823,10 @@ impl Builder<'_> {
             }
             Op::MatMul => {
                 let y = self.id(node.inputs[1]);
-                let kernel = Kernel::MatMul { batch: shape(0)[0], m: shape(0)[1], k: shape(0)[2], n: shape(1)[2] };
+                let (left, right) = (shape(0), shape(1));
+                let [m, k] = [left[left.len() - 2], left[left.len() - 1]];
+                let batch = left[..left.len() - 2].iter().product();
+                let kernel = Kernel::MatMul { batch, m, k, n: right[right.len() - 1] };
                 self.step(kernel, vec![x, y], len)
             }
             Op::DenoiseTile { layer, .. } if self.key.goal == Goal::Train => {

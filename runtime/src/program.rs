@@ -155,7 +155,7 @@ pub enum Op {
         /// The analog layer, if it runs on analog tiles.
         layer: Option<LayerId>,
     },
-    /// `[N, H, C] × [N, C, W] → [N, H, W]`.
+    /// `[…, H, C] × […, C, W] → […, H, W]`, of rank 3 or more and equal leading axes.
     MatMul,
     /// The denoising block (paper §III-B): input, reduce weight `[B,1,1,C]` and bias, depthwise weight `[3,3,B,1]`
     /// (`[1,1,B,1]` without spatial axes) and bias, mean weight `[C,1,1,B]` and bias, and, unless the kind is `mean`, sigma

@@ -261,13 +261,14 @@ pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<
         let is_float = element.is_some_and(|tensor| tensor.element().is_f32());
         inputs.push(SourceInput { name, shape, is_float, channel_axis: None });
     }
+    let whole = main.attribute(ir::WHOLE_ATTRIBUTE).is_ok();
     let results = block.terminator().map_or(0, |terminator| terminator.operand_count());
     let outputs = (0..results)
         .map(|index| attribute_name(&main, "res_attrs", index).unwrap_or_else(|| format!("output{index}")))
         .collect();
     Ok(Imported {
         weights: WeightStore::new(),
-        source: SourceInfo { sha256: digest(bytes), inputs, outputs, ..SourceInfo::default() },
+        source: SourceInfo { sha256: digest(bytes), whole, inputs, outputs, ..SourceInfo::default() },
         module,
     })
 }

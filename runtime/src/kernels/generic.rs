@@ -153,8 +153,7 @@ pub fn run(generic: &Generic, operands: &[&[f32]], out: &mut [f32]) {
         }
         Op::MatMul => {
             let (Elements::Int(a), Elements::Int(b)) = (elements(0), elements(1)) else { return };
-            let (inner, columns) = (from(0)[2], from(1)[2]);
-            let rows = from(0)[1];
+            let (&[.., rows, inner], &[.., columns]) = (from(0), from(1)) else { return };
             Elements::Int(
                 (0..shape.iter().product())
                     .map(|at: usize| {

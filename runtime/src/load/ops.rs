@@ -604,13 +604,14 @@ impl<'c> Loader<'c, '_> {
             let (operands, view) = self.operands(op, &[0, 1])?;
             let (a, b) = (operands[0], operands[1]);
             let shape = |id: ValueId| self.program.values[id].shape.as_slice();
-            let (&[images, rows, inner], &[others, other, columns]) = (shape(a), shape(b)) else {
+            // The heads of an attention are an axis behind the batch.
+            let ([images @ .., rows, inner], [others @ .., other, columns]) = (shape(a), shape(b)) else {
                 return Err(fail(op, "its operands must be rank-3 tensors".into()));
             };
-            if inner != other || images != others || !matches!(view, View::PLAIN | View::WHOLE) {
+            if inner != other || images != others || images.is_empty() || view.lead != 0 {
                 return Err(fail(op, format!("shapes {:?} and {:?} do not multiply", shape(a), shape(b))));
             }
-            let expected = [images, rows, columns];
+            let expected = [images, &[*rows, *columns]].concat();
             self.emit_checked(op, Op::MatMul, vec![a, b], view, &expected)?;
             return Ok(());
         }

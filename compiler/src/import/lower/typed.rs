@@ -117,7 +117,6 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// Comparisons and logic.
     pub(super) fn condition(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         one(match call.node.op.as_str() {
-            // An exclusive or of booleans is whether they differ.
             "Equal" => self.joined(call, "tosa.equal", false)?,
             "Greater" => self.joined(call, "tosa.greater", false)?,
             "GreaterOrEqual" => self.joined(call, "tosa.greater_equal", false)?,
