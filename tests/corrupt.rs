@@ -62,6 +62,21 @@ fn deep_mlir_is_refused_before_mlir_sees_it() {
 }
 
 #[test]
+fn text_that_is_not_utf8_is_refused() {
+    let folder = TempDir::new().unwrap();
+    for (text, reason) in [
+        (&b"module {} // \xff"[..], "the text is not UTF-8"),
+        (b"module attributes {t.a = \"\\FF\"} {}", "a string is not UTF-8"),
+        // MLIR's complaint holds half a character.
+        ("module {} é".as_bytes(), "a.mlir"),
+    ] {
+        fs::write(folder.path().join("a.mlir"), text).unwrap();
+        let error = error(folder.path(), &["opt", "a.mlir"]);
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn bytecode_is_refused() {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("a.mlirbc"), b"ML\xefR\x01rest").unwrap();

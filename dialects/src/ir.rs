@@ -16,7 +16,7 @@ use melior::{
         r#type::{IntegerType, RankedTensorType},
     },
 };
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, fmt::Write, rc::Rc};
 
 /// The name of the function that holds the network.
 pub const MAIN: &str = "main";
@@ -31,10 +31,12 @@ pub fn with_diagnostics<R>(context: &Context, action: impl FnOnce() -> R) -> (R,
     let sink = messages.clone();
     let id = context.attach_diagnostic_handler(move |diagnostic| {
         if matches!(diagnostic.severity(), DiagnosticSeverity::Error) {
-            let mut text = format!("{}: {diagnostic}", diagnostic.location());
+            // Printing stops at what is not UTF-8, such as half a character that the lexer stumbled over.
+            let mut text = String::new();
+            let _ = write!(text, "{}: {diagnostic}", diagnostic.location());
             for index in 0..diagnostic.note_count() {
                 if let Ok(note) = diagnostic.note(index) {
-                    text.push_str(&format!("\n  note: {note}"));
+                    let _ = write!(text, "\n  note: {note}");
                 }
             }
             sink.borrow_mut().push(text);
@@ -52,13 +54,16 @@ const MAX_DEPTH: usize = 256;
 const MAX_AFFINE: usize = 4096;
 
 /// Checks that MLIR's parser withstands a source from anywhere. The parser recurses without a limit, so deep text overflows
-/// the stack and ends the process: brackets, aliases of aliases and the operators of affine maps are counted first. Of bytecode
-/// nothing can be told without reading it, so it is refused.
+/// the stack and ends the process: brackets, aliases of aliases and the operators of affine maps are counted first. Strings must
+/// be UTF-8, as melior takes for granted. Of bytecode nothing can be told without reading it, so it is refused.
 fn check_source(source: &[u8]) -> Result<(), String> {
     if source.starts_with(b"ML\xefR") {
         return Err("MLIR bytecode is not read, because a hostile file could end the program; \
                     make text of it with mlir-opt"
             .to_owned());
+    }
+    if std::str::from_utf8(source).is_err() {
+        return Err("the text is not UTF-8".to_owned());
     }
     let too_deep = || format!("the text is nested more than {MAX_DEPTH} deep");
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_$.-".contains(&byte);
@@ -74,11 +79,27 @@ fn check_source(source: &[u8]) -> Result<(), String> {
         at += 1;
         match byte {
             b'"' => {
+                let mut text = Vec::new();
                 while let Some(&byte) = source.get(at) {
-                    at += 1 + usize::from(byte == b'\\');
-                    if byte == b'"' || byte == b'\n' {
-                        break;
+                    at += 1;
+                    match byte {
+                        b'"' | b'\n' => break,
+                        b'\\' => {
+                            // Two hexadecimal digits are a byte; what else follows is one ASCII character.
+                            let digits = source.get(at..at + 2).and_then(|digits| std::str::from_utf8(digits).ok());
+                            match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+                                Some(byte) => {
+                                    text.push(byte);
+                                    at += 2;
+                                }
+                                None => at += 1,
+                            }
+                        }
+                        byte => text.push(byte),
                     }
+                }
+                if std::str::from_utf8(&text).is_err() {
+                    return Err("a string is not UTF-8".to_owned());
                 }
             }
             b'/' if source.get(at) == Some(&b'/') => {
