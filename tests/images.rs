@@ -211,6 +211,17 @@ fn damaged_images_are_named() {
     }
 }
 
+#[test]
+fn a_decoder_that_panics_means_a_bad_image() {
+    let folder = TempDir::new().unwrap();
+    fs::create_dir(folder.path().join("class")).unwrap();
+    fs::copy(fixtures().join("short-palette.png"), folder.path().join("class/a.png")).unwrap();
+    let data = Dataset::open(folder.path(), Split::Test, 0, &options(20, 16, "")).unwrap();
+    let error = data.load(&[0], &mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("a.png: cannot be decoded"), "{error}");
+    assert_eq!(data.decodable(&[0]).unwrap().0, [0usize; 0]);
+}
+
 /// A copy of IDX files as PNGs in class folders, and the same samples in the same order as IDX files.
 fn as_folders(idx: &Path, target: &Path) {
     let options =

@@ -11,6 +11,12 @@ const MAX_DECODED: u64 = 512 << 20;
 /// Decodes a file of any supported format, told by its first bytes: the HWC bytes of `channels` channels (1: grey; 3: RGB),
 /// height and width. An animation's first frame; alpha is dropped, not blended; EXIF orientation is not applied.
 pub(super) fn decode(file: &[u8], channels: usize) -> Result<(Vec<u8>, [usize; 2]), String> {
+    // Decoders panic on some damaged files (png 0.18.1 on a palette that ends within a colour), which is no more than
+    // one bad image.
+    std::panic::catch_unwind(|| decoded(file, channels)).unwrap_or_else(|_| Err("its decoder gave up".into()))
+}
+
+fn decoded(file: &[u8], channels: usize) -> Result<(Vec<u8>, [usize; 2]), String> {
     let reader = ImageReader::new(Cursor::new(file)).with_guessed_format().map_err(|error| error.to_string())?;
     if reader.format() == Some(ImageFormat::Jpeg) && !is_whole_jpeg(file) {
         // The decoder would fill what is missing with grey.
