@@ -138,13 +138,17 @@ def main() -> None:
     six = ["### At σ = 6 %", "", f"| model | clean % | {' | '.join(f'noisy %, `{scale}`' for scale in args.scales)} |",
            "|---" * (2 + len(args.scales)) + "|"]
     for model in args.models:
-        cells = []
+        clean, cells = "-", []
         for scale in args.scales:
-            package = compile_package(model, scale, "affine", 6, args.data)
-            r = cached(OUT / f"{model}.{scale}.six.json",
-                       lambda: json.loads(mxc("eval", package, "--data", args.data, "--json", "--quiet")))
-            cells.append(f"{r['noisy']['top1']:.2f} ± {r['noisy']['ci95']:.2f}")
-        six.append(f"| {model} | {r['clean']['top1']:.2f} | {' | '.join(cells)} |")
+            with contextlib.suppress(LookupError):
+                package = compile_package(model, scale, "affine", 6, args.data)
+                r = cached(OUT / f"{model}.{scale}.six.json",
+                           lambda: json.loads(mxc("eval", package, "--data", args.data, "--json", "--quiet")))
+                clean = f"{r['clean']['top1']:.2f}"
+                cells.append(f"{r['noisy']['top1']:.2f} ± {r['noisy']['ci95']:.2f}")
+                continue
+            cells.append("-")
+        six.append(f"| {model} | {clean} | {' | '.join(cells)} |")
     text += "\n".join(six) + "\n"
     pathlib.Path(args.markdown).write_text(text)
     print(text)
