@@ -5,7 +5,7 @@ use melior::{
     Context,
     ir::{
         Attribute, Identifier, Location, Operation, OperationRef, Type, Value, ValueLike,
-        attribute::{DictionaryAttribute, FloatAttribute},
+        attribute::{DenseI32ArrayAttribute, DictionaryAttribute, FloatAttribute},
         operation::{OperationBuilder, OperationLike},
     },
 };
@@ -221,6 +221,15 @@ fn last_axis(value: Value<'_, '_>) -> Option<usize> {
     ir::value_shape(value)?.last().copied().flatten()
 }
 
+/// The attribute of `denoise.block` that says how many values each operand takes: IRDL's variadic operands.
+pub const SEGMENTS: &str = "operandSegmentSizes";
+
+/// The value of [`SEGMENTS`] with or without the weights of σ̂.
+pub fn segments<'c>(context: &'c Context, sigma: bool) -> Attribute<'c> {
+    let sigma = i32::from(sigma);
+    DenseI32ArrayAttribute::new(context, &[1, 1, 1, 1, 1, 1, 1, sigma, sigma]).into()
+}
+
 /// Builds `denoise.block`; `weights` are six or eight values in the order of [`BLOCK_WEIGHTS`].
 pub fn block<'c>(
     context: &'c Context,
@@ -231,7 +240,6 @@ pub fn block<'c>(
     bottleneck: usize,
 ) -> Result<Operation<'c>, melior::Error> {
     let id = |name: &str| Identifier::new(context, name);
-    let sigma = i32::from(weights.len() == 8);
     let mut operands = vec![input];
     operands.extend_from_slice(weights);
     OperationBuilder::new("denoise.block", location)
@@ -241,12 +249,7 @@ pub fn block<'c>(
             (id(crate::analog::LAYER), ir::string(context, layer)),
             (id("bottleneck"), ir::integer(context, bottleneck as i64)),
             (id("slope"), FloatAttribute::new(context, Type::float32(context), SLOPE).into()),
-            // IRDL's variadic operands: how many values each operand takes.
-            (
-                id("operandSegmentSizes"),
-                melior::ir::attribute::DenseI32ArrayAttribute::new(context, &[1, 1, 1, 1, 1, 1, 1, sigma, sigma])
-                    .into(),
-            ),
+            (id(SEGMENTS), segments(context, weights.len() == 8)),
         ])
         .build()
 }

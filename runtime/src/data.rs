@@ -20,7 +20,7 @@ mod npz;
 mod picture;
 mod resize;
 
-use crate::package::Preprocessing;
+use crate::{package::Preprocessing, sync::lock};
 use folder::ImageFolder;
 pub use npz::check_npz;
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus};
@@ -31,7 +31,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, sync_channel},
     },
     thread,
@@ -375,11 +375,6 @@ impl Loader {
         let threads = if self.is_work() { self.threads } else { 1 };
         for_each(indices.iter().zip(out.chunks_exact_mut(size)), threads, |(&index, out)| self.write(index, out))
     }
-}
-
-/// Locks also what a thread that panicked left.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Does `work` on the items, on `threads` threads; the error is that of the first item that fails.

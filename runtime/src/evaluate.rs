@@ -538,28 +538,27 @@ pub fn effective_noise(
     seed: u64,
     step: &mut dyn FnMut(usize),
 ) -> Result<EffectiveNoise, EvalError> {
-    let executor = Executor::new(program.clone(), threads)?;
+    let mut executor = Executor::new(program.clone(), threads)?;
     let drawn = Drawn::new(program, data, samples, seed)?;
     let labels = drawn.labels(&executor, data, seed)?;
     let key = Key { seed, purpose: Purpose::Eval, pass: 0, chip: 0 };
-    let [clean_loss, noisy_loss, denoised_loss] =
-        [Mode::CLEAN, Mode::NOISY, Mode::DENOISED].map(|mode| drawn.loss(&executor, &labels, mode, key));
-    let (clean_loss, noisy_loss, denoised_loss) = (clean_loss?, noisy_loss?, denoised_loss?);
+    let clean_loss = drawn.loss(&executor, &labels, Mode::CLEAN, key)?;
+    let noisy_loss = drawn.loss(&executor, &labels, Mode::NOISY, key)?;
+    let denoised_loss = drawn.loss(&executor, &labels, Mode::DENOISED, key)?;
 
     let mut distortions = vec![Distortion::default(); program.layers.len()];
     for batch in drawn.batches(&drawn.inputs()) {
         let parts = executor.distortion(batch, key)?;
         distortions.iter_mut().zip(&parts).for_each(|(total, part)| total.add(part));
     }
+    for index in 0..program.layers.len() {
+        executor.set_noise(index, "ideal")?;
+    }
     let mut layers = Vec::new();
     for (index, (layer, distortion)) in program.layers.iter().zip(distortions).enumerate() {
-        let mut alone = program.clone();
-        for (other, layer) in alone.layers.iter_mut().enumerate() {
-            if other != index {
-                "ideal".clone_into(&mut layer.noise);
-            }
-        }
-        let loss = drawn.loss(&Executor::new(alone, threads)?, &labels, Mode::NOISY, key)?;
+        executor.set_noise(index, &layer.noise)?;
+        let loss = drawn.loss(&executor, &labels, Mode::NOISY, key)?;
+        executor.set_noise(index, "ideal")?;
         let [snr_db, snr_denoised_db] = distortion.snr_db();
         layers.push(LayerEffect {
             layer: layer.name.clone(),
@@ -637,9 +636,7 @@ impl Drawn {
         for (batch, labels) in self.batches(&inputs).zip(labels.chunks(Self::BATCH)) {
             let logits = executor.logits(batch, mode, key)?;
             let rows = logits.chunks_exact(classes).zip(labels);
-            total += rows
-                .map(|(row, &label)| cross_entropy(row, label as usize, 1.0, &mut vec![0.0; classes]).0)
-                .sum::<f64>();
+            total += rows.map(|(row, &label)| cross_entropy(row, label as usize)).sum::<f64>();
         }
         Ok(total / labels.len() as f64)
     }

@@ -22,3 +22,4 @@ mod plan;
 pub mod program;
 pub mod rng;
 pub mod store;
+mod sync;

@@ -18,9 +18,10 @@ use crate::{
     store::{Weight, WeightStore},
 };
 use melior::ir::{
-    BlockLike, Module, OperationRef, Value as IrValue, ValueLike,
+    BlockLike, Module, OperationRef, ShapedTypeLike, Type, TypeLike, Value as IrValue, ValueLike,
     attribute::{ArrayAttribute, DictionaryAttribute},
     operation::OperationLike,
+    r#type::{IntegerType, RankedTensorType},
 };
 use mxc_dialects::{ffi, ir};
 use std::{
@@ -480,26 +481,24 @@ fn result<'c, 'a>(operation: &OperationRef<'c, 'a>) -> Result<IrValue<'c, 'a>, L
     operation.result(0).map(Into::into).map_err(|_| fail(operation, "it has no result".into()))
 }
 
+/// The type of a ranked tensor's elements.
+fn element<'c>(value: IrValue<'c, '_>) -> Option<Type<'c>> {
+    RankedTensorType::try_from(value.r#type()).ok().map(|tensor| tensor.element())
+}
+
 /// Whether a value is a tensor of f32.
 fn is_f32(value: IrValue<'_, '_>) -> bool {
-    use melior::ir::{ShapedTypeLike, TypeLike, r#type::RankedTensorType};
-    RankedTensorType::try_from(value.r#type()).is_ok_and(|tensor| tensor.element().is_f32())
+    dtype(value) == Some(DType::F32)
 }
 
 /// Whether a value is a tensor of 16-bit words.
 fn is_i16(value: IrValue<'_, '_>) -> bool {
-    use melior::ir::{ShapedTypeLike, r#type::IntegerType, r#type::RankedTensorType};
-    RankedTensorType::try_from(value.r#type())
-        .is_ok_and(|tensor| IntegerType::try_from(tensor.element()).is_ok_and(|integer| integer.width() == 16))
+    element(value).and_then(|element| IntegerType::try_from(element).ok()).is_some_and(|integer| integer.width() == 16)
 }
 
 /// The type of a tensor's elements, where values may have it.
 fn dtype(value: IrValue<'_, '_>) -> Option<DType> {
-    use melior::ir::{
-        ShapedTypeLike, TypeLike,
-        r#type::{IntegerType, RankedTensorType},
-    };
-    let element = RankedTensorType::try_from(value.r#type()).ok()?.element();
+    let element = element(value)?;
     if element.is_f32() {
         return Some(DType::F32);
     }

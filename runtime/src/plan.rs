@@ -151,17 +151,18 @@ impl Network {
             }
             convolutions.push(match &node.op {
                 Op::Conv2d { stride, pad, dilation, groups, layer } => {
-                    let constant = |operand: usize| program.values[node.inputs[operand]].constant.is_some();
-                    if !constant(1) || !constant(2) {
-                        if layer.is_some() {
+                    let constant = |operand: usize| program.values[node.inputs[operand]].constant.as_ref();
+                    match (constant(1), constant(2)) {
+                        (Some(weights), Some(_)) => {
+                            let weights = weights.values();
+                            let [x, w] = [operands[0], operands[1]];
+                            Some(convolution(x, w, &shape, *stride, *pad, *dilation, *groups, weights))
+                        }
+                        _ if layer.is_some() => {
                             return Err(fail("its weight and bias must be constants".to_owned()));
                         }
-                        convolutions.push(None);
-                        shapes[node.output] = Some(shape);
-                        continue;
+                        _ => None,
                     }
-                    let weights = program.values[node.inputs[1]].constant.as_ref().map_or(&[][..], |w| w.values());
-                    Some(convolution(operands[0], operands[1], &shape, *stride, *pad, *dilation, *groups, weights))
                 }
                 _ => None,
             });
@@ -189,6 +190,16 @@ impl Network {
             .collect::<Result<_, ExecError>>()?;
         check_trainables(&program)?;
         Ok(Self { program, shapes: shapes.into_iter().map(Option::unwrap_or_default).collect(), layers, convolutions })
+    }
+
+    /// Replaces a layer's noise specification.
+    pub fn set_noise(&mut self, layer: LayerId, spec: &str) -> Result<(), ExecError> {
+        let (Some(noise), Some(named)) = (self.layers.get_mut(layer), self.program.layers.get_mut(layer)) else {
+            return Err(ExecError::Input(format!("there is no layer {layer}")));
+        };
+        noise.spec = spec.parse().map_err(|error| ExecError::Program(format!("layer `{}`: {error}", named.name)))?;
+        spec.clone_into(&mut named.noise);
+        Ok(())
     }
 
     /// The number of words of a value for one sample: of elements, unless they are wide.

@@ -38,6 +38,11 @@ impl Program {
         self.nodes.iter().any(|node| node.op.cleans().is_some())
     }
 
+    /// Whether any denoising block has a σ̂ path: a block's operands are its input, six weights, and two more for σ̂.
+    pub fn has_sigma(&self) -> bool {
+        self.nodes.iter().any(|node| matches!(node.op, Op::DenoiseBlock { .. }) && node.inputs.len() == 9)
+    }
+
     /// The parameters of all denoisers: trainable weights, and weights of the digital tile's programs.
     pub fn denoiser_parameters(&self) -> u64 {
         let trainable = self.values.iter().filter(|value| value.trainable).filter_map(|value| value.constant.as_ref());

@@ -4,7 +4,7 @@ use super::{Failure, Global, ui::Ui};
 use crate::passes::{SampleSource, Samples};
 use mxc_runtime::{
     data::{self, Dataset, Source, Split},
-    package::Preprocessing,
+    package::{Package, Preprocessing},
 };
 use std::{cell::Cell, path::Path, rc::Rc};
 
@@ -52,6 +52,12 @@ impl SkipBad {
         }
         Ok(good)
     }
+}
+
+/// A split of the data that a package is used with, prepared as its model wants it.
+pub fn open(package: &Package, path: &Path, split: Split, holdout: usize, global: &Global) -> Result<Dataset, Failure> {
+    let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
+    Ok(Dataset::open(path, split, holdout, &preprocessing)?.with_threads(global.threads))
 }
 
 /// Calibration samples drawn from a data set's training split.

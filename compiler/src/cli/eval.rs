@@ -3,11 +3,11 @@
 use super::{
     Failure, Global,
     args::{Arithmetic, EvalArgs},
-    data::SkipBad,
+    data::{self, SkipBad},
     session, ui,
 };
 use mxc_runtime::{
-    data::{Dataset, Split},
+    data::Split,
     evaluate::{Accuracies, ChipOptions, EvalOptions, EvalReport, Yield, evaluate},
     package::Package,
 };
@@ -19,8 +19,7 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
     if split == Split::Holdout && holdout == 0 {
         return Err("--split holdout: the package was compiled without --holdout; give --holdout N".into());
     }
-    let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
-    let mut data = Dataset::open(&args.data, split, holdout, &preprocessing)?.with_threads(global.threads);
+    let mut data = data::open(&package, &args.data, split, holdout, global)?;
     let skip = SkipBad::new(args.skip_bad, global);
     skip.apply(&mut data, args.limit)?;
     let mut program = session::packaged_in(args.digital, &package, &args.package)?;

@@ -3,14 +3,14 @@
 use super::{
     Failure, Global,
     args::FinetuneArgs,
-    data::{SkipBad, sample_source},
+    data::{self, SkipBad, sample_source},
     session,
 };
 use crate::passes::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run::print_module, run_pipeline};
 use melior::ir::operation::OperationMutLike;
 use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir};
 use mxc_runtime::{
-    data::{Dataset, Source, Split},
+    data::{Source, Split},
     evaluate,
     exec::Executor,
     finetune::{FinetuneOptions, Loss, Recipe, finetune},
@@ -31,7 +31,6 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
     let parent = sha256_file(&args.package).map_err(|error| format!("{}: {error}", args.package.display()))?;
     let output = args.output.clone().unwrap_or_else(|| args.package.with_extension("tuned.mxa"));
     let holdout = args.holdout.unwrap_or_else(|| session::compiled_holdout(&package));
-    let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
     let noise = session::noise_option(args.sigma, args.noise.clone())?;
     if let Some(provenance) = &mut package.manifest.provenance {
         provenance.parent_sha256 = Some(parent.clone());
@@ -41,7 +40,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
         package.write(&output)?;
         return finish(&package, &output, None, global);
     }
-    let mut data = Dataset::open(&args.data, Split::Train, holdout, &preprocessing)?.with_threads(global.threads);
+    let mut data = data::open(&package, &args.data, Split::Train, holdout, global)?;
     let skip = SkipBad::new(args.skip_bad, global);
     skip.apply(&mut data, args.limit)?;
     if session::is_synthetic(&package) {
@@ -169,6 +168,9 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
 
 /// Records on every block how much its σ̂ path adds to its input on the calibration samples: `drop-sigma` goes by it.
 fn record_sigma(package: &mut Package, path: &Path, executor: &Executor, data: &dyn Source) -> Result<(), Failure> {
+    if !executor.program().has_sigma() {
+        return Ok(());
+    }
     let calibration = package.manifest.calibration.clone().unwrap_or_default();
     let samples = usize::try_from(calibration.samples)?.max(1);
     let measured = evaluate::sigma_statistics(executor, data, samples, calibration.seed)?;

@@ -1,9 +1,9 @@
 //! `mxc inspect`: what a package holds.
 
-use super::{Failure, Global, args::InspectArgs, compile::layer_table, session, ui};
+use super::{Failure, Global, args::InspectArgs, compile::layer_table, data, session, ui};
 use mxc_dialects::ir;
 use mxc_runtime::{
-    data::{Dataset, Source, Split},
+    data::{Source, Split},
     evaluate,
     package::Package,
 };
@@ -71,9 +71,7 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
 
 /// Every layer's noise as it acts on data.
 fn effective_noise(package: &Package, args: &InspectArgs, data: &Path, global: &Global) -> Result<(), Failure> {
-    let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
-    let holdout = session::compiled_holdout(package);
-    let data = Dataset::open(data, Split::Train, holdout, &preprocessing)?;
+    let data = data::open(package, data, Split::Train, session::compiled_holdout(package), global)?;
     let program = session::packaged(package, &args.package)?;
     let count = args.samples.min(data.len()) as u64;
     let mut progress = global.ui.progress("inspect", count * program.layers.len() as u64);

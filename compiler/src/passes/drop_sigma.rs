@@ -22,18 +22,15 @@ use melior::{
     Context,
     ir::{
         Identifier, Module, Value, ValueLike,
-        attribute::DenseI32ArrayAttribute,
         operation::{OperationBuilder, OperationLike},
     },
 };
 use mxc_dialects::{
-    denoise::{self, BLOCK_WEIGHTS, MEASURED},
+    denoise::{self, BLOCK_WEIGHTS, MEASURED, SEGMENTS},
     dtile, ffi, ir,
 };
 use mxc_runtime::digital::fixed;
 
-/// The attribute with the number of values that each operand takes.
-const SEGMENTS: &str = "operandSegmentSizes";
 /// The weights of a block without σ̂.
 const MEAN_WEIGHTS: usize = BLOCK_WEIGHTS.len() - 2;
 
@@ -89,8 +86,7 @@ impl Pass for DropSigma {
                     !ffi::identifier_text(*name).is_some_and(|name| [SEGMENTS, MEASURED].contains(&name.as_str()))
                 })
                 .collect();
-            let segments = DenseI32ArrayAttribute::new(context, &[1, 1, 1, 1, 1, 1, 1, 0, 0]);
-            attributes.push((Identifier::new(context, SEGMENTS), segments.into()));
+            attributes.push((Identifier::new(context, SEGMENTS), denoise::segments(context, false)));
             let result = Value::from(built("a result", operation.result(0))?);
             let mean = OperationBuilder::new(&ir::op_name(&operation), operation.location())
                 .add_operands(&operands)

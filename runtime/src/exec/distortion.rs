@@ -49,40 +49,32 @@ impl Executor {
             (Mode::NOISY, self.plan(Mode::NOISY, Goal::Logits)?),
             (Mode::DENOISED, self.plan(Mode::DENOISED, Goal::Logits)?),
         ];
-        let samples = self.run_shards(batch, self.shard(batch), |worker, range| {
-            let mut outputs: [Vec<Vec<f32>>; 3] = std::array::from_fn(|_| vec![Vec::new(); layers]);
-            range
-                .map(|n| {
-                    let inputs = self.sample_inputs(batch, n);
-                    for ((mode, plan), outputs) in plans.iter().zip(&mut outputs) {
-                        let sample = Sample { mode: *mode, key, index: batch.samples[n], tape: false };
-                        let mut observe = |seen: Seen, layer: LayerId, _: &[f32], y: &[f32]| {
-                            // A layer's noise follows its product, and what is seen last counts.
-                            if seen != Seen::Sigma {
-                                outputs[layer].clear();
-                                outputs[layer].extend_from_slice(y);
-                            }
-                        };
-                        self.run_forward(plan, worker, &inputs, &sample, Some(&mut observe))?;
-                    }
-                    let [clean, others @ ..] = &outputs;
-                    let dot = |a: &[f32], b: &[f32]| -> f64 {
-                        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-                    };
-                    Ok((0..layers)
-                        .map(|layer| Distortion {
-                            clean: dot(&clean[layer], &clean[layer]),
-                            common: [0, 1].map(|mode: usize| dot(&clean[layer], &others[mode][layer])),
-                            energy: [0, 1].map(|mode: usize| dot(&others[mode][layer], &others[mode][layer])),
-                        })
-                        .collect::<Vec<_>>())
-                })
-                .collect::<Result<Vec<_>, ExecError>>()
-        })?;
         let mut total = vec![Distortion::default(); layers];
-        for sample in samples.iter().flatten() {
-            total.iter_mut().zip(sample).for_each(|(total, layer)| total.add(layer));
-        }
+        self.sum_samples(batch, &mut total, Distortion::add, |worker, n| {
+            let inputs = self.sample_inputs(batch, n);
+            let mut outputs: [Vec<Vec<f32>>; 3] = std::array::from_fn(|_| vec![Vec::new(); layers]);
+            for ((mode, plan), outputs) in plans.iter().zip(&mut outputs) {
+                let sample = Sample { mode: *mode, key, index: batch.samples[n], tape: false };
+                let mut observe = |seen: Seen, layer: LayerId, _: &[f32], y: &[f32]| {
+                    // A layer's noise follows its product, and what is seen last counts.
+                    if seen != Seen::Sigma {
+                        outputs[layer].clear();
+                        outputs[layer].extend_from_slice(y);
+                    }
+                };
+                self.run_forward(plan, worker, &inputs, &sample, Some(&mut observe))?;
+            }
+            let [clean, others @ ..] = &outputs;
+            let dot =
+                |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
+            Ok((0..layers)
+                .map(|layer| Distortion {
+                    clean: dot(&clean[layer], &clean[layer]),
+                    common: [0, 1].map(|mode: usize| dot(&clean[layer], &others[mode][layer])),
+                    energy: [0, 1].map(|mode: usize| dot(&others[mode][layer], &others[mode][layer])),
+                })
+                .collect())
+        })?;
         Ok(total)
     }
 }

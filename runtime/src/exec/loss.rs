@@ -16,7 +16,7 @@ impl Targets<'_> {
     /// `weight` times the loss's gradient.
     pub(super) fn loss(&self, n: usize, logits: &[f32], weight: f64, gradient: &mut [f32]) -> (f64, bool) {
         match self {
-            Self::Labels(labels) => cross_entropy(logits, labels[n] as usize, weight, gradient),
+            Self::Labels(labels) => classification(logits, labels[n] as usize, weight, gradient),
             Self::Logits(rows) => divergence(logits, &rows[n * logits.len()..][..logits.len()], weight, gradient),
         }
     }
@@ -28,8 +28,13 @@ fn log_sum(logits: &[f32]) -> f64 {
     f64::from(max) + logits.iter().map(|&logit| f64::from(logit - max).exp()).sum::<f64>().ln()
 }
 
-/// Cross-entropy; its gradient is softmax − one-hot.
-pub(crate) fn cross_entropy(logits: &[f32], label: usize, weight: f64, gradient: &mut [f32]) -> (f64, bool) {
+/// Cross-entropy.
+pub(crate) fn cross_entropy(logits: &[f32], label: usize) -> f64 {
+    log_sum(logits) - f64::from(logits[label])
+}
+
+/// Cross-entropy and its gradient, softmax − one-hot.
+fn classification(logits: &[f32], label: usize, weight: f64, gradient: &mut [f32]) -> (f64, bool) {
     let sum = log_sum(logits);
     for (class, (gradient, &logit)) in gradient.iter_mut().zip(logits).enumerate() {
         let p = (f64::from(logit) - sum).exp();

@@ -21,6 +21,7 @@ use crate::{
     onednn::{self, Convolution, Direction, Engine},
     plan::{ConvolutionKind, Goal, Network, Plan, PlanKey},
     program::{Calibration, DType, LayerId, Program, ValueId},
+    sync::lock,
 };
 use backward::WeightGradients;
 pub use distortion::Distortion;
@@ -32,7 +33,7 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -135,11 +136,6 @@ pub struct Executor {
     idle: Mutex<Vec<Worker>>,
 }
 
-/// A lock whose data stays consistent even if a holder panicked.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Executor {
     /// Plans a program for `threads` worker threads (at least one).
     pub fn new(program: Program, threads: usize) -> Result<Self, ExecError> {
@@ -203,6 +199,14 @@ impl Executor {
                 Ok(())
             }
         }
+    }
+
+    /// Replaces a layer's noise specification (module `noise`).
+    pub fn set_noise(&mut self, layer: LayerId, spec: &str) -> Result<(), ExecError> {
+        self.network.set_noise(layer, spec)?;
+        // Plans leave out the noise and the limits of ideal layers.
+        lock(&self.plans).clear();
+        Ok(())
     }
 
     /// The program's outputs, each with all samples one after another.
@@ -272,29 +276,26 @@ impl Executor {
         self.check_targets(batch, targets)?;
         let plan = self.plan(Mode::CLEAN, Goal::Sensitivity)?;
         let layers = self.network.layers.len();
-        // Norms per sample, summed in the samples' order.
-        let norms = self.run_shards(batch, self.shard(batch), |worker, range| {
-            range
-                .map(|n| {
-                    let inputs = self.sample_inputs(batch, n);
-                    let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: true };
-                    self.run_forward(&plan, worker, &inputs, &sample, None)?;
-                    let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
-                    let mut seed = worker.pool.take(logits.len());
-                    targets.loss(n, logits, 1.0, &mut seed);
-                    let mut norms = vec![0.0; layers];
-                    let mut observe = |layer: LayerId, gradient: &[f32]| {
-                        norms[layer] = crate::kernels::elementwise::sums(gradient)[1].sqrt();
-                    };
-                    self.run_backward(&plan, worker, &inputs, seed, &mut BTreeMap::new(), Some(&mut observe))?;
-                    Ok(norms)
-                })
-                .collect::<Result<Vec<_>, ExecError>>()
-        })?;
         let mut total = vec![0.0; layers];
-        for sample in norms.iter().flatten() {
-            total.iter_mut().zip(sample).for_each(|(total, norm)| *total += norm);
-        }
+        self.sum_samples(
+            batch,
+            &mut total,
+            |total, norm| *total += norm,
+            |worker, n| {
+                let inputs = self.sample_inputs(batch, n);
+                let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: true };
+                self.run_forward(&plan, worker, &inputs, &sample, None)?;
+                let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
+                let mut seed = worker.pool.take(logits.len());
+                targets.loss(n, logits, 1.0, &mut seed);
+                let mut norms = vec![0.0; layers];
+                let mut observe = |layer: LayerId, gradient: &[f32]| {
+                    norms[layer] = crate::kernels::elementwise::sums(gradient)[1].sqrt();
+                };
+                self.run_backward(&plan, worker, &inputs, seed, &mut BTreeMap::new(), Some(&mut observe))?;
+                Ok(norms)
+            },
+        )?;
         Ok(total)
     }
 
@@ -307,22 +308,14 @@ impl Executor {
         for batch in batches {
             self.check_batch(batch)?;
             count += batch.samples.len() as u64;
-            let samples = self.run_shards(batch, self.shard(batch), |worker, range| {
-                range
-                    .map(|n| {
-                        let inputs = self.sample_inputs(batch, n);
-                        let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: false };
-                        let mut statistics = vec![Statistics::default(); layers];
-                        let mut observe =
-                            |_: Seen, layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
-                        self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
-                        Ok(statistics)
-                    })
-                    .collect::<Result<Vec<_>, ExecError>>()
+            self.sum_samples(batch, &mut total, Statistics::add, |worker, n| {
+                let inputs = self.sample_inputs(batch, n);
+                let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: false };
+                let mut statistics = vec![Statistics::default(); layers];
+                let mut observe = |_: Seen, layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
+                self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
+                Ok(statistics)
             })?;
-            for sample in samples.iter().flatten() {
-                total.iter_mut().zip(sample).for_each(|(total, sample)| total.add(sample));
-            }
         }
         Ok(total.iter().map(|statistics| statistics.calibration(count)).collect())
     }
@@ -341,29 +334,22 @@ impl Executor {
         for batch in batches {
             self.check_batch(batch)?;
             count += batch.samples.len() as u64;
-            let samples = self.run_shards(batch, self.shard(batch), |worker, range| {
-                range
-                    .map(|n| {
-                        let inputs = self.sample_inputs(batch, n);
-                        let sample = Sample { mode: Mode::DENOISED, key, index: batch.samples[n], tape: false };
-                        let mut sums = vec![[0.0f64; 3]; layers];
-                        let mut observe = |seen: Seen, layer: LayerId, x: &[f32], sigma: &[f32]| {
-                            if seen == Seen::Sigma {
-                                let squares = [x, sigma].map(|values| crate::kernels::elementwise::sums(values)[1]);
-                                sums[layer] = [x.len() as f64, squares[0], squares[1]];
-                            }
-                        };
-                        self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
-                        Ok(sums)
-                    })
-                    .collect::<Result<Vec<_>, ExecError>>()
+            let add = |total: &mut [f64; 3], sums: &[f64; 3]| {
+                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum)
+            };
+            self.sum_samples(batch, &mut total, add, |worker, n| {
+                let inputs = self.sample_inputs(batch, n);
+                let sample = Sample { mode: Mode::DENOISED, key, index: batch.samples[n], tape: false };
+                let mut sums = vec![[0.0f64; 3]; layers];
+                let mut observe = |seen: Seen, layer: LayerId, x: &[f32], sigma: &[f32]| {
+                    if seen == Seen::Sigma {
+                        let squares = [x, sigma].map(|values| crate::kernels::elementwise::sums(values)[1]);
+                        sums[layer] = [x.len() as f64, squares[0], squares[1]];
+                    }
+                };
+                self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
+                Ok(sums)
             })?;
-            // Per sample, so that the sums do not depend on the threads.
-            for sample in samples.iter().flatten() {
-                for (total, sums) in total.iter_mut().zip(sample) {
-                    total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
-                }
-            }
         }
         let measured = |[elements, input, sigma]: [f64; 3]| Measured {
             samples: count,
@@ -474,6 +460,24 @@ impl Executor {
                 &values[n * len..(n + 1) * len]
             })
             .collect()
+    }
+
+    /// Adds what `work` finds of every layer for each of the batch's samples to `total`: in the samples' order, so that the sums
+    /// do not depend on the threads.
+    fn sum_samples<T: Send>(
+        &self,
+        batch: Batch<'_>,
+        total: &mut [T],
+        add: impl Fn(&mut T, &T),
+        work: impl Fn(&mut Worker, usize) -> Result<Vec<T>, ExecError> + Sync,
+    ) -> Result<(), ExecError> {
+        let samples = self.run_shards(batch, self.shard(batch), |worker, range| {
+            range.map(|n| work(worker, n)).collect::<Result<Vec<_>, ExecError>>()
+        })?;
+        for sample in samples.iter().flatten() {
+            total.iter_mut().zip(sample).for_each(|(total, part)| add(total, part));
+        }
+        Ok(())
     }
 
     /// How many samples a thread takes at a time where their results are not summed.

@@ -216,11 +216,14 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             return Err(Problem::Unsupported(None));
         }
         let opset = opsets.get("").copied().unwrap_or(1);
-        if node.op == "If" {
-            return self.r#if(node, name, scope, opsets, depth);
-        }
-        if node.op == "Loop" {
-            return self.r#loop(node, name, scope, opsets, depth);
+        if let "If" | "Loop" = node.op.as_str() {
+            if depth >= MAX_DEPTH {
+                return invalid("graphs are nested too deeply");
+            }
+            return match node.op.as_str() {
+                "If" => self.r#if(node, name, scope, opsets, depth),
+                _ => self.r#loop(node, name, scope, opsets, depth),
+            };
         }
         if !is_known(&node.op) {
             return Err(Problem::Unsupported(None));
@@ -262,9 +265,6 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
         opsets: &BTreeMap<String, i64>,
         depth: usize,
     ) -> Results<'c, 'a> {
-        if depth >= MAX_DEPTH {
-            return invalid("graphs are nested too deeply");
-        }
         let condition = match scope.get(node.input(0)) {
             Some(Entry::Constant(condition)) => condition.scalar(),
             Some(Entry::Unknown) => return Ok(vec![Entry::Unknown; node.outputs.len()]),
@@ -290,9 +290,6 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
         opsets: &BTreeMap<String, i64>,
         depth: usize,
     ) -> Results<'c, 'a> {
-        if depth >= MAX_DEPTH {
-            return invalid("graphs are nested too deeply");
-        }
         let Some(Attribute::Graph(body)) = node.attributes.get("body").cloned() else {
             return invalid("attribute 'body' must be a graph");
         };
