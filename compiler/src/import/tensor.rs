@@ -183,6 +183,17 @@ pub(super) enum Data {
     Bool(Arc<[bool]>),
 }
 
+impl Data {
+    /// The type of an activation that holds them.
+    pub fn element(&self) -> Element {
+        match self {
+            Self::Float(_) => Element::F32,
+            Self::Int(_) => Element::I64,
+            Self::Bool(_) => Element::Bool,
+        }
+    }
+}
+
 /// A constant known at import time, in row-major order.
 #[derive(Clone, Debug)]
 pub(super) struct Tensor {

@@ -200,22 +200,20 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             Entry::Constant(_) => Some(Tensor::floats(vec![outputs, per_group, height, width], call.floats(1)?)),
             _ => None,
         };
-        let given = match call.optional(2) {
-            Some(Entry::Activation(bias)) if bias.shape == [Dim::Fixed(outputs)] => Some(bias.value),
-            _ => None,
-        };
-        let bias = match if given.is_some() { None } else { call.optional_constant(2)? } {
-            Some(bias) if bias.shape == [outputs] => self.emit.weight(node.input(2), &[outputs], call.floats(2)?)?,
-            Some(bias) => {
-                return invalid(format!(
-                    "its bias '{}' has the shape {:?}, not [{outputs}]",
-                    node.input(2),
-                    bias.shape
-                ));
-            }
-            None => match given {
-                Some(bias) => bias,
-                None => self.emit.constant(&[outputs], &vec![0.0; outputs])?,
+        let (bias, given) = match call.optional(2) {
+            Some(Entry::Activation(bias)) if bias.shape == [Dim::Fixed(outputs)] => (bias.value, true),
+            _ => match call.optional_constant(2)? {
+                Some(bias) if bias.shape == [outputs] => {
+                    (self.emit.weight(node.input(2), &[outputs], call.floats(2)?)?, false)
+                }
+                Some(bias) => {
+                    return invalid(format!(
+                        "its bias '{}' has the shape {:?}, not [{outputs}]",
+                        node.input(2),
+                        bias.shape
+                    ));
+                }
+                None => (self.emit.constant(&[outputs], &vec![0.0; outputs])?, false),
             },
         };
         let source = self.windowed(input, &window)?;
@@ -235,31 +233,30 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             ("dilation", self.emit.integers(&window.dilation)),
             ("acc_type", self.emit.accumulator()),
         ];
-        let value = if stationary.is_none() || given.is_some() {
-            // A weight that is computed: digital, whatever its groups.
-            let weight = self.value(call, 1, None)?;
-            let (weight, _) = self.planar(&weight)?;
-            let weight = self.emit.in_order(&weight, &NHWC)?.value;
-            if groups == 1 {
-                self.emit.shaped("tosa.conv2d", &[source.value, weight, bias, zero, zero], &attributes, &result)?
-            } else {
-                self.emit.custom("conv2d", &[source.value, weight, bias], &description, &result)?
-            }
-        } else if groups == 1 {
-            let weight = stationary.unwrap_or_else(|| Tensor::floats(vec![0], []));
-            let weight = self.transposed_weight(name, &weight, &[0, 2, 3, 1])?;
-            self.emit.shaped("tosa.conv2d", &[source.value, weight, bias, zero, zero], &attributes, &result)?
-        } else if groups == channels {
+        let value = match stationary.filter(|_| !given) {
             // [C·M, 1, H, W] → [H, W, C, M]
-            let weight = stationary.unwrap_or_else(|| Tensor::floats(vec![0], []));
-            let split = weight.reshaped(vec![channels, outputs / channels, height, width]);
-            let weight = self.transposed_weight(name, &split, &[2, 3, 0, 1])?;
-            let operands = [source.value, weight, bias, zero, zero];
-            self.emit.shaped("tosa.depthwise_conv2d", &operands, &attributes, &result)?
-        } else {
-            let weight = stationary.unwrap_or_else(|| Tensor::floats(vec![0], []));
-            let weight = self.transposed_weight(name, &weight, &[0, 2, 3, 1])?;
-            self.emit.custom("conv2d", &[source.value, weight, bias], &description, &result)?
+            Some(weight) if groups == channels && groups != 1 => {
+                let split = weight.reshaped(vec![channels, outputs / channels, height, width]);
+                let weight = self.transposed_weight(name, &split, &[2, 3, 0, 1])?;
+                let operands = [source.value, weight, bias, zero, zero];
+                self.emit.shaped("tosa.depthwise_conv2d", &operands, &attributes, &result)?
+            }
+            stationary => {
+                let weight = match stationary {
+                    Some(weight) => self.transposed_weight(name, &weight, &[0, 2, 3, 1])?,
+                    // Weights or a bias that are computed: digital, whatever the groups.
+                    None => {
+                        let weight = self.value(call, 1, None)?;
+                        let (weight, _) = self.planar(&weight)?;
+                        self.emit.in_order(&weight, &NHWC)?.value
+                    }
+                };
+                if groups == 1 {
+                    self.emit.shaped("tosa.conv2d", &[source.value, weight, bias, zero, zero], &attributes, &result)?
+                } else {
+                    self.emit.custom("conv2d", &[source.value, weight, bias], &description, &result)?
+                }
+            }
         };
         self.spatial(nhwc(value, result), spatial)
     }
@@ -434,12 +431,21 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         self.spatial(nhwc(value, result), spatial)
     }
 
+    /// The attribute `p` and |x|ᵖ.
+    fn power_of_size(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        input: &Activation<'c, 'a>,
+    ) -> Result<(f32, Activation<'c, 'a>), Problem> {
+        let p = call.node.int("p", 2)? as f32;
+        let size = self.emit.unary("tosa.abs", input)?;
+        Ok((p, self.emit.with_scalar("tosa.pow", &size, p)?))
+    }
+
     /// LpPool: `(Σ|x|ᵖ)^(1/p)` over windows.
     pub(super) fn lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let (input, window, spatial) = self.pooling(call)?;
-        let p = call.node.int("p", 2)? as f32;
-        let size = self.emit.unary("tosa.abs", &input)?;
-        let power = self.emit.with_scalar("tosa.pow", &size, p)?;
+        let (p, power) = self.power_of_size(call, &input)?;
         let sum = self.pooled(&power, &window, "tosa.add", 0.0)?;
         let root = self.emit.with_scalar("tosa.pow", &sum, 1.0 / p)?;
         self.spatial(root, spatial)
@@ -448,9 +454,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// GlobalLpPool.
     pub(super) fn global_lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = call.activation(0)?.clone();
-        let p = call.node.int("p", 2)? as f32;
-        let size = self.emit.unary("tosa.abs", &input)?;
-        let power = self.emit.with_scalar("tosa.pow", &size, p)?;
+        let (p, power) = self.power_of_size(call, &input)?;
         let axes: Vec<_> = (2..input.rank()).collect();
         let sum = self.reduce_axes("ReduceSum", &power, &axes)?;
         one(self.emit.with_scalar("tosa.pow", &sum, 1.0 / p)?)

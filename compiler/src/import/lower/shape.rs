@@ -364,11 +364,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if tensor.len() == 0 {
             return cannot();
         }
-        let element = element.unwrap_or(match tensor.data {
-            Data::Float(_) => Element::F32,
-            Data::Int(_) => Element::I64,
-            Data::Bool(_) => Element::Bool,
-        });
+        let element = element.unwrap_or_else(|| tensor.data.element());
         let value = match element {
             Element::F32 => match tensor.to_floats() {
                 Some(values) => self.emit.constant_or_weight(name, &tensor.shape, &values)?,

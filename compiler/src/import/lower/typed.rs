@@ -6,7 +6,7 @@ use crate::import::{
     emit::{Activation, check_picked, logical},
     error::{Problem, invalid, unsupported},
     fold,
-    tensor::{Data, Dim, Element, Sym, Tensor},
+    tensor::{Dim, Element, Sym, Tensor},
 };
 
 /// The operators that take integers or booleans that depend on the model's inputs.
@@ -213,11 +213,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         } else {
             match call.entry(1)? {
                 Entry::Activation(like) => like.element(),
-                Entry::Constant(like) => match like.data {
-                    Data::Float(_) => Element::F32,
-                    Data::Int(_) => Element::I64,
-                    Data::Bool(_) => Element::Bool,
-                },
+                Entry::Constant(like) => like.data.element(),
                 Entry::Unknown => return unsupported("its input is not known"),
             }
         };
