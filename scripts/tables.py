@@ -109,6 +109,8 @@ def plan(scale: str, model: str) -> list[tuple]:
     """The rows of a model: recipe and denoiser."""
     full = model == "resnet20" and scale == "range"
     rows = [(FULL if full else SHORT, denoiser) for denoiser in DENOISERS]
+    if scale == "range" and not full:
+        rows.append((FULL, "mean+affine"))
     # The best of them once more, towards the clean network's outputs.
     return rows if scale == "signal" else [*rows, (DISTILL, "mean+affine")]
 

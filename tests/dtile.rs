@@ -4,6 +4,7 @@ use crate::common::model;
 use melior::{Context, ir::Module, ir::operation::OperationLike};
 use mxc_compiler::{
     driver::{self, CompileOptions, Level},
+    import::ImportOptions,
     passes::{PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
 };
 use mxc_dialects::{denoise::bottleneck, dtile, ir, new_context};
@@ -498,9 +499,8 @@ fn dtile_level_of_a_whole_network() {
         seed: 0,
         threads: 1,
         samples: 4,
-        input_shapes: Vec::new(),
     };
-    let imported = driver::import(&context, &model("resnet20"), &[]).unwrap();
+    let imported = driver::import(&context, &model("resnet20"), &ImportOptions::default()).unwrap();
     let mut compiled =
         driver::compile(&context, imported, &options, Level::Denoise, None, &RunOptions::default()).unwrap();
     let mut numbers = Numbers(5);

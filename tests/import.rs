@@ -1,7 +1,7 @@
 //! Import: what the graph level looks like, that it computes what onnxruntime computes, and every error's text.
 
 use crate::{
-    onnx_model::{Model, floats, graph, int, ints},
+    onnx_model::{Model, floats, graph, int, ints, tensor},
     reference::{Array, Upstream, cases, difference, execute},
 };
 use insta::assert_snapshot;
@@ -307,7 +307,8 @@ fn dynamic_axes_take_their_size_from_the_options() {
     ");
     let context = mxc_dialects::new_context();
     let with = |height: i64, name: &str, shape: &[usize]| {
-        let options = ImportOptions { input_shapes: BTreeMap::from([(name.to_owned(), shape.to_vec())]) };
+        let options =
+            ImportOptions { input_shapes: [(name.to_owned(), shape.to_vec())].into(), ..ImportOptions::default() };
         import::onnx_bytes(&context, &model(height).bytes(), "model.onnx", Path::new("."), &options)
     };
     let imported = with(0, "x", &[1, 3, 8, 9]).unwrap();
@@ -537,9 +538,53 @@ fn constants_that_would_be_huge() {
         .node("sum", "Add", "x c", "y", &[])
         .output("y");
     assert_snapshot!(error(&model), @r"
-    node 'big' (ConstantOfShape): it makes a constant of 1152921504606846976 elements; at most 16777216 are allowed
-    help: the model is inconsistent; onnx.checker.check_model(model, full_check=True) may tell more
+    node 'sum' (Add): the constants that the model computes take 4611686018427387904 bytes with this one, more than 67117248
+    help: raise the limit with --max-constant-bytes, or fold the constants before export (onnxsim)
     ");
+    let model = Model::new()
+        .input("x", &[0, 3])
+        .tensor(integers("repeats", &[2], &[1000, 1000]))
+        .weight("w", &[3, 3])
+        .node("tile", "Tile", "w repeats", "c", &[])
+        .node("sum", "Add", "x c", "y", &[])
+        .output("y");
+    let options = ImportOptions { max_constant_bytes: Some(30_000_000), ..ImportOptions::default() };
+    let import = |options| {
+        import::onnx_bytes(&mxc_dialects::new_context(), &model.bytes(), "m", Path::new("."), options).map(drop)
+    };
+    assert_snapshot!(describe(import(&options).unwrap_err()), @r"
+    node 'tile' (Tile): the constants that the model computes take 36000000 bytes with this one, more than 30000000
+    help: raise the limit with --max-constant-bytes, or fold the constants before export (onnxsim)
+    ");
+    // Nine million floats fit into the default; that they do not broadcast is another matter.
+    assert!(matches!(import(&ImportOptions::default()), Err(ImportError::Node { .. })));
+}
+
+#[test]
+fn fills_stay_splats() {
+    // As the onnx package's light models are: every weight a ConstantOfShape.
+    let value = |value| tensor("value", floats("", &[1], &[value]));
+    let model = Model::new()
+        .input("x", &[0, 1, 4, 4])
+        .tensor(integers("conv.shape", &[4], &[2048, 1, 3, 3]))
+        .tensor(integers("fc.shape", &[2], &[1 << 20, 2048]))
+        .node("conv.fill", "ConstantOfShape", "conv.shape", "conv.weight", &[value(0.5)])
+        .node("fc.fill", "ConstantOfShape", "fc.shape", "fc.half", &[value(0.25)])
+        .node("fc.scale", "Add", "fc.half fc.half", "fc.weight", &[])
+        .node("conv", "Conv", "x conv.weight", "c", &[ints("pads", &[1, 1, 1, 1])])
+        .node("pool", "GlobalAveragePool", "c", "p", &[])
+        .node("flat", "Flatten", "p", "f", &[])
+        .node("fc", "Gemm", "f fc.weight", "y", &[int("transB", 1)])
+        .output("y");
+    let context = mxc_dialects::new_context();
+    let imported = import(&context, &model).unwrap();
+    assert!(imported.weights.is_empty());
+    let text = imported.module.as_operation().to_string();
+    for splat in ["dense<5.000000e-01> : tensor<2048x3x3x1xf32>", "dense<5.000000e-01> : tensor<1x2048x1048576xf32>"] {
+        assert!(text.contains(splat), "{text}");
+    }
+    // Eight GiB of weights: whoever would need them written out would fail here.
+    mxc_runtime::load::program(&imported.module, &imported.weights).unwrap();
 }
 
 #[test]
@@ -636,4 +681,56 @@ fn a_tosa_module() {
     help: mxc reads modules in the TOSA dialect with a function '@main', or with a single function
     ");
     assert!(import::mlir_bytes(&context, b"func.func @main(", "net.mlir").is_err());
+}
+
+#[test]
+fn a_tosa_module_with_resources() {
+    // As torch-mlir writes them.
+    let source = |resources: &str| {
+        format!(
+            r#"module {{
+              func.func @forward(%x: tensor<1x1x2xf32>) -> tensor<1x1x3xf32> {{
+                %w = "tosa.const"() <{{values = dense_resource<torch_tensor_3_2_torch.float32> : tensor<1x2x3xf32>}}> : () -> tensor<1x2x3xf32>
+                %zero = "tosa.const"() <{{values = dense<0.0> : tensor<1xf32>}}> : () -> tensor<1xf32>
+                %y = tosa.matmul %x, %w, %zero, %zero : (tensor<1x1x2xf32>, tensor<1x2x3xf32>, tensor<1xf32>, tensor<1xf32>) -> tensor<1x1x3xf32>
+                return %y : tensor<1x1x3xf32>
+              }}
+            }}
+            {{-#
+              dialect_resources: {{
+                builtin: {{
+                  {resources}
+                }}
+              }}
+            #-}}"#
+        )
+    };
+    let digits = "040000000000803F0000004000004040000080400000A0400000C040";
+    let (context, other, third) =
+        (mxc_dialects::new_context(), mxc_dialects::new_context(), mxc_dialects::new_context());
+    fn import<'c>(context: &'c Context, source: &str) -> Result<Imported<'c>, ImportError> {
+        import::mlir_bytes(context, source.as_bytes(), "net.mlir")
+    }
+    let imported = import(
+        &context,
+        &source(&format!("other: \"0x0400000000000000\",\n torch_tensor_3_2_torch.float32: \"0x{digits}\"")),
+    )
+    .unwrap();
+    let weight = imported.weights.get("torch_tensor_3_2_torch.float32").unwrap();
+    assert_eq!((weight.shape(), weight.values()), (&[1, 2, 3][..], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0][..]));
+    mxc_runtime::load::program(&imported.module, &imported.weights).unwrap();
+    assert_snapshot!(describe(import(&other, &source(&format!("other: \"0x{digits}\""))).err().unwrap()), @r"
+    'net.mlir' is not a usable MLIR module: the resource 'torch_tensor_3_2_torch.float32' has no bytes in the file; print it without eliding large constants
+    help: mxc reads modules in the TOSA dialect with a function '@main', or with a single function
+    ");
+    let short = &digits[..digits.len() - 8];
+    assert_snapshot!(describe(import(&third, &source(&format!("torch_tensor_3_2_torch.float32: \"0x{short}\""))).err().unwrap()), @r"
+    'net.mlir' is not a usable MLIR module: the resource 'torch_tensor_3_2_torch.float32' has 5 floats, which do not fit [1, 2, 3]
+    help: mxc reads modules in the TOSA dialect with a function '@main', or with a single function
+    ");
+    // A context keeps the names of its resources: the second of one name is not taken for the first.
+    assert_snapshot!(describe(import(&context, &source("other: \"0x04000000\"")).err().unwrap()), @r"
+    'net.mlir' is not a usable MLIR module: the resource 'torch_tensor_3_2_torch.float32' is not the value of a tosa.const in @main, or the context has parsed another of this name
+    help: mxc reads modules in the TOSA dialect with a function '@main', or with a single function
+    ");
 }

@@ -135,6 +135,15 @@ pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
     }
 }
 
+pub fn tensor(name: &str, value: TensorProto) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        type_: AttributeType::TENSOR.into(),
+        t: Some(value).into(),
+        ..Default::default()
+    }
+}
+
 pub fn graph(name: &str, value: GraphProto) -> AttributeProto {
     AttributeProto {
         name: name.to_owned(),

@@ -11,7 +11,11 @@ use crate::{
         run_pipeline,
     },
 };
-use melior::{Context, ir::Module};
+use melior::{
+    Context,
+    ir::{Module, OperationRef},
+};
+use mxc_dialects::ir;
 use mxc_runtime::{
     package::{self, Manifest, Package},
     store::WeightStore,
@@ -52,8 +56,6 @@ pub struct CompileOptions {
     pub threads: usize,
     /// Calibration samples.
     pub samples: usize,
-    /// Shapes of inputs that the model leaves open.
-    pub input_shapes: Vec<(String, Vec<usize>)>,
 }
 
 /// A level to stop at.
@@ -96,12 +98,11 @@ impl Compiled<'_> {
 pub fn import<'c>(
     context: &'c Context,
     model: &Path,
-    input_shapes: &[(String, Vec<usize>)],
+    options: &ImportOptions,
 ) -> Result<Imported<'c>, import::ImportError> {
-    let options = ImportOptions { input_shapes: input_shapes.iter().cloned().collect() };
     match model.extension().and_then(|extension| extension.to_str()) {
         Some("mlir" | "mlirbc") => import::mlir(context, model),
-        _ => import::onnx(context, model, &options),
+        _ => import::onnx(context, model, options),
     }
 }
 
@@ -141,6 +142,24 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
             );
     }
     pipeline
+}
+
+/// Folds the constants of a module at the graph level: other front ends leave batch normalization spelled out, and the
+/// executor computes nothing on constants alone. A module of a later level stays as it is.
+pub fn fold_constants<'c>(context: &'c Context, imported: &mut Imported<'c>) -> Result<(), CompileError> {
+    let block = ir::main_function(&imported.module).and_then(ir::entry_block);
+    let is_graph = |operation: &OperationRef<'_, '_>| {
+        let name = ir::op_name(operation);
+        ["tosa.", "func.", "ml_program."].iter().any(|dialect| name.starts_with(dialect))
+    };
+    if !block.is_some_and(|block| ir::block_ops(block).iter().all(is_graph)) {
+        return Ok(());
+    }
+    let mut cx = PassContext { weights: std::mem::take(&mut imported.weights), ..PassContext::default() };
+    let pipeline = Pipeline::default().then("canonicalize-graph", Options::default());
+    run_pipeline(context, &mut imported.module, &pipeline, &mut cx, &RunOptions::default())?;
+    imported.weights = cx.weights;
+    Ok(())
 }
 
 /// Compiles an imported model up to a level. `samples` gives calibration data; `None` calibrates on synthetic inputs.

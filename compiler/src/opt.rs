@@ -2,7 +2,7 @@
 
 use crate::passes::{
     self, PassContext, Pipeline, PipelineError, RunError, RunOptions, SampleSource, WeightLoader,
-    run::{print_module, run_pipeline},
+    run::{Times, print_module, run_pipeline},
 };
 use mxc_dialects::{ffi, ir};
 use mxc_runtime::{package::Package, store::WeightStore};
@@ -183,13 +183,18 @@ fn run_part(
     let mut module = ir::parse(&context, source, name).map_err(OptError::Parse)?;
     // Passes change the module before they fail: the reproducer holds what they began with.
     let before = options.reproducer.as_ref().and_then(|_| ffi::clone_module(&module));
+    let times = Times::default();
     let run_options = RunOptions {
         verify_each: options.verify_each || cfg!(debug_assertions),
         print_ir_after_all: options.print_ir_after_all,
-        timing: options.timing,
+        timing: Some(&times),
         ..RunOptions::default()
     };
-    if let Err(error) = run_pipeline(&context, &mut module, pipeline, cx, &run_options) {
+    let result = run_pipeline(&context, &mut module, pipeline, cx, &run_options);
+    if options.timing {
+        eprint!("{}", times.table());
+    }
+    if let Err(error) = result {
         let reproducer = match (&options.reproducer, before) {
             (Some(path), Some(before)) if !options.run_reproducer => {
                 let text = format!("{REPRODUCER_MARK}'{pipeline}'\n{}", print_module(&before, true));

@@ -129,8 +129,8 @@ pub fn dense_f32(attribute: Attribute<'_>) -> Option<Vec<f32>> {
     if !tensor.element().is_f32() {
         return None;
     }
-    if elements.is_splat() {
-        return Some(vec![elements.f32_splat_value(); elements.len()]);
+    if let Some(value) = dense_f32_splat(attribute) {
+        return (elements.len() <= MAX_SPLAT).then(|| vec![value; elements.len()]);
     }
     if elements.is_empty() {
         return Some(Vec::new());
@@ -139,6 +139,16 @@ pub fn dense_f32(attribute: Attribute<'_>) -> Option<Vec<f32>> {
     // MLIR's storage is (8 bytes); the context owns them and outlives this copy.
     let values = unsafe { std::slice::from_raw_parts(elements.raw_data().cast::<f32>(), elements.len()) };
     Some(values.to_vec())
+}
+
+/// The most elements of an attribute that stands for all of them with one, to be written out: a GiB of floats.
+pub const MAX_SPLAT: usize = 1 << 28;
+
+/// The value that every element of a dense f32 elements attribute is, if the attribute says it once.
+pub fn dense_f32_splat(attribute: Attribute<'_>) -> Option<f32> {
+    let elements = DenseElementsAttribute::try_from(attribute).ok()?;
+    let tensor = RankedTensorType::try_from(attribute.r#type()).ok()?;
+    (tensor.element().is_f32() && elements.is_splat()).then(|| elements.f32_splat_value())
 }
 
 /// Lends the `builtin.module` operation that a pass runs on as a [`Module`]; `None` when it is another operation.

@@ -322,11 +322,15 @@ pub fn loaded_global(value: Value<'_, '_>) -> Option<String> {
     (op_name(&operation) == "ml_program.global_load_const").then(|| symbol_attr(&operation, "global")).flatten()
 }
 
-/// The values of a dense integer or index elements attribute, such as a `tosa.const_shape`'s, splats expanded.
+/// The values of a dense integer or index elements attribute, such as a `tosa.const_shape`'s, splats of reasonable size
+/// written out.
 pub fn dense_integers(attribute: Attribute<'_>) -> Option<Vec<i64>> {
     let elements = DenseElementsAttribute::try_from(attribute).ok()?;
     let element = RankedTensorType::try_from(attribute.r#type()).ok()?.element();
     let width = IntegerType::try_from(element).ok().map(|integer| integer.width());
+    if elements.is_splat() && elements.len() > crate::ffi::MAX_SPLAT / 2 {
+        return None;
+    }
     (0..elements.len())
         .map(|index| match width {
             Some(8) => elements.i8_element(index).ok().map(i64::from),

@@ -12,7 +12,7 @@ pub use checkpoint::CheckpointError;
 use crate::{
     data::{self, DataError, Source},
     exec::{Batch, ExecError, Executor, Gradients, Key, Mode, Purpose, Targets},
-    program::{Program, ValueId},
+    program::{Op, Program, ValueId},
 };
 use checkpoint::{Checkpoint, Tensor};
 use std::{
@@ -352,6 +352,11 @@ fn train<T: Trainee>(
             "the network has {} inputs; only networks with one can be trained",
             trainee.program().inputs.len()
         )));
+    }
+    if trainee.program().nodes.iter().any(|node| matches!(node.op, Op::DenoiseTile { .. })) {
+        return Err(FinetuneError::Options(
+            "its denoisers are integers of the digital tile; train the package before it is lowered".into(),
+        ));
     }
     let parameters = trainable(trainee.program());
     let steps_per_epoch = samples.div_ceil(options.batch) as u64;

@@ -90,11 +90,8 @@ impl Network {
                     _ => sample_shape(&value.shape, 1, &value.name)?,
                 };
                 let len = shape.iter().product::<usize>() * value.dtype.words();
-                if weight.values().len() != len {
-                    return Err(ExecError::Program(format!(
-                        "constant {id} has {} words, not {len}",
-                        weight.values().len()
-                    )));
+                if weight.len() != len {
+                    return Err(ExecError::Program(format!("constant {id} has {} words, not {len}", weight.len())));
                 }
                 shapes[id] = Some(shape);
             }

@@ -9,7 +9,7 @@ use std::{
     fs::File,
     io::{self, Write},
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 /// The alignment in bytes of the data section of what [`WeightStore::write_safetensors`] writes.
@@ -56,6 +56,12 @@ enum Values {
         offset: usize,
         len: usize,
     },
+    /// The same value `len` times, written out when somebody reads them.
+    Fill {
+        value: f32,
+        len: usize,
+        written: Arc<OnceLock<Arc<[f32]>>>,
+    },
 }
 
 /// One tensor: its shape and its values in row-major order. Cloning shares the values.
@@ -72,6 +78,12 @@ impl Weight {
         (shape.iter().product::<usize>() == values.len()).then_some(Self { shape, values: Values::Owned(values) })
     }
 
+    /// A tensor of one value, which takes no memory until its values are read; `None` when its size overflows.
+    pub fn fill(shape: Vec<usize>, value: f32) -> Option<Self> {
+        let len = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
+        Some(Self { shape, values: Values::Fill { value, len, written: Arc::default() } })
+    }
+
     /// A tensor in a mapped file; `None` when it reaches past the end or is not 4-byte aligned.
     pub fn mapped(shape: Vec<usize>, map: Arc<Mmap>, offset: usize) -> Option<Self> {
         let len = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
@@ -83,7 +95,7 @@ impl Weight {
     /// The same values under another shape; `None` when it holds another number of them.
     pub fn reshaped(&self, shape: Vec<usize>) -> Option<Self> {
         let len = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
-        (len == self.values().len()).then(|| Self { shape, values: self.values.clone() })
+        (len == self.len()).then(|| Self { shape, values: self.values.clone() })
     }
 
     /// A copy with permuted axes, result axis `i` being axis `perms[i]`; `None` unless `perms` permutes the axes.
@@ -94,26 +106,10 @@ impl Weight {
         if !sorted.into_iter().eq(0..rank) {
             return None;
         }
-        let mut strides = vec![1; rank];
-        for axis in (1..rank).rev() {
-            strides[axis - 1] = strides[axis] * self.shape[axis];
+        if let Values::Fill { value, .. } = self.values {
+            return Self::fill(perms.iter().map(|&axis| self.shape[axis]).collect(), value);
         }
-        let shape: Vec<usize> = perms.iter().map(|&axis| self.shape[axis]).collect();
-        let source = self.values();
-        let mut index = vec![0; rank];
-        let mut values = Vec::with_capacity(source.len());
-        for _ in 0..source.len() {
-            let offset: usize = perms.iter().zip(&index).map(|(&axis, position)| position * strides[axis]).sum();
-            values.push(source[offset]);
-            for axis in (0..rank).rev() {
-                index[axis] += 1;
-                if index[axis] < shape[axis] {
-                    break;
-                }
-                index[axis] = 0;
-            }
-        }
-        Self::new(shape, values)
+        Self::new(perms.iter().map(|&axis| self.shape[axis]).collect(), permuted(self.values(), &self.shape, perms))
     }
 
     /// The dimensions.
@@ -121,13 +117,92 @@ impl Weight {
         &self.shape
     }
 
+    /// The value that all are, bit for bit.
+    pub fn repeated(&self) -> Option<f32> {
+        match &self.values {
+            Values::Fill { value, len, .. } => (*len > 0).then_some(*value),
+            _ => {
+                let (&first, rest) = self.values().split_first()?;
+                rest.iter().all(|value| value.to_bits() == first.to_bits()).then_some(first)
+            }
+        }
+    }
+
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        match &self.values {
+            Values::Owned(values) => values.len(),
+            Values::Mapped { len, .. } | Values::Fill { len, .. } => *len,
+        }
+    }
+
+    /// Whether it has no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The values in row-major order.
     pub fn values(&self) -> &[f32] {
         match &self.values {
+            Values::Fill { value, len, written } => written.get_or_init(|| vec![*value; *len].into()),
             Values::Owned(values) => values,
             // `mapped` has checked bounds and alignment.
             Values::Mapped { map, offset, len } => bytemuck::cast_slice(&map[*offset..*offset + *len * 4]),
         }
+    }
+}
+
+/// The elements of a row-major tensor with permuted axes, result axis `i` being axis `perms[i]`.
+///
+/// # Panics
+///
+/// Unless `perms` permutes the axes of `shape`, and `source` has as many elements.
+pub fn permuted<T: Copy>(source: &[T], shape: &[usize], perms: &[usize]) -> Arc<[T]> {
+    let strides = |shape: &[usize]| {
+        let mut strides = vec![1; shape.len()];
+        for axis in (1..shape.len()).rev() {
+            strides[axis - 1] = strides[axis] * shape[axis];
+        }
+        strides
+    };
+    let (from, sizes) = (strides(shape), perms.iter().map(|&axis| shape[axis]).collect::<Vec<_>>());
+    let steps: Vec<usize> = perms.iter().map(|&axis| from[axis]).collect();
+    let to = strides(&sizes);
+    let (Some(&first), Some(last)) = (source.first(), perms.len().checked_sub(1)) else {
+        return source.into();
+    };
+    // One allocation: weights can be most of what the machine holds.
+    let mut result: Arc<[T]> = std::iter::repeat_n(first, source.len()).collect();
+    let Some(out) = Arc::get_mut(&mut result) else {
+        return result;
+    };
+    // The result axis along which the source is contiguous. Squares of it and of the last axis stay in the cache.
+    const SQUARE: usize = 16;
+    let contiguous = steps.iter().rposition(|&step| step == 1).unwrap_or(last);
+    let outer: Vec<usize> = (0..perms.len()).filter(|&axis| axis != last && axis != contiguous).collect();
+    let mut index = vec![0; outer.len()];
+    loop {
+        let offset = |strides: &[usize]| outer.iter().zip(&index).map(|(&axis, at)| at * strides[axis]).sum::<usize>();
+        let (read, write) = (offset(&steps), offset(&to));
+        if contiguous == last {
+            out[write..write + sizes[last]].copy_from_slice(&source[read..read + sizes[last]]);
+        } else {
+            for rows in (0..sizes[contiguous]).step_by(SQUARE) {
+                for columns in (0..sizes[last]).step_by(SQUARE) {
+                    for row in rows..(rows + SQUARE).min(sizes[contiguous]) {
+                        let out = &mut out[write + row * to[contiguous]..][..sizes[last]];
+                        for column in columns..(columns + SQUARE).min(sizes[last]) {
+                            out[column] = source[read + row + column * steps[last]];
+                        }
+                    }
+                }
+            }
+        }
+        let Some(axis) = (0..outer.len()).rev().find(|&axis| index[axis] + 1 < sizes[outer[axis]]) else {
+            return result;
+        };
+        index[axis] += 1;
+        index[axis + 1..].fill(0);
     }
 }
 
@@ -187,7 +262,7 @@ impl WeightStore {
 
     /// The total number of values.
     pub fn parameters(&self) -> usize {
-        self.weights.values().map(|weight| weight.values().len()).sum()
+        self.weights.values().map(|weight| weight.len()).sum()
     }
 
     /// Maps a safetensors file. The file must not change while the store or its weights live.
@@ -241,7 +316,7 @@ impl WeightStore {
             if offset > 0 || header.len() > 1 {
                 header.push(',');
             }
-            let end = offset + weight.values().len() * 4;
+            let end = offset + weight.len() * 4;
             header.push_str(&format!(
                 r#"{}:{{"dtype":"F32","shape":{:?},"data_offsets":[{offset},{end}]}}"#,
                 serde_json::Value::from(name.as_str()),

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Takes every exported full-size network through the whole pipeline and writes docs/models.md.
 
-Per file: `mxc run` against onnxruntime, `mxc compile` at 4 % (time, peak memory), one `mxc finetune` step, `mxc export`
-and the result in onnxruntime again. Per network: whether all its exports give the same parameters and ranking. Finished
-files are kept in OUT/results.json and not run again.
+Per file: `mxc run` against onnxruntime, `mxc compile` at 4 % on 32 calibration samples (time, peak memory), one `mxc
+finetune` step, `mxc export` and the result in onnxruntime again. Per network: whether all its exports give the same
+parameters and ranking. Of the onnx package's light models, whose weights are all fills: `mxc run` against onnxruntime and
+`mxc compile --emit graph`. Finished files are kept in OUT/results.json and not run again.
 """
 
 import argparse
@@ -12,38 +13,44 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from export import FOUR, NAMES
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MXC = os.environ.get("MXC", str(ROOT / "target/release/mxc"))
+# Calibration samples.
+SAMPLES = 32
+# Stands for the exporter in a light model's name.
+LIGHT = "light"
 # The paper's Table I: parameter overhead in percent at a budget of 4 %.
 PAPER = {"resnet18": 0.6, "mobilenetv2": 3.2, "efficientnet_b0": 2.13, "densenet121": 3.48}
 
 
 def mxc(*args) -> dict:
-    """Runs mxc; its stdout, seconds and peak memory in MiB. Raises with mxc's own message if it fails."""
-    start = time.monotonic()
-    process = subprocess.Popen([MXC, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    out, err = process.communicate()
-    seconds = time.monotonic() - start
+    """Runs mxc; its stdout, stderr, seconds and peak memory in MiB. Raises with mxc's own message if it fails."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        start = time.monotonic()
+        process = subprocess.Popen([MXC, *map(str, args)], stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0), err.seek(0)
+        out, err = out.read(), err.read()
     if process.returncode != 0:
         raise RuntimeError(f"mxc {args[0]} exits {process.returncode}: {err.strip()[-600:]}")
-    return {"stdout": out, "stderr": err, "seconds": seconds}
+    return {"stdout": out, "stderr": err, "seconds": seconds, "mib": usage.ru_maxrss / 1024}
 
 
-def peak_mib(*args) -> float:
-    """The peak resident memory of a run of mxc, measured in a process that has no other child."""
-    code = (
-        "import resource,subprocess,sys;subprocess.run(sys.argv[1:],check=True,stdout=subprocess.DEVNULL,"
-        "stderr=subprocess.DEVNULL);print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, MXC, *map(str, args)], stdout=subprocess.PIPE, text=True, check=True)
-    return int(done.stdout) / 1024
+def step_seconds(stderr: str) -> dict:
+    """What `--timing` printed: seconds by step."""
+    rows = (line.removeprefix("//").split() for line in stderr.splitlines() if line.startswith("//"))
+    return {row[1]: float(row[0]) for row in rows if row[0] != "seconds"}
 
 
 def session(path: pathlib.Path) -> ort.InferenceSession:
@@ -59,22 +66,30 @@ def difference(got: np.ndarray, want: np.ndarray) -> float:
 
 def check(path: pathlib.Path, work: pathlib.Path) -> dict:
     """One exported file through everything."""
-    size = int(path.name.split(".")[0].rsplit("-", 1)[1])
+    network = path.name.split(".")[0]
+    size = int(network.rsplit("-", 1)[1])
     classes = 1000 if size == 224 else 10
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((4, 3, size, size), dtype=np.float32)
+    images = rng.standard_normal((SAMPLES, 3, size, size), dtype=np.float32)
+    few = images[:4]
     inputs, data, outputs = work / "in.npz", work / "data.npz", work / "out.npz"
-    np.savez(inputs, input=images)
-    np.savez(data, x=images, y=rng.integers(0, classes, 4))
-    want = session(path).run(None, {"input": images})[0]
+    np.savez(inputs, input=few)
+    np.savez(data, x=images, y=rng.integers(0, classes, SAMPLES))
+    # What onnxruntime cannot read has the weights of the other exports.
+    reference = path if path.suffix == ".onnx" else path.with_name(f"{network}.torchscript.onnx")
+    want = session(reference).run(None, {"input": few})[0]
+    only = lambda: next(iter(np.load(outputs).values()))
     mxc("run", path, "--input", inputs, "-o", outputs)
-    result = {"bytes": path.stat().st_size, "error": difference(np.load(outputs)["logits"], want)}
+    stored = path.stat().st_size + sum(data.stat().st_size for data in path.parent.glob(f"{path.name}.data"))
+    result = {"bytes": stored, "error": difference(only(), want)}
 
     package, tuned, back = work / "net.mxa", work / "net.tuned.mxa", work / "back.onnx"
-    compiling = ("compile", path, "--budget", "4%", "--data", data, "--samples", 4, "--json", "-o", package)
+    compiling = ("compile", path, "--budget", "4%", "--data", data, "--samples", SAMPLES, "--timing", "--json", "-o", package)
     done = mxc(*compiling)
     report = json.loads(done["stdout"])
-    result |= {"compile_s": done["seconds"], "compile_mib": peak_mib(*compiling), "parameters": report["parameters"]}
+    steps = step_seconds(done["stderr"])
+    result |= {"compile_s": done["seconds"], "compile_mib": done["mib"], "parameters": report["parameters"]}
+    result["ir_s"] = steps["total"] - steps["rank-sensitivity"]
     result["fill"] = json.loads(mxc(*compiling, "--placement", "greedy-fill")["stdout"])["parameters"]
     mxc(*compiling, "--denoiser", "mean+affine", "--placement", "greedy-fill")
     result["ranking"] = [[layer["channels"], layer["gradient_norm"]] for layer in report["layers"]]
@@ -82,10 +97,25 @@ def check(path: pathlib.Path, work: pathlib.Path) -> dict:
     mxc("finetune", package, "--data", data, "--epochs", 1, "--limit", 4, "--batch", 4, "-o", tuned)
     mxc("run", tuned, "--input", inputs, "-o", outputs)
     mxc("export", tuned, "-o", back)
-    exported = session(back).run(None, {"input": images})[0]
-    result["export_error"] = difference(np.load(outputs)["logits"], exported)
+    loaded = session(back)
+    exported = loaded.run(None, {loaded.get_inputs()[0].name: few})[0]
+    result["export_error"] = difference(only(), exported)
     result["trained_moves"] = difference(exported, want)
     return result
+
+
+def check_light(path: pathlib.Path, work: pathlib.Path) -> dict:
+    """One of the onnx package's light models."""
+    loaded = session(path)
+    given = loaded.get_inputs()[0]
+    image = np.random.default_rng(0).standard_normal(given.shape, dtype=np.float32)
+    inputs, outputs = work / "in.npz", work / "out.npz"
+    np.savez(inputs, **{given.name: image})
+    want = loaded.run(None, {given.name: image})[0]
+    mxc("run", path, "--input", inputs, "-o", outputs)
+    done = mxc("compile", path, "--emit", "graph", "-o", work / "graph.mlir")
+    return {"bytes": path.stat().st_size, "error": difference(next(iter(np.load(outputs).values())), want),
+            "import_s": done["seconds"], "import_mib": done["mib"]}
 
 
 def agree(results: list[dict]) -> bool:
@@ -104,14 +134,20 @@ def agree(results: list[dict]) -> bool:
 
 
 def markdown(results: dict) -> str:
-    lines = ["| network | export | MB | against onnxruntime | export against mxc | compile s | peak MiB |", "|---|---|---|---|---|---|---|"]
+    lines = ["| network | export | MB | against onnxruntime | export against mxc | compile s | of it IR | peak MiB |",
+             "|---|---|---|---|---|---|---|---|"]
     for name, r in sorted(results.items()):
         network, exporter = name.split(".")
         if "failed" in r:
-            lines.append(f"| {network} | {exporter} | | {r['failed'].splitlines()[0]} | | | |")
-            continue
-        lines.append(f"| {network} | {exporter} | {r['bytes'] / 1e6:.1f} | {r['error']:.0e} | {r['export_error']:.0e} "
-                     f"| {r['compile_s']:.1f} | {r['compile_mib']:.0f} |")
+            lines.append(f"| {network} | {exporter} | | {r['failed'].splitlines()[0]} | | | | |")
+        elif exporter != LIGHT:
+            lines.append(f"| {network} | {exporter} | {r['bytes'] / 1e6:.1f} | {r['error']:.0e} | {r['export_error']:.0e} "
+                         f"| {r['compile_s']:.1f} | {r['ir_s']:.2f} | {r['compile_mib']:.0f} |")
+    lines += ["", "| light model | kB | against onnxruntime | import s | peak MiB |", "|---|---|---|---|---|"]
+    for name, r in sorted(results.items()):
+        network, exporter = name.split(".")
+        if exporter == LIGHT and "failed" not in r:
+            lines.append(f"| {network} | {r['bytes'] / 1e3:.0f} | {r['error']:.0e} | {r['import_s']:.2f} | {r['import_mib']:.0f} |")
     lines += ["", "| network | backbone parameters | denoisers, `greedy` | % | denoisers, `greedy-fill` | % | the paper's % | exports alike |",
               "|---|---|---|---|---|---|---|---|"]
     for network in NAMES:
@@ -135,12 +171,15 @@ def main() -> None:
     results = json.loads(store.read_text()) if store.exists() else {}
     work = args.out / "work"
     work.mkdir(exist_ok=True)
-    for path in sorted(args.out.glob("*.onnx")):
-        name = path.name.removesuffix(".onnx")
-        if name.split(".")[0] not in args.networks or "failed" not in results.get(name, {"failed": ""}):
+    exports = sorted([*args.out.glob("*.onnx"), *args.out.glob("*.mlir")])
+    jobs = [(path.stem, path, check) for path in exports if path.name.split(".")[0] in args.networks]
+    light = pathlib.Path(onnx.__file__).parent / "backend/test/data/light"
+    jobs += [(f"{path.stem.removeprefix('light_')}.{LIGHT}", path, check_light) for path in sorted(light.glob("*.onnx"))]
+    for name, path, run in jobs:
+        if "failed" not in results.get(name, {"failed": ""}):
             continue
         try:
-            results[name] = check(path, work)
+            results[name] = run(path, work)
         except Exception as error:  # the table shows what failed, and the others go on
             results[name] = {"failed": str(error)}
         print(name, {k: v for k, v in results[name].items() if k != "ranking"}, flush=True)

@@ -5,6 +5,7 @@
     torchscript-unfolded   BatchNorm kept
     dynamo                 weights inline
     dynamo-external        weights in NAME.dynamo-external.onnx.data
+or, by torch-mlir, OUT/NAME.tosa.mlir: a batch of 1, NCHW, BatchNorm spelled out, weights as resources behind the module.
 Weights are drawn from a fixed seed and every BatchNorm's statistics are measured on random images, so that activations
 stay in a sane range through the network. A file that exists is not made again.
 """
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import timm
 import torch
+import torch_mlir.fx
 import torchvision.models as tv
 from torch import nn
 
 FOUR = ("resnet18", "mobilenetv2", "efficientnet_b0", "densenet121")
 OTHERS = ("vgg19", "vit_tiny", "mobilenetv3_large", "resnext50")
 NAMES = [f"{name}-{size}" for name in FOUR for size in (224, 32)] + [f"{name}-224" for name in OTHERS]
-EXPORTERS = ("torchscript", "torchscript-unfolded", "dynamo", "dynamo-external")
+EXPORTERS = ("torchscript", "torchscript-unfolded", "dynamo", "dynamo-external", "tosa")
 
 
 def full_size(name: str) -> nn.Module:
@@ -85,7 +87,11 @@ def network(name: str, size: int) -> nn.Module:
 
 
 def export(net: nn.Module, size: int, exporter: str, path: Path) -> None:
-    """Writes one file: input `input`, output `logits`, dynamic batch."""
+    """Writes one file: input `input`, output `logits`, dynamic batch; TOSA has neither names nor a dynamic batch."""
+    if exporter == "tosa":
+        module = torch_mlir.fx.export_and_import(net, torch.zeros(1, 3, size, size), output_type="tosa", func_name="main")
+        path.write_text(str(module))
+        return
     example = (torch.zeros(2, 3, size, size),)
     names = {"input_names": ["input"], "output_names": ["logits"]}
     if exporter.startswith("torchscript"):
@@ -110,12 +116,13 @@ def main() -> None:
     for name in args.networks:
         kind, size = name.rsplit("-", 1)
         # The four architectures in all four ways; of the others one of each exporter.
-        exporters = EXPORTERS if kind in FOUR else ("torchscript", "dynamo")
-        missing = [e for e in exporters if not (args.out / f"{name}.{e}.onnx").exists()]
+        exporters = [e for e in EXPORTERS if kind in FOUR and (e != "tosa" or size == "32")] or ("torchscript", "dynamo")
+        paths = {e: args.out / f"{name}.{e}{'.mlir' if e == 'tosa' else '.onnx'}" for e in exporters}
+        missing = [e for e in exporters if not paths[e].exists()]
         net = network(kind, int(size)) if missing else None
         for exporter in missing:
-            export(net, int(size), exporter, args.out / f"{name}.{exporter}.onnx")
-            print(f"{name}.{exporter}.onnx", flush=True)
+            export(net, int(size), exporter, paths[exporter])
+            print(paths[exporter].name, flush=True)
 
 
 if __name__ == "__main__":

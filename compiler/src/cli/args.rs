@@ -1,5 +1,7 @@
 //! The command line as clap sees it. Flags that others' scripts rely on are listed in `docs/cli.md`.
 
+use crate::import::ImportOptions;
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{fmt, path::PathBuf};
 
@@ -157,9 +159,8 @@ pub struct CompileArgs {
     /// The denoiser: paper, mean, affine, or a sum such as mean+affine
     #[arg(long, value_name = "KIND", default_value = "paper")]
     pub denoiser: String,
-    /// The shape of an input whose dimensions the model leaves open
-    #[arg(long, value_name = "NAME=1,3,H,W")]
-    pub input_shape: Vec<String>,
+    #[command(flatten)]
+    pub import: ImportArgs,
     /// Keep the last N training samples out of calibration and fine-tuning
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub holdout: usize,
@@ -175,6 +176,9 @@ pub struct CompileArgs {
     /// With --emit, weights as tosa.const instead of external globals
     #[arg(long, requires = "emit")]
     pub inline_weights: bool,
+    /// Print each step's time to stderr
+    #[arg(long)]
+    pub timing: bool,
     #[command(flatten)]
     pub preprocess: PreprocessArgs,
     /// Leave out images that cannot be decoded, and count them, instead of failing
@@ -279,6 +283,36 @@ pub struct EvalArgs {
     pub skip_bad: bool,
 }
 
+/// How a model's file is read.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The shape of an input whose dimensions the model leaves open
+    #[arg(long, value_name = "NAME=1,3,H,W", value_parser = input_shape)]
+    pub input_shape: Vec<(String, Vec<usize>)>,
+    /// The most memory for constants that an ONNX model computes, such as 4GiB [default: 1GiB, less for a small file]
+    #[arg(long, value_name = "BYTES")]
+    pub max_constant_bytes: Option<ByteSize>,
+}
+
+impl ImportArgs {
+    /// The importer's options.
+    pub fn options(&self) -> ImportOptions {
+        ImportOptions {
+            input_shapes: self.input_shape.iter().cloned().collect(),
+            max_constant_bytes: self.max_constant_bytes.map(|size| size.as_u64()),
+        }
+    }
+}
+
+/// `NAME=1,3,H,W`.
+fn input_shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let parsed = text.split_once('=').and_then(|(name, sizes)| {
+        let sizes: Option<Vec<usize>> = sizes.split(',').map(|size| size.trim().parse().ok()).collect();
+        Some((name.to_owned(), sizes.filter(|sizes| !sizes.contains(&0))?))
+    });
+    parsed.ok_or_else(|| "write NAME=1,3,H,W".to_owned())
+}
+
 /// `mxc run`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  mxc run model.onnx --input in.npz -o out.npz")]
@@ -291,9 +325,8 @@ pub struct RunArgs {
     /// The output arrays, by output name
     #[arg(short, long, value_name = "OUT.npz")]
     pub output: PathBuf,
-    /// The shape of an input whose dimensions the model leaves open
-    #[arg(long, value_name = "NAME=1,3,H,W")]
-    pub input_shape: Vec<String>,
+    #[command(flatten)]
+    pub import: ImportArgs,
     /// A package's denoisers in float, or fixed (the digital tile's integers)
     #[arg(long, value_name = "NAME", default_value_t)]
     pub digital: Arithmetic,

@@ -9,21 +9,28 @@ use super::{
 use crate::{
     driver::{self, CompileOptions, Compiled, Record},
     import::{self, SourceInfo, SourceInput},
-    passes::{RunOptions, SampleRequest, Samples, run::print_module},
+    passes::{
+        RunOptions, SampleRequest, Samples,
+        run::{Times, print_module},
+    },
 };
 use mxc_runtime::{
     hardware::Hardware,
     package::{self, Preprocessing, write_atomically},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
-    let input_shapes = input_shapes(&args.input_shape)?;
     let noise = session::noise_option(args.sigma.or(Some(0.06)), args.noise.clone())?.unwrap_or_default();
     let hardware = hardware_profile(args.hardware.as_deref())?;
 
     let context = mxc_dialects::new_context();
-    let imported = driver::import(&context, &args.model, &input_shapes)?;
+    let (times, start) = (Times::default(), Instant::now());
+    let imported = driver::import(&context, &args.model, &args.import.options())?;
+    times.add("import", start.elapsed());
     if args.emit.is_none() {
         check_samples(&args.model, &imported.source)?;
     }
@@ -39,7 +46,6 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         seed: global.seed,
         threads: global.threads,
         samples: args.samples.unwrap_or(if args.data.is_some() { 512 } else { 64 }),
-        input_shapes,
     };
     let level = match args.emit {
         Some(Level::Graph) => driver::Level::Graph,
@@ -51,12 +57,15 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         Some(path) => Some(sample_source(path, args.holdout, &preprocessing, global.threads, skip.clone())?),
         None => None,
     };
-    let run = RunOptions::default();
+    let run = RunOptions { timing: Some(&times), ..RunOptions::default() };
     let mut compiled = driver::compile(&context, imported, &options, level, samples, &run)?;
     for warning in &compiled.warnings {
         global.ui.warn(warning);
     }
     if let Some(level) = args.emit {
+        if args.timing {
+            eprint!("{}", times.table());
+        }
         return emit(&context, &mut compiled, level, &args, &hardware);
     }
 
@@ -68,6 +77,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         holdout: args.holdout,
         options: recorded_options(&args, &options),
     };
+    let start = Instant::now();
     let package = driver::package(&compiled, &options, record);
     let placement = package.manifest.placement.clone().unwrap_or_default();
     if !placement.layers.iter().any(|layer| layer.chosen) {
@@ -78,6 +88,10 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         ));
     }
     package.write(&output)?;
+    times.add("package", start.elapsed());
+    if args.timing {
+        eprint!("{}", times.table());
+    }
     if global.ui.json {
         return super::print_json(&report(&placement, skip.skipped()));
     }
@@ -121,20 +135,6 @@ fn emit<'c>(
 /// The default name of a package: the model's, in the current folder.
 fn default_output(model: &Path) -> PathBuf {
     PathBuf::from(model.file_stem().unwrap_or(model.as_os_str())).with_extension("mxa")
-}
-
-/// Parses `--input-shape NAME=1,3,H,W`.
-pub fn input_shapes(texts: &[String]) -> Result<Vec<(String, Vec<usize>)>, Failure> {
-    texts
-        .iter()
-        .map(|text| {
-            let parsed = text.split_once('=').and_then(|(name, sizes)| {
-                let sizes: Option<Vec<usize>> = sizes.split(',').map(|size| size.trim().parse().ok()).collect();
-                Some((name.to_owned(), sizes.filter(|sizes| !sizes.contains(&0))?))
-            });
-            parsed.ok_or_else(|| format!("--input-shape {text}: write NAME=1,3,H,W").into())
-        })
-        .collect()
 }
 
 /// A hardware profile's text: the file's, checked, or the built-in one.

@@ -64,7 +64,10 @@ fn load(args: &RunArgs) -> Result<Program, Failure> {
         return Err("--digital fixed needs a package (.mxa): its denoisers are lowered to the digital tile".into());
     }
     let context = mxc_dialects::new_context();
-    let imported = driver::import(&context, &args.model, &super::compile::input_shapes(&args.input_shape)?)?;
+    let mut imported = driver::import(&context, &args.model, &args.import.options())?;
+    if imported.source.opset.is_none() {
+        driver::fold_constants(&context, &mut imported)?;
+    }
     Ok(mxc_runtime::load::program(&imported.module, &imported.weights)?)
 }
 
@@ -163,11 +166,9 @@ fn bind(program: &Program, arrays: &BTreeMap<String, Numbers>, path: &Path) -> R
             .into());
         }
         samples = Some(count);
-        inputs.push(
-            array
-                .encode(value.dtype)
-                .ok_or_else(|| format!("{}: input '{}' holds integers", path.display(), value.name))?,
-        );
+        inputs.push(array.encode(value.dtype).ok_or_else(|| {
+            format!("{}: input '{}' holds floats, but the model wants integers", path.display(), value.name)
+        })?);
     }
     Ok((inputs, samples.unwrap_or(1)))
 }

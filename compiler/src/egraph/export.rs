@@ -129,7 +129,11 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         }
         let node = self.node(id)?.clone();
         let value = match &node.op {
-            Op::Constant(number) if inline.is_none_or(|inline| inline == self.is_inline(*number)) => {
+            // A fill of the source program stays one wherever it is.
+            Op::Constant(number)
+                if inline.is_none_or(|inline| inline == self.is_inline(*number))
+                    || self.is_inline(*number) && self.network.egraph[id].data.splat.is_some() =>
+            {
                 let source = self.network.constants[*number];
                 let operation = ir::defining_op(source).ok_or_else(|| PassError::new("a constant has no operation"))?;
                 let copy = self.copy(operation, &[], source.r#type(), &[])?;

@@ -225,7 +225,8 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
             (None, None) => None,
         };
         let tensor = values.map(|values| Tensor { shape: shape.clone(), values });
-        let splat = tensor.as_ref().and_then(Tensor::repeated);
+        let said = || attribute.filter(|_| global.is_none()).and_then(ffi::dense_f32_splat).map(f64::from);
+        let splat = tensor.as_ref().and_then(Tensor::repeated).or_else(said);
         let number = self.constants.len();
         self.constants.push(result);
         let facts = &mut self.egraph.analysis;

@@ -3,7 +3,7 @@
 use super::{
     decode::unique,
     error::{Problem, invalid, unsupported},
-    tensor::{Dim, Element, element_count, show},
+    tensor::{Data, Dim, Element, Tensor, element_count, show},
 };
 use melior::{
     Context,
@@ -347,14 +347,25 @@ impl<'c, 'a> Emitter<'c, 'a> {
         Ok(value)
     }
 
-    /// A small constant inline, a larger one as a weight named `name`.
-    pub fn constant_or_weight(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-        values: &Arc<[f32]>,
-    ) -> Result<Value<'c, 'a>, Problem> {
-        if values.len() <= MAX_INLINE { self.constant(shape, values) } else { self.weight(name, shape, values.clone()) }
+    /// A constant of floats: inline where it is a fill, else a weight named `name`.
+    pub fn tensor(&mut self, name: &str, tensor: &Tensor) -> Result<Value<'c, 'a>, Problem> {
+        match tensor.data {
+            Data::Fill(value) => {
+                check_size(&tensor.shape.iter().map(|&size| Dim::Fixed(size)).collect::<Vec<_>>())?;
+                let r#type = self.fixed_tensor(self.f32(), &tensor.shape);
+                let splat = DenseElementsAttribute::f32_values(r#type, &[value]);
+                self.constant_op("tosa.const", &[("values", splat.into())], r#type)
+            }
+            _ => self.weight(name, &tensor.shape, tensor.to_floats().unwrap_or_default()),
+        }
+    }
+
+    /// A constant of floats, inline also where it is small.
+    pub fn constant_or_weight(&mut self, name: &str, tensor: &Tensor) -> Result<Value<'c, 'a>, Problem> {
+        match &tensor.data {
+            Data::Float(values) if values.len() <= MAX_INLINE => self.constant(&tensor.shape, values),
+            _ => self.tensor(name, tensor),
+        }
     }
 
     /// A shape operand. At most one dimension may depend on the batch; it is written −1.

@@ -126,6 +126,21 @@ pub enum ImportError {
         /// What is wrong, naming the values concerned.
         reason: String,
     },
+    /// The constants that the model computes take too much memory.
+    #[error(
+        "node '{node}' ({op}): the constants that the model computes take {bytes} bytes with this one, more than {limit}"
+    )]
+    #[diagnostic(help("raise the limit with --max-constant-bytes, or fold the constants before export (onnxsim)"))]
+    Constants {
+        /// The node.
+        node: String,
+        /// Its operator.
+        op: String,
+        /// What all would take.
+        bytes: u64,
+        /// What they may take.
+        limit: u64,
+    },
     /// A graph input whose shape mxc cannot use.
     #[error("input '{input}': {reason}")]
     #[diagnostic(help("{help}"))]
@@ -166,6 +181,8 @@ pub(super) enum Problem {
     Unsupported(Option<String>),
     /// The node is inconsistent.
     Invalid(String),
+    /// The constants made so far and this node's take so many bytes, which is too much.
+    TooLarge(u64),
     /// Another error, found below the node.
     Import(Box<ImportError>),
 }

@@ -5,7 +5,7 @@ use super::{
     attributes::{axes, axis, integers},
     decode::{Attribute, Node},
     error::{Problem, invalid, unsupported},
-    tensor::{Data, MAX_CONSTANT, Sym, Tensor, broadcast_shape, broadcast_steps, positions, strides},
+    tensor::{Data, Element, Sym, Tensor, broadcast_shape, broadcast_steps, positions, strides},
 };
 use std::{cmp::Ordering, rc::Rc, sync::Arc};
 
@@ -75,8 +75,26 @@ pub(super) fn is_foldable(op: &str) -> bool {
     )
 }
 
-/// The outputs of a node whose inputs are all constants (`None`: left out). `opset` is that of ONNX's own operators.
-pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Result<Vec<Rc<Tensor>>, Problem> {
+/// Whether [`fold`] keeps a fill among an operator's inputs as it is, or looks at its elements one by one.
+fn keeps_fills(op: &str) -> bool {
+    !matches!(op, "Cast" | "CastLike" | "Concat" | "Gather" | "Range" | "Slice" | "Split" | "Where")
+        && !op.starts_with("Reduce")
+}
+
+/// The outputs of a node whose inputs are all constants (`None`: left out). `opset` is that of ONNX's own operators, `room`
+/// the bytes that a result may take.
+pub(super) fn fold(
+    node: &Node,
+    inputs: &[Option<Rc<Tensor>>],
+    opset: i64,
+    room: u64,
+) -> Result<Vec<Rc<Tensor>>, Problem> {
+    let inputs = &if keeps_fills(&node.op) {
+        inputs.to_vec()
+    } else {
+        let written = |input: &Rc<Tensor>| written_out(input, room);
+        inputs.iter().map(|input| input.as_ref().map(written).transpose()).collect::<Result<Vec<_>, _>>()?
+    };
     let input = |index: usize| -> Result<&Rc<Tensor>, Problem> {
         match inputs.get(index) {
             Some(Some(tensor)) => Ok(tensor),
@@ -96,7 +114,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
         "Cast" => one(cast(input(0)?, node.int("to", 1)?)?),
         "CastLike" => {
             let to = match input(1)?.data {
-                Data::Float(_) => 1,
+                Data::Float(_) | Data::Fill(_) => 1,
                 Data::Int(_) => 7,
                 Data::Bool(_) => 9,
             };
@@ -111,16 +129,16 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
             _ => invalid("its input must be boolean"),
         },
         "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Equal" | "Greater" | "GreaterOrEqual" | "Less"
-        | "LessOrEqual" | "And" | "Or" | "Xor" => one(binary(&node.op, input(0)?, input(1)?)?),
+        | "LessOrEqual" | "And" | "Or" | "Xor" => one(binary(&node.op, input(0)?, input(1)?, room)?),
         "Max" | "Min" | "Sum" => {
             let pairwise = if node.op == "Sum" { "Add" } else { &node.op };
             let mut result = input(0)?.as_ref().clone();
             for index in 1..inputs.len() {
-                result = binary(pairwise, &result, input(index)?)?;
+                result = binary(pairwise, &result, input(index)?, room)?;
             }
             one(result)
         }
-        "Where" => one(select(input(0)?, input(1)?, input(2)?)?),
+        "Where" => one(select(input(0)?, input(1)?, input(2)?, room)?),
         "Reshape" => {
             let tensor = input(0)?;
             let target = match optional(1) {
@@ -167,7 +185,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
         }
         "Concat" => {
             let tensors = (0..inputs.len()).map(|index| input(index).cloned()).collect::<Result<Vec<_>, _>>()?;
-            one(concat(&tensors, node.int("axis", 0)?)?)
+            one(concat(&tensors, node.int("axis", 0)?, room)?)
         }
         "Gather" => {
             let (tensor, indices) = (input(0)?, input(1)?);
@@ -180,7 +198,8 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
             let strides = strides(&tensor.shape);
             let outer = positions(&tensor.shape[..axis], &strides[..axis], 0);
             let inner = positions(&tensor.shape[axis + 1..], &strides[axis + 1..], 0);
-            bounded(outer.len().saturating_mul(indices.len()).saturating_mul(inner.len()))?;
+            let count = outer.len().saturating_mul(indices.len()).saturating_mul(inner.len());
+            bounded(count, tensor, room)?;
             let mut picked = Vec::new();
             for &outer in &outer {
                 for &index in &indices {
@@ -223,8 +242,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
             let Some(shape) = broadcast_shape(&tensor.shape, &target) else {
                 return invalid(format!("cannot expand {:?} to {target:?}", tensor.shape));
             };
-            bounded_shape(&shape)?;
-            one(tensor.broadcast(&shape))
+            one(spread(tensor, &shape, room)?)
         }
         "Tile" => {
             let tensor = input(0)?;
@@ -235,19 +253,18 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
             // Repeating an axis is broadcasting a new axis before it.
             let apart: Vec<_> = tensor.shape.iter().flat_map(|&size| [1, size]).collect();
             let wide: Vec<_> = tensor.shape.iter().zip(&repeats).flat_map(|(&size, &times)| [times, size]).collect();
-            bounded_shape(&wide)?;
+            let wide = spread(&tensor.reshaped(apart), &wide, room)?;
             let shape = tensor.shape.iter().zip(&repeats).map(|(size, times)| size * times).collect();
-            one(tensor.reshaped(apart).broadcast(&wide).reshaped(shape))
+            one(wide.reshaped(shape))
         }
         "ConstantOfShape" => {
             let shape = sizes(&integers("shape", input(0)?)?)?;
-            bounded_shape(&shape)?;
             let value = match node.attributes.get("value") {
                 Some(Attribute::Tensor(value)) if value.len() == 1 => value.reshaped(vec![]),
                 Some(_) => return invalid("attribute 'value' must be a tensor with one element"),
                 None => Tensor::floats(vec![], [0.0]),
             };
-            one(value.broadcast(&shape))
+            one(spread(&value, &shape, room)?)
         }
         "Range" => {
             if let (Some(start), Some(limit), Some(step)) =
@@ -258,7 +275,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
                 let span = i128::from(limit) - i128::from(start);
                 let count = (span + i128::from(step) - i128::from(step.signum())) / i128::from(step);
                 let count = usize::try_from(count.max(0)).unwrap_or(usize::MAX);
-                bounded(count)?;
+                bounded(count, input(0)?, room)?;
                 let values: Vec<_> =
                     (0..count as i64).map(|index| Sym::from(start.wrapping_add(index.wrapping_mul(step)))).collect();
                 return one(Tensor::ints(vec![count], values));
@@ -269,7 +286,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
                 && step != 0.0
             {
                 let count = ((f64::from(limit) - f64::from(start)) / f64::from(step)).ceil().max(0.0) as usize;
-                bounded(count)?;
+                bounded(count, input(0)?, room)?;
                 let values: Vec<_> =
                     (0..count).map(|index| (f64::from(start) + index as f64 * f64::from(step)) as f32).collect();
                 return one(Tensor::floats(vec![count], values));
@@ -287,7 +304,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64) -> Re
             let result = reduce(&node.op, tensor, &reduced, node.int("keepdims", 1)? != 0)?;
             if node.op == "ReduceMean" {
                 let count = Tensor::floats(vec![], [(tensor.len() / result.len().max(1)) as f32]);
-                return one(binary("Div", &result, &count)?);
+                return one(binary("Div", &result, &count, room)?);
             }
             one(result)
         }
@@ -328,15 +345,46 @@ pub(super) fn shape_of(node: &Node, shape: Vec<Sym>) -> Result<Tensor, Problem> 
     Ok(Tensor::ints(vec![dims.len()], dims))
 }
 
-fn bounded(count: usize) -> Result<(), Problem> {
-    if count > MAX_CONSTANT {
-        return invalid(format!("it makes a constant of {count} elements; at most {MAX_CONSTANT} are allowed"));
-    }
-    Ok(())
+/// Refuses a constant of more than `room` bytes: `count` elements such as `like` holds.
+fn bounded(count: usize, like: &Tensor, room: u64) -> Result<(), Problem> {
+    let width = match like.data {
+        Data::Float(_) | Data::Fill(_) => size_of::<f32>(),
+        Data::Int(_) => size_of::<Sym>(),
+        Data::Bool(_) => size_of::<bool>(),
+    };
+    let bytes = count.saturating_mul(width) as u64;
+    if bytes > room { Err(Problem::TooLarge(bytes)) } else { Ok(()) }
 }
 
-fn bounded_shape(shape: &[usize]) -> Result<(), Problem> {
-    bounded(shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size)).unwrap_or(usize::MAX))
+fn bounded_shape(shape: &[usize], like: &Tensor, room: u64) -> Result<(), Problem> {
+    bounded(count(shape), like, room)
+}
+
+/// The number of elements of a shape that a model asks for.
+fn count(shape: &[usize]) -> usize {
+    shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size)).unwrap_or(usize::MAX)
+}
+
+/// A tensor with a fill written out, if that takes no more than `room` bytes.
+pub(super) fn written_out(tensor: &Rc<Tensor>, room: u64) -> Result<Rc<Tensor>, Problem> {
+    match tensor.data {
+        Data::Fill(_) => {
+            bounded(tensor.len(), tensor, room)?;
+            Ok(Rc::new(tensor.written_out()))
+        }
+        _ => Ok(tensor.clone()),
+    }
+}
+
+/// A tensor broadcast to `shape`, to which it must broadcast; one float becomes a fill.
+pub(super) fn spread(tensor: &Tensor, shape: &[usize], room: u64) -> Result<Tensor, Problem> {
+    match tensor.repeated() {
+        Some(value) if count(shape) < usize::MAX => Ok(Tensor::filled(shape.to_vec(), value)),
+        _ => {
+            bounded_shape(shape, tensor, room)?;
+            Ok(tensor.broadcast(shape))
+        }
+    }
 }
 
 pub(super) fn sizes(values: &[i64]) -> Result<Vec<usize>, Problem> {
@@ -496,13 +544,16 @@ fn reshape(shape: &[usize], target: &[i64], allow_zero: bool) -> Result<Vec<usiz
 pub(super) fn cast(tensor: &Tensor, to: i64) -> Result<Tensor, Problem> {
     let shape = tensor.shape.clone();
     Ok(match (to, &tensor.data) {
-        (1 | 10 | 11 | 16, Data::Float(_)) | (2..=7 | 12 | 13, Data::Int(_)) | (9, Data::Bool(_)) => tensor.clone(),
+        (1 | 10 | 11 | 16, Data::Float(_) | Data::Fill(_)) | (2..=7 | 12 | 13, Data::Int(_)) | (9, Data::Bool(_)) => {
+            tensor.clone()
+        }
         (1 | 10 | 11 | 16, _) => match tensor.to_floats() {
             Some(values) => Tensor::floats(shape, values),
             None => {
                 return unsupported("a number that depends on the batch size is used as a float");
             }
         },
+        (_, Data::Fill(_)) => return cast(&tensor.written_out(), to),
         (2..=7 | 12 | 13, Data::Float(values)) => {
             Tensor::ints(shape, values.iter().map(|&value| Sym::from(value as i64)).collect::<Vec<_>>())
         }
@@ -532,9 +583,9 @@ fn unary(op: &str, tensor: &Tensor) -> Result<Tensor, Problem> {
             None => unsupported("its input depends on the batch size"),
         };
     }
-    let Data::Float(values) = &tensor.data else {
+    if tensor.data.element() != Element::F32 {
         return unsupported("its input is not a float");
-    };
+    }
     let function: fn(f32) -> f32 = match op {
         "Abs" => f32::abs,
         "Ceil" => f32::ceil,
@@ -552,14 +603,23 @@ fn unary(op: &str, tensor: &Tensor) -> Result<Tensor, Problem> {
         "Sqrt" => f32::sqrt,
         _ => f32::tanh,
     };
-    Ok(Tensor::floats(tensor.shape.clone(), values.iter().map(|&value| function(value)).collect::<Vec<_>>()))
+    Ok(tensor.map(function))
 }
 
-fn binary(op: &str, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem> {
+fn binary(op: &str, a: &Tensor, b: &Tensor, room: u64) -> Result<Tensor, Problem> {
     let Some(shape) = broadcast_shape(&a.shape, &b.shape) else {
         return invalid(format!("its operands of shapes {:?} and {:?} do not broadcast", a.shape, b.shape));
     };
-    bounded_shape(&shape)?;
+    let is_fill = |tensor: &Tensor| matches!(tensor.data, Data::Fill(_));
+    if is_fill(a) || is_fill(b) {
+        if let (Some(a), Some(b)) = (a.repeated(), b.repeated()) {
+            let one = |value| Tensor::floats(vec![], [value]);
+            return spread(&binary(op, &one(a), &one(b), room)?, &shape, room);
+        }
+        let written = |tensor: &Tensor| written_out(&Rc::new(tensor.clone()), room);
+        return binary(op, written(a)?.as_ref(), written(b)?.as_ref(), room);
+    }
+    bounded_shape(&shape, a, room)?;
     let at_a = positions(&shape, &broadcast_steps(&a.shape, &shape), 0);
     let at_b = positions(&shape, &broadcast_steps(&b.shape, &shape), 0);
     let pairs = at_a.iter().copied().zip(at_b.iter().copied());
@@ -641,7 +701,7 @@ fn binary(op: &str, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem> {
 }
 
 /// Where.
-fn select(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem> {
+fn select(condition: &Tensor, a: &Tensor, b: &Tensor, room: u64) -> Result<Tensor, Problem> {
     let Data::Bool(conditions) = &condition.data else {
         return invalid("its condition must be boolean");
     };
@@ -649,7 +709,7 @@ fn select(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem>
     let Some(shape) = shape else {
         return invalid("its operands do not broadcast");
     };
-    bounded_shape(&shape)?;
+    bounded_shape(&shape, a, room)?;
     let steps = |from: &[usize]| positions(&shape, &broadcast_steps(from, &shape), 0);
     let (at_condition, at_a, at_b) = (steps(&condition.shape), steps(&a.shape), steps(&b.shape));
     let taken = at_condition.iter().map(|&index| conditions[index]).zip(at_a.into_iter().zip(at_b));
@@ -668,7 +728,7 @@ fn select(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem>
 }
 
 /// Concat.
-fn concat(tensors: &[Rc<Tensor>], at: i64) -> Result<Tensor, Problem> {
+fn concat(tensors: &[Rc<Tensor>], at: i64, room: u64) -> Result<Tensor, Problem> {
     let Some(first) = tensors.first() else {
         return invalid("it has no inputs");
     };
@@ -683,7 +743,7 @@ fn concat(tensors: &[Rc<Tensor>], at: i64) -> Result<Tensor, Problem> {
         }
         shape[at] = shape[at].saturating_add(tensor.shape[at]);
     }
-    bounded_shape(&shape)?;
+    bounded_shape(&shape, first, room)?;
     let outer: usize = shape[..at].iter().product();
     fn join<T: Copy>(parts: &[(&[T], usize)], outer: usize) -> Vec<T> {
         (0..outer)
@@ -695,7 +755,7 @@ fn concat(tensors: &[Rc<Tensor>], at: i64) -> Result<Tensor, Problem> {
     let run = |tensor: &Tensor| tensor.shape[at..].iter().product::<usize>();
     let mixed = || invalid("its inputs have different data types");
     Ok(match &first.data {
-        Data::Float(_) => {
+        Data::Float(_) | Data::Fill(_) => {
             let parts: Option<Vec<(&[f32], usize)>> = tensors
                 .iter()
                 .map(|tensor| match &tensor.data {
@@ -748,7 +808,7 @@ fn reduce(op: &str, tensor: &Tensor, axes: &[usize], keep: bool) -> Result<Tenso
     };
     let mut result = part(inner[0]);
     for &offset in &inner[1..] {
-        result = binary(pairwise, &result, &part(offset))?;
+        result = binary(pairwise, &result, &part(offset), tensor.full_bytes())?;
     }
     Ok(result)
 }
@@ -757,6 +817,7 @@ fn reduce(op: &str, tensor: &Tensor, axes: &[usize], keep: bool) -> Result<Tenso
 pub(super) fn floats(name: &str, tensor: &Tensor) -> Result<Arc<[f32]>, Problem> {
     match &tensor.data {
         Data::Float(values) => Ok(values.clone()),
+        Data::Fill(_) => Ok(tensor.to_floats().unwrap_or_default()),
         _ => invalid(format!("'{name}' must hold floats")),
     }
 }

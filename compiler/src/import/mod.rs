@@ -19,6 +19,7 @@ mod ffi;
 mod fold;
 mod inline;
 mod lower;
+mod resources;
 mod tensor;
 
 pub use error::{ImportError, UnsupportedNode};
@@ -60,7 +61,14 @@ pub struct ImportOptions {
     /// Shapes for inputs with dynamic dimensions, by the input's name (`--input-shape NAME=1,3,H,W`). The first dimension
     /// is the batch and stays dynamic whatever it says.
     pub input_shapes: BTreeMap<String, Vec<usize>>,
+    /// The most memory, in bytes, that constants may take which the model computes out of smaller ones
+    /// (`--max-constant-bytes`). `None` is [`MAX_CONSTANT_BYTES`], but no more than 64 MiB and 64 times the file's size, so
+    /// that a small file cannot ask for a large computation.
+    pub max_constant_bytes: Option<u64>,
 }
+
+/// See [`ImportOptions::max_constant_bytes`].
+pub const MAX_CONSTANT_BYTES: u64 = 1 << 30;
 
 /// An imported network.
 #[derive(Debug)]
@@ -107,8 +115,11 @@ pub struct SourceInput {
 /// Imports an ONNX file. External data files are looked up beside it.
 pub fn onnx<'c>(context: &'c Context, path: &Path, options: &ImportOptions) -> Result<Imported<'c>, ImportError> {
     let bytes = read(path)?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    onnx_bytes(context, &bytes, &path.display().to_string(), folder, options)
+    let file = path.display().to_string();
+    let (model, found) = (decode::parse(&bytes, &file)?, File { sha256: digest(&bytes), size: bytes.len() as u64 });
+    // The model holds its weights now; a second copy would be most of the peak.
+    drop(bytes);
+    onnx_model(context, model, found, &file, path.parent().unwrap_or(Path::new("")), options)
 }
 
 /// Imports the bytes of an ONNX file; `file` names it in errors, `folder` is where its external data files are.
@@ -119,8 +130,25 @@ pub fn onnx_bytes<'c>(
     folder: &Path,
     options: &ImportOptions,
 ) -> Result<Imported<'c>, ImportError> {
-    let sha256 = digest(bytes);
-    let model = decode::decode(decode::parse(bytes, file)?, folder)?;
+    let found = File { sha256: digest(bytes), size: bytes.len() as u64 };
+    onnx_model(context, decode::parse(bytes, file)?, found, file, folder, options)
+}
+
+/// What is known of a model's bytes once they are parsed.
+struct File {
+    sha256: String,
+    size: u64,
+}
+
+fn onnx_model<'c>(
+    context: &'c Context,
+    model: onnx_protobuf::ModelProto,
+    File { sha256, size }: File,
+    file: &str,
+    folder: &Path,
+    options: &ImportOptions,
+) -> Result<Imported<'c>, ImportError> {
+    let model = decode::decode(model, folder)?;
     let Some(&opset) = model.opsets.get("") else {
         return Err(ImportError::NotOnnx {
             file: file.to_owned(),
@@ -133,7 +161,10 @@ pub fn onnx_bytes<'c>(
     if opset > NEWEST_OPSET {
         tracing::warn!("'{file}' uses ONNX opset {opset}, which is newer than {NEWEST_OPSET}, the newest checked");
     }
-    let found = build(context, &model, &sha256, options, false);
+    let small = (64 << 20) + 64 * size;
+    let limit = options.max_constant_bytes.unwrap_or(small.min(MAX_CONSTANT_BYTES));
+    let build = |whole: bool| build(context, &model, &sha256, options, limit, whole);
+    let found = build(false);
     if !model.graph.inputs.iter().all(is_static) {
         return found;
     }
@@ -141,8 +172,8 @@ pub fn onnx_bytes<'c>(
     let runs = |imported: &Imported<'c>| mxc_runtime::load::program(&imported.module, &imported.weights).is_ok();
     match found {
         Ok(imported) if runs(&imported) => Ok(imported),
-        Ok(imported) => Ok(build(context, &model, &sha256, options, true).unwrap_or(imported)),
-        Err(error) => build(context, &model, &sha256, options, true).map_err(|other| match (&error, &other) {
+        Ok(imported) => Ok(build(true).unwrap_or(imported)),
+        Err(error) => build(true).map_err(|other| match (&error, &other) {
             (ImportError::Input { .. }, _) | (ImportError::Unsupported { .. }, ImportError::Unsupported { .. }) => {
                 other
             }
@@ -163,6 +194,7 @@ fn build<'c>(
     model: &Model,
     sha256: &str,
     options: &ImportOptions,
+    max_constant_bytes: u64,
     whole: bool,
 ) -> Result<Imported<'c>, ImportError> {
     let (inputs, fixed_batch) = inputs(model, options, whole)?;
@@ -178,7 +210,7 @@ fn build<'c>(
     let named = |name: &str| Location::name(context, name, Location::unknown(context));
     let arguments: Vec<_> = inputs.iter().zip(&types).map(|((name, _), r#type)| (*r#type, named(name))).collect();
     let block = Block::new(&arguments);
-    let lowered = lower(context, &block, model, &inputs, fixed_batch, whole)?;
+    let lowered = lower(context, &block, model, (&inputs, fixed_batch), max_constant_bytes, whole)?;
     prune(&block);
 
     let module = Module::new(Location::unknown(context));
@@ -219,8 +251,9 @@ fn build<'c>(
     })
 }
 
-/// Imports a module in the TOSA dialect, as text. Its only function is renamed to `@main`; constants stay
-/// where they are, and globals without a value need weights from elsewhere.
+/// Imports a module in the TOSA dialect, as text. Its only function is renamed to `@main`; constants whose values are
+/// resources behind the module become weights, others stay where they are, and globals without a value need weights from
+/// elsewhere.
 pub fn mlir<'c>(context: &'c Context, path: &Path) -> Result<Imported<'c>, ImportError> {
     mlir_bytes(context, &read(path)?, &path.display().to_string())
 }
@@ -249,6 +282,8 @@ pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<
     let Some(block) = ir::entry_block(main) else {
         return Err(failed("its function '@main' has no body".to_owned()));
     };
+    let source = std::str::from_utf8(bytes).map_err(|error| failed(error.to_string()))?;
+    let weights = resources::to_weights(context, &module, block, source).map_err(failed)?;
     let mut inputs = Vec::new();
     for index in 0..block.argument_count() {
         let shape = block.argument(index).ok().and_then(|argument| ir::tensor_shape(argument.r#type()));
@@ -267,7 +302,7 @@ pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<
         .map(|index| attribute_name(&main, "res_attrs", index).unwrap_or_else(|| format!("output{index}")))
         .collect();
     Ok(Imported {
-        weights: WeightStore::new(),
+        weights,
         source: SourceInfo { sha256: digest(bytes), whole, inputs, outputs, ..SourceInfo::default() },
         module,
     })
@@ -400,8 +435,8 @@ fn lower<'c>(
     context: &'c Context,
     block: &Block<'c>,
     model: &Model,
-    inputs: &[(String, Vec<Dim>)],
-    fixed_batch: Option<i64>,
+    (inputs, fixed_batch): (&[(String, Vec<Dim>)], Option<i64>),
+    max_constant_bytes: u64,
     whole: bool,
 ) -> Result<Lowered<'c>, ImportError> {
     let emit = Emitter::new(context, block);
@@ -410,7 +445,7 @@ fn lower<'c>(
         let order = emit::logical(shape.len());
         scope.insert(name.clone(), Entry::Activation(emit::Activation { value, shape: shape.clone(), order }));
     }
-    let mut lowering = Lowering::new(emit, model, fixed_batch);
+    let mut lowering = Lowering::new(emit, model, fixed_batch, max_constant_bytes);
     let outputs = lowering.run(scope)?;
     if !lowering.unsupported.is_empty() {
         return Err(ImportError::Unsupported { nodes: lowering.unsupported });

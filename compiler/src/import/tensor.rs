@@ -1,9 +1,7 @@
 //! Shapes with a symbolic batch, and constants as they are known at import time.
 
+use mxc_runtime::store::permuted;
 use std::{fmt, sync::Arc};
-
-/// The most elements that a constant made at import time, and not merely rearranged, may have; and all of them together.
-pub(super) const MAX_CONSTANT: usize = 1 << 24;
 
 /// An integer that may depend on the batch size N: `constant + batch·N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +176,8 @@ impl fmt::Display for Element {
 pub(super) enum Data {
     /// f16, bf16, f32 and f64.
     Float(Arc<[f32]>),
+    /// The same float everywhere, as ConstantOfShape makes it: it takes no memory however large its shape.
+    Fill(f32),
     /// All integer types; elements may depend on the batch size.
     Int(Arc<[Sym]>),
     Bool(Arc<[bool]>),
@@ -187,7 +187,7 @@ impl Data {
     /// The type of an activation that holds them.
     pub fn element(&self) -> Element {
         match self {
-            Self::Float(_) => Element::F32,
+            Self::Float(_) | Self::Fill(_) => Element::F32,
             Self::Int(_) => Element::I64,
             Self::Bool(_) => Element::Bool,
         }
@@ -208,6 +208,15 @@ impl Tensor {
         Self { shape, data: Data::Float(values) }
     }
 
+    /// One value everywhere: a fill, unless it is so small that it may as well be written out.
+    pub fn filled(shape: Vec<usize>, value: f32) -> Self {
+        const SMALL: usize = 1024;
+        match shape.iter().product() {
+            count if count <= SMALL => Self::floats(shape, vec![value; count]),
+            _ => Self { shape, data: Data::Fill(value) },
+        }
+    }
+
     pub fn ints(shape: Vec<usize>, values: impl Into<Arc<[Sym]>>) -> Self {
         let values = values.into();
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
@@ -224,8 +233,36 @@ impl Tensor {
     pub fn len(&self) -> usize {
         match &self.data {
             Data::Float(values) => values.len(),
+            Data::Fill(_) => self.shape.iter().product(),
             Data::Int(values) => values.len(),
             Data::Bool(values) => values.len(),
+        }
+    }
+
+    /// The memory that the elements take.
+    pub fn bytes(&self) -> u64 {
+        let bytes = match &self.data {
+            Data::Float(values) => size_of_val(values.as_ref()),
+            Data::Fill(_) => 0,
+            Data::Int(values) => size_of_val(values.as_ref()),
+            Data::Bool(values) => size_of_val(values.as_ref()),
+        };
+        bytes as u64
+    }
+
+    /// The memory that the elements take once a fill is written out.
+    pub fn full_bytes(&self) -> u64 {
+        match self.data {
+            Data::Fill(_) => size_of::<f32>() as u64 * self.len() as u64,
+            _ => self.bytes(),
+        }
+    }
+
+    /// The tensor with a fill written out. The caller has checked [`Self::full_bytes`].
+    pub fn written_out(&self) -> Self {
+        match self.data {
+            Data::Fill(value) => Self::floats(self.shape.clone(), vec![value; self.len()]),
+            _ => self.clone(),
         }
     }
 
@@ -233,6 +270,7 @@ impl Tensor {
     pub fn to_floats(&self) -> Option<Arc<[f32]>> {
         match &self.data {
             Data::Float(values) => Some(values.clone()),
+            Data::Fill(value) => Some(vec![*value; self.len()].into()),
             Data::Int(values) => values.iter().map(|value| value.known().map(|value| value as f32)).collect(),
             Data::Bool(values) => Some(values.iter().map(|&value| f32::from(u8::from(value))).collect()),
         }
@@ -264,6 +302,25 @@ impl Tensor {
         (self.len() == 1).then(|| self.to_floats()?.first().copied()).flatten()
     }
 
+    /// The float that every element is.
+    pub fn repeated(&self) -> Option<f32> {
+        match &self.data {
+            Data::Fill(value) => Some(*value),
+            Data::Float(values) if values.len() == 1 => values.first().copied(),
+            _ => None,
+        }
+    }
+
+    /// A function of every element of a float tensor; another stays as it is.
+    pub fn map(&self, function: impl Fn(f32) -> f32) -> Self {
+        let data = match &self.data {
+            Data::Float(values) => Data::Float(values.iter().map(|&value| function(value)).collect()),
+            Data::Fill(value) => Data::Fill(function(*value)),
+            other => other.clone(),
+        };
+        Self { shape: self.shape.clone(), data }
+    }
+
     /// The same elements under another shape of as many elements.
     pub fn reshaped(&self, shape: Vec<usize>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), self.len());
@@ -279,6 +336,7 @@ impl Tensor {
         debug_assert_eq!(shape.iter().product::<usize>(), positions.len());
         let data = match &self.data {
             Data::Float(values) => Data::Float(positions.iter().map(|&i| values[i]).collect()),
+            Data::Fill(value) => Data::Fill(*value),
             Data::Int(values) => Data::Int(positions.iter().map(|&i| values[i]).collect()),
             Data::Bool(values) => Data::Bool(positions.iter().map(|&i| values[i]).collect()),
         };
@@ -287,15 +345,24 @@ impl Tensor {
 
     /// The tensor with its axes permuted: result axis `i` is axis `perms[i]`.
     pub fn transposed(&self, perms: &[usize]) -> Self {
-        let strides = strides(&self.shape);
         let shape: Vec<_> = perms.iter().map(|&axis| self.shape[axis]).collect();
-        let steps: Vec<_> = perms.iter().map(|&axis| strides[axis]).collect();
-        let positions = positions(&shape, &steps, 0);
-        self.gather(shape, &positions)
+        if perms.is_sorted() {
+            return self.reshaped(shape);
+        }
+        let data = match &self.data {
+            Data::Float(values) => Data::Float(permuted(values, &self.shape, perms)),
+            Data::Fill(value) => Data::Fill(*value),
+            Data::Int(values) => Data::Int(permuted(values, &self.shape, perms)),
+            Data::Bool(values) => Data::Bool(permuted(values, &self.shape, perms)),
+        };
+        Self { shape, data }
     }
 
     /// The tensor broadcast to `shape` (NumPy's rules), which must be possible.
     pub fn broadcast(&self, shape: &[usize]) -> Self {
+        if let Data::Fill(value) = self.data {
+            return Self { shape: shape.to_vec(), data: Data::Fill(value) };
+        }
         let steps = broadcast_steps(&self.shape, shape);
         let positions = positions(shape, &steps, 0);
         self.gather(shape.to_vec(), &positions)

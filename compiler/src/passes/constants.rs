@@ -55,8 +55,10 @@ pub fn weight(pass: &str, value: Value<'_, '_>, store: &WeightStore) -> Result<W
         (Some(Source::Inline), Some(operation)) => operation
             .attribute("values")
             .ok()
-            .and_then(ffi::dense_f32)
-            .and_then(|values| Weight::new(shape, values))
+            .and_then(|values| match ffi::dense_f32_splat(values) {
+                Some(value) => Weight::fill(shape, value),
+                None => Weight::new(shape, ffi::dense_f32(values)?),
+            })
             .ok_or_else(|| refused(format!("{pass} cannot read this constant: f32 expected"))),
         _ => Err(refused(format!("{pass} needs a constant here"))),
     }
@@ -210,9 +212,8 @@ pub fn add_constant<'c, 'a>(
     renames: &mut Vec<(String, String)>,
 ) -> Result<Value<'c, 'a>, PassError> {
     if inline {
-        let first = weight.values().first().copied().unwrap_or_default();
-        let splat = weight.values().iter().all(|v| v.to_bits() == first.to_bits());
-        let values = if splat { &[first][..] } else { weight.values() };
+        let splat = weight.repeated();
+        let values = splat.as_ref().map_or_else(|| weight.values(), std::slice::from_ref);
         let constant = built("a constant", ir::tosa_const(context, weight.shape(), values))?;
         return insert_before(block, before, constant);
     }

@@ -172,8 +172,8 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
         let shape = ir::value_shape(bias).unwrap_or_default();
         match channels {
             Some(channels) if shape == [Some(1)] && channels != 1 => {
-                let value = weight(MapToAnalog::NAME, bias, &self.cx.weights)?.values()[0];
-                self.constant(bias, &format!("{layer}.bias"), vec![channels], vec![value; channels], before)
+                let repeated = repeated(&weight(MapToAnalog::NAME, bias, &self.cx.weights)?, channels)?;
+                self.constant(bias, &format!("{layer}.bias"), repeated, before)
             }
             _ => Ok(bias),
         }
@@ -184,12 +184,9 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
         &mut self,
         like: Value<'c, 'a>,
         name: &str,
-        shape: Vec<usize>,
-        values: Vec<f32>,
+        weight: Weight,
         before: OperationRef<'c, 'a>,
     ) -> Result<Value<'c, 'a>, PassError> {
-        let weight = Weight::new(shape, values)
-            .ok_or_else(|| PassError::new(format!("{name}: its values do not fit its shape")))?;
         add_constant(
             self.context,
             self.module,
@@ -235,22 +232,15 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
 
         let anchor = add.map_or(reshape.filter(|_| direct.is_some()).unwrap_or(matmul), |(add, _)| add);
         let original = weight(Self::PASS, rhs, &self.cx.weights)?;
-        let mut transposed = vec![0.0f32; inputs * outputs];
-        for (i, row) in original.values().chunks_exact(outputs.max(1)).enumerate() {
-            for (o, value) in row.iter().enumerate() {
-                transposed[o * inputs + i] = *value;
-            }
-        }
-        let kernel = self.constant(rhs, &format!("{layer}.weight"), vec![outputs, inputs], transposed, anchor)?;
+        let transposed = original
+            .reshaped(vec![inputs, outputs])
+            .and_then(|weight| weight.transposed(&[1, 0]))
+            .ok_or_else(|| PassError::new("a matmul's weight has a wrong size").at(matmul.location()))?;
+        let kernel = self.constant(rhs, &format!("{layer}.weight"), transposed, anchor)?;
         let bias = match add {
             Some((_, bias)) => {
                 let original = weight(Self::PASS, bias, &self.cx.weights)?;
-                let values = match original.values() {
-                    [value] => vec![*value; outputs],
-                    values => values.to_vec(),
-                };
-                let name = format!("{layer}.bias");
-                self.constant(bias, &name, vec![outputs], values, anchor)?
+                self.constant(bias, &format!("{layer}.bias"), repeated(&original, outputs)?, anchor)?
             }
             None => {
                 let zero = built("a constant", ir::tosa_const(self.context, &[outputs], &[0.0]))?;
@@ -354,4 +344,13 @@ fn unsliced<'c: 'a, 'a>(
         (zero && same_size && same_rest).then_some(whole)
     };
     folded().unwrap_or(input)
+}
+
+/// A bias of one value per channel: one value stands for all.
+fn repeated(bias: &Weight, channels: usize) -> Result<Weight, PassError> {
+    let weight = match bias.values() {
+        [value] => Weight::new(vec![channels], vec![*value; channels]),
+        _ => bias.reshaped(vec![channels]),
+    };
+    weight.ok_or_else(|| PassError::new(format!("a bias of {:?} does not fit {channels} channels", bias.shape())))
 }

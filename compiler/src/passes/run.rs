@@ -27,10 +27,32 @@ pub struct RunOptions<'a> {
     pub verify_each: bool,
     /// Gives the IR after every pass to `print`.
     pub print_ir_after_all: bool,
-    /// Gives a table of times to `print` at the end.
-    pub timing: bool,
-    /// Where the printed IR and times go.
+    /// Takes the time of every pass.
+    pub timing: Option<&'a Times>,
+    /// Where the printed IR goes.
     pub print: &'a dyn Fn(&str),
+}
+
+/// How long steps took, in their order.
+#[derive(Debug, Default)]
+pub struct Times(RefCell<Vec<(String, Duration)>>);
+
+impl Times {
+    /// Notes a step.
+    pub fn add(&self, step: &str, time: Duration) {
+        self.0.borrow_mut().push((step.to_owned(), time));
+    }
+
+    /// A table with the total.
+    pub fn table(&self) -> String {
+        let times = self.0.borrow();
+        let total: Duration = times.iter().map(|(_, time)| *time).sum();
+        let mut text = String::from("// seconds  step\n");
+        for (name, time) in times.iter().chain([&("total".to_owned(), total)]) {
+            text.push_str(&format!("// {:>7.4}  {name}\n", time.as_secs_f64()));
+        }
+        text
+    }
 }
 
 impl Default for RunOptions<'_> {
@@ -38,7 +60,7 @@ impl Default for RunOptions<'_> {
         Self {
             verify_each: cfg!(debug_assertions),
             print_ir_after_all: false,
-            timing: false,
+            timing: None,
             print: &|text| eprint!("{text}"),
         }
     }
@@ -93,11 +115,12 @@ pub fn run_pipeline<'c>(
     if options.verify_each {
         mxc_dialects::verify::verify(module).map_err(RunError::Input)?;
     }
-    let mut times: Vec<(String, Duration)> = Vec::new();
     for step in &pipeline.steps {
         let start = Instant::now();
         let error = run_step(context, module, step, cx).err();
-        times.push((step.name.clone(), start.elapsed()));
+        if let Some(times) = options.timing {
+            times.add(&step.name, start.elapsed());
+        }
         if let Some(error) = error {
             if options.print_ir_after_all {
                 let text = print_module(module, false);
@@ -113,14 +136,6 @@ pub fn run_pipeline<'c>(
             mxc_dialects::verify::verify(module)
                 .map_err(|messages| RunError::Verify { pass: step.name.clone(), messages })?;
         }
-    }
-    if options.timing {
-        let total: Duration = times.iter().map(|(_, time)| *time).sum();
-        let mut text = String::from("// seconds  pass\n");
-        for (name, time) in times.iter().chain([&("total".to_owned(), total)]) {
-            text.push_str(&format!("// {:>7.4}  {name}\n", time.as_secs_f64()));
-        }
-        (options.print)(&text);
     }
     Ok(())
 }

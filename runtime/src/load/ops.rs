@@ -250,7 +250,10 @@ impl<'c> Loader<'c, '_> {
         } else {
             let shape = super::static_shape(value)
                 .ok_or_else(|| fail(op, format!("its type {} is not static", value.r#type())))?;
-            let weight = ffi::dense_f32(values).and_then(|values| Weight::new(shape, values));
+            let weight = match ffi::dense_f32_splat(values) {
+                Some(value) => Weight::fill(shape, value),
+                None => ffi::dense_f32(values).and_then(|values| Weight::new(shape, values)),
+            };
             Bound::Constant(
                 String::new(),
                 weight.ok_or_else(|| {
@@ -530,10 +533,9 @@ impl<'c> Loader<'c, '_> {
         };
         let outputs = channels * multiplier;
         // HWCM → [C·M, H, W, 1]: output channel c·M + m.
-        let source = weight.values();
-        let taps = height * width;
-        let values: Vec<f32> = (0..outputs * taps).map(|index| source[index % taps * outputs + index / taps]).collect();
-        let repacked = Weight::new(vec![outputs, height, width, 1], values)
+        let repacked = weight
+            .reshaped(vec![height * width, outputs])
+            .and_then(|weight| weight.transposed(&[1, 0])?.reshaped(vec![outputs, height, width, 1]))
             .ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;
         let weight = self.repacked_value(name, repacked);
         self.emit_convolution(op, weight, [outputs, height, width, 1], window, channels, layer)
@@ -620,11 +622,10 @@ impl<'c> Loader<'c, '_> {
         let &[1, inputs, outputs] = weight.shape() else {
             return Err(fail(op, format!("its constant operand has shape {:?}; the batch must be 1", weight.shape())));
         };
-        let source = weight.values();
-        let values: Vec<f32> =
-            (0..outputs * inputs).map(|index| source[index % inputs * outputs + index / inputs]).collect();
-        let weight =
-            Weight::new(vec![outputs, inputs], values).ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;
+        let weight = weight
+            .reshaped(vec![inputs, outputs])
+            .and_then(|weight| weight.transposed(&[1, 0]))
+            .ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;
         let weight = self.repacked_value(name, weight);
         let bias = Weight::new(vec![outputs], vec![0.0; outputs])
             .ok_or_else(|| fail(op, "its weight has a wrong size".into()))?;

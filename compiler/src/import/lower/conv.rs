@@ -6,7 +6,6 @@ use crate::import::{
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor, show},
 };
-use std::sync::Arc;
 
 /// The window of a convolution or pooling over two spatial axes.
 struct Window {
@@ -197,7 +196,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let window = Window::new(call, &input.shape, [height, width], spatial)?;
         let stationary = match call.entry(1)? {
-            Entry::Constant(_) => Some(Tensor::floats(vec![outputs, per_group, height, width], call.floats(1)?)),
+            Entry::Constant(_) => Some(call.weight(1)?.reshaped(vec![outputs, per_group, height, width])),
             _ => None,
         };
         let (bias, given) = match call.optional(2) {
@@ -268,9 +267,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         weight: &Tensor,
         perms: &[usize],
     ) -> Result<melior::ir::Value<'c, 'a>, Problem> {
-        let transposed = weight.transposed(perms);
-        let values = transposed.to_floats().unwrap_or_else(|| Arc::from([]));
-        self.emit.weight(name, &transposed.shape, values)
+        self.emit.tensor(name, &weight.transposed(perms))
     }
 
     /// `x·scale + shift` per channel; scale = γ/√(variance + ε), shift = β − mean·scale, in double precision.

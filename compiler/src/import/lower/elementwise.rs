@@ -395,8 +395,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let shape = broadcast(&activation.shape, &dims)?;
         let operand = if element == Element::F32 {
             let constant = Tensor::floats(sizes, values).transposed(&activation.order);
-            let values = constant.to_floats().unwrap_or_default();
-            self.emit.constant_or_weight(name, &constant.shape, &values)?
+            self.emit.constant_or_weight(name, &constant)?
         } else {
             let integers: Vec<_> = integers.into_iter().map(Sym::from).collect();
             let constant = Tensor::ints(sizes, integers).transposed(&activation.order);

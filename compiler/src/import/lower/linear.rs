@@ -40,8 +40,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         };
         let flat = [Dim::Fixed(1), samples, Dim::Fixed(rows)];
         let value = self.emit.reshape_raw(input.value, &input.shape, &flat)?;
-        let values = weight.to_floats().unwrap_or_default();
-        let weight = self.emit.weight(name, &[1, rows, columns], values)?;
+        let weight = self.emit.tensor(name, &weight.reshaped(vec![1, rows, columns]))?;
         let zero = self.emit.zero()?;
         let result = [Dim::Fixed(1), samples, Dim::Fixed(columns)];
         let mut value = self.emit.shaped("tosa.matmul", &[value, weight, zero, zero], &[], &result)?;
@@ -95,12 +94,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if weight.shape.len() != 2 {
             return invalid(format!("its weight '{}' has the shape {:?}, not two axes", node.input(1), weight.shape));
         }
-        let weight = Tensor::floats(weight.shape.clone(), call.floats(1)?);
-        let weight = if node.int("transB", 0)? != 0 { weight.transposed(&[1, 0]) } else { weight };
+        let weight = call.weight(1)?;
+        let weight = if node.int("transB", 0)? != 0 { weight.transposed(&[1, 0]) } else { weight.clone() };
         let scaled = |values: Arc<[f32]>, factor: f32| -> Arc<[f32]> {
             if factor == 1.0 { values } else { values.iter().map(|value| value * factor).collect() }
         };
-        let weight = Tensor::floats(weight.shape.clone(), scaled(weight.to_floats().unwrap_or_default(), alpha));
+        let weight = if alpha == 1.0 { weight } else { weight.map(|value| value * alpha) };
         let outputs = weight.shape[1];
         // A constant of one row is the bias.
         let bias = match call.optional(2) {
@@ -149,7 +148,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     let weight = self.materialized(node.input(1), &weight.clone(), None)?;
                     return one(self.product(&input.clone(), &weight)?);
                 }
-                let weight = Tensor::floats(weight.shape[rank - 2..].to_vec(), call.floats(1)?);
+                let weight = call.weight(1)?.reshaped(weight.shape[rank - 2..].to_vec());
                 let input = input.clone();
                 one(self.fully_connected(&input, node.input(1), &weight, None)?)
             }

@@ -15,7 +15,7 @@ use super::{
     emit::{Activation, Emitter},
     error::{ImportError, Problem, UnsupportedNode, invalid, unsupported},
     fold,
-    tensor::{Data, Dim, Element, MAX_CONSTANT, Sym, Tensor},
+    tensor::{Data, Dim, Element, Sym, Tensor},
 };
 use melior::ir::Location;
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
@@ -50,8 +50,10 @@ pub(super) struct Lowering<'c, 'a, 'm> {
     pub unsupported: Vec<UnsupportedNode>,
     /// The nodes lowered so far, those of calls included: a bound on calls that multiply.
     steps: usize,
-    /// The elements of constants that folding made out of fewer: a bound on models that ask for endless ones.
-    grown: usize,
+    /// The bytes of constants that folding made out of fewer: a bound on models that ask for endless ones.
+    grown: u64,
+    /// The most that may grow to.
+    max_constant_bytes: u64,
 }
 
 /// The most nodes that a model may have once its functions are inlined.
@@ -105,6 +107,15 @@ impl<'c, 'a> Call<'_, 'c, 'a> {
         self.optional(index).map(|_| self.constant(index)).transpose()
     }
 
+    /// A required constant of floats, which may be a fill.
+    pub fn weight(&self, index: usize) -> Result<&Tensor, Problem> {
+        let tensor = self.constant(index)?;
+        match tensor.data.element() {
+            Element::F32 => Ok(tensor),
+            _ => invalid(format!("'{}' must hold floats", self.node.input(index))),
+        }
+    }
+
     /// A required constant's values as f32.
     pub fn floats(&self, index: usize) -> Result<Arc<[f32]>, Problem> {
         fold::floats(self.node.input(index), self.constant(index)?)
@@ -117,8 +128,22 @@ impl<'c, 'a> Call<'_, 'c, 'a> {
 }
 
 impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
-    pub fn new(emit: Emitter<'c, 'a>, model: &'m Model, fixed_batch: Option<i64>) -> Self {
-        Self { emit, model, fixed_batch, unsupported: Vec::new(), steps: 0, grown: 0 }
+    pub fn new(emit: Emitter<'c, 'a>, model: &'m Model, fixed_batch: Option<i64>, max_constant_bytes: u64) -> Self {
+        Self { emit, model, fixed_batch, unsupported: Vec::new(), steps: 0, grown: 0, max_constant_bytes }
+    }
+
+    /// The bytes that constants may still grow by.
+    pub fn room(&self) -> u64 {
+        self.max_constant_bytes - self.grown
+    }
+
+    /// Counts a constant of so many more bytes than what it was made of.
+    fn grow(&mut self, bytes: u64) -> Result<(), Problem> {
+        if bytes > self.room() {
+            return Err(Problem::TooLarge(self.grown.saturating_add(bytes)));
+        }
+        self.grown += bytes;
+        Ok(())
     }
 
     /// Lowers the model's graph on the given inputs and returns its outputs in order.
@@ -168,6 +193,9 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
                 Err(Problem::Invalid(reason)) => {
                     return Err(ImportError::Node { node: name, op, reason });
                 }
+                Err(Problem::TooLarge(bytes)) => {
+                    return Err(ImportError::Constants { node: name, op, bytes, limit: self.max_constant_bytes });
+                }
                 Err(Problem::Import(error)) => return Err(*error),
             };
             for (index, output) in node.outputs.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
@@ -189,7 +217,7 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
         if self.steps > MAX_NODES {
             return invalid(format!("the model has more than {MAX_NODES} nodes once its functions are inlined"));
         }
-        let inputs: Vec<_> = node.inputs.iter().map(|input| scope.get(input).cloned()).collect();
+        let mut inputs: Vec<_> = node.inputs.iter().map(|input| scope.get(input).cloned()).collect();
         let unknown = inputs.iter().flatten().any(|entry| matches!(entry, Entry::Unknown));
         let outputs = node.outputs.len();
         if let Some(function) = self.model.functions.get(&(node.domain.clone(), node.op.clone())) {
@@ -242,16 +270,23 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
         if let Some(constants) =
             constants.filter(|inputs| fold::is_foldable(&node.op) && !shape::is_batched(node, inputs))
         {
-            let folded = fold::fold(node, &constants, opset)?;
-            let given: usize = constants.iter().flatten().map(|tensor| tensor.len()).sum();
-            let made: usize = folded.iter().map(|tensor| tensor.len()).sum();
-            self.grown += made.saturating_sub(given);
-            if self.grown > MAX_CONSTANT {
-                return invalid(format!("the model computes constants of more than {MAX_CONSTANT} elements"));
-            }
+            let folded = fold::fold(node, &constants, opset, self.room())?;
+            let given: u64 = constants.iter().flatten().map(|tensor| tensor.bytes()).sum();
+            let made: u64 = folded.iter().map(|tensor| tensor.bytes()).sum();
+            self.grow(made.saturating_sub(given))?;
             return Ok(folded.into_iter().map(Entry::Constant).collect());
         }
         self.emit.location = Location::name(self.emit.context, name, Location::unknown(self.emit.context));
+        // The weights of an analog layer stay fills; whatever else is one is small in any real model.
+        for (index, entry) in inputs.iter_mut().enumerate() {
+            if let Some(Entry::Constant(tensor)) = entry
+                && matches!(tensor.data, Data::Fill(_))
+                && !(index == 1 && matches!(node.op.as_str(), "Conv" | "Gemm" | "MatMul"))
+            {
+                *tensor = fold::written_out(tensor, self.room())?;
+                self.grow(tensor.bytes())?;
+            }
+        }
         let call = Call { node, name, inputs, opset };
         self.lower(&call)
     }

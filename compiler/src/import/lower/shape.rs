@@ -7,8 +7,8 @@ use crate::import::{
     decode::Node,
     emit::{Activation, check_picked, logical},
     error::{Problem, invalid, unsupported},
-    fold::{perms, shape_of, slices, split_axis, split_sizes},
-    tensor::{Data, Dim, Element, MAX_CONSTANT, Sym, Tensor, broadcast_shape, element_count, show},
+    fold::{self, perms, shape_of, slices, split_axis, split_sizes},
+    tensor::{Data, Dim, Element, Sym, Tensor, broadcast_shape, element_count, show},
 };
 use std::rc::Rc;
 
@@ -366,9 +366,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let element = element.unwrap_or_else(|| tensor.data.element());
         let value = match element {
-            Element::F32 => match tensor.to_floats() {
-                Some(values) => self.emit.constant_or_weight(name, &tensor.shape, &values)?,
-                None => return cannot(),
+            Element::F32 => match (&tensor.data, tensor.to_floats()) {
+                (Data::Fill(_), _) => self.emit.tensor(name, tensor)?,
+                (_, Some(values)) => {
+                    self.emit.constant_or_weight(name, &Tensor::floats(tensor.shape.clone(), values))?
+                }
+                _ => return cannot(),
             },
             element => match tensor.integers() {
                 Some(values) => self.emit.integer_constant(&tensor.shape, &values, element)?,
@@ -483,11 +486,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let (Some(wide), Data::Float(_)) = (wide, &value.data) else {
             return unsupported("only a float constant can be repeated for every sample");
         };
-        if wide.iter().try_fold(1usize, |count, &size| count.checked_mul(size)).is_none_or(|count| count > MAX_CONSTANT)
-        {
-            return invalid(format!("its result of shape {wide:?} is too large"));
-        }
-        let constant = self.materialized(node.input(0), &value.broadcast(&wide), None)?;
+        let constant = fold::spread(&value, &wide, self.room())?;
+        let constant = self.materialized(node.input(0), &constant, None)?;
         let Some(&like) = self.emit.arguments().first() else {
             return unsupported("the model has no inputs");
         };
