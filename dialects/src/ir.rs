@@ -199,7 +199,8 @@ pub fn module_ops<'c, 'a>(module: &'a Module<'c>) -> Vec<OperationRef<'c, 'a>> {
 
 /// The entry block of a function-like operation.
 pub fn entry_block<'c, 'a>(function: OperationRef<'c, 'a>) -> Option<BlockRef<'c, 'a>> {
-    function.region(0).ok().and_then(|region| region.first_block())
+    // melior prints the whole module into its error about a region that is not there.
+    (function.region_count() > 0).then(|| function.region(0).ok()).flatten().and_then(|region| region.first_block())
 }
 
 /// The function `@main` of a module.

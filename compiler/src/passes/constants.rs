@@ -11,7 +11,7 @@ use melior::{
 };
 use mxc_dialects::{ffi, ir};
 use mxc_runtime::store::{Weight, WeightStore};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a constant value's numbers are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +66,13 @@ pub fn weight(pass: &str, value: Value<'_, '_>, store: &WeightStore) -> Result<W
 
 /// A name that no symbol of the module has: `name`, else `name.1`, `name.2`, ….
 pub fn fresh_symbol(module: &Module<'_>, name: &str) -> String {
-    let taken: BTreeSet<String> =
-        ir::module_ops(module).iter().filter_map(|operation| ir::string_attr(operation, "sym_name")).collect();
+    let taken = symbols(module);
     fresh(name, |name| taken.contains(name))
+}
+
+/// The names of a module's symbols.
+fn symbols(module: &Module<'_>) -> BTreeSet<String> {
+    ir::module_ops(module).iter().filter_map(|operation| ir::string_attr(operation, "sym_name")).collect()
 }
 
 /// `name`, else `name.1`, `name.2`, …, the first that is not taken.
@@ -232,35 +236,43 @@ pub fn add_constant<'c, 'a>(
 /// become free.
 pub fn settle_names<'c>(context: &'c Context, module: &Module<'c>, cx: &mut PassContext, renames: &[(String, String)]) {
     remove_unreferenced(module, cx);
+    let mut taken = symbols(module);
+    let mut globals = ir::globals(module);
+    let mut loads: BTreeMap<String, Vec<OperationRef<'c, '_>>> = BTreeMap::new();
+    for operation in ir::module_ops(module).into_iter().filter_map(ir::entry_block).flat_map(ir::block_ops) {
+        if let Some(global) = ir::symbol_attr(&operation, "global") {
+            loads.entry(global).or_default().push(operation);
+        }
+    }
     let mut pending: Vec<_> = renames.iter().collect();
     // A name may be held by a global that is itself about to be renamed.
     loop {
         let before = pending.len();
-        pending.retain(|(now, wanted)| !rename_global(context, module, cx, now, wanted));
+        pending.retain(|(now, wanted)| {
+            if taken.contains(wanted) {
+                return true;
+            }
+            let Some(global) = globals.remove(now) else {
+                return false;
+            };
+            ffi::as_mut(global).set_attribute("sym_name", ir::string(context, wanted));
+            let users = loads.remove(now).unwrap_or_default();
+            for load in &users {
+                ffi::as_mut(*load).set_attribute("global", FlatSymbolRefAttribute::new(context, wanted).into());
+            }
+            loads.insert(wanted.clone(), users);
+            globals.insert(wanted.clone(), global);
+            taken.remove(now);
+            taken.insert(wanted.clone());
+            if let Some(weight) = cx.weights.remove(now) {
+                cx.weights.insert(wanted, weight);
+            }
+            false
+        });
         if pending.len() == before {
             return;
         }
     }
-}
-
-/// Renames a global, its loads and its weight; `false` while the name is taken.
-fn rename_global<'c>(context: &'c Context, module: &Module<'c>, cx: &mut PassContext, now: &str, wanted: &str) -> bool {
-    if fresh_symbol(module, wanted) != wanted {
-        return false;
-    }
-    let Some(global) = ir::globals(module).get(now).copied() else {
-        return true;
-    };
-    ffi::as_mut(global).set_attribute("sym_name", ir::string(context, wanted));
-    for load in ir::module_ops(module).into_iter().filter_map(ir::entry_block).flat_map(ir::block_ops) {
-        if ir::symbol_attr(&load, "global").as_deref() == Some(now) {
-            ffi::as_mut(load).set_attribute("global", FlatSymbolRefAttribute::new(context, wanted).into());
-        }
-    }
-    if let Some(weight) = cx.weights.remove(now) {
-        cx.weights.insert(wanted, weight);
-    }
-    true
 }
 
 /// The number of the backbone's weights and biases: those of every convolution and matrix product with stationary
