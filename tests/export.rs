@@ -6,6 +6,7 @@ use crate::{
 };
 use insta::assert_snapshot;
 use mxc_compiler::{
+    driver,
     export::{self, Affine, Block, ExportError, ExportOptions, LayerDenoisers},
     import::{self, ImportOptions},
 };
@@ -211,6 +212,33 @@ fn a_classifiers_denoiser_computes_its_definition() {
     let denoisers = &denoisers()[2..];
     let found = run(&export::onnx(&source, "m", denoisers, &ExportOptions::default()).unwrap(), &image());
     assert_close(found, denoise(&clean, [1, 1, 3], &denoisers[0]));
+}
+
+#[test]
+fn a_scale_inside_a_node_stays_out_of_the_layer_before_it() {
+    // Folded into the layer it would change what the layer's denoiser cleans, and no value of the ONNX graph would be that.
+    let model =
+        || Model::new().input("x", &[0, 2, 4, 5]).weight("w", &[3, 2, 1, 1]).node("conv", "Conv", "x w", "c", &[]);
+    let scale = |model: Model| model.floats("scale", &[], &[0.125]);
+    let models = [
+        model().node("gate", "HardSigmoid", "c", "y", &[]),
+        scale(model()).node("q", "QuantizeLinear", "c scale", "q", &[]).node(
+            "d",
+            "DequantizeLinear",
+            "q scale",
+            "y",
+            &[],
+        ),
+    ];
+    for model in models {
+        let context = mxc_dialects::new_context();
+        let bytes = model.output("y").bytes();
+        let mut imported =
+            import::onnx_bytes(&context, &bytes, "model.onnx", Path::new("."), &ImportOptions::default()).unwrap();
+        let given = imported.weights.get("w").unwrap().values().to_vec();
+        driver::fold_constants(&context, &mut imported).unwrap();
+        assert_eq!(imported.weights.get("conv.weight").unwrap().values(), given);
+    }
 }
 
 #[test]

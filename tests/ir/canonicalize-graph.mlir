@@ -87,3 +87,20 @@ func.func @main(%x: tensor<?x4x4x1xf32>) -> tensor<?x4x4x1xf32> {
   %9 = tosa.transpose %8 {perms = array<i32: 0, 2, 1, 3>} : (tensor<?x4x4x1xf32>) -> tensor<?x4x4x1xf32>
   return %9 : tensor<?x4x4x1xf32>
 }
+// -----
+// torch-mlir's NCHW: a BatchNorm between two transposes belongs to the layer before it, not to the one behind.
+func.func @main(%x: tensor<?x4x4x1xf32>) -> tensor<?x4x4x1xf32> {
+  %w = "tosa.const"() {values = dense<1.0> : tensor<2x1x1x1xf32>} : () -> tensor<2x1x1x1xf32>
+  %w2 = "tosa.const"() {values = dense<1.0> : tensor<1x1x1x2xf32>} : () -> tensor<1x1x1x2xf32>
+  %z = "tosa.const"() {values = dense<0.0> : tensor<1xf32>} : () -> tensor<1xf32>
+  %i = "tosa.const"() {values = dense<0> : tensor<1xi8>} : () -> tensor<1xi8>
+  %mean = "tosa.const"() {values = dense<[[[[1.0]], [[2.0]]]]> : tensor<1x2x1x1xf32>} : () -> tensor<1x2x1x1xf32>
+  %scale = "tosa.const"() {values = dense<[[[[2.0]], [[4.0]]]]> : tensor<1x2x1x1xf32>} : () -> tensor<1x2x1x1xf32>
+  %1 = tosa.conv2d %x, %w, %z, %z, %z {acc_type = f32, pad = array<i64: 0, 0, 0, 0>, stride = array<i64: 1, 1>, dilation = array<i64: 1, 1>} : (tensor<?x4x4x1xf32>, tensor<2x1x1x1xf32>, tensor<1xf32>, tensor<1xf32>, tensor<1xf32>) -> tensor<?x4x4x2xf32> loc("conv1")
+  %2 = tosa.transpose %1 {perms = array<i32: 0, 3, 1, 2>} : (tensor<?x4x4x2xf32>) -> tensor<?x2x4x4xf32>
+  %4 = tosa.sub %2, %mean : (tensor<?x2x4x4xf32>, tensor<1x2x1x1xf32>) -> tensor<?x2x4x4xf32>
+  %6 = tosa.mul %4, %scale, %i : (tensor<?x2x4x4xf32>, tensor<1x2x1x1xf32>, tensor<1xi8>) -> tensor<?x2x4x4xf32>
+  %7 = tosa.transpose %6 {perms = array<i32: 0, 2, 3, 1>} : (tensor<?x2x4x4xf32>) -> tensor<?x4x4x2xf32>
+  %8 = tosa.conv2d %7, %w2, %z, %z, %z {acc_type = f32, pad = array<i64: 0, 0, 0, 0>, stride = array<i64: 1, 1>, dilation = array<i64: 1, 1>} : (tensor<?x4x4x2xf32>, tensor<1x1x1x2xf32>, tensor<1xf32>, tensor<1xf32>, tensor<1xf32>) -> tensor<?x4x4x1xf32> loc("conv2")
+  return %8 : tensor<?x4x4x1xf32>
+}

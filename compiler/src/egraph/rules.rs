@@ -337,6 +337,7 @@ fn has_private_site(egraph: &Graph, id: Id, depth: usize) -> bool {
                     && !is_constant(egraph, inner.children[0])
                     && has_private_site(egraph, inner.children[0], depth - 1)
             }
+            Op::Transpose(_) | Op::Reshape(_) => has_private_site(egraph, inner.children[0], depth - 1),
             _ => false,
         })
 }

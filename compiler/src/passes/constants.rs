@@ -4,7 +4,7 @@ use super::{PassContext, PassError};
 use melior::{
     Context,
     ir::{
-        BlockLike, BlockRef, Module, OperationRef, Value, ValueLike,
+        Attribute, BlockLike, BlockRef, Module, OperationRef, Value, ValueLike,
         attribute::FlatSymbolRefAttribute,
         operation::{OperationLike, OperationMutLike},
     },
@@ -174,11 +174,22 @@ pub fn referenced_globals(module: &Module<'_>) -> BTreeSet<String> {
 
 /// Whether a constant value is written in the IR as all zeros: the bias of an operation that has none.
 pub fn is_inline_zero(value: Value<'_, '_>) -> bool {
-    source(value) == Some(Source::Inline)
-        && ir::defining_op(value)
-            .and_then(|operation| operation.attribute("values").ok())
-            .and_then(ffi::dense_f32)
-            .is_some_and(|values| values.iter().all(|value| *value == 0.0))
+    let values = || ffi::dense_f32(inline(value)?);
+    match inline_splat(value) {
+        Some(value) => value == 0.0,
+        None => values().is_some_and(|values| values.iter().all(|value| *value == 0.0)),
+    }
+}
+
+/// The value that a constant in the IR repeats.
+fn inline_splat(value: Value<'_, '_>) -> Option<f32> {
+    inline(value).and_then(ffi::dense_f32_splat)
+}
+
+/// The values of a constant in the IR.
+fn inline<'c>(value: Value<'c, '_>) -> Option<Attribute<'c>> {
+    let operation = ir::defining_op(value).filter(|_| source(value) == Some(Source::Inline))?;
+    operation.attribute("values").ok()
 }
 
 /// The operations of a block that use a value, in order, each once.
@@ -277,7 +288,7 @@ pub fn settle_names<'c>(context: &'c Context, module: &Module<'c>, cx: &mut Pass
 
 /// The number of the backbone's weights and biases: those of every convolution and matrix product with stationary
 /// weights, and scales and shifts per channel that no convolution could take up. A bias of zeros written in the IR
-/// stands for none.
+/// stands for none, a scale or shift of one repeated value for a number.
 pub fn backbone_parameters(module: &Module<'_>) -> u64 {
     let elements = |value: Value<'_, '_>| -> u64 {
         let shape = ir::value_shape(value).unwrap_or_default();
@@ -299,7 +310,8 @@ pub fn backbone_parameters(module: &Module<'_>) -> u64 {
             }
             "tosa.matmul" => total += operation.operands().take(2).map(&mut count).sum::<u64>(),
             "tosa.add" | "tosa.sub" | "tosa.mul" => {
-                total += operation.operands().take(2).filter(|value| elements(*value) > 1).map(&mut count).sum::<u64>();
+                let is_vector = |value: &Value<'_, '_>| elements(*value) > 1 && inline_splat(*value).is_none();
+                total += operation.operands().take(2).filter(is_vector).map(&mut count).sum::<u64>();
             }
             name if name.starts_with("analog.") => {
                 total += operation.operands().skip(1).map(&mut count).sum::<u64>();

@@ -338,7 +338,16 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             return unsupported(format!("its input is of {}", x.element()));
         }
         let scale = self.quantization(call, 1, &x)?;
-        let scaled = self.divided((&Entry::Activation(x.clone()), ""), (&scale, node.input(1)))?;
+        // What is beyond these bounds saturates anyway. They keep the scale out of a layer before it: see `hard_sigmoid`.
+        let largest = match &scale {
+            Entry::Constant(scale) => scale.to_floats().and_then(|scale| scale.iter().copied().reduce(f32::max)),
+            _ => None,
+        };
+        let bounded = match largest.map(|scale| scale * 512.0).filter(|reach| *reach > 0.0 && reach.is_finite()) {
+            Some(reach) => self.emit.clamp(&x, -reach, reach)?,
+            None => x.clone(),
+        };
+        let scaled = self.divided((&Entry::Activation(bounded), ""), (&scale, node.input(1)))?;
         let mut result = self.emit.unary("mxc.round", &scaled)?;
         if call.optional(2).is_some() {
             let zero = self.quantization(call, 2, &x)?;
