@@ -40,9 +40,6 @@ pub fn write<'c>(
     cx: &mut PassContext,
 ) -> Result<(), PassError> {
     let egraph = &network.egraph;
-    let order = program
-        .order(egraph, &network.roots)
-        .ok_or_else(|| PassError::new("the e-graph holds no program for @main"))?;
     let mut writer = Writer {
         pass,
         context,
@@ -57,7 +54,7 @@ pub fn write<'c>(
         all_inline: network.constants.iter().all(|value| ir::loaded_global(*value).is_none()),
     };
     let mut seen = BTreeSet::new();
-    for id in order {
+    for &id in &program.order {
         if egraph[id].data.constant {
             continue;
         }

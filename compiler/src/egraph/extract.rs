@@ -9,7 +9,7 @@ use super::{
     analysis::Graph,
     language::{Node, Op},
 };
-use egg::{Id, Language};
+use egg::Id;
 use std::collections::BTreeMap;
 
 /// The chosen program.
@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 pub struct Program {
     /// The node of every e-class that it may compute.
     choice: BTreeMap<Id, Node>,
+    /// The e-classes that it computes, operands first, in the order of operands.
+    pub order: Vec<Id>,
     /// Its cost.
     pub cost: u64,
 }
@@ -25,11 +27,6 @@ impl Program {
     /// The node chosen for an e-class.
     pub fn node(&self, egraph: &Graph, id: Id) -> Option<&Node> {
         self.choice.get(&egraph.find(id))
-    }
-
-    /// The e-classes that `roots` need, operands first, in the order of operands.
-    pub fn order(&self, egraph: &Graph, roots: &[Id]) -> Option<Vec<Id>> {
-        order(egraph, &self.choice, roots)
     }
 }
 
@@ -61,170 +58,199 @@ pub fn node_cost(egraph: &Graph, id: Id, node: &Node) -> u64 {
     }
 }
 
-/// The e-classes under `roots`, operands first; `None` when the choices form a cycle or one is missing.
-fn order(egraph: &Graph, choice: &BTreeMap<Id, Node>, roots: &[Id]) -> Option<Vec<Id>> {
-    #[derive(PartialEq)]
-    enum Mark {
-        Open,
-        Done,
+/// The e-classes that can be computed, numbered, so that following a choice costs no searching.
+struct Table {
+    /// Their ids, ascending.
+    ids: Vec<Id>,
+    /// Their nodes, sorted, without those of an operand that cannot be computed.
+    nodes: Vec<Vec<Entry>>,
+    /// The numbers of the program's results.
+    roots: Vec<usize>,
+}
+
+/// A node with the numbers of its operands.
+struct Entry {
+    node: Node,
+    children: Vec<usize>,
+    cost: u64,
+}
+
+/// The number of a node per e-class, where one is chosen.
+type Choice = Vec<Option<usize>>;
+
+impl Table {
+    fn new(egraph: &Graph, roots: &[Id]) -> Option<Self> {
+        let mut ids: Vec<Id> = egraph.classes().map(|class| class.id).collect();
+        ids.sort_unstable();
+        let number = |id: Id| ids.binary_search(&egraph.find(id)).ok();
+        let entry = |id: Id, node: &Node| {
+            let children = node.children.iter().map(|child| number(*child)).collect::<Option<_>>()?;
+            Some(Entry { node: node.clone(), children, cost: node_cost(egraph, id, node) })
+        };
+        let nodes = ids
+            .iter()
+            .map(|id| {
+                let mut nodes = egraph[*id].nodes.clone();
+                nodes.sort();
+                nodes.iter().filter_map(|node| entry(*id, node)).collect()
+            })
+            .collect();
+        let roots = roots.iter().map(|root| number(*root)).collect::<Option<_>>()?;
+        Some(Self { ids, nodes, roots })
     }
-    let mut marks: BTreeMap<Id, Mark> = BTreeMap::new();
-    let mut ordered = Vec::new();
-    for root in roots {
+
+    fn entry(&self, class: usize, choice: &Choice) -> Option<&Entry> {
+        self.nodes[class].get(choice[class]?)
+    }
+
+    /// The e-classes under the roots, operands first; `None` when the choices form a cycle or one is missing.
+    fn order(&self, choice: &Choice) -> Option<Vec<usize>> {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Mark {
+            New,
+            Open,
+            Done,
+        }
+        let mut marks = vec![Mark::New; self.ids.len()];
+        let mut ordered = Vec::new();
         // (e-class, number of operands visited)
-        let mut stack = vec![(egraph.find(*root), 0)];
-        while let Some((id, visited)) = stack.pop() {
-            if visited == 0 {
-                match marks.get(&id) {
-                    Some(Mark::Done) => continue,
-                    Some(Mark::Open) => return None,
-                    None => {
-                        marks.insert(id, Mark::Open);
-                    }
-                }
+        let mut stack = Vec::new();
+        for &root in &self.roots {
+            if marks[root] == Mark::New {
+                marks[root] = Mark::Open;
+                stack.push((root, 0));
             }
-            let node = choice.get(&id)?;
-            match node.children.get(visited) {
-                Some(child) => {
-                    stack.push((id, visited + 1));
-                    let child = egraph.find(*child);
-                    match marks.get(&child) {
-                        Some(Mark::Done) => {}
-                        Some(Mark::Open) => return None,
-                        None => stack.push((child, 0)),
+            while let Some((class, visited)) = stack.pop() {
+                match self.entry(class, choice)?.children.get(visited) {
+                    Some(&child) => {
+                        stack.push((class, visited + 1));
+                        match marks[child] {
+                            Mark::Done => {}
+                            Mark::Open => return None,
+                            Mark::New => {
+                                marks[child] = Mark::Open;
+                                stack.push((child, 0));
+                            }
+                        }
                     }
-                }
-                None => {
-                    marks.insert(id, Mark::Done);
-                    ordered.push(id);
+                    None => {
+                        marks[class] = Mark::Done;
+                        ordered.push(class);
+                    }
                 }
             }
         }
+        Some(ordered)
     }
-    Some(ordered)
-}
 
-fn total(egraph: &Graph, choice: &BTreeMap<Id, Node>, roots: &[Id]) -> Option<u64> {
-    let ordered = order(egraph, choice, roots)?;
-    Some(
-        ordered
-            .iter()
-            .fold(0u64, |sum, id| sum.saturating_add(choice.get(id).map_or(0, |node| node_cost(egraph, *id, node)))),
-    )
+    fn total(&self, choice: &Choice) -> Option<u64> {
+        let costs = self.order(choice)?.into_iter().filter_map(|class| self.entry(class, choice));
+        Some(costs.fold(0u64, |sum, entry| sum.saturating_add(entry.cost)))
+    }
+
+    /// For every e-class the node whose cone is cheapest, each e-class in the cone counted once.
+    fn shared_choice(&self) -> Choice {
+        let classes = self.ids.len();
+        let mut cones: Vec<Option<(u64, Vec<u64>)>> = vec![None; classes];
+        let mut own = vec![0u64; classes];
+        let mut choice = vec![None; classes];
+        let mut cone = vec![0u64; classes.div_ceil(64)];
+        // Every round can only lower costs; the bound guards against rounds that undo each other through shared parts.
+        for _ in 0..classes.min(1000) + 1 {
+            let mut changed = false;
+            for class in 0..classes {
+                for (number, entry) in self.nodes[class].iter().enumerate() {
+                    cone.fill(0);
+                    let ready = entry.children.iter().all(|child| match &cones[*child] {
+                        Some((_, bits)) => {
+                            cone.iter_mut().zip(bits).for_each(|(a, b)| *a |= b);
+                            true
+                        }
+                        None => false,
+                    });
+                    let cyclic = cone[class / 64] >> (class % 64) & 1 == 1;
+                    if !ready || cyclic {
+                        continue;
+                    }
+                    let mut cost = entry.cost;
+                    for (word, bits) in cone.iter().enumerate() {
+                        let mut bits = *bits;
+                        while bits != 0 {
+                            cost = cost.saturating_add(own[word * 64 + bits.trailing_zeros() as usize]);
+                            bits &= bits - 1;
+                        }
+                    }
+                    cone[class / 64] |= 1 << (class % 64);
+                    if cones[class].as_ref().is_none_or(|(best, _)| cost < *best) {
+                        cones[class] = Some((cost, cone.clone()));
+                        own[class] = entry.cost;
+                        choice[class] = Some(number);
+                        changed = true;
+                    }
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        choice
+    }
+
+    /// For every e-class the node whose tree is cheapest, shared parts counted as often as they are used: never cyclic.
+    fn tree_choice(&self) -> Choice {
+        let mut best: Vec<Option<u128>> = vec![None; self.ids.len()];
+        let mut choice = vec![None; self.ids.len()];
+        loop {
+            let mut changed = false;
+            for (class, nodes) in self.nodes.iter().enumerate() {
+                for (number, entry) in nodes.iter().enumerate() {
+                    // At least 1, so that a node never ties with its own operand.
+                    let own = Some(u128::from(entry.cost).max(1));
+                    let cost = entry
+                        .children
+                        .iter()
+                        .fold(own, |sum, child| sum.zip(best[*child]).map(|(sum, child)| sum.saturating_add(child)));
+                    if let Some(cost) = cost.filter(|cost| best[class].is_none_or(|old| *cost < old)) {
+                        best[class] = Some(cost);
+                        choice[class] = Some(number);
+                        changed = true;
+                    }
+                }
+            }
+            if !changed {
+                return choice;
+            }
+        }
+    }
 }
 
 /// The cheapest program found that computes `roots`; `None` when the e-graph holds none.
 pub fn extract(egraph: &Graph, roots: &[Id]) -> Option<Program> {
-    let mut classes: Vec<Id> = egraph.classes().map(|class| class.id).collect();
-    classes.sort_unstable();
-    let nodes: BTreeMap<Id, Vec<Node>> = classes
-        .iter()
-        .map(|id| {
-            let mut nodes = egraph[*id].nodes.clone();
-            nodes.sort();
-            (*id, nodes)
-        })
-        .collect();
-    let mut choice = shared_choice(egraph, &classes, &nodes);
-    if total(egraph, &choice, roots).is_none() {
-        choice = tree_choice(egraph, &classes, &nodes);
+    let table = Table::new(egraph, roots)?;
+    let mut choice = table.shared_choice();
+    if table.total(&choice).is_none() {
+        choice = table.tree_choice();
     }
-    let mut cost = total(egraph, &choice, roots)?;
+    let mut cost = table.total(&choice)?;
     loop {
         let before = cost;
-        for id in order(egraph, &choice, roots)? {
-            for node in &nodes[&id] {
-                let kept = choice.insert(id, node.clone());
-                match total(egraph, &choice, roots) {
+        for class in table.order(&choice)? {
+            for number in 0..table.nodes[class].len() {
+                if choice[class] == Some(number) {
+                    continue;
+                }
+                let kept = choice[class].replace(number);
+                match table.total(&choice) {
                     Some(new) if new < cost => cost = new,
-                    _ => {
-                        if let Some(kept) = kept {
-                            choice.insert(id, kept);
-                        }
-                    }
+                    _ => choice[class] = kept,
                 }
             }
         }
         if cost == before {
-            return Some(Program { choice, cost });
-        }
-    }
-}
-
-/// For every e-class the node whose cone is cheapest, each e-class in the cone counted once.
-fn shared_choice(egraph: &Graph, classes: &[Id], nodes: &BTreeMap<Id, Vec<Node>>) -> BTreeMap<Id, Node> {
-    let index: BTreeMap<Id, usize> = classes.iter().enumerate().map(|(i, id)| (*id, i)).collect();
-    let words = classes.len().div_ceil(64);
-    let mut cones: Vec<Option<(u64, Vec<u64>)>> = vec![None; classes.len()];
-    let mut own = vec![0u64; classes.len()];
-    let mut choice = BTreeMap::new();
-    // Every round can only lower costs; the bound guards against rounds that undo each other through shared parts.
-    for _ in 0..classes.len().min(1000) + 1 {
-        let mut changed = false;
-        for (class, id) in classes.iter().enumerate() {
-            for node in &nodes[id] {
-                let children: Option<Vec<usize>> =
-                    node.children.iter().map(|child| index.get(&egraph.find(*child)).copied()).collect();
-                let Some(children) = children else { continue };
-                let mut cone = vec![0u64; words];
-                let ready = children.iter().all(|child| match &cones[*child] {
-                    Some((_, bits)) => {
-                        cone.iter_mut().zip(bits).for_each(|(a, b)| *a |= b);
-                        true
-                    }
-                    None => false,
-                });
-                let cyclic = cone[class / 64] >> (class % 64) & 1 == 1;
-                if !ready || cyclic {
-                    continue;
-                }
-                let this = node_cost(egraph, *id, node);
-                let mut cost = this;
-                for (word, bits) in cone.iter().enumerate() {
-                    let mut bits = *bits;
-                    while bits != 0 {
-                        cost = cost.saturating_add(own[word * 64 + bits.trailing_zeros() as usize]);
-                        bits &= bits - 1;
-                    }
-                }
-                cone[class / 64] |= 1 << (class % 64);
-                if cones[class].as_ref().is_none_or(|(best, _)| cost < *best) {
-                    cones[class] = Some((cost, cone));
-                    own[class] = this;
-                    choice.insert(*id, node.clone());
-                    changed = true;
-                }
-            }
-        }
-        if !changed {
             break;
         }
     }
-    choice
-}
-
-/// For every e-class the node whose tree is cheapest, shared parts counted as often as they are used: never cyclic.
-fn tree_choice(egraph: &Graph, classes: &[Id], nodes: &BTreeMap<Id, Vec<Node>>) -> BTreeMap<Id, Node> {
-    let mut best: BTreeMap<Id, u128> = BTreeMap::new();
-    let mut choice = BTreeMap::new();
-    loop {
-        let mut changed = false;
-        for id in classes {
-            for node in &nodes[id] {
-                // At least 1, so that a node never ties with its own operand.
-                let mut cost = Some(u128::from(node_cost(egraph, *id, node)).max(1));
-                node.for_each(|child| {
-                    cost = cost.zip(best.get(&egraph.find(child))).map(|(sum, child)| sum.saturating_add(*child));
-                });
-                if let Some(cost) = cost.filter(|cost| best.get(id).is_none_or(|old| cost < old)) {
-                    best.insert(*id, cost);
-                    choice.insert(*id, node.clone());
-                    changed = true;
-                }
-            }
-        }
-        if !changed {
-            return choice;
-        }
-    }
+    let chosen = |class: usize| Some((table.ids[class], table.entry(class, &choice)?.node.clone()));
+    let order = table.order(&choice)?.into_iter().map(|class| table.ids[class]).collect();
+    Some(Program { choice: (0..table.ids.len()).filter_map(chosen).collect(), order, cost })
 }
