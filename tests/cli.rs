@@ -110,6 +110,94 @@ fn denoisers_in_integers() {
 }
 
 #[test]
+fn a_tosa_module_of_another_front_end() {
+    // What torch-mlir makes of Conv → BatchNorm → ReLU → mean → Linear: a batch of 1, NCHW, weights as resources, no names.
+    let hex = |values: &[f32]| -> String {
+        values.iter().flat_map(|value| value.to_le_bytes()).map(|byte| format!("{byte:02X}")).collect()
+    };
+    let (conv, variance, linear) = ([1.0, -2.0, 0.5, 3.0], [3.0, 0.0], [1.0, 0.0, -1.0, 0.5, 0.25, 2.0]);
+    let text = format!(
+        r#"module {{
+  func.func @main(%arg0: tensor<1x2x2x2xf32>) -> tensor<1x3xf32> {{
+    %w = "tosa.const"() <{{values = dense_resource<conv> : tensor<2x1x1x2xf32>}}> : () -> tensor<2x1x1x2xf32>
+    %variance = "tosa.const"() <{{values = dense_resource<variance> : tensor<2xf32>}}> : () -> tensor<2xf32>
+    %linear = "tosa.const"() <{{values = dense_resource<linear> : tensor<3x2xf32>}}> : () -> tensor<3x2xf32>
+    %b = "tosa.const"() <{{values = dense<0.0> : tensor<2xf32>}}> : () -> tensor<2xf32>
+    %z = "tosa.const"() <{{values = dense<0.0> : tensor<1xf32>}}> : () -> tensor<1xf32>
+    %i = "tosa.const"() <{{values = dense<0> : tensor<1xi8>}}> : () -> tensor<1xi8>
+    %one = "tosa.const"() <{{values = dense<1.0> : tensor<1xf32>}}> : () -> tensor<1xf32>
+    %shift = "tosa.const"() <{{values = dense<[[[[0.5]], [[-1.0]]]]> : tensor<1x2x1x1xf32>}}> : () -> tensor<1x2x1x1xf32>
+    %quarter = "tosa.const"() <{{values = dense<0.25> : tensor<1x1x1x1xf32>}}> : () -> tensor<1x1x1x1xf32>
+    %s4 = tosa.const_shape {{values = dense<[1, 2, 1, 1]> : tensor<4xindex>}} : () -> !tosa.shape<4>
+    %s3 = tosa.const_shape {{values = dense<[1, 1, 2]> : tensor<3xindex>}} : () -> !tosa.shape<3>
+    %s3w = tosa.const_shape {{values = dense<[1, 2, 3]> : tensor<3xindex>}} : () -> !tosa.shape<3>
+    %s2 = tosa.const_shape {{values = dense<[1, 3]> : tensor<2xindex>}} : () -> !tosa.shape<2>
+    %0 = tosa.transpose %arg0 {{perms = array<i32: 0, 2, 3, 1>}} : (tensor<1x2x2x2xf32>) -> tensor<1x2x2x2xf32>
+    %1 = tosa.conv2d %0, %w, %b, %z, %z {{acc_type = f32, pad = array<i64: 0, 0, 0, 0>, stride = array<i64: 1, 1>, dilation = array<i64: 1, 1>}} : (tensor<1x2x2x2xf32>, tensor<2x1x1x2xf32>, tensor<2xf32>, tensor<1xf32>, tensor<1xf32>) -> tensor<1x2x2x2xf32>
+    %2 = tosa.transpose %1 {{perms = array<i32: 0, 3, 1, 2>}} : (tensor<1x2x2x2xf32>) -> tensor<1x2x2x2xf32>
+    %3 = tosa.add %variance, %one : (tensor<2xf32>, tensor<1xf32>) -> tensor<2xf32>
+    %4 = tosa.rsqrt %3 : (tensor<2xf32>) -> tensor<2xf32>
+    %5 = tosa.reshape %4, %s4 : (tensor<2xf32>, !tosa.shape<4>) -> tensor<1x2x1x1xf32>
+    %6 = tosa.mul %2, %5, %i : (tensor<1x2x2x2xf32>, tensor<1x2x1x1xf32>, tensor<1xi8>) -> tensor<1x2x2x2xf32>
+    %7 = tosa.add %6, %shift : (tensor<1x2x2x2xf32>, tensor<1x2x1x1xf32>) -> tensor<1x2x2x2xf32>
+    %8 = tosa.clamp %7 {{min_val = 0.0 : f32, max_val = 3.40282347E+38 : f32}} : (tensor<1x2x2x2xf32>) -> tensor<1x2x2x2xf32>
+    %9 = tosa.reduce_sum %8 {{axis = 2 : i32}} : (tensor<1x2x2x2xf32>) -> tensor<1x2x1x2xf32>
+    %10 = tosa.reduce_sum %9 {{axis = 3 : i32}} : (tensor<1x2x1x2xf32>) -> tensor<1x2x1x1xf32>
+    %11 = tosa.mul %10, %quarter, %i : (tensor<1x2x1x1xf32>, tensor<1x1x1x1xf32>, tensor<1xi8>) -> tensor<1x2x1x1xf32>
+    %12 = tosa.transpose %linear {{perms = array<i32: 1, 0>}} : (tensor<3x2xf32>) -> tensor<2x3xf32>
+    %13 = tosa.reshape %11, %s3 : (tensor<1x2x1x1xf32>, !tosa.shape<3>) -> tensor<1x1x2xf32>
+    %14 = tosa.reshape %12, %s3w : (tensor<2x3xf32>, !tosa.shape<3>) -> tensor<1x2x3xf32>
+    %15 = tosa.matmul %13, %14, %z, %z : (tensor<1x1x2xf32>, tensor<1x2x3xf32>, tensor<1xf32>, tensor<1xf32>) -> tensor<1x1x3xf32>
+    %16 = tosa.reshape %15, %s2 : (tensor<1x1x3xf32>, !tosa.shape<2>) -> tensor<1x3xf32>
+    return %16 : tensor<1x3xf32>
+  }}
+}}
+{{-#
+  dialect_resources: {{
+    builtin: {{
+      conv: "0x04000000{}",
+      variance: "0x04000000{}",
+      linear: "0x04000000{}"
+    }}
+  }}
+#-}}
+"#,
+        hex(&conv),
+        hex(&variance),
+        hex(&linear)
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("net.mlir"), text).unwrap();
+    let images =
+        Array4::from_shape_fn((3, 2, 2, 2), |(n, c, h, w)| ((3 * n + 5 * c + 2 * h + w) % 7) as f32 / 2.0 - 1.5);
+    let expected = Array2::from_shape_fn((3, 3), |(n, output)| {
+        let mean = |channel: usize| {
+            let pixel = |h: usize, w: usize| {
+                let sum: f32 = (0..2).map(|c| conv[2 * channel + c] * images[[n, c, h, w]]).sum();
+                (sum / (variance[channel] + 1.0_f32).sqrt() + [0.5, -1.0][channel]).max(0.0)
+            };
+            (pixel(0, 0) + pixel(0, 1) + pixel(1, 0) + pixel(1, 1)) / 4.0
+        };
+        (0..2).map(|channel| linear[2 * output + channel] * mean(channel)).sum::<f32>()
+    });
+    let mut writer = NpzWriter::new(fs::File::create(folder.join("in.npz")).unwrap());
+    writer.add_array("x", &images).unwrap();
+    writer.finish().unwrap();
+    let report = json(mxc(folder).args(["compile", "net.mlir", "--samples", "8", "--budget", "500%", "--json"]));
+    // The BatchNorm is folded: 4 weights and 2 biases, 6 weights.
+    assert_eq!(report["parameters"]["backbone"], 12);
+    assert_eq!(report["layers"].as_array().unwrap().len(), 2);
+    for model in ["net.mlir", "net.mxa"] {
+        succeed(mxc(folder).args(["run", model, "--input", "in.npz", "-o", "out.npz"]));
+        let found: Array2<f32> =
+            NpzReader::new(fs::File::open(folder.join("out.npz")).unwrap()).unwrap().by_index(0).unwrap();
+        let worst = (&found - &expected).mapv(f32::abs).fold(0.0, |a: f32, b| a.max(*b));
+        assert!(worst < 1e-5, "{model}: {found} instead of {expected}");
+    }
+}
+
+#[test]
 fn effective_noise_of_every_layer() {
     let (folder, data) = compiled(&["--denoiser", "mean+affine", "--placement", "greedy-fill"]);
     let folder = folder.path();

@@ -129,7 +129,11 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
     if level >= Level::Denoise {
         let samples = options.samples.to_string();
         let seed = options.seed.to_string();
-        let budget = options.budget.to_string();
+        // Up to 1 the pass takes a fraction, which is exact; beyond, it wants to see that a percentage is meant.
+        let budget = match options.budget {
+            fraction if fraction <= 1.0 => fraction.to_string(),
+            fraction => format!("{}%", fraction * 100.0),
+        };
         pipeline =
             pipeline.then("rank-sensitivity", pairs(&[("samples", samples.as_str()), ("seed", seed.as_str())])).then(
                 "insert-denoisers",

@@ -360,9 +360,14 @@ fn bounded_shape(shape: &[usize], like: &Tensor, room: u64) -> Result<(), Proble
     bounded(count(shape), like, room)
 }
 
-/// The number of elements of a shape that a model asks for.
+/// The number of elements of a shape that a model asks for; far too many also where only an axis of size 0 makes them none,
+/// since axes move.
 fn count(shape: &[usize]) -> usize {
-    shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size)).unwrap_or(usize::MAX)
+    let others = shape.iter().filter(|&&size| size != 0).try_fold(1usize, |count, &size| count.checked_mul(size));
+    match others {
+        Some(_) if shape.contains(&0) => 0,
+        others => others.unwrap_or(usize::MAX),
+    }
 }
 
 /// A tensor with a fill written out, if that takes no more than `room` bytes.
