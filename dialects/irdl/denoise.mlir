@@ -5,7 +5,7 @@ irdl.dialect @denoise {
   // The denoising block of the paper, section III-B and Fig. 1, with bottleneck B = max(1, round(C / 4)):
   //   h = lrelu(conv1x1(x)); g = lrelu(dwconv3x3(h)); mean = conv1x1(g); sigma = conv1x1(g)
   //   output = input - (eps * sigma + mean)
-  // reduce_weight [B,1,1,C], depthwise_weight [3,3,B,1] ([1,1,B,1] without spatial axes), mean_weight [C,1,1,B];
+  // reduce_weight [B,1,1,C], depthwise_weight [3,3,B,1] ([1,1,B,1] after a fully connected layer), mean_weight [C,1,1,B];
   // sigma_weight [C,1,1,B] and sigma_bias [C] are left out by the kind "mean". After quantize-denoisers every tensor is of
   // 16-bit !quant.uniform words, input and output with scales of their own.
   irdl.operation @block {

@@ -363,7 +363,8 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
         ir::value_shape(self.output()?)?.last().copied().flatten()
     }
 
-    /// Whether the output has spatial axes (a denoising block's depthwise stage is 3×3 there, 1×1 elsewhere).
+    /// Whether the layer computes on spatial axes: a denoising block's depthwise stage is 3×3 there, and 1×1 after a fully
+    /// connected layer, whatever the axes before its channels are (tokens, or the pixels of a channels-last network).
     pub fn is_spatial(self) -> bool {
         !matches!(self, Self::FullyConnected(_))
     }

@@ -26,15 +26,15 @@ pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
     let mut blocks = BTreeSet::new();
     let mut affines = BTreeSet::new();
     for function in functions {
-        let mut channels = BTreeMap::new();
+        let mut outputs = BTreeMap::new();
         for operation in ir::entry_block(function).map(ir::block_ops).unwrap_or_default() {
             let name = ir::op_name(&operation);
             let result = match name.as_str() {
                 "ml_program.global_load_const" => verify_load(&operation, &globals),
-                "denoise.block" => verify_block(operation, &channels, &mut blocks),
-                "denoise.affine" => verify_affine(operation, &channels, &mut affines),
+                "denoise.block" => verify_block(operation, &outputs, &mut blocks),
+                "denoise.affine" => verify_affine(operation, &outputs, &mut affines),
                 _ => match AnalogOp::new(operation) {
-                    Some(op) => verify_analog(op, &mut layers, &mut channels),
+                    Some(op) => verify_analog(op, &mut layers, &mut outputs),
                     None => Ok(()),
                 },
             };
@@ -94,7 +94,7 @@ fn float_shape(what: &str, value: Option<Value<'_, '_>>) -> Result<Shape, String
 fn verify_analog(
     op: AnalogOp<'_, '_>,
     layers: &mut BTreeSet<String>,
-    channels: &mut BTreeMap<String, usize>,
+    layer_outputs: &mut BTreeMap<String, LayerOutput>,
 ) -> Result<(), String> {
     let layer = op.layer();
     if layer.is_empty() {
@@ -146,7 +146,7 @@ fn verify_analog(
             outputs.map_or("?".to_owned(), |outputs| outputs.to_string())
         ));
     }
-    channels.insert(layer, outputs.unwrap_or_default());
+    layer_outputs.insert(layer, LayerOutput { channels: outputs.unwrap_or_default(), is_spatial: op.is_spatial() });
     Ok(())
 }
 
@@ -211,14 +211,22 @@ fn convolution_output(
     Ok(output)
 }
 
-/// What both denoisers have in common; the channels.
+/// What an analog layer gives its denoisers.
+#[derive(Clone, Copy)]
+struct LayerOutput {
+    channels: usize,
+    /// See [`AnalogOp::is_spatial`].
+    is_spatial: bool,
+}
+
+/// What both denoisers have in common; what their layer gives them.
 fn verify_denoiser(
     operation: &OperationRef<'_, '_>,
-    channels: &BTreeMap<String, usize>,
+    layers: &BTreeMap<String, LayerOutput>,
     placed: &mut BTreeSet<String>,
-) -> Result<usize, String> {
+) -> Result<LayerOutput, String> {
     let layer = ir::string_attr(operation, analog::LAYER).unwrap_or_default();
-    let expected = channels.get(&layer).ok_or("no analog layer of this name comes before it")?;
+    let found = *layers.get(&layer).ok_or("no analog layer of this name comes before it")?;
     if !placed.insert(layer) {
         return Err("the layer has another denoiser of this kind".to_owned());
     }
@@ -228,18 +236,18 @@ fn verify_denoiser(
     if input != output {
         return Err(format!("the input is {} but the output {}", show(&input), show(&output)));
     }
-    if input.last() != Some(&Some(*expected)) {
-        return Err(format!("the input is {} but the layer has {expected} channels", show(&input)));
+    if input.last() != Some(&Some(found.channels)) {
+        return Err(format!("the input is {} but the layer has {} channels", show(&input), found.channels));
     }
-    Ok(*expected)
+    Ok(found)
 }
 
 fn verify_block(
     operation: OperationRef<'_, '_>,
-    channels: &BTreeMap<String, usize>,
+    layers: &BTreeMap<String, LayerOutput>,
     placed: &mut BTreeSet<String>,
 ) -> Result<(), String> {
-    let channels = verify_denoiser(&operation, channels, placed)?;
+    let LayerOutput { channels, is_spatial } = verify_denoiser(&operation, layers, placed)?;
     let block = denoise::Block::new(operation).ok_or("it is no denoise.block")?;
     let width = denoise::bottleneck(channels);
     if block.bottleneck() != Some(width) {
@@ -253,8 +261,7 @@ fn verify_block(
     if weights.len() != 6 && weights.len() != 8 {
         return Err("sigma_weight and sigma_bias go together".to_owned());
     }
-    let spatial = block.input().and_then(ir::value_shape).is_some_and(|shape| shape.len() == 4);
-    let shapes = denoise::block_weight_shapes(channels, spatial);
+    let shapes = denoise::block_weight_shapes(channels, is_spatial);
     for ((part, shape), weight) in denoise::BLOCK_WEIGHTS.iter().zip(shapes).zip(weights) {
         check_weight(part, weight, &shape)?;
     }
@@ -263,10 +270,10 @@ fn verify_block(
 
 fn verify_affine(
     operation: OperationRef<'_, '_>,
-    channels: &BTreeMap<String, usize>,
+    layers: &BTreeMap<String, LayerOutput>,
     placed: &mut BTreeSet<String>,
 ) -> Result<(), String> {
-    let channels = verify_denoiser(&operation, channels, placed)?;
+    let channels = verify_denoiser(&operation, layers, placed)?.channels;
     let affine = denoise::Affine::new(operation).ok_or("it is no denoise.affine")?;
     let weights = [affine.scale(), affine.shift()];
     for (part, weight) in denoise::AFFINE_WEIGHTS.iter().zip(weights) {

@@ -343,7 +343,8 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
         Op::DenoiseBlock { .. } => {
             let channels = x.last().copied().unwrap_or(0);
             let bottleneck = operands[2].iter().product::<usize>();
-            let taps = if x.len() == 4 { 9 } else { 1 };
+            // 3×3 after a convolution, 1×1 after a fully connected layer.
+            let taps = if x.len() == 4 && operands[3].iter().product::<usize>() != bottleneck { 9 } else { 1 };
             for (operand, len) in [
                 (1, bottleneck * channels),
                 (3, taps * bottleneck),
@@ -554,7 +555,7 @@ pub(crate) struct Block {
     pub rows: usize,
     pub channels: usize,
     pub bottleneck: usize,
-    /// The depthwise stage (1×1 over one row of pixels without spatial axes), for each of `images`.
+    /// The depthwise stage (1×1 over one row of pixels after a fully connected layer), for each of `images`.
     pub depthwise: Depthwise,
     pub images: usize,
     /// Weights and biases: reduce, depthwise, mean, and sigma unless the kind is `mean`.
@@ -850,7 +851,7 @@ impl Builder<'_> {
                 let channels = result.last().copied().unwrap_or(1);
                 let bottleneck = network.len(node.inputs[2]);
                 let (images, [h, w], kernel) = match result.as_slice() {
-                    &[n, h, w, _] => (n, [h, w], 3),
+                    &[n, h, w, _] if network.len(node.inputs[3]) != bottleneck => (n, [h, w], 3),
                     _ => (1, [1, len / channels.max(1)], 1),
                 };
                 let pair = |at: usize| [node.inputs[at], node.inputs[at + 1]];

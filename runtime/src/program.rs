@@ -163,7 +163,7 @@ pub enum Op {
     /// `[…, H, C] × […, C, W] → […, H, W]`, of rank 3 or more and equal leading axes.
     MatMul,
     /// The denoising block (paper §III-B): input, reduce weight `[B,1,1,C]` and bias, depthwise weight `[3,3,B,1]`
-    /// (`[1,1,B,1]` without spatial axes) and bias, mean weight `[C,1,1,B]` and bias, and, unless the kind is `mean`, sigma
+    /// (`[1,1,B,1]` after a fully connected layer) and bias, mean weight `[C,1,1,B]` and bias, and, unless the kind is `mean`, sigma
     /// weight `[C,1,1,B]` and bias.
     DenoiseBlock {
         /// The layer it cleans.

@@ -21,7 +21,7 @@ import torchvision.models as tv
 from torch import nn
 
 FOUR = ("resnet18", "mobilenetv2", "efficientnet_b0", "densenet121")
-OTHERS = ("vgg19", "vit_tiny", "mobilenetv3_large", "resnext50")
+OTHERS = ("vgg19", "vit_tiny", "swin_tiny", "convnext_atto", "mobilenetv3_large", "resnext50")
 NAMES = [f"{name}-{size}" for name in FOUR for size in (224, 32)] + [f"{name}-224" for name in OTHERS]
 EXPORTERS = ("torchscript", "torchscript-unfolded", "dynamo", "dynamo-external", "tosa")
 
@@ -41,6 +41,10 @@ def full_size(name: str) -> nn.Module:
             return tv.vgg19()
         case "vit_tiny":
             return timm.create_model("vit_tiny_patch16_224")
+        case "swin_tiny":
+            return timm.create_model("swin_tiny_patch4_window7_224")
+        case "convnext_atto":
+            return timm.create_model("convnext_atto")
         case "mobilenetv3_large":
             return tv.mobilenet_v3_large()
         case "resnext50":

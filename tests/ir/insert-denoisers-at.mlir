@@ -12,3 +12,11 @@ func.func @main(%x: tensor<?x2x2x4xf32>) -> tensor<?x2x2x2xf32> {
   %4 = "analog.conv2d"(%3, %v, %c) {layer = "second", rank = 1 : i64, gradient_norm = 1.0 : f64, groups = 1 : i64, stride = array<i64: 1, 1>, pad = array<i64: 0, 0, 0, 0>, dilation = array<i64: 1, 1>, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2x2x4xf32>, tensor<2x1x1x4xf32>, tensor<2xf32>) -> tensor<?x2x2x2xf32>
   return %4 : tensor<?x2x2x2xf32>
 }
+// -----
+// After a fully connected layer the depthwise stage is one weight per channel, also where pixels come before the channels (ConvNeXt).
+func.func @main(%x: tensor<?x2x2x4xf32>) -> tensor<?x2x2x4xf32> {
+  %w = "tosa.const"() {values = dense<1.0> : tensor<4x4xf32>} : () -> tensor<4x4xf32>
+  %b = "tosa.const"() {values = dense<1.0> : tensor<4xf32>} : () -> tensor<4xf32>
+  %1 = "analog.fully_connected"(%x, %w, %b) {layer = "second.mlp", rank = 0 : i64, gradient_norm = 2.0 : f64, calibration = {samples = 4 : i64, rms = 1.0 : f64, absmax = 3.0 : f64, mean_abs = 0.5 : f64, std = 1.0 : f64, input_absmax = 1.0 : f64}, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2x2x4xf32>, tensor<4x4xf32>, tensor<4xf32>) -> tensor<?x2x2x4xf32>
+  return %1 : tensor<?x2x2x4xf32>
+}

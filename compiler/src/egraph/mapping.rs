@@ -50,7 +50,7 @@ pub struct DenoiserShape {
 pub struct BlockShape {
     /// The bottleneck B.
     pub bottleneck: usize,
-    /// Rows and columns of the depthwise kernel: 3, or 1 without spatial axes.
+    /// Rows and columns of the depthwise kernel: 3, or 1 after a fully connected layer.
     pub kernel: usize,
     /// Whether it has a σ̂ head.
     pub sigma: bool,

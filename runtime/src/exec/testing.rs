@@ -143,12 +143,16 @@ impl Net {
         self.node(Op::DenoiseAffine { layer }, &[x, scale, shift], &shape[1..])
     }
 
-    /// `heads` scales the two heads' weights.
+    /// A block after a convolution, or on tokens. `heads` scales the two heads' weights.
     pub fn block(&mut self, x: ValueId, sigma: bool, heads: f32) -> ValueId {
+        let kernel = if self.shape(x).len() == 4 { 3 } else { 1 };
+        self.block_with(x, kernel, sigma, heads)
+    }
+
+    pub fn block_with(&mut self, x: ValueId, kernel: usize, sigma: bool, heads: f32) -> ValueId {
         let shape = self.shape(x);
         let c = shape[shape.len() - 1];
         let b = (c as f64 / 4.0).round().max(1.0) as usize;
-        let kernel = if shape.len() == 4 { 3 } else { 1 };
         let mut operands = vec![x];
         for (shape, scale) in [
             (vec![b, 1, 1, c], 0.5),

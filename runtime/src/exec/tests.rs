@@ -40,6 +40,14 @@ fn networks() -> Vec<(String, Program)> {
         let x = net.conv(x, 6, 3, 2, 1);
         all.push((format!("residual, {scale} {reference}"), net.classify(x, 4)));
     }
+    // A fully connected layer on pixels, as ConvNeXt has it.
+    let mut net = start("range");
+    let x = net.input(&[3, 4, 5]);
+    let x = net.linear(x, 8);
+    let x = net.block_with(x, 1, true, 0.4);
+    let x = net.relu(x);
+    let x = net.conv(x, 6, 3, 1, 1);
+    all.push(("fully connected on pixels".to_owned(), net.classify(x, 4)));
     // Convolutions of many geometries.
     type Geometry = (usize, [usize; 2], [usize; 2], [usize; 4], [usize; 2], usize);
     let geometries: [Geometry; 9] = [
