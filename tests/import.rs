@@ -583,8 +583,10 @@ fn fills_stay_splats() {
     for splat in ["dense<5.000000e-01> : tensor<2048x3x3x1xf32>", "dense<5.000000e-01> : tensor<1x2048x1048576xf32>"] {
         assert!(text.contains(splat), "{text}");
     }
-    // Eight GiB of weights: whoever would need them written out would fail here.
-    mxc_runtime::load::program(&imported.module, &imported.weights).unwrap();
+    // Eight GiB of weights: whoever would write them out would fail here; the executor, which has to, refuses.
+    let program = mxc_runtime::load::program(&imported.module, &imported.weights).unwrap();
+    let error = mxc_runtime::exec::Executor::new(program, 1).err().unwrap();
+    assert!(error.to_string().contains("numbers, more than 1073741824"), "{error}");
 }
 
 #[test]

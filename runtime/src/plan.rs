@@ -18,6 +18,7 @@ use crate::{
     onednn::Geometry,
     program::{Binary, Calibration, DType, LayerId, Node, Op, Program, Reduce, Unary, ValueId},
     rng::layer_hash,
+    store::Weight,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -78,11 +79,21 @@ fn error(node: usize, op: &Op, message: impl std::fmt::Display) -> ExecError {
     ExecError::Program(format!("node {node} ({name}): {message}"))
 }
 
+/// The most numbers that fills may become when they are executed, 4 GiB: a short text can name any number of them.
+const MAX_FILLS: usize = 1 << 30;
+
 impl Network {
     /// Checks a program: operand counts, shapes, constants.
     pub fn new(program: Program) -> Result<Self, ExecError> {
         let count = program.values.len();
         let mut shapes: Vec<Option<Vec<usize>>> = vec![None; count];
+        let fills: usize =
+            program.values.iter().filter_map(|value| value.constant.as_ref()).map(Weight::unwritten).sum();
+        if fills > MAX_FILLS {
+            return Err(ExecError::Program(format!(
+                "its constants of one repeated value would be {fills} numbers, more than {MAX_FILLS}"
+            )));
+        }
         for (id, value) in program.values.iter().enumerate() {
             if let Some(weight) = &value.constant {
                 let shape = match value.dtype {

@@ -128,6 +128,14 @@ impl Weight {
         }
     }
 
+    /// The number of values that reading them would write out.
+    pub(crate) fn unwritten(&self) -> usize {
+        match &self.values {
+            Values::Fill { len, .. } => *len,
+            _ => 0,
+        }
+    }
+
     /// The number of values.
     pub fn len(&self) -> usize {
         match &self.values {

@@ -366,12 +366,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let element = element.unwrap_or_else(|| tensor.data.element());
         let value = match element {
-            Element::F32 => match (&tensor.data, tensor.to_floats()) {
-                (Data::Fill(_), _) => self.emit.tensor(name, tensor)?,
-                (_, Some(values)) => {
-                    self.emit.constant_or_weight(name, &Tensor::floats(tensor.shape.clone(), values))?
-                }
-                _ => return cannot(),
+            Element::F32 if tensor.data.element() == Element::F32 => self.emit.constant_or_weight(name, tensor)?,
+            Element::F32 => match tensor.to_floats() {
+                Some(values) => self.emit.constant_or_weight(name, &Tensor::floats(tensor.shape.clone(), values))?,
+                None => return cannot(),
             },
             element => match tensor.integers() {
                 Some(values) => self.emit.integer_constant(&tensor.shape, &values, element)?,
