@@ -121,6 +121,9 @@ def main() -> None:
         kind, size = name.rsplit("-", 1)
         # The four architectures in all four ways; of the others one of each exporter.
         exporters = [e for e in EXPORTERS if kind in FOUR and (e != "tosa" or size == "32")] or ("torchscript", "dynamo")
+        if kind == "convnext_atto":
+            # Dynamo's export gathers samples by their indices in the batch, which mxc does not.
+            exporters = ("torchscript",)
         paths = {e: args.out / f"{name}.{e}{'.mlir' if e == 'tosa' else '.onnx'}" for e in exporters}
         missing = [e for e in exporters if not paths[e].exists()]
         net = network(kind, int(size)) if missing else None

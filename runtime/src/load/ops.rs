@@ -949,7 +949,9 @@ impl<'c> Loader<'c, '_> {
             .filter(|&size| size > 0)
             .ok_or_else(|| fail(op, "its bottleneck must be positive".into()))?;
         let slope = ir::f64_attr(op, "slope").ok_or_else(|| fail(op, "its slope must be a float".into()))?;
-        let taps = if shape.len() == 4 { 3 } else { 1 };
+        // 3×3 after a convolution, 1×1 after a fully connected layer.
+        let pointwise = self.constant(op, 3)?.1.shape() == [1, 1, bottleneck, 1];
+        let taps = if shape.len() == 4 && !pointwise { 3 } else { 1 };
         let mut roles = vec![
             ("reduce_weight", vec![bottleneck, 1, 1, channels]),
             ("reduce_bias", vec![bottleneck]),

@@ -154,6 +154,21 @@ fn analog_layers_and_denoisers() {
 }
 
 #[test]
+fn a_fully_connected_layers_denoiser_is_pointwise_on_pixels_too() {
+    let window =
+        ", stride = array<i64: 1, 1>, pad = array<i64: 0, 0, 0, 0>, dilation = array<i64: 1, 1>, groups = 1 : i64";
+    let text = DENOISED
+        .replace("analog.conv2d", "analog.fully_connected")
+        .replace(window, "")
+        .replace("8x1x1x4xf32", "8x4xf32")
+        .replace("3x3x2x1xf32", "1x1x2x1xf32");
+    let weights = store(&[("w", &[8, 4]), ("a", &[8])]);
+    let program = load_with(&text, &weights).unwrap();
+    assert_eq!(program.nodes[1].op, Op::DenoiseBlock { layer: 0, slope: 1.0 / 128.0 });
+    crate::exec::Executor::new(program, 1).unwrap();
+}
+
+#[test]
 fn bad_analog_and_denoise_ops_are_refused() {
     let weights = store(&[("w", &[8, 1, 1, 4]), ("a", &[8])]);
     for (from, to, needle) in [
