@@ -350,7 +350,8 @@ fn bounded(count: usize, like: &Tensor, room: u64) -> Result<(), Problem> {
     let width = match like.data {
         Data::Float(_) | Data::Fill(_) => size_of::<f32>(),
         Data::Int(_) => size_of::<Sym>(),
-        Data::Bool(_) => size_of::<bool>(),
+        // Most of what making them takes is the list of positions that they are gathered from.
+        Data::Bool(_) => size_of::<usize>(),
     };
     let bytes = count.saturating_mul(width) as u64;
     if bytes > room { Err(Problem::TooLarge(bytes)) } else { Ok(()) }
