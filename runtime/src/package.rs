@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, Cursor, Write},
+    io::{self, BufWriter, Cursor, Seek, Write},
     path::Path,
     sync::Arc,
 };
@@ -147,29 +147,33 @@ impl Package {
 
     /// The package's bytes.
     pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        self.write_to(Cursor::new(Vec::new())).map(Cursor::into_inner)
+    }
+
+    /// Writes the package entry by entry: its weights may be most of what the memory holds.
+    fn write_to<W: Write + Seek>(&self, out: W) -> io::Result<W> {
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .last_modified_time(DateTime::DEFAULT)
             .unix_permissions(0o644)
             .system(zip::System::Unix)
             .with_alignment(store::ALIGNMENT as u16);
-        let mut zip = ZipWriter::new(Cursor::new(Vec::new())).set_auto_large_file();
-        let mut entry = |name: &str, bytes: &[u8]| -> io::Result<()> {
-            zip.start_file(name, options)?;
-            zip.write_all(bytes)
-        };
-        entry(MANIFEST, &self.manifest.encode_to_vec())?;
-        entry(MODULE, &self.module)?;
-        entry(BACKBONE, &self.backbone.to_safetensors())?;
-        entry(DENOISERS, &self.denoisers.to_safetensors())?;
-        Ok(zip.finish()?.into_inner())
+        let mut zip = ZipWriter::new(out).set_auto_large_file();
+        zip.start_file(MANIFEST, options)?;
+        zip.write_all(&self.manifest.encode_to_vec())?;
+        zip.start_file(MODULE, options)?;
+        zip.write_all(&self.module)?;
+        zip.start_file(BACKBONE, options)?;
+        self.backbone.write_safetensors(&mut zip)?;
+        zip.start_file(DENOISERS, options)?;
+        self.denoisers.write_safetensors(&mut zip)?;
+        Ok(zip.finish()?)
     }
 
     /// Writes the package: to a temporary file in the target's folder, synced, then renamed, so that a crash leaves the
     /// old file or the new one.
     pub fn write(&self, path: &Path) -> Result<(), PackageError> {
-        self.to_bytes()
-            .and_then(|bytes| write_atomically(path, &bytes))
+        atomically(path, |file| self.write_to(BufWriter::new(file))?.flush())
             .map_err(|source| PackageError::Io { path: path.display().to_string(), source })
     }
 }
@@ -206,12 +210,16 @@ fn entries(map: &Mmap) -> Result<BTreeMap<String, (usize, usize)>, String> {
 
 /// Writes a file through a temporary one in the same folder: written, synced, renamed, the folder synced.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    atomically(path, |file| file.write_all(bytes))
+}
+
+fn atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     let mut file = tempfile::Builder::new().prefix(".mxc-").permissions(default_permissions()).tempfile_in(folder)?;
-    file.write_all(bytes)?;
+    write(file.as_file_mut())?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     // The rename itself is durable once its folder is; some file systems cannot sync folders.
