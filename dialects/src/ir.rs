@@ -16,7 +16,12 @@ use melior::{
         r#type::{IntegerType, RankedTensorType},
     },
 };
-use std::{cell::RefCell, collections::BTreeMap, fmt::Write, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    rc::Rc,
+};
 
 /// The name of the function that holds the network.
 pub const MAIN: &str = "main";
@@ -342,6 +347,11 @@ pub fn dense_integers(attribute: Attribute<'_>) -> Option<Vec<i64>> {
             _ => None,
         })
         .collect()
+}
+
+/// The names of a module's symbols.
+pub fn symbols(module: &Module<'_>) -> BTreeSet<String> {
+    module_ops(module).iter().filter_map(|operation| string_attr(operation, "sym_name")).collect()
 }
 
 /// The module's `ml_program` globals by name.

@@ -18,7 +18,7 @@ use crate::{
     store::{Weight, WeightStore},
 };
 use melior::ir::{
-    BlockLike, Module, OperationRef, ShapedTypeLike, Type, TypeLike, Value as IrValue, ValueLike,
+    Attribute, BlockLike, Module, OperationRef, ShapedTypeLike, Type, TypeLike, Value as IrValue, ValueLike,
     attribute::{ArrayAttribute, DictionaryAttribute},
     operation::OperationLike,
     r#type::{IntegerType, RankedTensorType},
@@ -67,6 +67,15 @@ pub enum LoadError {
         /// Its shape in the module.
         declared: Vec<usize>,
     },
+}
+
+/// The values of a `tosa.const` of f32; one that says a single value for all of them stays a fill. `None` for other elements
+/// or another number of them.
+pub fn inline_weight(shape: Vec<usize>, values: Attribute<'_>) -> Option<Weight> {
+    match ffi::dense_f32_splat(values) {
+        Some(value) => Weight::fill(shape, value),
+        None => Weight::new(shape, ffi::dense_f32(values)?),
+    }
 }
 
 /// Reads a module of any level into a program.

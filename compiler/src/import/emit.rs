@@ -339,7 +339,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
             return Ok(value);
         }
         let tensor = self.fixed_tensor(self.f32(), shape);
-        self.globals.push(global(self.context, &name, tensor).map_err(Problem::Invalid)?);
+        let global = ir::extern_global(self.context, &name, tensor);
+        self.globals.push(global.map_err(|_| Problem::Invalid(format!("the global '{name}' cannot be built")))?);
         self.weights.insert(name.clone(), weight);
         let symbol = FlatSymbolRefAttribute::new(self.context, &name).into();
         let value = self.constant_op("ml_program.global_load_const", &[("global", symbol)], tensor)?;
@@ -730,23 +731,4 @@ fn check_size(shape: &[Dim]) -> Result<(), Problem> {
         Some((count, _)) if count <= MAX_ELEMENTS => Ok(()),
         _ => invalid(format!("its result of shape {} is too large", show(shape))),
     }
-}
-
-/// `ml_program.global private @"name"(#ml_program.extern<…>) : …`.
-pub(crate) fn global<'c>(
-    context: &'c Context,
-    name: &str,
-    tensor: Type<'c>,
-) -> Result<melior::ir::Operation<'c>, String> {
-    let failed = || format!("the global '{name}' cannot be built");
-    let value = Attribute::parse(context, &format!("#ml_program.extern : {tensor}")).ok_or_else(failed)?;
-    OperationBuilder::new("ml_program.global", Location::unknown(context))
-        .add_attributes(&[
-            (Identifier::new(context, "sym_name"), StringAttribute::new(context, name).into()),
-            (Identifier::new(context, "sym_visibility"), StringAttribute::new(context, "private").into()),
-            (Identifier::new(context, "type"), TypeAttribute::new(tensor).into()),
-            (Identifier::new(context, "value"), value),
-        ])
-        .build()
-        .map_err(|_| failed())
 }

@@ -814,7 +814,7 @@ fn reduce(op: &str, tensor: &Tensor, axes: &[usize], keep: bool) -> Result<Tenso
     };
     let mut result = part(inner[0]);
     for &offset in &inner[1..] {
-        result = binary(pairwise, &result, &part(offset), tensor.full_bytes())?;
+        result = binary(pairwise, &result, &part(offset), tensor.bytes())?;
     }
     Ok(result)
 }

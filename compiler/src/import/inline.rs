@@ -1,6 +1,5 @@
 //! `--inline-weights`: weights as constants in the module, for upstream's lowerings.
 
-use super::ffi::erase;
 use melior::{
     Context,
     ir::{
@@ -61,11 +60,11 @@ pub fn inline_weights<'c>(context: &'c Context, module: &Module<'c>, weights: &W
             let constant = block.insert_operation_before(load, constant);
             let value: Value<'_, '_> = constant.result(0).map_err(|error| error.to_string())?.into();
             ffi::replace_all_uses(loaded, value);
-            erase(load);
+            ffi::erase(load);
         }
     }
     for global in external {
-        erase(*global);
+        ffi::erase(*global);
     }
     Ok(())
 }

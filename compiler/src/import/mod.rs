@@ -15,7 +15,6 @@ mod attributes;
 mod decode;
 mod emit;
 mod error;
-mod ffi;
 mod fold;
 mod inline;
 mod lower;
@@ -40,7 +39,7 @@ use melior::{
         r#type::{FunctionType, RankedTensorType},
     },
 };
-use mxc_dialects::ir;
+use mxc_dialects::{ffi, ir};
 use mxc_runtime::store::WeightStore;
 use sha2::{Digest, Sha256};
 use std::{
@@ -514,9 +513,8 @@ fn prune(block: &Block<'_>) {
     let operations: Vec<_> =
         std::iter::successors(block.first_operation(), |operation| operation.next_in_block()).collect();
     for operation in operations.into_iter().rev() {
-        let used = operation.result_count() == 0
-            || operation.results().any(|result| !mxc_dialects::ffi::is_unused(result.into()));
-        if !used {
+        // Without results it is there for its effect; in use, it is refused.
+        if operation.result_count() > 0 {
             ffi::erase(operation);
         }
     }

@@ -11,7 +11,7 @@
 //! %0 = ml_program.global_load_const @w : tensor<2xf32>
 //! ```
 
-use super::{decode::unique, ffi::erase};
+use super::decode::unique;
 use melior::{
     Context,
     ir::{
@@ -45,8 +45,7 @@ pub(super) fn to_weights<'c>(
         ));
     }
     let blobs = blobs(source);
-    let mut taken: BTreeSet<String> =
-        ir::module_ops(module).iter().filter_map(|operation| ir::string_attr(operation, "sym_name")).collect();
+    let mut taken = ir::symbols(module);
     // The global of each resource, which several constants may share.
     let mut globals: BTreeMap<String, String> = BTreeMap::new();
     let mut store = WeightStore::new();
@@ -88,7 +87,7 @@ pub(super) fn to_weights<'c>(
         let load = ir::load_global(context, &global, r#type).map_err(|error| error.to_string())?;
         let load = block.insert_operation_before(constant, load);
         ffi::replace_all_uses(value, load.result(0).map_err(|error| error.to_string())?.into());
-        erase(constant);
+        ffi::erase(constant);
     }
     Ok(store)
 }

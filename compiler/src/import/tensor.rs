@@ -250,15 +250,7 @@ impl Tensor {
         bytes as u64
     }
 
-    /// The memory that the elements take once a fill is written out.
-    pub fn full_bytes(&self) -> u64 {
-        match self.data {
-            Data::Fill(_) => size_of::<f32>() as u64 * self.len() as u64,
-            _ => self.bytes(),
-        }
-    }
-
-    /// The tensor with a fill written out. The caller has checked [`Self::full_bytes`].
+    /// The tensor with a fill written out. The caller has checked its size.
     pub fn written_out(&self) -> Self {
         match self.data {
             Data::Fill(value) => Self::floats(self.shape.clone(), vec![value; self.len()]),

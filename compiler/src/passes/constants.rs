@@ -10,7 +10,10 @@ use melior::{
     },
 };
 use mxc_dialects::{ffi, ir};
-use mxc_runtime::store::{Weight, WeightStore};
+use mxc_runtime::{
+    load,
+    store::{Weight, WeightStore},
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a constant value's numbers are.
@@ -55,10 +58,7 @@ pub fn weight(pass: &str, value: Value<'_, '_>, store: &WeightStore) -> Result<W
         (Some(Source::Inline), Some(operation)) => operation
             .attribute("values")
             .ok()
-            .and_then(|values| match ffi::dense_f32_splat(values) {
-                Some(value) => Weight::fill(shape, value),
-                None => Weight::new(shape, ffi::dense_f32(values)?),
-            })
+            .and_then(|values| load::inline_weight(shape, values))
             .ok_or_else(|| refused(format!("{pass} cannot read this constant: f32 expected"))),
         _ => Err(refused(format!("{pass} needs a constant here"))),
     }
@@ -66,13 +66,8 @@ pub fn weight(pass: &str, value: Value<'_, '_>, store: &WeightStore) -> Result<W
 
 /// A name that no symbol of the module has: `name`, else `name.1`, `name.2`, ….
 pub fn fresh_symbol(module: &Module<'_>, name: &str) -> String {
-    let taken = symbols(module);
+    let taken = ir::symbols(module);
     fresh(name, |name| taken.contains(name))
-}
-
-/// The names of a module's symbols.
-fn symbols(module: &Module<'_>) -> BTreeSet<String> {
-    ir::module_ops(module).iter().filter_map(|operation| ir::string_attr(operation, "sym_name")).collect()
 }
 
 /// `name`, else `name.1`, `name.2`, …, the first that is not taken.
@@ -247,7 +242,7 @@ pub fn add_constant<'c, 'a>(
 /// become free.
 pub fn settle_names<'c>(context: &'c Context, module: &Module<'c>, cx: &mut PassContext, renames: &[(String, String)]) {
     remove_unreferenced(module, cx);
-    let mut taken = symbols(module);
+    let mut taken = ir::symbols(module);
     let mut globals = ir::globals(module);
     let mut loads: BTreeMap<String, Vec<OperationRef<'c, '_>>> = BTreeMap::new();
     for operation in ir::module_ops(module).into_iter().filter_map(ir::entry_block).flat_map(ir::block_ops) {

@@ -6,7 +6,7 @@ use crate::{
     store::Weight,
 };
 use melior::ir::{OperationRef, ValueLike, operation::OperationLike};
-use mxc_dialects::{dtile, ffi, ir};
+use mxc_dialects::{dtile, ir};
 use std::sync::Arc;
 
 /// The elementwise operations of two operands.
@@ -250,10 +250,7 @@ impl<'c> Loader<'c, '_> {
         } else {
             let shape = super::static_shape(value)
                 .ok_or_else(|| fail(op, format!("its type {} is not static", value.r#type())))?;
-            let weight = match ffi::dense_f32_splat(values) {
-                Some(value) => Weight::fill(shape, value),
-                None => ffi::dense_f32(values).and_then(|values| Weight::new(shape, values)),
-            };
+            let weight = super::inline_weight(shape, values);
             Bound::Constant(
                 String::new(),
                 weight.ok_or_else(|| {

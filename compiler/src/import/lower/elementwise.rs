@@ -202,16 +202,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
 
     /// `clamp(α·x + β, 0, 1)`.
     fn hard_sigmoid(&mut self, x: &Activation<'c, 'a>, alpha: f32, beta: f32) -> Result<Activation<'c, 'a>, Problem> {
-        if alpha > 0.0 {
-            // Saturating first keeps the scale apart from a layer before it: folded into that, it would change the layer's
-            // output, which is a value of the ONNX graph.
-            let bounded = self.emit.clamp(x, -beta / alpha, (1.0 - beta) / alpha)?;
-            let scaled = self.emit.with_scalar("tosa.mul", &bounded, alpha)?;
-            return self.emit.with_scalar("tosa.add", &scaled, beta);
-        }
-        let scaled = self.emit.with_scalar("tosa.mul", x, alpha)?;
+        // Saturating first keeps the scale apart from a layer before it: folded into that, it would change the layer's
+        // output, which is a value of the ONNX graph.
+        let first = alpha > 0.0;
+        let x = if first { self.emit.clamp(x, -beta / alpha, (1.0 - beta) / alpha)? } else { x.clone() };
+        let scaled = self.emit.with_scalar("tosa.mul", &x, alpha)?;
         let shifted = self.emit.with_scalar("tosa.add", &scaled, beta)?;
-        self.emit.clamp(&shifted, 0.0, 1.0)
+        if first { Ok(shifted) } else { self.emit.clamp(&shifted, 0.0, 1.0) }
     }
 
     /// `γ·(max(x, 0) + α·(exp(rate·min(x, 0)) − 1))`.
