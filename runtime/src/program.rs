@@ -320,6 +320,8 @@ pub enum Binary {
     Pow,
     /// The quotient rounded to zero, of integers; 0 where the divisor is.
     IntDiv,
+    /// The quotient of floats.
+    Div,
     /// The remainder with the divisor's sign.
     Mod,
     /// The remainder with the dividend's sign.

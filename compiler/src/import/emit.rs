@@ -8,13 +8,13 @@ use super::{
 use melior::{
     Context,
     ir::{
-        Attribute, Block, BlockLike, Identifier, Location, ShapedTypeLike, Type, Value, ValueLike,
+        Attribute, Block, BlockLike, Identifier, Location, Region, RegionLike, ShapedTypeLike, Type, Value, ValueLike,
         attribute::{
-            DenseElementsAttribute, DenseI32ArrayAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute,
-            StringAttribute, TypeAttribute,
+            ArrayAttribute, DenseElementsAttribute, DenseI32ArrayAttribute, FlatSymbolRefAttribute, FloatAttribute,
+            IntegerAttribute, StringAttribute, TypeAttribute,
         },
         operation::OperationBuilder,
-        r#type::{IntegerType, RankedTensorType},
+        r#type::{FunctionType, IntegerType, RankedTensorType},
     },
 };
 use mxc_dialects::ir;
@@ -714,6 +714,38 @@ impl<'c, 'a> Emitter<'c, 'a> {
         padded.value = self.shaped("tosa.pad", &[input.value, amounts, value], &[], &padded.physical())?;
         Ok(padded)
     }
+}
+
+/// `@main` with its signature's names.
+pub(super) fn main_function<'c>(
+    context: &'c Context,
+    body: Block<'c>,
+    (arguments, argument_names): (&[Type<'c>], &[String]),
+    (results, result_names): (&[Type<'c>], &[String]),
+    whole: bool,
+) -> Result<melior::ir::Operation<'c>, String> {
+    let names = |names: &[String]| -> Attribute<'c> {
+        let entries: Vec<_> = names
+            .iter()
+            .map(|name| ir::dictionary(context, &[(ir::NAME_ATTRIBUTE, ir::string(context, name))]))
+            .collect();
+        ArrayAttribute::new(context, &entries).into()
+    };
+    let region = Region::new();
+    region.append_block(body);
+    let signature = FunctionType::new(context, arguments, results);
+    let mark = (Identifier::new(context, ir::WHOLE_ATTRIBUTE), Attribute::unit(context));
+    OperationBuilder::new("func.func", Location::unknown(context))
+        .add_attributes(if whole { std::slice::from_ref(&mark) } else { &[] })
+        .add_attributes(&[
+            (Identifier::new(context, "sym_name"), StringAttribute::new(context, ir::MAIN).into()),
+            (Identifier::new(context, "function_type"), TypeAttribute::new(signature.into()).into()),
+            (Identifier::new(context, "arg_attrs"), names(argument_names)),
+            (Identifier::new(context, "res_attrs"), names(result_names)),
+        ])
+        .add_regions([region])
+        .build()
+        .map_err(|error| error.to_string())
 }
 
 /// Refuses to pick more elements of an axis one by one, or in more steps, than any network does.

@@ -1,5 +1,6 @@
-//! Constant folding: the operators that exporters compute shapes and weights with, on constants known at import time.
-//! Integers may depend on the batch size.
+//! Shape arithmetic: what exporters compute shapes with, on constants known at import time. Integers may depend on the batch
+//! size, and what moves elements keeps fills as they are; everything else on constants is run by the executor
+//! (`lower::execute`).
 
 use super::{
     attributes::{axes, axis, integers},
@@ -18,56 +19,43 @@ pub(super) fn is_foldable(op: &str) -> bool {
             | "And"
             | "Cast"
             | "CastLike"
-            | "Ceil"
             | "Concat"
-            | "Cos"
             | "Constant"
             | "ConstantOfShape"
             | "Div"
             | "Dropout"
             | "Equal"
-            | "Exp"
             | "Expand"
             | "Flatten"
-            | "Floor"
             | "Gather"
             | "Greater"
             | "GreaterOrEqual"
             | "Identity"
             | "Less"
             | "LessOrEqual"
-            | "Log"
             | "Max"
             | "Min"
             | "Mod"
             | "Mul"
             | "Neg"
+            | "NonZero"
             | "Not"
             | "Or"
             | "Pow"
             | "Range"
-            | "Reciprocal"
             | "ReduceMax"
-            | "ReduceMean"
             | "ReduceMin"
             | "ReduceProd"
             | "ReduceSum"
-            | "Relu"
-            | "Round"
-            | "Sign"
-            | "Sin"
             | "Sum"
             | "Xor"
             | "Reshape"
             | "Shape"
-            | "Sigmoid"
             | "Size"
             | "Slice"
             | "Split"
-            | "Sqrt"
             | "Squeeze"
             | "Sub"
-            | "Tanh"
             | "Tile"
             | "Transpose"
             | "Unsqueeze"
@@ -81,9 +69,49 @@ fn keeps_fills(op: &str) -> bool {
         && !op.starts_with("Reduce")
 }
 
-/// The outputs of a node whose inputs are all constants (`None`: left out). `opset` is that of ONNX's own operators, `room`
-/// the bytes that a result may take.
+/// Whether an operator computes: on floats that is the executor's.
+fn computes(op: &str) -> bool {
+    matches!(
+        op,
+        "Abs"
+            | "Add"
+            | "Div"
+            | "Equal"
+            | "Greater"
+            | "GreaterOrEqual"
+            | "Less"
+            | "LessOrEqual"
+            | "Max"
+            | "Min"
+            | "Mod"
+            | "Mul"
+            | "Neg"
+            | "Pow"
+            | "ReduceMax"
+            | "ReduceMin"
+            | "ReduceProd"
+            | "ReduceSum"
+            | "Sub"
+            | "Sum"
+    )
+}
+
+/// The outputs of a node whose inputs are all constants (`None`: left out), or `None` where it is no shape arithmetic. `opset`
+/// is that of ONNX's own operators, `room` the bytes that a result may take.
 pub(super) fn fold(
+    node: &Node,
+    inputs: &[Option<Rc<Tensor>>],
+    opset: i64,
+    room: u64,
+) -> Result<Option<Vec<Rc<Tensor>>>, Problem> {
+    let floats = || inputs.iter().flatten().any(|input| input.data.element() == Element::F32);
+    if !is_foldable(&node.op) || computes(&node.op) && floats() {
+        return Ok(None);
+    }
+    folded(node, inputs, opset, room).map(Some)
+}
+
+fn folded(
     node: &Node,
     inputs: &[Option<Rc<Tensor>>],
     opset: i64,
@@ -120,8 +148,8 @@ pub(super) fn fold(
             };
             one(cast(input(0)?, to)?)
         }
-        "Abs" | "Ceil" | "Cos" | "Exp" | "Floor" | "Log" | "Neg" | "Reciprocal" | "Relu" | "Round" | "Sigmoid"
-        | "Sign" | "Sin" | "Sqrt" | "Tanh" => one(unary(&node.op, input(0)?)?),
+        "Abs" | "Neg" => one(size_or_negative(&node.op, input(0)?)?),
+        "NonZero" => one(non_zero(input(0)?)?),
         "Not" => match &input(0)?.data {
             Data::Bool(values) => {
                 one(Tensor::bools(input(0)?.shape.clone(), values.iter().map(|value| !value).collect::<Vec<_>>()))
@@ -129,7 +157,10 @@ pub(super) fn fold(
             _ => invalid("its input must be boolean"),
         },
         "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Equal" | "Greater" | "GreaterOrEqual" | "Less"
-        | "LessOrEqual" | "And" | "Or" | "Xor" => one(binary(&node.op, input(0)?, input(1)?, room)?),
+        | "LessOrEqual" | "And" | "Or" | "Xor" => {
+            let op = if node.op == "Mod" && node.int("fmod", 0)? != 0 { "Rem" } else { &node.op };
+            one(binary(op, input(0)?, input(1)?, room)?)
+        }
         "Max" | "Min" | "Sum" => {
             let pairwise = if node.op == "Sum" { "Add" } else { &node.op };
             let mut result = input(0)?.as_ref().clone();
@@ -293,7 +324,7 @@ pub(super) fn fold(
             }
             unsupported("only ranges of known numbers are supported")
         }
-        "ReduceSum" | "ReduceProd" | "ReduceMax" | "ReduceMin" | "ReduceMean" => {
+        "ReduceSum" | "ReduceProd" | "ReduceMax" | "ReduceMin" => {
             let tensor = input(0)?;
             let given = list(node, "axes", optional(1))?.unwrap_or_default();
             if given.is_empty() && node.int("noop_with_empty_axes", 0)? != 0 {
@@ -301,12 +332,7 @@ pub(super) fn fold(
             }
             let reduced =
                 if given.is_empty() { (0..tensor.shape.len()).collect() } else { axes(&given, tensor.shape.len())? };
-            let result = reduce(&node.op, tensor, &reduced, node.int("keepdims", 1)? != 0)?;
-            if node.op == "ReduceMean" {
-                let count = Tensor::floats(vec![], [(tensor.len() / result.len().max(1)) as f32]);
-                return one(binary("Div", &result, &count, room)?);
-            }
-            one(result)
+            one(reduce(&node.op, tensor, &reduced, node.int("keepdims", 1)? != 0)?)
         }
         _ => Err(Problem::Unsupported(None)),
     }
@@ -578,83 +604,43 @@ pub(super) fn cast(tensor: &Tensor, to: i64) -> Result<Tensor, Problem> {
     })
 }
 
-fn unary(op: &str, tensor: &Tensor) -> Result<Tensor, Problem> {
-    if let (Data::Int(values), "Neg" | "Abs") = (&tensor.data, op) {
-        let values: Option<Vec<_>> = values
-            .iter()
-            .map(|&value| if op == "Abs" && value.known()? >= 0 { Some(value) } else { Sym::from(0).sub(value) })
-            .collect();
-        return match values {
-            Some(values) => Ok(Tensor::ints(tensor.shape.clone(), values)),
-            None => unsupported("its input depends on the batch size"),
-        };
-    }
-    if tensor.data.element() != Element::F32 {
-        return unsupported("its input is not a float");
-    }
-    let function: fn(f32) -> f32 = match op {
-        "Abs" => f32::abs,
-        "Ceil" => f32::ceil,
-        "Cos" => f32::cos,
-        "Exp" => f32::exp,
-        "Floor" => f32::floor,
-        "Log" => f32::ln,
-        "Neg" => |value| -value,
-        "Reciprocal" => f32::recip,
-        "Relu" => |value| value.max(0.0),
-        "Round" => f32::round_ties_even,
-        "Sign" => |value| if value == 0.0 { 0.0 } else { value.signum() },
-        "Sin" => f32::sin,
-        "Sigmoid" => |value| 1.0 / (1.0 + (-value).exp()),
-        "Sqrt" => f32::sqrt,
-        _ => f32::tanh,
+/// Abs or Neg of integers.
+fn size_or_negative(op: &str, tensor: &Tensor) -> Result<Tensor, Problem> {
+    let Some(values) = tensor.syms() else {
+        return invalid("its input must hold numbers");
     };
-    Ok(tensor.map(function))
+    let values: Option<Vec<_>> = values
+        .iter()
+        .map(|&value| if op == "Abs" && value.known()? >= 0 { Some(value) } else { Sym::from(0).sub(value) })
+        .collect();
+    match values {
+        Some(values) => Ok(Tensor::ints(tensor.shape.clone(), values)),
+        None => unsupported("its input depends on the batch size"),
+    }
+}
+
+/// NonZero: the positions of the elements that are not 0, one a column.
+fn non_zero(tensor: &Tensor) -> Result<Tensor, Problem> {
+    let Some(values) = tensor.to_floats() else {
+        return unsupported("its input depends on the batch size");
+    };
+    let found: Vec<usize> = (0..values.len()).filter(|&at| values[at] != 0.0).collect();
+    let strides = strides(&tensor.shape);
+    let index = |axis: usize, at: usize| Sym::from((at / strides[axis] % tensor.shape[axis]) as i64);
+    let indices: Vec<Sym> =
+        (0..tensor.shape.len()).flat_map(|axis| found.iter().map(move |&at| (axis, at))).map(|(axis, at)| index(axis, at)).collect();
+    Ok(Tensor::ints(vec![tensor.shape.len(), found.len()], indices))
 }
 
 fn binary(op: &str, a: &Tensor, b: &Tensor, room: u64) -> Result<Tensor, Problem> {
     let Some(shape) = broadcast_shape(&a.shape, &b.shape) else {
         return invalid(format!("its operands of shapes {:?} and {:?} do not broadcast", a.shape, b.shape));
     };
-    let is_fill = |tensor: &Tensor| matches!(tensor.data, Data::Fill(_));
-    if is_fill(a) || is_fill(b) {
-        if let (Some(a), Some(b)) = (a.repeated(), b.repeated()) {
-            let one = |value| Tensor::floats(vec![], [value]);
-            return spread(&binary(op, &one(a), &one(b), room)?, &shape, room);
-        }
-        let written = |tensor: &Tensor| written_out(&Rc::new(tensor.clone()), room);
-        return binary(op, written(a)?.as_ref(), written(b)?.as_ref(), room);
-    }
     bounded_shape(&shape, a, room)?;
     let at_a = positions(&shape, &broadcast_steps(&a.shape, &shape), 0);
     let at_b = positions(&shape, &broadcast_steps(&b.shape, &shape), 0);
     let pairs = at_a.iter().copied().zip(at_b.iter().copied());
     match (&a.data, &b.data) {
-        (Data::Float(a), Data::Float(b)) => {
-            let comparison: Option<fn(f32, f32) -> bool> = match op {
-                "Equal" => Some(|a, b| a == b),
-                "Greater" => Some(|a, b| a > b),
-                "GreaterOrEqual" => Some(|a, b| a >= b),
-                "Less" => Some(|a, b| a < b),
-                "LessOrEqual" => Some(|a, b| a <= b),
-                _ => None,
-            };
-            if let Some(compare) = comparison {
-                return Ok(Tensor::bools(shape, pairs.map(|(i, j)| compare(a[i], b[j])).collect::<Vec<_>>()));
-            }
-            let function: fn(f32, f32) -> f32 = match op {
-                "Add" => |a, b| a + b,
-                "Sub" => |a, b| a - b,
-                "Mul" => |a, b| a * b,
-                "Div" => |a, b| a / b,
-                "Mod" => |a, b| a % b,
-                "Pow" => f32::powf,
-                "Max" => f32::max,
-                "Min" => f32::min,
-                _ => return invalid("its operands must be boolean"),
-            };
-            Ok(Tensor::floats(shape, pairs.map(|(i, j)| function(a[i], b[j])).collect::<Vec<_>>()))
-        }
         (Data::Int(a), Data::Int(b)) => {
             let order =
                 |wanted: &'static [Ordering]| move |a: Sym, b: Sym| a.compare(b).map(|order| wanted.contains(&order));
@@ -680,7 +666,13 @@ fn binary(op: &str, a: &Tensor, b: &Tensor, room: u64) -> Result<Tensor, Problem
                 "Sub" => Sym::sub,
                 "Mul" => Sym::mul,
                 "Div" => Sym::div,
-                "Mod" => |a, b| Some(a.known()?.checked_rem_euclid(b.known()?)?.into()),
+                // The remainder has the divisor's sign, that of `fmod` the dividend's.
+                "Mod" => |a, b| {
+                    let (a, b) = (a.known()?, b.known()?);
+                    let rest = a.checked_rem(b)?;
+                    Some(if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }.into())
+                },
+                "Rem" => |a, b| Some(a.known()?.checked_rem(b.known()?)?.into()),
                 "Pow" => |a, b| Some(a.known()?.checked_pow(u32::try_from(b.known()?).ok()?)?.into()),
                 "Max" => |a, b| Some(if a.compare(b)? == Ordering::Less { b } else { a }),
                 "Min" => |a, b| Some(if a.compare(b)? == Ordering::Greater { b } else { a }),
@@ -782,7 +774,19 @@ fn concat(tensors: &[Rc<Tensor>], at: i64, room: u64) -> Result<Tensor, Problem>
                 None => return mixed(),
             }
         }
-        Data::Bool(_) => return unsupported("booleans are not concatenated"),
+        Data::Bool(_) => {
+            let parts: Option<Vec<(&[bool], usize)>> = tensors
+                .iter()
+                .map(|tensor| match &tensor.data {
+                    Data::Bool(values) => Some((values.as_ref(), run(tensor))),
+                    _ => None,
+                })
+                .collect();
+            match parts {
+                Some(parts) => Tensor::bools(shape, join(&parts, outer)),
+                None => return mixed(),
+            }
+        }
     })
 }
 
@@ -803,7 +807,7 @@ fn reduce(op: &str, tensor: &Tensor, axes: &[usize], keep: bool) -> Result<Tenso
         return unsupported("it reduces an empty axis");
     }
     let pairwise = match op {
-        "ReduceSum" | "ReduceMean" => "Add",
+        "ReduceSum" => "Add",
         "ReduceProd" => "Mul",
         "ReduceMax" => "Max",
         _ => "Min",

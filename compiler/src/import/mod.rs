@@ -32,11 +32,10 @@ use lower::{Entry, Lowering, Scope};
 use melior::{
     Context,
     ir::{
-        Attribute, Block, BlockLike, Identifier, Location, Module, Region, RegionLike, ShapedTypeLike, Type, TypeLike,
-        ValueLike,
-        attribute::{ArrayAttribute, StringAttribute, TypeAttribute},
-        operation::{OperationBuilder, OperationLike, OperationMutLike},
-        r#type::{FunctionType, RankedTensorType},
+        Block, BlockLike, Location, Module, ShapedTypeLike, Type, TypeLike, ValueLike,
+        attribute::ArrayAttribute,
+        operation::{OperationLike, OperationMutLike},
+        r#type::RankedTensorType,
     },
 };
 use mxc_dialects::{ffi, ir};
@@ -218,7 +217,8 @@ fn build<'c>(
     }
     let names: Vec<_> = inputs.iter().map(|(name, _)| name.clone()).collect();
     let outputs = model.graph.outputs.clone();
-    let function = main_function(context, block, (&types, &names), (&lowered.results, &outputs), whole)?;
+    let function = emit::main_function(context, block, (&types, &names), (&lowered.results, &outputs), whole)
+        .map_err(ImportError::Invalid)?;
     module.body().append_operation(function);
     let (valid, messages) = ir::with_diagnostics(context, || module.as_operation().verify());
     if !valid {
@@ -474,38 +474,6 @@ fn lower<'c>(
     let results = values.iter().map(|value| value.r#type()).collect();
     let (globals, weights) = lowering.emit.finish();
     Ok(Lowered { globals, weights, results, channel_axes })
-}
-
-/// `@main` with its signature's names.
-fn main_function<'c>(
-    context: &'c Context,
-    body: Block<'c>,
-    (arguments, argument_names): (&[Type<'c>], &[String]),
-    (results, result_names): (&[Type<'c>], &[String]),
-    whole: bool,
-) -> Result<melior::ir::Operation<'c>, ImportError> {
-    let names = |names: &[String]| -> Attribute<'c> {
-        let entries: Vec<_> = names
-            .iter()
-            .map(|name| ir::dictionary(context, &[(ir::NAME_ATTRIBUTE, ir::string(context, name))]))
-            .collect();
-        ArrayAttribute::new(context, &entries).into()
-    };
-    let region = Region::new();
-    region.append_block(body);
-    let signature = FunctionType::new(context, arguments, results);
-    let mark = (Identifier::new(context, ir::WHOLE_ATTRIBUTE), Attribute::unit(context));
-    OperationBuilder::new("func.func", Location::unknown(context))
-        .add_attributes(if whole { std::slice::from_ref(&mark) } else { &[] })
-        .add_attributes(&[
-            (Identifier::new(context, "sym_name"), StringAttribute::new(context, ir::MAIN).into()),
-            (Identifier::new(context, "function_type"), TypeAttribute::new(signature.into()).into()),
-            (Identifier::new(context, "arg_attrs"), names(argument_names)),
-            (Identifier::new(context, "res_attrs"), names(result_names)),
-        ])
-        .add_regions([region])
-        .build()
-        .map_err(|error| ImportError::Invalid(error.to_string()))
 }
 
 /// Removes the operations whose results nothing uses.

@@ -35,6 +35,7 @@ pub fn check(op: &Op, operands: &[DType], result: DType) -> Result<(), String> {
             (same(0) && number && result == DType::Bool).then_some(())
         }
         Op::Binary(Binary::And | Binary::Or | Binary::Xor) => is(DType::Bool).filter(|()| same(0)),
+        Op::Binary(Binary::Div) => is(DType::F32).filter(|()| same(0)),
         Op::Binary(Binary::IntDiv) => (same(0) && result == first && number && first != DType::F32).then_some(()),
         Op::Binary(_) => (same(0) && result == first && number).then_some(()),
         Op::Cast => Some(()),
@@ -343,6 +344,7 @@ fn unary(op: Unary, x: i64) -> i64 {
 
 fn float_binary(op: Binary, a: f32, b: f32) -> f32 {
     match op {
+        Binary::Div => a / b,
         Binary::Rem => a % b,
         // As Python's.
         Binary::Mod => {

@@ -468,6 +468,7 @@ impl<'c> Loader<'c, '_> {
             ("mxc", "broadcast") => return self.broadcast(op),
             ("mxc", "mod") => return self.binary(op, Binary::Mod),
             ("mxc", "rem") => return self.binary(op, Binary::Rem),
+            ("mxc", "div") => return self.binary(op, Binary::Div),
             ("mxc", operator) if custom_unary(operator).is_some() => {
                 return self.unary(op, custom_unary(operator).unwrap_or(Unary::Identity));
             }

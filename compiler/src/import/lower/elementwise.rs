@@ -52,6 +52,12 @@ pub(super) const UNARY: [&str; 40] = [
     "Silu",
 ];
 
+/// Whether an operator makes every element of its result of those of its operands in the same place.
+pub(super) fn is_elementwise(op: &str) -> bool {
+    UNARY.contains(&op)
+        || matches!(op, "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" | "Mean" | "PRelu" | "Mod")
+}
+
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     pub(super) fn unary(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;

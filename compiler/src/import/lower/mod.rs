@@ -3,6 +3,7 @@
 
 mod conv;
 mod elementwise;
+mod execute;
 mod linear;
 mod normalization;
 mod reduce;
@@ -54,6 +55,8 @@ pub(super) struct Lowering<'c, 'a, 'm> {
     grown: u64,
     /// The most that may grow to.
     max_constant_bytes: u64,
+    /// Whether what is lowered is run at once, to fold constants: nothing has to be TOSA then.
+    pub folding: bool,
 }
 
 /// The most nodes that a model may have once its functions are inlined.
@@ -129,7 +132,7 @@ impl<'c, 'a> Call<'_, 'c, 'a> {
 
 impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
     pub fn new(emit: Emitter<'c, 'a>, model: &'m Model, fixed_batch: Option<i64>, max_constant_bytes: u64) -> Self {
-        Self { emit, model, fixed_batch, unsupported: Vec::new(), steps: 0, grown: 0, max_constant_bytes }
+        Self { emit, model, fixed_batch, unsupported: Vec::new(), steps: 0, grown: 0, max_constant_bytes, folding: false }
     }
 
     /// The bytes that constants may still grow by.
@@ -267,14 +270,9 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
                 Some(_) => None,
             })
             .collect();
-        if let Some(constants) =
-            constants.filter(|inputs| fold::is_foldable(&node.op) && !shape::is_batched(node, inputs))
-        {
-            let folded = fold::fold(node, &constants, opset, self.room())?;
-            let given: u64 = constants.iter().flatten().map(|tensor| tensor.bytes()).sum();
-            let made: u64 = folded.iter().map(|tensor| tensor.bytes()).sum();
-            self.grow(made.saturating_sub(given))?;
-            return Ok(folded.into_iter().map(Entry::Constant).collect());
+        if let Some(constants) = constants.filter(|inputs| !shape::is_batched(node, inputs)) {
+            let made = self.constants(node, name, &constants, opset)?;
+            return Ok(made.into_iter().map(Entry::Constant).collect());
         }
         self.emit.location = Location::name(self.emit.context, name, Location::unknown(self.emit.context));
         // The weights of an analog layer stay fills; whatever else is one is small in any real model.

@@ -412,6 +412,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let inverse = Entry::Constant(std::rc::Rc::new(Tensor::floats(divisor.shape.clone(), inverse)));
                 self.join("tosa.mul", (a, a_name), (&inverse, &format!("{b_name}.reciprocal")))
             }
+            // TOSA has no quotient of floats; constants want the exact one.
+            (Entry::Activation(dividend), Entry::Activation(divisor)) if self.folding => {
+                self.pair("mxc.div", dividend, divisor)
+            }
             (_, Entry::Activation(divisor)) => {
                 let inverse = self.emit.unary("tosa.reciprocal", divisor)?;
                 match a {
