@@ -10,7 +10,7 @@
 //! it. Everything else in the file stays: names, operator set, initializers with their bytes, external data references.
 //! New nodes, values and initializers are named `mxc.LAYER.…`.
 
-use crate::import::{self, ImportError, node_names};
+use crate::import::{self, ImportError};
 use melior::ir::{Module, OperationRef, operation::OperationLike};
 use mxc_dialects::ir;
 use mxc_runtime::store::{Weight, WeightStore};
@@ -290,10 +290,12 @@ fn digest(bytes: &[u8]) -> String {
 fn splice(model: &mut ModelProto, layers: &[LayerDenoisers], options: &ExportOptions) -> Result<(), ExportError> {
     // Before IR version 4 every initializer had to be an input, too.
     let constants_as_nodes = model.ir_version < 4;
+    let mut named = model.clone();
+    import::name_nodes(&mut named);
+    let names: Vec<String> = named.graph.iter().flat_map(|graph| &graph.node).map(|node| node.name.clone()).collect();
     let Some(graph) = model.graph.as_mut() else {
         return Ok(());
     };
-    let names = node_names(&graph.node, &mut BTreeSet::new());
     let mut facts = Facts::of(graph);
     let mut taken = std::mem::take(&mut facts.values);
     let mut insertions: BTreeMap<usize, Vec<NodeProto>> = BTreeMap::new();

@@ -290,8 +290,16 @@ pub enum Unary {
     Negate,
     Floor,
     Ceil,
-    /// To the nearest, ties to even.
+    /// To the nearest, ties to even. Its gradient passes straight through.
     Round,
+    /// `clamp(round(x / scale) + zero, low, high)`: a quantiser's whole numbers, as floats. Its gradient passes straight through
+    /// within the range: 1/scale.
+    Quantize {
+        scale: f32,
+        zero: f32,
+        low: f32,
+        high: f32,
+    },
     Sin,
     Cos,
     Tan,

@@ -5,6 +5,7 @@
 
 use super::{
     error::ImportError,
+    proto::{name_nodes, spell_out},
     tensor::{Data, Element, Sym, Tensor},
 };
 use onnx_protobuf::{
@@ -29,6 +30,8 @@ pub(super) struct Model {
     pub functions: BTreeMap<(String, String), Rc<Function>>,
     /// The exporter's name and version.
     pub producer: String,
+    /// Whether its inputs or weights are of f64.
+    pub is_double: bool,
 }
 
 /// A function local to the model.
@@ -71,7 +74,7 @@ pub(super) enum InputDim {
 /// A node.
 #[derive(Clone)]
 pub(super) struct Node {
-    /// Unique in the model: see [`node_names`].
+    /// Unique in the model: see [`name_nodes`].
     pub name: String,
     pub op: String,
     pub domain: String,
@@ -97,33 +100,6 @@ pub(super) enum Attribute {
     Other,
 }
 
-/// The unique, stable name of every node of a graph: its own, else its first output's. A name that an earlier node took
-/// gives way to the first output's name, and that to the name with a number. `taken` holds the names given so far.
-pub(crate) fn node_names(nodes: &[NodeProto], taken: &mut BTreeSet<String>) -> Vec<String> {
-    nodes
-        .iter()
-        .map(|node| {
-            let output = node.output.iter().find(|output| !output.is_empty());
-            let mut candidates = [Some(&node.name), output].into_iter().flatten().filter(|name| !name.is_empty());
-            let base = candidates.clone().next().cloned().unwrap_or_else(|| node.op_type.clone());
-            let name = candidates
-                .find(|name| !taken.contains(*name))
-                .cloned()
-                .unwrap_or_else(|| unique(&base, |name| taken.contains(name)));
-            taken.insert(name.clone());
-            name
-        })
-        .collect()
-}
-
-/// `base`, or `base.1`, `base.2`, … if it is taken.
-pub(crate) fn unique(base: &str, taken: impl Fn(&str) -> bool) -> String {
-    if !taken(base) {
-        return base.to_owned();
-    }
-    (1u64..).map(|number| format!("{base}.{number}")).find(|name| !taken(name)).unwrap_or_else(|| base.to_owned())
-}
-
 /// Parses an ONNX file's bytes; `file` names it in errors.
 pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<ModelProto, ImportError> {
     let not_onnx = |reason: String| ImportError::NotOnnx { file: file.to_owned(), reason };
@@ -136,9 +112,10 @@ pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<ModelProto, ImportError>
 
 /// Decodes a model; external data files are looked up relative to `folder`.
 pub(super) fn decode(mut model: ModelProto, folder: &Path) -> Result<Model, ImportError> {
-    let mut decoder = Decoder { folder, names: BTreeSet::new(), files: BTreeMap::new() };
-    // The graph first: its nodes' names must not depend on those inside functions.
+    name_nodes(&mut model);
+    let mut decoder = Decoder { folder, files: BTreeMap::new(), is_double: false };
     let graph = decoder.graph(model.graph.take().unwrap_or_default(), &BTreeSet::new())?;
+    let is_double = decoder.is_double || graph.inputs.iter().any(|input| is_double(graph.data_types.get(&input.name)));
     let functions = std::mem::take(&mut model.functions)
         .into_iter()
         .map(|function| {
@@ -151,7 +128,12 @@ pub(super) fn decode(mut model: ModelProto, folder: &Path) -> Result<Model, Impo
         opsets: opsets(&model.opset_import),
         functions,
         producer: format!("{} {}", model.producer_name, model.producer_version).trim().to_owned(),
+        is_double,
     })
+}
+
+fn is_double(data_type: Option<&i32>) -> bool {
+    data_type == Some(&DataType::DOUBLE.value())
 }
 
 /// ONNX's own domain has two spellings.
@@ -165,10 +147,10 @@ fn opsets(imports: &[onnx_protobuf::OperatorSetIdProto]) -> BTreeMap<String, i64
 
 struct Decoder<'a> {
     folder: &'a Path,
-    /// The node names given so far.
-    names: BTreeSet<String>,
     /// The external data files in use and their lengths.
     files: BTreeMap<PathBuf, (std::fs::File, u64)>,
+    /// Whether a weight of f64 was read: one number of it is not one, exporters write such constants in any network.
+    is_double: bool,
 }
 
 impl Decoder<'_> {
@@ -234,7 +216,8 @@ impl Decoder<'_> {
         outputs: &[String],
     ) -> Result<Vec<Node>, ImportError> {
         let defined: BTreeSet<String> = own.union(outer).cloned().collect();
-        let names = node_names(&nodes, &mut self.names);
+        let nodes = spell_out(nodes);
+        let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
         // Who defines what.
         let mut producers: BTreeMap<String, usize> = BTreeMap::new();
         for (index, node) in nodes.iter().enumerate() {
@@ -358,30 +341,33 @@ impl Decoder<'_> {
             DataType::FLOAT | DataType::INT32 | DataType::UINT32 => 4,
             DataType::DOUBLE | DataType::INT64 | DataType::UINT64 => 8,
             DataType::FLOAT16 | DataType::BFLOAT16 | DataType::INT16 | DataType::UINT16 => 2,
-            DataType::BOOL | DataType::INT8 | DataType::UINT8 => 1,
+            // Of 4 bits, two are in a byte.
+            DataType::BOOL | DataType::INT8 | DataType::UINT8 | DataType::INT4 | DataType::UINT4 => 1,
             _ => {
                 return Err(failed(format!("its data type {data_type:?} is not supported")));
             }
         };
+        self.is_double |= data_type == DataType::DOUBLE && count > 1;
+        let halves = matches!(data_type, DataType::INT4 | DataType::UINT4);
+        let size = if halves { count.div_ceil(2) } else { count * width };
         let raw = if tensor.data_location.enum_value_or_default() == DataLocation::EXTERNAL {
-            Some(self.external(&name, &tensor, count * width)?)
+            Some(self.external(&name, &tensor, size)?)
         } else if !tensor.raw_data.is_empty() {
             Some(std::mem::take(&mut tensor.raw_data))
         } else {
             None
         };
         let data = match raw {
-            Some(bytes) if bytes.len() == count * width => from_raw(data_type, &bytes),
+            Some(bytes) if bytes.len() == size => from_raw(data_type, count, &bytes),
             Some(bytes) => {
                 return Err(failed(format!(
-                    "its shape {shape:?} needs {} bytes of data, it has {}",
-                    count * width,
+                    "its shape {shape:?} needs {size} bytes of data, it has {}",
                     bytes.len()
                 )));
             }
-            None => from_typed(data_type, &tensor),
+            None => from_typed(data_type, count, &tensor),
         };
-        let tensor = Tensor { shape, data };
+        let tensor = Tensor { shape, narrow: matches!(data, Data::Int(_)).then_some(tensor.data_type), data };
         if tensor.len() != count {
             return Err(failed(format!(
                 "its shape {:?} needs {count} elements, it has {}",
@@ -493,8 +479,15 @@ fn input(name: &str, r#type: Option<&TypeProto>) -> Input {
     Input { name: name.to_owned(), shape, element: tensor.and_then(|tensor| Element::of(tensor.elem_type)) }
 }
 
+/// So many integers of 4 bits, the lower half of a byte first.
+fn halves(data_type: DataType, count: usize, bytes: impl Iterator<Item = u8>) -> Data {
+    let signed = data_type == DataType::INT4;
+    let value = |half: u8| i64::from(half) - if signed && half > 7 { 16 } else { 0 };
+    Data::Int(bytes.flat_map(|byte| [byte & 15, byte >> 4]).take(count).map(|half| Sym::from(value(half))).collect())
+}
+
 /// Little-endian elements.
-fn from_raw(data_type: DataType, bytes: &[u8]) -> Data {
+fn from_raw(data_type: DataType, count: usize, bytes: &[u8]) -> Data {
     fn each<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> impl Iterator<Item = T> {
         bytes.chunks_exact(N).map(move |chunk| {
             let mut array = [0; N];
@@ -509,6 +502,7 @@ fn from_raw(data_type: DataType, bytes: &[u8]) -> Data {
         DataType::FLOAT16 => Data::Float(each(bytes, |b| half::f16::from_le_bytes(b).to_f32()).collect()),
         DataType::BFLOAT16 => Data::Float(each(bytes, |b| half::bf16::from_le_bytes(b).to_f32()).collect()),
         DataType::BOOL => Data::Bool(bytes.iter().map(|&byte| byte != 0).collect()),
+        DataType::INT4 | DataType::UINT4 => halves(data_type, count, bytes.iter().copied()),
         DataType::INT8 => ints(&mut each(bytes, |b| i64::from(i8::from_le_bytes(b)))),
         DataType::UINT8 => ints(&mut each(bytes, |b| i64::from(u8::from_le_bytes(b)))),
         DataType::INT16 => ints(&mut each(bytes, |b| i64::from(i16::from_le_bytes(b)))),
@@ -521,7 +515,7 @@ fn from_raw(data_type: DataType, bytes: &[u8]) -> Data {
 }
 
 /// Elements from the field that ONNX keeps a data type's elements in.
-fn from_typed(data_type: DataType, tensor: &TensorProto) -> Data {
+fn from_typed(data_type: DataType, count: usize, tensor: &TensorProto) -> Data {
     let ints = |values: &mut dyn Iterator<Item = i64>| Data::Int(values.map(Sym::from).collect());
     let narrow = tensor.int32_data.iter();
     match data_type {
@@ -530,6 +524,7 @@ fn from_typed(data_type: DataType, tensor: &TensorProto) -> Data {
         DataType::FLOAT16 => Data::Float(narrow.map(|&bits| half::f16::from_bits(bits as u16).to_f32()).collect()),
         DataType::BFLOAT16 => Data::Float(narrow.map(|&bits| half::bf16::from_bits(bits as u16).to_f32()).collect()),
         DataType::BOOL => Data::Bool(narrow.map(|&value| value != 0).collect()),
+        DataType::INT4 | DataType::UINT4 => halves(data_type, count, narrow.map(|&value| value as u8)),
         DataType::INT64 => ints(&mut tensor.int64_data.iter().copied()),
         DataType::UINT32 | DataType::UINT64 => {
             ints(&mut tensor.uint64_data.iter().map(|&value| i64::try_from(value).unwrap_or(i64::MAX)))

@@ -1,8 +1,8 @@
 //! Writes TOSA operations: one method per operation form, layouts of activations, constants and weights.
 
 use super::{
-    decode::unique,
     error::{Problem, invalid, unsupported},
+    proto::unique,
     tensor::{Data, Dim, Element, Tensor, element_count, show},
 };
 use melior::{
@@ -72,6 +72,11 @@ impl Activation<'_, '_> {
     }
 }
 
+/// A value's identity.
+fn key(value: Value<'_, '_>) -> usize {
+    value.to_raw().ptr as usize
+}
+
 /// The MLIR type of elements.
 pub(super) fn element_type(context: &Context, element: Element) -> Type<'_> {
     match element {
@@ -100,6 +105,8 @@ pub(super) struct Emitter<'c, 'a> {
     /// Loads of globals and inline constants made so far.
     loads: BTreeMap<String, Value<'c, 'a>>,
     constants: BTreeMap<(Vec<usize>, Vec<u32>), Value<'c, 'a>>,
+    /// The floats that hold the same whole numbers as values of integers, by the integers' value.
+    whole: BTreeMap<usize, Value<'c, 'a>>,
     /// The axis of the channels in each function argument, as far as known: the first layout-sensitive use tells.
     pub channel_axes: BTreeMap<usize, usize>,
     arguments: Vec<Value<'c, 'a>>,
@@ -118,6 +125,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
             converted: BTreeMap::new(),
             loads: BTreeMap::new(),
             constants: BTreeMap::new(),
+            whole: BTreeMap::new(),
             channel_axes: BTreeMap::new(),
             arguments,
         }
@@ -414,7 +422,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let mut converted =
             Activation { value: activation.value, shape: activation.shape.clone(), order: order.to_vec() };
-        let key = (activation.value.to_raw().ptr as usize, order.to_vec());
+        let key = (key(activation.value), order.to_vec());
         if let Some(&value) = self.converted.get(&key) {
             converted.value = value;
             return Ok(converted);
@@ -485,8 +493,40 @@ impl<'c, 'a> Emitter<'c, 'a> {
         if input.element() == to {
             return Ok(input.clone());
         }
+        if let (Element::F32, Some(floats)) = (to, self.whole(input)) {
+            return Ok(floats);
+        }
         let element = element_type(self.context, to);
         let value = self.shaped_as("tosa.cast", &[input.value], &[], element, &input.physical())?;
+        Ok(Activation { value, ..input.clone() })
+    }
+
+    /// Floats that hold whole numbers within 32 bits as integers. Casting these back gives the floats.
+    pub fn quantised(&mut self, floats: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let integers = self.cast(floats, Element::I32)?;
+        self.whole.insert(key(integers.value), floats.value);
+        Ok(integers)
+    }
+
+    /// The floats that [`Self::quantised`] made these integers of.
+    pub fn whole(&self, integers: &Activation<'c, 'a>) -> Option<Activation<'c, 'a>> {
+        self.whole.get(&key(integers.value)).map(|&value| Activation { value, ..integers.clone() })
+    }
+
+    /// Whether a value is what rounding makes.
+    pub fn is_rounded(&self, input: &Activation<'c, 'a>) -> bool {
+        let operator = ir::defining_op(input.value).and_then(|op| ir::string_attr(&op, "operator_name"));
+        operator.is_some_and(|operator| operator == "round" || operator == "quantize")
+    }
+
+    /// `clamp(round(x / scale) + zero, low, high)` in floats.
+    pub fn quantise(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        [scale, zero, low, high]: [f32; 4],
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let description = format!("scale={scale};zero={zero};low={low};high={high}");
+        let value = self.custom("quantize", &[input.value], &description, &input.physical())?;
         Ok(Activation { value, ..input.clone() })
     }
 

@@ -575,8 +575,8 @@ fn reshape(shape: &[usize], target: &[i64], allow_zero: bool) -> Result<Vec<usiz
 /// Cast to one of ONNX's data types.
 pub(super) fn cast(tensor: &Tensor, to: i64) -> Result<Tensor, Problem> {
     let shape = tensor.shape.clone();
-    Ok(match (to, &tensor.data) {
-        (1 | 10 | 11 | 16, Data::Float(_) | Data::Fill(_)) | (2..=7 | 12 | 13, Data::Int(_)) | (9, Data::Bool(_)) => {
+    let mut cast = match (to, &tensor.data) {
+        (1 | 10 | 11 | 16, Data::Float(_) | Data::Fill(_)) | (2..=7 | 12 | 13 | 21 | 22, Data::Int(_)) | (9, Data::Bool(_)) => {
             tensor.clone()
         }
         (1 | 10 | 11 | 16, _) => match tensor.to_floats() {
@@ -586,10 +586,10 @@ pub(super) fn cast(tensor: &Tensor, to: i64) -> Result<Tensor, Problem> {
             }
         },
         (_, Data::Fill(_)) => return cast(&tensor.written_out(), to),
-        (2..=7 | 12 | 13, Data::Float(values)) => {
+        (2..=7 | 12 | 13 | 21 | 22, Data::Float(values)) => {
             Tensor::ints(shape, values.iter().map(|&value| Sym::from(value as i64)).collect::<Vec<_>>())
         }
-        (2..=7 | 12 | 13, Data::Bool(values)) => {
+        (2..=7 | 12 | 13 | 21 | 22, Data::Bool(values)) => {
             Tensor::ints(shape, values.iter().map(|&value| Sym::from(i64::from(value))).collect::<Vec<_>>())
         }
         (9, Data::Float(values)) => Tensor::bools(shape, values.iter().map(|&value| value != 0.0).collect::<Vec<_>>()),
@@ -601,7 +601,9 @@ pub(super) fn cast(tensor: &Tensor, to: i64) -> Result<Tensor, Problem> {
             }
         }
         _ => return unsupported(format!("data type {to} is not supported")),
-    })
+    };
+    cast.narrow = i32::try_from(to).ok().filter(|_| matches!(cast.data, Data::Int(_)));
+    Ok(cast)
 }
 
 /// Abs or Neg of integers.

@@ -9,7 +9,7 @@
 //!   value's axes are stored and transposes only where an operator needs another.
 //! - Weights are `ml_program` globals named after their ONNX initializers; the values are in the [`WeightStore`]:
 //!   convolutions OHWI, depthwise ones HWCM, matrix products `[1, I, O]`.
-//! - Every operation's location is its ONNX node's name ([`node_names`]), which passes take as the layer's name.
+//! - Every operation's location is its ONNX node's name ([`name_nodes`]), which passes take as the layer's name.
 
 mod attributes;
 mod decode;
@@ -18,13 +18,15 @@ mod error;
 mod fold;
 mod inline;
 mod lower;
+mod proto;
 mod resources;
 mod tensor;
 
 pub use error::{ImportError, UnsupportedNode};
 pub use inline::inline_weights;
 
-pub(crate) use decode::{node_names, parse, unique};
+pub(crate) use decode::parse;
+pub(crate) use proto::{name_nodes, spelled, unique};
 
 use decode::{InputDim, Model};
 use emit::Emitter;
@@ -158,6 +160,9 @@ fn onnx_model<'c>(
     }
     if opset > NEWEST_OPSET {
         tracing::warn!("'{file}' uses ONNX opset {opset}, which is newer than {NEWEST_OPSET}, the newest checked");
+    }
+    if model.is_double {
+        tracing::warn!("'{file}' is of f64; mxc computes it in f32");
     }
     let small = (64 << 20) + 64 * size;
     let limit = options.max_constant_bytes.unwrap_or(small.min(MAX_CONSTANT_BYTES));

@@ -11,7 +11,7 @@
 //! %0 = ml_program.global_load_const @w : tensor<2xf32>
 //! ```
 
-use super::decode::unique;
+use super::proto::unique;
 use melior::{
     Context,
     ir::{

@@ -152,7 +152,7 @@ impl Element {
     pub fn of(data_type: i32) -> Option<Self> {
         match data_type {
             1 | 10 | 11 | 16 => Some(Self::F32),
-            2..=6 => Some(Self::I32),
+            2..=6 | 21 | 22 => Some(Self::I32),
             7 | 12 => Some(Self::I64),
             9 => Some(Self::Bool),
             _ => None,
@@ -199,13 +199,15 @@ impl Data {
 pub(super) struct Tensor {
     pub shape: Vec<usize>,
     pub data: Data,
+    /// ONNX's data type of its integers, where the file says: QuantizeLinear makes what its zero point is.
+    pub narrow: Option<i32>,
 }
 
 impl Tensor {
     pub fn floats(shape: Vec<usize>, values: impl Into<Arc<[f32]>>) -> Self {
         let values = values.into();
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-        Self { shape, data: Data::Float(values) }
+        Self { shape, data: Data::Float(values), narrow: None }
     }
 
     /// One value everywhere: a fill, unless it is so small that it may as well be written out.
@@ -213,20 +215,20 @@ impl Tensor {
         const SMALL: usize = 1024;
         match shape.iter().product() {
             count if count <= SMALL => Self::floats(shape, vec![value; count]),
-            _ => Self { shape, data: Data::Fill(value) },
+            _ => Self { shape, data: Data::Fill(value), narrow: None },
         }
     }
 
     pub fn ints(shape: Vec<usize>, values: impl Into<Arc<[Sym]>>) -> Self {
         let values = values.into();
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-        Self { shape, data: Data::Int(values) }
+        Self { shape, data: Data::Int(values), narrow: None }
     }
 
     pub fn bools(shape: Vec<usize>, values: impl Into<Arc<[bool]>>) -> Self {
         let values = values.into();
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-        Self { shape, data: Data::Bool(values) }
+        Self { shape, data: Data::Bool(values), narrow: None }
     }
 
     /// The number of elements.
@@ -310,13 +312,13 @@ impl Tensor {
             Data::Fill(value) => Data::Fill(function(*value)),
             other => other.clone(),
         };
-        Self { shape: self.shape.clone(), data }
+        Self { shape: self.shape.clone(), data, narrow: None }
     }
 
     /// The same elements under another shape of as many elements.
     pub fn reshaped(&self, shape: Vec<usize>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), self.len());
-        Self { shape, data: self.data.clone() }
+        Self { shape, data: self.data.clone(), narrow: self.narrow }
     }
 
     /// The tensor of the elements at the given row-major positions.
@@ -332,7 +334,7 @@ impl Tensor {
             Data::Int(values) => Data::Int(positions.iter().map(|&i| values[i]).collect()),
             Data::Bool(values) => Data::Bool(positions.iter().map(|&i| values[i]).collect()),
         };
-        Self { shape, data }
+        Self { shape, data, narrow: self.narrow }
     }
 
     /// The tensor with its axes permuted: result axis `i` is axis `perms[i]`.
@@ -347,13 +349,13 @@ impl Tensor {
             Data::Int(values) => Data::Int(permuted(values, &self.shape, perms)),
             Data::Bool(values) => Data::Bool(permuted(values, &self.shape, perms)),
         };
-        Self { shape, data }
+        Self { shape, data, narrow: self.narrow }
     }
 
     /// The tensor broadcast to `shape` (NumPy's rules), which must be possible.
     pub fn broadcast(&self, shape: &[usize]) -> Self {
         if let Data::Fill(value) = self.data {
-            return Self { shape: shape.to_vec(), data: Data::Fill(value) };
+            return Self { shape: shape.to_vec(), data: Data::Fill(value), narrow: None };
         }
         let steps = broadcast_steps(&self.shape, shape);
         let positions = positions(shape, &steps, 0);

@@ -284,6 +284,10 @@ impl Run<'_> {
                         Unary::Floor => x.floor(),
                         Unary::Ceil => x.ceil(),
                         Unary::Round => x.round_ties_even(),
+                        Unary::Quantize { scale, zero, low, high } => {
+                            let whole = (x / f64::from(*scale)).round_ties_even() + f64::from(*zero);
+                            whole.clamp(f64::from(*low), f64::from(*high))
+                        }
                         Unary::Sin => x.sin(),
                         Unary::Cos => x.cos(),
                         Unary::Tan => x.tan(),

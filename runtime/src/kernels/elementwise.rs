@@ -330,6 +330,14 @@ pub fn magnitude_backward(y: &[f32], reference: Reference, s: f64, weight: f64, 
     }
 }
 
+/// `clamp(round(y / scale) + zero, low, high)` in place. NaN becomes `low`, as casting it to an integer would have no meaning.
+#[multiversion(targets = "simd")]
+fn quantize(y: &mut [f32], [scale, zero, low, high]: [f32; 4]) {
+    for y in y {
+        *y = ((*y / scale).round_ties_even() + zero).max(low).min(high);
+    }
+}
+
 /// Applies a function in place.
 pub fn unary(op: Unary, y: &mut [f32]) {
     fn map(y: &mut [f32], f: impl Fn(f32) -> f32) {
@@ -351,6 +359,7 @@ pub fn unary(op: Unary, y: &mut [f32]) {
         Unary::Floor => map(y, f32::floor),
         Unary::Ceil => map(y, f32::ceil),
         Unary::Round => map(y, f32::round_ties_even),
+        Unary::Quantize { scale, zero, low, high } => quantize(y, [scale, zero, low, high]),
         Unary::Sin => map(y, f32::sin),
         Unary::Cos => map(y, f32::cos),
         Unary::Tan => map(y, f32::tan),
@@ -397,7 +406,8 @@ pub fn unary_reads(op: Unary) -> Reads {
         | Unary::Cosh
         | Unary::Asinh
         | Unary::Acosh
-        | Unary::Atanh => Reads::Input,
+        | Unary::Atanh
+        | Unary::Quantize { .. } => Reads::Input,
         Unary::Negate | Unary::Floor | Unary::Ceil | Unary::Round | Unary::Not | Unary::Identity => Reads::Nothing,
     }
 }
@@ -431,8 +441,12 @@ pub fn unary_backward(op: Unary, g: &mut [f32], saved: &[f32]) {
         Unary::Asinh => scale(g, saved, |x| 1.0 / (x * x + 1.0).sqrt()),
         Unary::Acosh => scale(g, saved, |x| 1.0 / (x * x - 1.0).sqrt()),
         Unary::Atanh => scale(g, saved, |x| 1.0 / (1.0 - x * x)),
-        Unary::Floor | Unary::Ceil | Unary::Round | Unary::Not => g.fill(0.0),
-        Unary::Identity => {}
+        Unary::Quantize { scale: step, zero, low, high } => {
+            let inside = |x: f32| (low..=high).contains(&((x / step).round_ties_even() + zero));
+            scale(g, saved, |x| if inside(x) { 1.0 / step } else { 0.0 });
+        }
+        Unary::Floor | Unary::Ceil | Unary::Not => g.fill(0.0),
+        Unary::Round | Unary::Identity => {}
     }
 }
 

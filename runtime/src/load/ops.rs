@@ -469,6 +469,24 @@ impl<'c> Loader<'c, '_> {
             ("mxc", "mod") => return self.binary(op, Binary::Mod),
             ("mxc", "rem") => return self.binary(op, Binary::Rem),
             ("mxc", "div") => return self.binary(op, Binary::Div),
+            ("mxc", "quantize") => {
+                let mut values = [None; 4];
+                for item in attributes.split(';') {
+                    let (key, value) = item.split_once('=').unwrap_or((item, ""));
+                    let at = ["scale", "zero", "low", "high"].iter().position(|name| *name == key);
+                    let value = value.parse::<f32>().ok().filter(|value| value.is_finite());
+                    if let (Some(at), Some(_)) = (at, value) {
+                        values[at] = value;
+                    }
+                }
+                let [Some(scale), Some(zero), Some(low), Some(high)] = values else {
+                    return Err(fail(op, format!("implementation_attrs: cannot read `{attributes}`")));
+                };
+                if scale <= 0.0 || low > high {
+                    return Err(fail(op, format!("implementation_attrs: `{attributes}` is no quantiser")));
+                }
+                return self.unary(op, Unary::Quantize { scale, zero, low, high });
+            }
             ("mxc", operator) if custom_unary(operator).is_some() => {
                 return self.unary(op, custom_unary(operator).unwrap_or(Unary::Identity));
             }

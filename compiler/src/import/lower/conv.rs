@@ -276,7 +276,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if node.int("training_mode", 0)? != 0 {
             return unsupported("training_mode; export the model in evaluation mode");
         }
-        // Further outputs exist only in training.
+        // Before version 14 a node trains if it has more than one output.
+        if call.opset < 14 && node.outputs.iter().skip(1).any(|output| !output.is_empty()) {
+            return unsupported(format!(
+                "with {} outputs it is in training mode; export the model in evaluation mode",
+                node.outputs.len()
+            ));
+        }
         let input = call.activation(0)?;
         if input.rank() < 2 {
             return invalid(format!("its input '{}' of shape {} has no channels", node.input(0), show(&input.shape)));

@@ -9,14 +9,14 @@ use crate::import::{
     fold,
     tensor::{Data, Dim, Element, Sym, Tensor, broadcast_shape},
 };
-use melior::ir::{Block, BlockLike, Location, Module, Type, TypeLike, ValueLike};
+use melior::ir::{Block, BlockLike, Location, Module, Type, ValueLike};
 use mxc_dialects::ir;
 use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
     load,
     program::DType,
 };
-use std::{collections::BTreeMap, rc::Rc};
+use std::rc::Rc;
 
 /// A node's inputs, all known; `None` where one is left out.
 type Known = [Option<Rc<Tensor>>];

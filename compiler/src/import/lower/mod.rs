@@ -6,6 +6,7 @@ mod elementwise;
 mod execute;
 mod linear;
 mod normalization;
+mod quantized;
 mod reduce;
 mod resize;
 mod shape;
@@ -242,7 +243,9 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
                 .map(|output| inner.get(output).cloned().unwrap_or(Entry::Unknown))
                 .collect());
         }
-        let is_known_domain = node.domain.is_empty() || node.domain == "com.microsoft" && node.op == "Gelu";
+        let is_known_domain = node.domain.is_empty()
+            || node.domain == "com.microsoft" && node.op == "Gelu"
+            || quantized::is_known(&node.domain, &node.op);
         if !is_known_domain {
             return Err(Problem::Unsupported(None));
         }
@@ -285,8 +288,26 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
                 self.grow(tensor.bytes())?;
             }
         }
-        let call = Call { node, name, inputs, opset };
-        self.lower(&call)
+        let whole: Option<Vec<_>> = inputs
+            .iter()
+            .map(|input| match input {
+                Some(Entry::Activation(activation)) => Some(Some(Entry::Activation(self.emit.whole(activation)?))),
+                other => Some(other.clone()),
+            })
+            .collect();
+        if let Some(inputs) = whole.filter(|_| quantized::moves(&node.op)) {
+            let results = self.lower(&Call { node, name, inputs, opset })?;
+            return results
+                .into_iter()
+                .map(|result| match result {
+                    Entry::Activation(floats) if floats.element() == Element::F32 => {
+                        Ok(Entry::Activation(self.emit.quantised(&floats)?))
+                    }
+                    other => Ok(other),
+                })
+                .collect();
+        }
+        self.lower(&Call { node, name, inputs, opset })
     }
 
     /// An If whose condition is known: the branch taken, in place.
@@ -433,6 +454,9 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             "ArgMax" | "ArgMin" => self.argmax(call),
             "DequantizeLinear" => self.dequantize(call),
             "QuantizeLinear" => self.quantize(call),
+            "DynamicQuantizeLinear" => self.dynamic_quantize(call),
+            "Quant" => self.quant(call),
+            "BipolarQuant" => self.bipolar_quant(call),
             "Resize" | "Upsample" => self.resize(call),
             "DepthToSpace" | "SpaceToDepth" => self.depth_space(call),
             "Einsum" => self.einsum(call),
@@ -474,6 +498,7 @@ fn is_known(op: &str) -> bool {
                 | "Conv"
                 | "DepthToSpace"
                 | "DequantizeLinear"
+                | "DynamicQuantizeLinear"
                 | "Einsum"
                 | "GlobalLpPool"
                 | "GroupNormalization"
@@ -484,6 +509,7 @@ fn is_known(op: &str) -> bool {
                 | "LpNormalization"
                 | "LpPool"
                 | "MeanVarianceNormalization"
+                | "Quant"
                 | "QuantizeLinear"
                 | "RMSNormalization"
                 | "ReduceL1"

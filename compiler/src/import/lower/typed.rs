@@ -194,6 +194,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if input.element() != Element::F32 || !matches!(to, Element::I32 | Element::I64) {
             return self.emit.cast(input, to);
         }
+        if to == Element::I32 && self.emit.is_rounded(input) {
+            return self.emit.quantised(input);
+        }
         let positive = self.emit.clamp(input, 0.0, f32::MAX)?;
         let negative = self.emit.clamp(input, f32::MIN, 0.0)?;
         let (low, high) = (self.emit.unary("tosa.floor", &positive)?, self.emit.unary("tosa.ceil", &negative)?);
@@ -307,94 +310,6 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             parts.push(self.emit.cast(&part, x.element())?);
         }
         self.emit.binary("tosa.sub", &parts[0], &parts[1])
-    }
-
-    /// `(x − zero point)·scale`, by tensor or along an axis.
-    pub(super) fn dequantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let x = self.value(call, 0, Some(Element::I32))?;
-        let mut result = self.emit.cast(&x, Element::F32)?;
-        if call.optional(2).is_some() {
-            let zero = self.quantization(call, 2, &x)?;
-            result = self.join("tosa.sub", (&Entry::Activation(result), ""), (&zero, call.node.input(2)))?;
-        }
-        let scale = self.quantization(call, 1, &x)?;
-        one(self.join("tosa.mul", (&Entry::Activation(result), ""), (&scale, call.node.input(1)))?)
-    }
-
-    /// `clamp(round(x / scale) + zero point)` in the zero point's type.
-    pub(super) fn quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let node = call.node;
-        let code = match node.int("output_dtype", 0)? {
-            0 => self.model.graph.data_types.get(node.input(2)).copied().map_or(2, i64::from),
-            code => code,
-        };
-        let (low, high) = match code {
-            2 => (0.0, 255.0),
-            3 => (-128.0, 127.0),
-            code => return unsupported(format!("data type {code} as its result")),
-        };
-        let x = call.activation(0)?.clone();
-        if x.element() != Element::F32 {
-            return unsupported(format!("its input is of {}", x.element()));
-        }
-        let scale = self.quantization(call, 1, &x)?;
-        // What is beyond these bounds saturates anyway. They keep the scale out of a layer before it: see `hard_sigmoid`.
-        let largest = match &scale {
-            Entry::Constant(scale) => scale.to_floats().and_then(|scale| scale.iter().copied().reduce(f32::max)),
-            _ => None,
-        };
-        let bounded = match largest.map(|scale| scale * 512.0).filter(|reach| *reach > 0.0 && reach.is_finite()) {
-            Some(reach) => self.emit.clamp(&x, -reach, reach)?,
-            None => x.clone(),
-        };
-        let scaled = self.divided((&Entry::Activation(bounded), ""), (&scale, node.input(1)))?;
-        let mut result = self.emit.unary("mxc.round", &scaled)?;
-        if call.optional(2).is_some() {
-            let zero = self.quantization(call, 2, &x)?;
-            result = self.join("tosa.add", (&Entry::Activation(result), ""), (&zero, node.input(2)))?;
-        }
-        let result = self.emit.clamp(&result, low, high)?;
-        one(self.emit.cast(&result, Element::I32)?)
-    }
-
-    /// A scale or zero point as floats that broadcast against `x`.
-    fn quantization(
-        &mut self,
-        call: &Call<'_, 'c, 'a>,
-        index: usize,
-        x: &Activation<'c, 'a>,
-    ) -> Result<Entry<'c, 'a>, Problem> {
-        let (node, rank) = (call.node, x.rank());
-        if node.int("block_size", 0)? != 0 {
-            return unsupported("quantization by blocks");
-        }
-        let at = if rank == 0 { 0 } else { node.int("axis", 1)? };
-        let along = |size: usize| -> Result<Vec<usize>, Problem> {
-            let mut shape = vec![1; rank];
-            if size != 1 {
-                shape[axis(at, rank)?] = size;
-            }
-            Ok(shape)
-        };
-        match call.entry(index)? {
-            Entry::Constant(tensor) => {
-                let Some(values) = tensor.to_floats() else {
-                    return unsupported(format!("'{}' depends on the batch size", node.input(index)));
-                };
-                let floats = Tensor::floats(along(tensor.len())?, values);
-                Ok(Entry::Constant(std::rc::Rc::new(floats)))
-            }
-            Entry::Activation(activation) => {
-                if activation.has_batch() {
-                    return unsupported(format!("'{}' depends on the batch size", node.input(index)));
-                }
-                let floats = self.emit.cast(activation, Element::F32)?;
-                let size = floats.shape.iter().filter_map(|dim| dim.fixed()).product();
-                let shape: Vec<_> = along(size)?.into_iter().map(Dim::Fixed).collect();
-                Ok(Entry::Activation(self.emit.reshape(&floats, &shape)?))
-            }
-            Entry::Unknown => unsupported("its input is not known"),
-        }
     }
 
     /// `a / b` of floats.
