@@ -10,7 +10,11 @@ use mxc_compiler::{
     export::{self, Affine, Block, ExportError, ExportOptions, LayerDenoisers},
     import::{self, ImportOptions},
 };
-use mxc_runtime::store::{Weight, WeightStore};
+use mxc_dialects::origin::Origin;
+use mxc_runtime::{
+    load,
+    store::{Weight, WeightStore},
+};
 use onnx_protobuf::{Message, ModelProto, StringStringEntryProto, tensor_proto::DataLocation};
 use std::{
     path::{Path, PathBuf},
@@ -69,11 +73,25 @@ fn network() -> Model {
         .output_of("logits", &[0, 3])
 }
 
+/// The denoisers of a layer whose output, channels last, is a value of the model that has its channels behind the batch.
+fn at(layer: &str, value: &str, shape: &[usize], block: Option<Block>, affine: Option<Affine>) -> LayerDenoisers {
+    let order: &[usize] = if shape.len() == 3 { &[0, 2, 3, 1] } else { &[0, 1] };
+    let shape: Vec<_> = std::iter::once(None).chain(shape.iter().copied().map(Some)).collect();
+    LayerDenoisers {
+        layer: layer.to_owned(),
+        origins: vec![Origin::new(value, order, &shape)],
+        spatial: shape.len() == 4,
+        shape,
+        block,
+        affine,
+    }
+}
+
 fn denoisers() -> Vec<LayerDenoisers> {
     vec![
-        LayerDenoisers { layer: "conv1".to_owned(), block: Some(block(4, 1, 3, true)), affine: Some(affine(4)) },
-        LayerDenoisers { layer: "c2".to_owned(), block: Some(block(4, 2, 3, false)), affine: None },
-        LayerDenoisers { layer: "fc".to_owned(), block: Some(block(3, 1, 1, true)), affine: Some(affine(3)) },
+        at("conv1", "n1", &[4, 5, 4], Some(block(4, 1, 3, true)), Some(affine(4))),
+        at("c2", "n2", &[4, 5, 4], Some(block(4, 2, 3, false)), None),
+        at("fc", "logits", &[3], Some(block(3, 1, 1, true)), Some(affine(3))),
     ]
 }
 
@@ -287,15 +305,27 @@ fn external_data_goes_along() {
     std::fs::write(path("weights.bin"), &bytes).unwrap();
     std::fs::write(path("model.onnx"), source.bytes()).unwrap();
     std::fs::create_dir(path("out")).unwrap();
-    let export =
-        |target: PathBuf| export::onnx_file(&path("model.onnx"), &target, &denoisers(), &ExportOptions::default());
+    // What is exported stands for the package here: these denoisers come from none.
+    let exported = export::onnx(&network().bytes(), "model.onnx", &denoisers(), &ExportOptions::default()).unwrap();
+    let context = mxc_dialects::new_context();
+    let options = ImportOptions::default();
+    let package = import::onnx_bytes(&context, &exported, "model.onnx", Path::new("."), &options).unwrap();
+    let program = load::program(&package.module, &package.weights).unwrap();
+    let export = |target: PathBuf| {
+        export::onnx_file(&path("model.onnx"), &target, &denoisers(), &ExportOptions::default(), &program)
+    };
     export(path("beside.onnx")).unwrap();
     export(path("out/model.onnx")).unwrap();
     assert_eq!(std::fs::read(path("out/weights.bin")).unwrap(), bytes);
     // Once more, over the files of the first time.
     export(path("out/model.onnx")).unwrap();
-    let context = mxc_dialects::new_context();
-    import::onnx(&context, &path("out/model.onnx"), &ImportOptions::default()).unwrap();
+    import::onnx(&context, &path("out/model.onnx"), &options).unwrap();
+    // A package that computes something else is found out.
+    let mut other = denoisers();
+    other[0].affine = None;
+    let error =
+        export::onnx_file(&path("model.onnx"), &path("other.onnx"), &other, &ExportOptions::default(), &program);
+    assert!(matches!(error, Err(ExportError::Differs { .. })) && !path("other.onnx").exists());
     std::fs::write(path("out/weights.bin"), b"another file").unwrap();
     let error = export(path("out/model.onnx")).err().unwrap();
     assert!(matches!(error, ExportError::Occupied { .. }), "{error}");
@@ -306,17 +336,16 @@ fn errors() {
     let error = |layers: &[LayerDenoisers], options: &ExportOptions| {
         export::onnx(&network().bytes(), "model.onnx", layers, options).err().unwrap().to_string()
     };
-    let at = |layer: &str, block: Block| LayerDenoisers { layer: layer.to_owned(), block: Some(block), affine: None };
+    let at = |value: &str, block: Block| at("conv1", value, &[4, 5, 4], Some(block), None);
     let options = ExportOptions::default();
-    assert_snapshot!(error(&[at("conv9", block(4, 1, 3, true))], &options), @"the model has no node for the layer 'conv9'");
     assert_snapshot!(
-        error(&[at("relu1", block(4, 1, 3, true))], &options),
-        @"node 'relu1' is a Relu, not a convolution or matrix product"
+        error(&[at("c9", block(4, 1, 3, true))], &options),
+        @"the model has no value that is the output of layer 'conv1' (looked for: c9)"
     );
     let mut wrong = block(4, 1, 3, true);
     wrong.mean_weight = weight(&[4, 1, 1, 2], 5);
     assert_snapshot!(
-        error(&[at("conv1", wrong)], &options),
+        error(&[at("n1", wrong)], &options),
         @"the denoiser of layer 'conv1' does not fit: the shapes of its weights do not fit together"
     );
     let options = ExportOptions { sha256: Some("00".to_owned()), ..Default::default() };

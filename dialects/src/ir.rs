@@ -237,7 +237,11 @@ pub fn f64_attr(operation: &OperationRef<'_, '_>, name: &str) -> Option<f64> {
 
 /// An `array<i64: …>` or `array<i32: …>` attribute.
 pub fn i64s_attr(operation: &OperationRef<'_, '_>, name: &str) -> Option<Vec<i64>> {
-    let attribute = operation.attribute(name).ok()?;
+    as_i64s(operation.attribute(name).ok()?)
+}
+
+/// The integers of an `array<i64: …>` or `array<i32: …>` attribute.
+pub fn as_i64s(attribute: Attribute<'_>) -> Option<Vec<i64>> {
     if let Ok(array) = DenseI64ArrayAttribute::try_from(attribute) {
         return (0..array.len()).map(|i| array.element(i).ok()).collect();
     }

@@ -10,6 +10,7 @@ pub mod denoise;
 pub mod dtile;
 pub mod ffi;
 pub mod ir;
+pub mod origin;
 pub mod verify;
 
 use melior::{

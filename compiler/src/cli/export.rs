@@ -20,10 +20,22 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<(), Failure> {
     let module = ir::parse(&context, &package.module, &args.package.display().to_string())?;
     let layers = export::denoisers(&module, &package.weights())?;
     let options = ExportOptions { sampling: args.sampling, sha256: Some(provenance.source_sha256) };
-    export::onnx_file(&source, &args.output, &layers, &options)?;
+    let program = mxc_runtime::load::program(&module, &package.weights())?;
+    let verified = export::onnx_file(&source, &args.output, &layers, &options, &program)?;
     if global.ui.json {
         let names: Vec<_> = layers.iter().map(|layer| layer.layer.as_str()).collect();
-        return super::print_json(&serde_json::json!({ "layers": names, "sampling": args.sampling }));
+        return super::print_json(&serde_json::json!({
+            "layers": names,
+            "sampling": args.sampling,
+            "difference": verified.difference,
+        }));
     }
-    super::print(&format!("{}: denoisers on {} layers of {}\n", args.output.display(), layers.len(), source.display()))
+    super::print(&format!(
+        "{}: denoisers on {} layers of {}; it computes what the package does (largest difference {:.0e} on {} random inputs)\n",
+        args.output.display(),
+        layers.len(),
+        source.display(),
+        verified.difference,
+        verified.samples
+    ))
 }

@@ -7,6 +7,7 @@ use super::{
     grouped::Grouped,
     import::Network,
     language::{Binary, Node, Op, Shape},
+    origins::Origins,
 };
 use crate::passes::{
     PassContext, PassError,
@@ -22,7 +23,7 @@ use melior::{
         r#type::IntegerType,
     },
 };
-use mxc_dialects::{ffi, ir};
+use mxc_dialects::{ffi, ir, origin};
 use mxc_runtime::store::Weight;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,6 +54,7 @@ pub fn write<'c>(
         renames: Vec::new(),
         all_inline: network.constants.iter().all(|value| ir::loaded_global(*value).is_none()),
     };
+    let origins = Origins::new(egraph, &network.origins);
     let mut seen = BTreeSet::new();
     for &id in &program.order {
         if egraph[id].data.constant {
@@ -66,6 +68,7 @@ pub fn write<'c>(
             return Err(PassError::new(format!("layer \"{layer}\" would be computed twice")));
         }
         let value = writer.operation(id, &node)?;
+        writer.record(&origins, id, &node, value);
         writer.values.insert(id, value);
     }
     let mut results = Vec::new();
@@ -107,6 +110,20 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         self.program
             .node(&self.network.egraph, id)
             .ok_or_else(|| PassError::new("the e-graph holds no program for @main"))
+    }
+
+    /// Records which values of the source model an operation's result is; of what may be a layer's output also those that it
+    /// follows from.
+    fn record(&self, origins: &Origins<'_>, id: Id, node: &Node, value: Value<'c, 'a>) {
+        let evaluate = |id: Id| self.evaluate(id).ok().map(|tensor| tensor.values);
+        let found = match node.op {
+            Op::Convolution(..) | Op::MatMul(_) => origins.derived(id, Some(&evaluate)),
+            Op::Binary(Binary::Add) | Op::Reshape(_) => origins.derived(id, None),
+            _ => origins.of(id),
+        };
+        if let Some(operation) = ir::defining_op(value) {
+            origin::set(self.context, operation, &found);
+        }
     }
 
     fn insert(&self, operation: melior::ir::Operation<'c>) -> Result<Value<'c, 'a>, PassError> {
@@ -390,7 +407,9 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
             .attributes()
             .filter(|(name, _)| {
                 let name = ffi::identifier_text(*name);
-                !changed.iter().any(|(changed, _)| name.as_deref() == Some(*changed))
+                // Whose values it was is recorded anew.
+                let stays = name.as_deref() != Some(origin::ATTRIBUTE);
+                stays && !changed.iter().any(|(changed, _)| name.as_deref() == Some(*changed))
             })
             .collect();
         let changed = changed.iter();

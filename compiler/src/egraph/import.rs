@@ -13,7 +13,11 @@ use melior::ir::{
     Attribute, BlockLike, BlockRef, Module, OperationRef, ShapedTypeLike, Type, TypeLike, Value, ValueLike,
     attribute::AttributeLike, operation::OperationLike, r#type::RankedTensorType,
 };
-use mxc_dialects::{analog::Window, ffi, ir};
+use mxc_dialects::{
+    analog::Window,
+    ffi, ir,
+    origin::{self, Origin},
+};
 use mxc_runtime::store::WeightStore;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +40,8 @@ pub struct Network<'c, 'a> {
     pub constants: Vec<Value<'c, 'a>>,
     /// The operations of sites, in the order of [`Facts::sites`].
     pub sites: Vec<OperationRef<'c, 'a>>,
+    /// Which values of the source model e-classes are; the ids may have been merged since.
+    pub origins: Vec<(Id, Origin)>,
     /// The operations of [`Op::Opaque`], with the operands that are e-classes (`None`: a `tosa.const_shape`).
     pub opaque: Vec<(OperationRef<'c, 'a>, Vec<bool>)>,
 }
@@ -50,6 +56,7 @@ pub fn read<'c, 'a>(module: &'a Module<'c>, store: &WeightStore) -> Result<Netwo
         .pop()
         .filter(|last| ir::op_name(last) == "func.return")
         .ok_or_else(|| PassError::new("@main does not end in func.return"))?;
+    let mut origins = Vec::new();
     let mut reader = Reader {
         store,
         egraph: Graph::new(Facts::default()),
@@ -72,6 +79,8 @@ pub fn read<'c, 'a>(module: &'a Module<'c>, store: &WeightStore) -> Result<Netwo
             let source = &mut reader.egraph[id].data.source;
             *source = Some(source.map_or(index, |first| first.min(index)));
         }
+        let id = operation.result(0).ok().and_then(|result| reader.values.get(&key(result.into())).copied());
+        origins.extend(id.into_iter().flat_map(|id| origin::of(operation).into_iter().map(move |origin| (id, origin))));
     }
     let roots: Vec<Id> =
         terminator.operands().map(|value| reader.value(value, &terminator)).collect::<Result<_, _>>()?;
@@ -85,6 +94,7 @@ pub fn read<'c, 'a>(module: &'a Module<'c>, store: &WeightStore) -> Result<Netwo
         operations,
         constants: reader.constants,
         sites: reader.sites,
+        origins,
         opaque: reader.opaque,
     })
 }
@@ -349,6 +359,10 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
         let mut text = format!("{} : {}", ir::op_name(&operation), result.r#type());
         for (name, attribute) in operation.attributes() {
             let name = ffi::identifier_text(name).unwrap_or_default();
+            // Equal operations are one, whatever the source calls their results.
+            if name == origin::ATTRIBUTE {
+                continue;
+            }
             text.push_str(&format!(" {name}={attribute}"));
         }
         for operand in operation.operands() {

@@ -15,6 +15,7 @@ pub mod grouped;
 pub mod import;
 pub mod language;
 pub mod mapping;
+pub mod origins;
 pub mod rules;
 
 use melior::ir::{OperationRef, operation::OperationLike};

@@ -5,7 +5,7 @@
 
 use super::{
     error::ImportError,
-    proto::{name_nodes, spell_out},
+    proto::{name_nodes, normal, reads, spell_out},
     tensor::{Data, Element, Sym, Tensor},
 };
 use onnx_protobuf::{
@@ -119,7 +119,7 @@ pub(super) fn decode(mut model: ModelProto, folder: &Path) -> Result<Model, Impo
     let functions = std::mem::take(&mut model.functions)
         .into_iter()
         .map(|function| {
-            let key = (normal_domain(&function.domain), function.name.clone());
+            let key = (normal(&function.domain).to_owned(), function.name.clone());
             Ok((key, Rc::new(decoder.function(function)?)))
         })
         .collect::<Result<_, ImportError>>()?;
@@ -136,13 +136,8 @@ fn is_double(data_type: Option<&i32>) -> bool {
     data_type == Some(&DataType::DOUBLE.value())
 }
 
-/// ONNX's own domain has two spellings.
-fn normal_domain(domain: &str) -> String {
-    if domain == "ai.onnx" { String::new() } else { domain.to_owned() }
-}
-
 fn opsets(imports: &[onnx_protobuf::OperatorSetIdProto]) -> BTreeMap<String, i64> {
-    imports.iter().map(|import| (normal_domain(&import.domain), import.version)).collect()
+    imports.iter().map(|import| (normal(&import.domain).to_owned(), import.version)).collect()
 }
 
 struct Decoder<'a> {
@@ -291,7 +286,7 @@ impl Decoder<'_> {
             sorted.push(Node {
                 name: names[index].clone(),
                 op: node.op_type,
-                domain: normal_domain(&node.domain),
+                domain: normal(&node.domain).to_owned(),
                 inputs: node.input,
                 outputs: node.output,
                 attributes,
@@ -360,10 +355,7 @@ impl Decoder<'_> {
         let data = match raw {
             Some(bytes) if bytes.len() == size => from_raw(data_type, count, &bytes),
             Some(bytes) => {
-                return Err(failed(format!(
-                    "its shape {shape:?} needs {size} bytes of data, it has {}",
-                    bytes.len()
-                )));
+                return Err(failed(format!("its shape {shape:?} needs {size} bytes of data, it has {}", bytes.len())));
             }
             None => from_typed(data_type, count, &tensor),
         };
@@ -440,20 +432,6 @@ fn cycle(dependencies: &[Vec<usize>], waiting: &[usize], names: &[String], nodes
         at = dependencies[at].iter().copied().find(|&producer| waiting[producer] > 0).unwrap_or(at);
     }
     ImportError::Cycle { node: names[at].clone(), value: nodes[at].output.first().cloned().unwrap_or_default() }
-}
-
-/// The values that a node reads, those of its nested graphs included.
-fn reads(node: &NodeProto) -> Vec<String> {
-    let mut reads: Vec<_> = node.input.iter().filter(|input| !input.is_empty()).cloned().collect();
-    for graph in node.attribute.iter().filter_map(|attribute| attribute.g.as_ref()) {
-        let mut own: BTreeSet<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
-        own.extend(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
-        own.extend(graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str)));
-        let nested = graph.node.iter().flat_map(self::reads);
-        let outputs = graph.output.iter().map(|output| output.name.clone());
-        reads.extend(nested.chain(outputs).filter(|read| !own.contains(read.as_str())));
-    }
-    reads
 }
 
 fn tensor_type(r#type: Option<&TypeProto>) -> Option<&type_proto::Tensor> {

@@ -17,7 +17,7 @@ use melior::{
         r#type::{FunctionType, IntegerType, RankedTensorType},
     },
 };
-use mxc_dialects::ir;
+use mxc_dialects::{ir, origin};
 use mxc_runtime::store::{Weight, WeightStore};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -774,10 +774,12 @@ pub(super) fn main_function<'c>(
     let region = Region::new();
     region.append_block(body);
     let signature = FunctionType::new(context, arguments, results);
-    let mark = (Identifier::new(context, ir::WHOLE_ATTRIBUTE), Attribute::unit(context));
+    let mark = |name: &str| (Identifier::new(context, name), Attribute::unit(context));
+    let marks = [mark(ir::WHOLE_ATTRIBUTE)];
     OperationBuilder::new("func.func", Location::unknown(context))
-        .add_attributes(if whole { std::slice::from_ref(&mark) } else { &[] })
+        .add_attributes(if whole { &marks } else { &[] })
         .add_attributes(&[
+            mark(origin::ATTRIBUTE),
             (Identifier::new(context, "sym_name"), StringAttribute::new(context, ir::MAIN).into()),
             (Identifier::new(context, "function_type"), TypeAttribute::new(signature.into()).into()),
             (Identifier::new(context, "arg_attrs"), names(argument_names)),

@@ -111,12 +111,7 @@ pub(super) fn fold(
     folded(node, inputs, opset, room).map(Some)
 }
 
-fn folded(
-    node: &Node,
-    inputs: &[Option<Rc<Tensor>>],
-    opset: i64,
-    room: u64,
-) -> Result<Vec<Rc<Tensor>>, Problem> {
+fn folded(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64, room: u64) -> Result<Vec<Rc<Tensor>>, Problem> {
     let inputs = &if keeps_fills(&node.op) {
         inputs.to_vec()
     } else {
@@ -576,9 +571,9 @@ fn reshape(shape: &[usize], target: &[i64], allow_zero: bool) -> Result<Vec<usiz
 pub(super) fn cast(tensor: &Tensor, to: i64) -> Result<Tensor, Problem> {
     let shape = tensor.shape.clone();
     let mut cast = match (to, &tensor.data) {
-        (1 | 10 | 11 | 16, Data::Float(_) | Data::Fill(_)) | (2..=7 | 12 | 13 | 21 | 22, Data::Int(_)) | (9, Data::Bool(_)) => {
-            tensor.clone()
-        }
+        (1 | 10 | 11 | 16, Data::Float(_) | Data::Fill(_))
+        | (2..=7 | 12 | 13 | 21 | 22, Data::Int(_))
+        | (9, Data::Bool(_)) => tensor.clone(),
         (1 | 10 | 11 | 16, _) => match tensor.to_floats() {
             Some(values) => Tensor::floats(shape, values),
             None => {
@@ -629,8 +624,10 @@ fn non_zero(tensor: &Tensor) -> Result<Tensor, Problem> {
     let found: Vec<usize> = (0..values.len()).filter(|&at| values[at] != 0.0).collect();
     let strides = strides(&tensor.shape);
     let index = |axis: usize, at: usize| Sym::from((at / strides[axis] % tensor.shape[axis]) as i64);
-    let indices: Vec<Sym> =
-        (0..tensor.shape.len()).flat_map(|axis| found.iter().map(move |&at| (axis, at))).map(|(axis, at)| index(axis, at)).collect();
+    let indices: Vec<Sym> = (0..tensor.shape.len())
+        .flat_map(|axis| found.iter().map(move |&at| (axis, at)))
+        .map(|(axis, at)| index(axis, at))
+        .collect();
     Ok(Tensor::ints(vec![tensor.shape.len(), found.len()], indices))
 }
 

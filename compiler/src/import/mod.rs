@@ -26,7 +26,8 @@ pub use error::{ImportError, UnsupportedNode};
 pub use inline::inline_weights;
 
 pub(crate) use decode::parse;
-pub(crate) use proto::{name_nodes, spelled, unique};
+pub(crate) use proto::reads as proto_reads;
+pub(crate) use proto::{inline, integer, name_nodes, rename, sort, unique};
 
 use decode::{InputDim, Model};
 use emit::Emitter;
@@ -34,13 +35,16 @@ use lower::{Entry, Lowering, Scope};
 use melior::{
     Context,
     ir::{
-        Block, BlockLike, Location, Module, ShapedTypeLike, Type, TypeLike, ValueLike,
+        Block, BlockLike, Location, Module, OperationRef, ShapedTypeLike, Type, TypeLike, ValueLike,
         attribute::ArrayAttribute,
         operation::{OperationLike, OperationMutLike},
         r#type::RankedTensorType,
     },
 };
-use mxc_dialects::{ffi, ir};
+use mxc_dialects::{
+    ffi, ir,
+    origin::{self, Origin},
+};
 use mxc_runtime::store::WeightStore;
 use sha2::{Digest, Sha256};
 use std::{
@@ -454,6 +458,7 @@ fn lower<'c>(
     if !lowering.unsupported.is_empty() {
         return Err(ImportError::Unsupported { nodes: lowering.unsupported });
     }
+    record(context, &lowering.named);
     let mut values = Vec::with_capacity(outputs.len());
     let failed = |output: &str, reason: &str| ImportError::Node {
         node: output.to_owned(),
@@ -479,6 +484,22 @@ fn lower<'c>(
     let results = values.iter().map(|value| value.r#type()).collect();
     let (globals, weights) = lowering.emit.finish();
     Ok(Lowered { globals, weights, results, channel_axes })
+}
+
+/// Records on each operation which of the model's values its result is.
+fn record<'c>(context: &'c Context, named: &[(String, emit::Activation<'c, '_>)]) {
+    let mut origins: BTreeMap<usize, (OperationRef<'c, '_>, Vec<Origin>)> = BTreeMap::new();
+    for (name, activation) in named {
+        if let Some(operation) = ir::defining_op(activation.value) {
+            let shape: Vec<_> = activation.physical().iter().map(|dim| dim.fixed()).collect();
+            let key = operation.to_raw().ptr as usize;
+            let origin = Origin::new(name, &activation.order, &shape);
+            origins.entry(key).or_insert((operation, Vec::new())).1.push(origin);
+        }
+    }
+    for (operation, origins) in origins.into_values() {
+        origin::set(context, operation, &origins);
+    }
 }
 
 /// Removes the operations whose results nothing uses.

@@ -6,12 +6,15 @@
 //!                                                 y.float = Conv "conv" (y.x, y.weight, y.bias)      y = QuantizeLinear(y.float, …)
 //! ```
 //!
-//! A layer's output is then a value of the graph, `y.float` here, also where the file has none; export spells the same nodes
-//! out the same way.
+//! A layer's output is then a value of the graph, `y.float` here, also where the file has none. Export spells the same nodes out
+//! the same way, and inlines what a layer's output is in: functions, and branches of Ifs.
 
-use onnx_protobuf::{AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType, tensor_proto::DataType};
+use onnx_protobuf::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType,
+    tensor_proto::DataType,
+};
 use protobuf::Enum;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Gives every node its unique, stable name: its own, else its first output's. A name that an earlier node took gives way to
 /// the first output's name, and that to the name with a number. The nodes of the graph come first, then those of the graphs
@@ -66,10 +69,7 @@ pub(crate) const MICROSOFT: &str = "com.microsoft";
 /// MatMulInteger-10, and those of onnxruntime that `quantize_static` writes); `None` for any other node. The one that
 /// computes has the node's name.
 pub(crate) fn spelled(node: &NodeProto) -> Option<Vec<NodeProto>> {
-    let domain = match node.domain.as_str() {
-        "ai.onnx" => "",
-        domain => domain,
-    };
+    let domain = normal(&node.domain);
     let mut spelling = Spelling { node, nodes: Vec::new() };
     let has = |index: usize| node.input.get(index).is_some_and(|input| !input.is_empty());
     let channels_last = node.attribute.iter().any(|attribute| attribute.name == "channels_last" && attribute.i != 0);
@@ -98,7 +98,9 @@ pub(crate) fn spelled(node: &NodeProto) -> Option<Vec<NodeProto>> {
             let mut inputs = vec![a, b];
             if has(6) {
                 let mut bias = spelling.accumulator_scaled("bias", 6, [1, 4]);
-                if let Some(alpha) = node.attribute.iter().find(|attribute| attribute.name == "alpha" && attribute.f != 1.0) {
+                if let Some(alpha) =
+                    node.attribute.iter().find(|attribute| attribute.name == "alpha" && attribute.f != 1.0)
+                {
                     let alpha = spelling.constant("alpha", alpha.f);
                     bias = spelling.add("Mul", "bias.alpha", &[bias, alpha], Vec::new());
                 }
@@ -118,8 +120,12 @@ pub(crate) fn spelled(node: &NodeProto) -> Option<Vec<NodeProto>> {
         (MICROSOFT, "QLinearGlobalAveragePool" | "QLinearAveragePool") if channels_last => return None,
         (
             MICROSOFT,
-            op @ ("QLinearGlobalAveragePool" | "QLinearAveragePool" | "QLinearLeakyRelu" | "QLinearSigmoid"
-            | "QLinearSoftmax" | "QLinearReduceMean"),
+            op @ ("QLinearGlobalAveragePool"
+            | "QLinearAveragePool"
+            | "QLinearLeakyRelu"
+            | "QLinearSigmoid"
+            | "QLinearSoftmax"
+            | "QLinearReduceMean"),
         ) => {
             let x = spelling.dequantized("x", 0);
             let y = spelling.main(&op["QLinear".len()..], &[x], &["channels_last", "opset"]);
@@ -278,4 +284,218 @@ impl Spelling<'_> {
 /// An integer attribute.
 pub(crate) fn integer(name: &str, value: i64) -> AttributeProto {
     AttributeProto { name: name.to_owned(), type_: AttributeType::INT.into(), i: value, ..Default::default() }
+}
+
+/// What the names of nodes and values inside a call of a function, or a branch of an If, begin with once it is inlined.
+pub(crate) fn inlined_prefix(node: &str, branch: Option<&str>) -> String {
+    match branch {
+        Some(branch) => format!("{node}/{branch}/"),
+        None => format!("{node}/"),
+    }
+}
+
+/// Makes the wanted values values of the graph itself: inlines the functions and the branches of Ifs that they are in, and
+/// spells out the operators that they are inside of. Nodes have their unique names ([`name_nodes`]).
+///
+/// # Errors
+///
+/// Names the function whose operator sets differ from the model's, so that its nodes would mean something else.
+pub(crate) fn inline(model: &mut ModelProto, wanted: &BTreeSet<String>) -> Result<(), String> {
+    let within = |prefix: &str| wanted.range(prefix.to_owned()..).next().is_some_and(|name| name.starts_with(prefix));
+    let Some(mut graph) = model.graph.take() else {
+        return Ok(());
+    };
+    loop {
+        let mut changed = false;
+        for mut node in std::mem::take(&mut graph.node) {
+            let function = model
+                .functions
+                .iter()
+                .find(|function| function.name == node.op_type && normal(&function.domain) == normal(&node.domain));
+            if let Some(function) = function.filter(|_| within(&inlined_prefix(&node.name, None))) {
+                for import in &function.opset_import {
+                    let own = model.opset_import.iter().find(|own| normal(&own.domain) == normal(&import.domain));
+                    if own.is_some_and(|own| own.version != import.version) {
+                        return Err(format!(
+                            "function '{}' uses operator set {} and the model another one, so that it cannot be inlined",
+                            function.name, import.version
+                        ));
+                    }
+                }
+                call(&node, function, &mut graph.node);
+                changed = true;
+                continue;
+            }
+            let branch = ["then_branch", "else_branch"]
+                .into_iter()
+                .find(|branch| node.op_type == "If" && within(&inlined_prefix(&node.name, Some(branch))));
+            if let Some(branch) = branch {
+                let body = node.attribute.iter_mut().find(|attribute| attribute.name == branch);
+                if let Some(body) = body.and_then(|attribute| attribute.g.take()) {
+                    take_branch(&node, branch, body, &mut graph);
+                    changed = true;
+                    continue;
+                }
+            }
+            match spelled(&node) {
+                Some(nodes) if nodes.iter().any(|each| each.output.iter().any(|output| wanted.contains(output))) => {
+                    graph.node.extend(nodes);
+                    changed = true;
+                }
+                _ => graph.node.push(node),
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
+    model.graph = Some(graph).into();
+    Ok(())
+}
+
+/// ONNX's own domain has two spellings.
+pub(crate) fn normal(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
+}
+
+/// The nodes of a call of a function.
+fn call(node: &NodeProto, function: &FunctionProto, nodes: &mut Vec<NodeProto>) {
+    let prefix = inlined_prefix(&node.name, None);
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    for (index, input) in function.input.iter().enumerate() {
+        names.insert(input.clone(), node.input.get(index).cloned().unwrap_or_default());
+    }
+    for output in function.node.iter().flat_map(|node| &node.output).filter(|output| !output.is_empty()) {
+        names.insert(output.clone(), format!("{prefix}{output}"));
+    }
+    for inner in &function.node {
+        let mut inner = inner.clone();
+        bind(&mut inner, &node.attribute, &function.attribute_proto);
+        rename(&mut inner, &names);
+        inner.name = format!("{prefix}{}", inner.name);
+        nodes.push(inner);
+    }
+    let made = function.output.iter().map(|output| names.get(output).unwrap_or(output));
+    hand_over(&prefix, made, &node.output, nodes);
+}
+
+/// The nodes and initializers of a branch of an If.
+fn take_branch(node: &NodeProto, branch: &str, body: GraphProto, graph: &mut GraphProto) {
+    let prefix = inlined_prefix(&node.name, Some(branch));
+    let own = body.node.iter().flat_map(|node| node.output.iter().cloned());
+    let own = own.chain(body.initializer.iter().map(|tensor| tensor.name.clone())).filter(|name| !name.is_empty());
+    let names: BTreeMap<String, String> = own.map(|name| (name.clone(), format!("{prefix}{name}"))).collect();
+    for mut tensor in body.initializer {
+        tensor.name = format!("{prefix}{}", tensor.name);
+        graph.initializer.push(tensor);
+    }
+    for mut inner in body.node {
+        rename(&mut inner, &names);
+        inner.name = format!("{prefix}{}", inner.name);
+        graph.node.push(inner);
+    }
+    let outputs: Vec<String> = body.output.into_iter().map(|output| output.name).collect();
+    hand_over(&prefix, outputs.iter().map(|output| names.get(output).unwrap_or(output)), &node.output, &mut graph.node);
+}
+
+/// What was made inside under the names outside.
+fn hand_over<'a>(prefix: &str, made: impl Iterator<Item = &'a String>, outputs: &[String], nodes: &mut Vec<NodeProto>) {
+    for (from, to) in made.zip(outputs).filter(|(_, to)| !to.is_empty()) {
+        nodes.push(NodeProto {
+            op_type: "Identity".to_owned(),
+            name: format!("{prefix}output/{to}"),
+            input: vec![from.clone()],
+            output: vec![to.clone()],
+            ..Default::default()
+        });
+    }
+}
+
+/// Replaces references to a function's attributes by the call's values, else the defaults; what has neither is left out.
+fn bind(node: &mut NodeProto, given: &[AttributeProto], defaults: &[AttributeProto]) {
+    node.attribute.retain_mut(|attribute| {
+        if attribute.ref_attr_name.is_empty() {
+            return true;
+        }
+        let wanted = |each: &&AttributeProto| each.name == attribute.ref_attr_name;
+        let Some(value) = given.iter().find(wanted).or_else(|| defaults.iter().find(wanted)) else {
+            return false;
+        };
+        *attribute = AttributeProto { name: attribute.name.clone(), ..value.clone() };
+        true
+    });
+    for inner in graphs_mut(node).flat_map(|graph| &mut graph.node) {
+        bind(inner, given, defaults);
+    }
+}
+
+/// Renames the values that a node reads and makes, those that nested graphs read from outside included.
+pub(crate) fn rename(node: &mut NodeProto, names: &BTreeMap<String, String>) {
+    let replace = |value: &mut String| {
+        if let Some(name) = names.get(value.as_str()) {
+            value.clone_from(name);
+        }
+    };
+    node.input.iter_mut().for_each(replace);
+    node.output.iter_mut().for_each(replace);
+    for graph in graphs_mut(node) {
+        let own =
+            graph.input.iter().map(|input| &input.name).chain(graph.initializer.iter().map(|tensor| &tensor.name));
+        let own: BTreeSet<&String> = own.chain(graph.node.iter().flat_map(|node| &node.output)).collect();
+        let outer: BTreeMap<String, String> = names
+            .iter()
+            .filter(|(name, _)| !own.contains(name))
+            .map(|(name, new)| (name.clone(), new.clone()))
+            .collect();
+        graph.node.iter_mut().for_each(|node| rename(node, &outer));
+        for output in &mut graph.output {
+            if let Some(name) = outer.get(&output.name) {
+                output.name.clone_from(name);
+            }
+        }
+    }
+}
+
+/// Sorts nodes so that each stands behind those whose values it reads; nodes in order stay so.
+pub(crate) fn sort(nodes: Vec<NodeProto>) -> Vec<NodeProto> {
+    let mut producers: BTreeMap<String, usize> = BTreeMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        producers.extend(node.output.iter().filter(|output| !output.is_empty()).map(|output| (output.clone(), index)));
+    }
+    let mut users = vec![Vec::new(); nodes.len()];
+    let mut waiting = vec![0usize; nodes.len()];
+    for (index, node) in nodes.iter().enumerate() {
+        for producer in reads(node).iter().filter_map(|read| producers.get(read)).filter(|producer| **producer != index)
+        {
+            users[*producer].push(index);
+            waiting[index] += 1;
+        }
+    }
+    let mut ready: BTreeSet<usize> = (0..nodes.len()).filter(|&index| waiting[index] == 0).collect();
+    let mut order = Vec::with_capacity(nodes.len());
+    while let Some(index) = ready.pop_first() {
+        order.push(index);
+        for &user in &users[index] {
+            waiting[user] -= 1;
+            if waiting[user] == 0 {
+                ready.insert(user);
+            }
+        }
+    }
+    let mut nodes: Vec<Option<NodeProto>> = nodes.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|index| nodes[index].take()).collect()
+}
+
+/// The values that a node reads, those of its nested graphs included.
+pub(crate) fn reads(node: &NodeProto) -> Vec<String> {
+    let mut reads: Vec<_> = node.input.iter().filter(|input| !input.is_empty()).cloned().collect();
+    for graph in node.attribute.iter().filter_map(|attribute| attribute.g.as_ref()) {
+        let mut own: BTreeSet<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
+        own.extend(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
+        own.extend(graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str)));
+        let nested = graph.node.iter().flat_map(self::reads);
+        let outputs = graph.output.iter().map(|output| output.name.clone());
+        reads.extend(nested.chain(outputs).filter(|read| !own.contains(read.as_str())));
+    }
+    reads
 }

@@ -27,7 +27,7 @@ use melior::{
 };
 use mxc_dialects::{
     analog::{self, AnalogOp},
-    denoise, ffi, ir,
+    denoise, ffi, ir, origin,
 };
 use mxc_runtime::store::Weight;
 
@@ -149,7 +149,8 @@ impl Pass for InsertDenoisers {
         let layers = self.ranked(module)?;
         let backbone = backbone_parameters(module);
         let budget = allowance(self.budget, backbone);
-        let plan = self.plan(&layers, budget);
+        let tracked = ir::main_function(module).is_some_and(|main| main.attribute(origin::ATTRIBUTE).is_ok());
+        let plan = self.plan(&layers, budget, tracked);
         let seed = self.seed.unwrap_or(cx.seed);
         let mut report = Placement { backbone_parameters: backbone, budget, ..Placement::default() };
         for (layer, planned) in layers.iter().zip(plan) {
@@ -227,8 +228,9 @@ impl InsertDenoisers {
         Ok(layers)
     }
 
-    /// Which layers get what.
-    fn plan(&self, layers: &[Ranked<'_, '_>], budget: u64) -> Vec<LayerPlacement> {
+    /// Which layers get what. Of a `tracked` source a layer whose output is no value of it gets nothing: the denoiser could not
+    /// be exported.
+    fn plan(&self, layers: &[Ranked<'_, '_>], budget: u64, tracked: bool) -> Vec<LayerPlacement> {
         let mut plan: Vec<LayerPlacement> = layers
             .iter()
             .map(|layer| LayerPlacement {
@@ -258,6 +260,11 @@ impl InsertDenoisers {
                     && !globs.iter().any(|glob| glob.is_match(&layer.name))
                 {
                     placed.reason = "not among the layers named by at=".to_owned();
+                    continue;
+                }
+                if tracked && origin::of(&layer.op.operation()).is_empty() {
+                    placed.reason =
+                        "no value of the ONNX model is its output, so that export could not express it".to_owned();
                     continue;
                 }
                 let cost = match block {

@@ -27,6 +27,7 @@ use melior::{
 use mxc_dialects::{
     analog::{self, AnalogOp, Kind, Noise, Window},
     ffi, ir,
+    origin::{self, Origin, Step},
 };
 use mxc_runtime::store::Weight;
 use std::collections::BTreeSet;
@@ -81,6 +82,12 @@ impl Pass for MapToAnalog {
             }
         }
         remove_dead(block);
+        // Of interest are the layers' outputs only.
+        for operation in ir::block_ops(block) {
+            if !ir::op_name(&operation).starts_with("analog.") {
+                origin::set(context, operation, &[]);
+            }
+        }
         let renames = mapper.renames;
         settle_names(context, module, cx, &renames);
         for (glob, _) in self.keep_digital.iter().zip(unmatched).filter(|(_, unmatched)| *unmatched) {
@@ -156,9 +163,17 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
             ),
         )?;
         let analog = insert_before(self.block, operation, analog)?;
+        self.record(analog, &origin::of(&operation));
         ffi::replace_all_uses(output.into(), analog);
         ffi::erase(operation);
         Ok(())
+    }
+
+    /// Records which values of the source model a layer's output is.
+    fn record(&self, output: Value<'c, 'a>, origins: &[Origin]) {
+        if let Some(operation) = ir::defining_op(output) {
+            origin::set(self.context, operation, origins);
+        }
     }
 
     /// The bias with one element per output channel: TOSA lets a single one stand for all.
@@ -237,10 +252,13 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
             .and_then(|weight| weight.transposed(&[1, 0]))
             .ok_or_else(|| PassError::new("a matmul's weight has a wrong size").at(matmul.location()))?;
         let kernel = self.constant(rhs, &format!("{layer}.weight"), transposed, anchor)?;
+        let mut shift = None;
         let bias = match add {
             Some((_, bias)) => {
                 let original = weight(Self::PASS, bias, &self.cx.weights)?;
-                self.constant(bias, &format!("{layer}.bias"), repeated(&original, outputs)?, anchor)?
+                let added = repeated(&original, outputs)?;
+                shift = Some(Step::Shift(added.values().to_vec()));
+                self.constant(bias, &format!("{layer}.bias"), added, anchor)?
             }
             None => {
                 let zero = built("a constant", ir::tosa_const(self.context, &[outputs], &[0.0]))?;
@@ -266,6 +284,24 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
             ),
         )?;
         let mut replacement = insert_before(self.block, anchor, analog)?;
+        let reshaped = |r#type: Type<'c>| ir::tensor_shape(r#type).map(Step::Reshape);
+        // What the layer's output is in the source: the sum's value, else the reshaped product's, else what follows from the
+        // product's.
+        let origins = match (add, direct) {
+            (Some((add, _)), _) => {
+                (origin::of(&add), reshaped(output).filter(|_| direct.is_none() && reshape.is_some()))
+            }
+            (None, Some(_)) => (reshape.map(|reshape| origin::of(&reshape)).unwrap_or_default(), None),
+            (None, None) => (origin::of(&matmul), None),
+        };
+        let origins: Vec<_> = match origins {
+            (found, _) if found.is_empty() => {
+                let steps: Vec<_> = reshaped(output).into_iter().filter(|_| direct.is_some()).chain(shift).collect();
+                origin::of(&matmul).into_iter().map(|origin| origin.then(steps.clone())).collect()
+            }
+            (found, step) => found.into_iter().map(|origin| origin.then(step.clone())).collect(),
+        };
+        self.record(replacement, &origins);
         if let (None, Some(reshape), Some((add, _))) = (direct, reshape, add) {
             // The reshape stays, now after the layer that has taken up the bias.
             let mut moved = ffi::as_mut(reshape);

@@ -17,6 +17,7 @@ use super::{
     emit::{Activation, Emitter},
     error::{ImportError, Problem, UnsupportedNode, invalid, unsupported},
     fold,
+    proto::inlined_prefix,
     tensor::{Data, Dim, Element, Sym, Tensor},
 };
 use melior::ir::Location;
@@ -58,6 +59,13 @@ pub(super) struct Lowering<'c, 'a, 'm> {
     max_constant_bytes: u64,
     /// Whether what is lowered is run at once, to fold constants: nothing has to be TOSA then.
     pub folding: bool,
+    /// The model's values among those of the graph, with the names that they have once functions and branches are inlined
+    /// ([`proto::inline`]). Those inside loops have none.
+    ///
+    /// [`proto::inline`]: crate::import::proto::inline
+    pub named: Vec<(String, Activation<'c, 'a>)>,
+    /// How many loops are being unrolled.
+    loops: usize,
 }
 
 /// The most nodes that a model may have once its functions are inlined.
@@ -133,7 +141,18 @@ impl<'c, 'a> Call<'_, 'c, 'a> {
 
 impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
     pub fn new(emit: Emitter<'c, 'a>, model: &'m Model, fixed_batch: Option<i64>, max_constant_bytes: u64) -> Self {
-        Self { emit, model, fixed_batch, unsupported: Vec::new(), steps: 0, grown: 0, max_constant_bytes, folding: false }
+        Self {
+            emit,
+            model,
+            fixed_batch,
+            unsupported: Vec::new(),
+            steps: 0,
+            grown: 0,
+            max_constant_bytes,
+            folding: false,
+            named: Vec::new(),
+            loops: 0,
+        }
     }
 
     /// The bytes that constants may still grow by.
@@ -203,6 +222,9 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
                 Err(Problem::Import(error)) => return Err(*error),
             };
             for (index, output) in node.outputs.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
+                if let (Some(Entry::Activation(activation)), 0) = (results.get(index), self.loops) {
+                    self.named.push((format!("{prefix}{output}"), activation.clone()));
+                }
                 scope.insert(output.clone(), results.get(index).cloned().unwrap_or(Entry::Unknown));
             }
         }
@@ -236,7 +258,7 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             }
             let nodes: Vec<_> =
                 function.nodes.iter().map(|each| bind(each, &node.attributes, &function.defaults)).collect();
-            self.nodes(&nodes, &mut inner, &function.opsets, &format!("{name}/"), depth + 1)?;
+            self.nodes(&nodes, &mut inner, &function.opsets, &inlined_prefix(name, None), depth + 1)?;
             return Ok(function
                 .outputs
                 .iter()
@@ -332,7 +354,7 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             return invalid(format!("attribute '{branch}' must be a graph"));
         };
         let mut inner = scope.clone();
-        Ok(self.graph(&graph, &mut inner, opsets, &format!("{name}/"), depth + 1)?)
+        Ok(self.graph(&graph, &mut inner, opsets, &inlined_prefix(name, Some(branch)), depth + 1)?)
     }
 
     /// A Loop of a known number of iterations, unrolled.
@@ -385,7 +407,10 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             for (input, entry) in body.inputs.iter().zip(counters.chain(state)) {
                 inner.insert(input.name.clone(), entry);
             }
-            let mut outputs = self.graph(&body, &mut inner, opsets, &format!("{name}/{trip}/"), depth + 1)?.into_iter();
+            self.loops += 1;
+            let outputs = self.graph(&body, &mut inner, opsets, &format!("{name}/{trip}/"), depth + 1);
+            self.loops -= 1;
+            let mut outputs = outputs?.into_iter();
             running = match outputs.next() {
                 Some(Entry::Constant(condition)) => condition.scalar().is_some_and(|condition| condition != 0.0),
                 Some(Entry::Unknown) => return Ok(vec![Entry::Unknown; node.outputs.len()]),
