@@ -24,8 +24,9 @@ pub(super) fn splice(
     let constants_as_nodes = model.ir_version < 4;
     if let Some(graph) = model.graph.as_mut() {
         graph.node = import::sort(std::mem::take(&mut graph.node));
+        let types = data_types(graph);
         for layer in layers {
-            denoise(graph, layer, options, constants_as_nodes)?;
+            denoise(graph, layer, &types, options, constants_as_nodes)?;
         }
         graph.node = import::sort(std::mem::take(&mut graph.node));
         // Nodes keep the names that they have in the file, or have none.
@@ -80,6 +81,7 @@ fn taken(graph: &GraphProto) -> BTreeSet<String> {
 fn denoise(
     graph: &mut GraphProto,
     layer: &LayerDenoisers,
+    types: &BTreeMap<String, i32>,
     options: &ExportOptions,
     constants_as_nodes: bool,
 ) -> Result<(), ExportError> {
@@ -98,7 +100,7 @@ fn denoise(
         }
     }
     for origin in chosen {
-        put_behind(graph, origin, layer, options, constants_as_nodes)?;
+        put_behind(graph, origin, layer, types, options, constants_as_nodes)?;
     }
     Ok(())
 }
@@ -107,12 +109,13 @@ fn put_behind(
     graph: &mut GraphProto,
     origin: &Origin,
     layer: &LayerDenoisers,
+    types: &BTreeMap<String, i32>,
     options: &ExportOptions,
     constants_as_nodes: bool,
 ) -> Result<(), ExportError> {
     let failed = |reason: &str| ExportError::Weights { layer: layer.layer.clone(), reason: reason.to_owned() };
     let value = origin.value.clone();
-    let data_type = data_types(graph).get(&value).and_then(|code| DataType::from_i32(*code)).unwrap_or(DataType::FLOAT);
+    let data_type = types.get(&value).and_then(|code| DataType::from_i32(*code)).unwrap_or(DataType::FLOAT);
     let (place, forth, back) = match direct(origin, layer) {
         Some(place) => (place, Vec::new(), Vec::new()),
         None => around(origin, layer).ok_or_else(|| failed("its recorded origin cannot be followed back"))?,
@@ -235,6 +238,12 @@ fn data_types(graph: &GraphProto) -> BTreeMap<String, i32> {
         _ => None,
     };
     types.extend(graph.input.iter().chain(&graph.value_info).filter_map(declared));
+    infer(graph, &mut types);
+    types
+}
+
+/// Adds the data types of what a graph's nodes make to those known around it.
+fn infer(graph: &GraphProto, types: &mut BTreeMap<String, i32>) {
     types.extend(graph.initializer.iter().map(|tensor| (tensor.name.clone(), tensor.data_type)));
     for node in &graph.node {
         let attribute = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name);
@@ -246,8 +255,20 @@ fn data_types(graph: &GraphProto) -> BTreeMap<String, i32> {
                 None if attribute("value_int").or(attribute("value_ints")).is_some() => Some(DataType::INT64.value()),
                 None => Some(DataType::FLOAT.value()),
             },
+            "Reshape" | "Expand" | "Tile" | "Slice" | "Gather" => operand(0),
             "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" => Some(DataType::INT64.value()),
+            "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "IsNaN" | "IsInf" => {
+                Some(DataType::BOOL.value())
+            }
+            "QuantizeLinear" => operand(2).or(Some(DataType::UINT8.value())),
             "DequantizeLinear" | "CastLike" | "Where" => operand(1),
+            // Both branches make the same.
+            "If" => attribute("then_branch").and_then(|branch| branch.g.as_ref()).and_then(|branch| {
+                let mut inner = types.clone();
+                infer(branch, &mut inner);
+                inner.get(&branch.output.first()?.name).copied()
+            }),
+            "Loop" | "Scan" => None,
             _ => operand(0).or_else(|| (1..node.input.len()).find_map(operand)),
         };
         if let Some(r#type) = r#type {
@@ -256,5 +277,4 @@ fn data_types(graph: &GraphProto) -> BTreeMap<String, i32> {
             }
         }
     }
-    types
 }
