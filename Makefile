@@ -30,7 +30,8 @@ tests/.venv/installed: tests/requirements.txt | setup
 	touch $@
 
 test: lint tests/.venv/installed
-	MXC_REQUIRE_ONNXRUNTIME=1 cargo test --locked --workspace
+	# glibc fills freed memory, so that a use of it shows
+	MALLOC_PERTURB_=165 MXC_REQUIRE_ONNXRUNTIME=1 cargo test --locked --workspace
 
 bench: build
 	cargo build --release --locked -p mxc-compiler --example throughput

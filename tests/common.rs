@@ -21,10 +21,11 @@ pub fn model(name: &str) -> PathBuf {
     root().join(format!("examples/models/{name}.onnx"))
 }
 
-/// The mxc program, to be run in `folder` without any of the caller's environment but PATH.
+/// The mxc program, to be run in `folder` without any of the caller's environment but glibc's checks of memory.
 pub fn mxc(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mxc-under-test"));
     command.current_dir(folder).env_clear();
+    command.envs(std::env::var_os("MALLOC_PERTURB_").map(|value| ("MALLOC_PERTURB_", value)));
     command
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{common::root, guide_pass::QuietLayers};
 use mxc_compiler::passes::{Options, Pass, PassContext, run::print_module};
-use mxc_dialects::ir;
+use mxc_dialects::{erase::ModuleMut, ir};
 use std::fs;
 
 /// The contents of the page's blocks that open with `fence` and a language.
@@ -16,11 +16,12 @@ fn blocks(page: &str, fence: &str, language: &str) -> Vec<String> {
 
 fn quiet(source: &str, keep: &str) -> Result<String, String> {
     let context = mxc_dialects::new_context();
-    let module = ir::parse(&context, source.as_bytes(), "guide").unwrap();
+    let mut module = ir::parse(&context, source.as_bytes(), "guide").unwrap();
     let mut options = Options::default();
     options.push("keep", keep);
     let mut pass = QuietLayers::from_options(&mut options).map_err(|error| error.to_string())?;
-    pass.run(&context, &module, &mut PassContext::default()).map_err(|error| error.to_string())?;
+    pass.run(&context, &mut ModuleMut::new(&mut module), &mut PassContext::default())
+        .map_err(|error| error.to_string())?;
     Ok(print_module(&module, false))
 }
 

@@ -9,14 +9,12 @@
 
 use melior::{
     Context,
-    ir::{
-        Module,
-        operation::{OperationLike, OperationMutLike},
-    },
+    ir::operation::{OperationLike, OperationMutLike},
 };
 use mxc_compiler::passes::{OptionError, Options, Pass, PassContext, PassError};
 use mxc_dialects::{
     analog::{AnalogOp, NOISE},
+    erase::ModuleMut,
     ffi,
 };
 
@@ -35,7 +33,12 @@ impl Pass for QuietLayers {
         Ok(Self { keep })
     }
 
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, _cx: &mut PassContext) -> Result<(), PassError> {
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        _cx: &mut PassContext,
+    ) -> Result<(), PassError> {
         let layers = AnalogOp::all(module);
         if !layers.iter().any(|layer| layer.layer() == self.keep) {
             let names: Vec<_> = layers.iter().map(|layer| layer.layer()).collect();

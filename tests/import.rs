@@ -142,9 +142,10 @@ fn upstream_agrees_with_onnxruntime() {
     let mut expected = Vec::new();
     for case in &cases {
         let context = mxc_dialects::new_context();
-        let imported = import::onnx_bytes(&context, &case.model, &case.name, Path::new("."), &ImportOptions::default())
-            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        import::inline_weights(&context, &imported.module, &imported.weights).unwrap();
+        let mut imported =
+            import::onnx_bytes(&context, &case.model, &case.name, Path::new("."), &ImportOptions::default())
+                .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        import::inline_weights(&context, &mut imported.module, &imported.weights).unwrap();
         let inputs: Vec<_> = imported.source.inputs.iter().map(|input| &case.inputs[&input.name]).collect();
         upstream.add(&case.name, &imported.module, &inputs);
         expected.extend(imported.source.outputs.iter().map(|output| (&case.name, &case.outputs[output])));

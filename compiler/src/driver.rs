@@ -18,6 +18,7 @@ use melior::{
 use mxc_dialects::ir;
 use mxc_runtime::{
     package::{self, Manifest, Package},
+    share,
     store::WeightStore,
 };
 use std::path::{Path, PathBuf};
@@ -129,11 +130,7 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
     if level >= Level::Denoise {
         let samples = options.samples.to_string();
         let seed = options.seed.to_string();
-        // Up to 1 the pass takes a fraction, which is exact; beyond, it wants to see that a percentage is meant.
-        let budget = match options.budget {
-            fraction if fraction <= 1.0 => fraction.to_string(),
-            fraction => format!("{}%", fraction * 100.0),
-        };
+        let budget = share::show(options.budget);
         pipeline =
             pipeline.then("rank-sensitivity", pairs(&[("samples", samples.as_str()), ("seed", seed.as_str())])).then(
                 "insert-denoisers",

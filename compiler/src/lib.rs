@@ -4,6 +4,7 @@ pub mod cli;
 pub mod driver;
 pub mod egraph;
 pub mod export;
+pub mod files;
 pub mod import;
 pub mod opt;
 pub mod passes;

@@ -1,8 +1,11 @@
 //! `mxc opt`: runs passes by name over MLIR text, as `mlir-opt` does.
 
-use crate::passes::{
-    self, PassContext, Pipeline, PipelineError, RunError, RunOptions, SampleSource, WeightLoader,
-    run::{Times, print_module, run_pipeline},
+use crate::{
+    files::{Inputs, ReplacesInput},
+    passes::{
+        self, PassContext, Pipeline, PipelineError, RunError, RunOptions, SampleSource, WeightLoader,
+        run::{Times, print_module, run_pipeline},
+    },
 };
 use mxc_dialects::{ffi, ir};
 use mxc_runtime::{package::Package, store::WeightStore};
@@ -63,6 +66,9 @@ pub enum OptError {
     /// Options that contradict each other or the input.
     #[error("{0}")]
     Usage(String),
+    /// An output is an input.
+    #[error(transparent)]
+    Output(#[from] ReplacesInput),
     /// A file cannot be read or written.
     #[error("{path}: {error}")]
     File {
@@ -127,6 +133,7 @@ pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
         Some(text) if !text.trim().is_empty() => Pipeline::parse(text)?,
         _ => Pipeline::default(),
     };
+    check_outputs(&options, &pipeline)?;
     let weights = match (&options.weights, &options.weight_loader) {
         (Some(path), Some(loader)) => loader(path).map_err(OptError::Weights)?,
         (Some(path), None) => load_weights(path).map_err(OptError::Weights)?,
@@ -155,6 +162,30 @@ pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
         write(Some(path), &kept.to_safetensors())?;
     }
     Ok(cx.warnings)
+}
+
+/// Checks that no output is an input: the module, the weights, what passes' options name.
+fn check_outputs(options: &OptOptions, pipeline: &Pipeline) -> Result<(), ReplacesInput> {
+    let input = Some(options.input.as_path()).filter(|input| !is_stdio(input));
+    let mut inputs = Inputs::default().file("the module", input).file("the weights", options.weights.as_deref());
+    for (key, value) in pipeline.steps.iter().flat_map(|step| step.options.iter()) {
+        inputs = match key {
+            "data" => inputs.data(Some(Path::new(value))),
+            "weights" => inputs.file("the weights", Some(Path::new(value))),
+            "hardware" => inputs.file("the hardware profile", Some(Path::new(value))),
+            _ => inputs,
+        };
+    }
+    if let Some(output) = options.output.as_deref().filter(|output| !is_stdio(output)) {
+        inputs.check("-o", output)?;
+    }
+    if let Some(output) = &options.output_weights {
+        inputs.check("--output-weights", output)?;
+    }
+    match &options.reproducer {
+        Some(output) if !options.run_reproducer => inputs.check("--reproducer", output),
+        _ => Ok(()),
+    }
 }
 
 /// Runs a pipeline over one module given as text and returns its text; `name` is what diagnostics call it.
@@ -192,7 +223,7 @@ fn run_part(
     };
     let result = run_pipeline(&context, &mut module, pipeline, cx, &run_options);
     if options.timing {
-        eprint!("{}", times.table());
+        let _ = write!(io::stderr(), "{}", times.table());
     }
     if let Err(error) = result {
         let reproducer = match (&options.reproducer, before) {

@@ -1,5 +1,6 @@
 //! What melior 0.27 lacks of the MLIR C API. The only `unsafe` code of this crate.
 
+use crate::erase::ModuleMut;
 use melior::{
     Context, StringRef,
     dialect::DialectHandle,
@@ -9,6 +10,7 @@ use melior::{
         r#type::RankedTensorType,
     },
 };
+use std::mem::ManuallyDrop;
 
 /// The handle of the `tosa` dialect.
 pub fn tosa_handle() -> DialectHandle {
@@ -151,23 +153,35 @@ pub fn dense_f32_splat(attribute: Attribute<'_>) -> Option<f32> {
     (tensor.element().is_f32() && elements.is_splat()).then(|| elements.f32_splat_value())
 }
 
-/// Lends the `builtin.module` operation that a pass runs on as a [`Module`]; `None` when it is another operation.
+/// Lends the `builtin.module` operation that a pass runs on as a module; `None` when it is another operation. MLIR runs one
+/// pass at a time and holds no references into the module meanwhile.
 pub fn with_module<'c, R>(
     operation: melior::ir::OperationRef<'c, '_>,
-    action: impl FnOnce(&Module<'c>) -> R,
+    action: impl FnOnce(&mut ModuleMut<'c, '_>) -> R,
 ) -> Option<R> {
-    use melior::ir::operation::OperationLike;
-    // SAFETY: `ManuallyDrop` keeps the module, which its owner still holds, from being destroyed here, also when `action`
-    // unwinds.
-    let module = unsafe {
-        let raw = mlir_sys::mlirModuleFromOperation(OperationLike::to_raw(&operation));
-        std::mem::ManuallyDrop::new(Module::from_option_raw(raw)?)
-    };
-    Some(action(&module))
+    Some(action(&mut ModuleMut::lent(module_of(operation)?)))
 }
 
-/// Removes an operation from its block and destroys it; refused (`false`) while one of its results is used.
-pub fn erase(operation: melior::ir::OperationRef<'_, '_>) -> bool {
+/// A module that its owner, who is not to use it meanwhile, still holds.
+pub(crate) fn lend<'c>(module: &mut Module<'c>) -> ManuallyDrop<Module<'c>> {
+    // SAFETY: the pointer is a live module's; `ManuallyDrop` keeps it from being destroyed twice.
+    ManuallyDrop::new(unsafe { Module::from_raw(module.to_raw()) })
+}
+
+/// The module that an operation is, still held by its owner.
+fn module_of<'c>(operation: melior::ir::OperationRef<'c, '_>) -> Option<ManuallyDrop<Module<'c>>> {
+    use melior::ir::operation::OperationLike;
+    // SAFETY: the operation is alive by its lifetime; `ManuallyDrop` keeps the module, which its owner still holds, from being
+    // destroyed here.
+    unsafe {
+        let raw = mlir_sys::mlirModuleFromOperation(OperationLike::to_raw(&operation));
+        Module::from_option_raw(raw).map(ManuallyDrop::new)
+    }
+}
+
+/// Removes an operation from its block and destroys it; refused (`false`) while one of its results is used. For
+/// [`crate::erase`] alone, which sees to it that no reference is left.
+pub(crate) fn erase(operation: melior::ir::OperationRef<'_, '_>) -> bool {
     use melior::ir::operation::OperationLike;
     if operation.results().any(|result| !is_unused(Value::from(result))) {
         return false;

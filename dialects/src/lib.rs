@@ -2,12 +2,13 @@
 //!
 //! The dialects are IRDL files (`dialects/irdl`), loaded into a context by [`new_context`]; a stock
 //! `mlir-opt --irdl-file=…` given [`irdl_source`] reads the same IR. The modules [`analog`], [`denoise`] and [`dtile`]
-//! hold typed views of their operations, [`ir`] what all of them and the passes need of MLIR, [`verify`] the checks that
-//! IRDL cannot state, and [`ffi`] the few calls that melior lacks.
+//! hold typed views of their operations, [`ir`] what all of them and the passes need of MLIR, [`erase`] the way to erase
+//! operations, [`verify`] the checks that IRDL cannot state, and [`ffi`] the few calls that melior lacks.
 
 pub mod analog;
 pub mod denoise;
 pub mod dtile;
+pub mod erase;
 pub mod ffi;
 pub mod ir;
 pub mod origin;

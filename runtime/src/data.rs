@@ -20,7 +20,10 @@ mod npz;
 mod picture;
 mod resize;
 
-use crate::{package::Preprocessing, sync::lock};
+use crate::{
+    package::{Preprocessing, identity},
+    sync::lock,
+};
 use folder::ImageFolder;
 pub use npz::check_npz;
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus};
@@ -36,7 +39,23 @@ use std::{
     },
     thread,
 };
+use walkdir::{DirEntryExt, WalkDir};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+/// The file of the data at `path` that has this [`identity`], if one has. In a folder files that [`Dataset::open`] would not read
+/// are none of its data.
+pub fn file_with_identity(path: &Path, wanted: (u64, u64)) -> Option<PathBuf> {
+    if !path.is_dir() {
+        return (identity(path) == Some(wanted)).then(|| path.to_owned());
+    }
+    let files = WalkDir::new(path).follow_links(true).into_iter().filter_map(Result::ok);
+    files
+        // The folder tells the inode, without a look at every file.
+        .filter(|entry| entry.ino() == wanted.1)
+        .filter(|entry| [idx::is_file_name, cifar::is_file_name, folder::is_image].iter().any(|is| is(entry.path())))
+        .map(walkdir::DirEntry::into_path)
+        .find(|file| identity(file) == Some(wanted))
+}
 
 /// Which samples of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

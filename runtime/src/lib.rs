@@ -21,5 +21,6 @@ pub mod package;
 mod plan;
 pub mod program;
 pub mod rng;
+pub mod share;
 pub mod store;
 mod sync;

@@ -3,9 +3,10 @@
 //! ```text
 //! spec      = component { "+" component } | number        (a bare number is a Gaussian's sigma) | "ideal"
 //! component = "gaussian" "(" "sigma=" number [ ",mu=" number ] [ ",lifetime=" ( "sample" | "chip" ) ] ")"
-//! number    = decimal [ "%" ]
+//! number    = decimal [ "%" ]                                       (over 1 only with the sign)
 //! ```
 
+use crate::share;
 use std::{fmt, str::FromStr};
 
 /// A noise specification that cannot be used.
@@ -81,24 +82,6 @@ impl NoiseSpec {
 const UNSUPPORTED: [&str; 8] =
     ["adc", "dac", "drift", "ir_drop", "stuck_at", "weight_programming", "weight_read", "shot"];
 
-fn parse_number(text: &str) -> Result<f64, String> {
-    let (digits, divisor) = match text.strip_suffix('%') {
-        Some(digits) => (digits.trim_end(), 100.0),
-        None => (text, 1.0),
-    };
-    match digits.parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(value / divisor),
-        _ => Err(format!("`{text}` is not a number")),
-    }
-}
-
-fn parse_sigma(text: &str) -> Result<f64, String> {
-    match parse_number(text)? {
-        value if value >= 0.0 => Ok(value),
-        _ => Err(format!("sigma `{text}` is negative")),
-    }
-}
-
 fn parse_component(text: &str) -> Result<Result<Component, NoiseError>, String> {
     let (name, arguments) = match text.split_once('(') {
         Some((name, rest)) => {
@@ -118,8 +101,8 @@ fn parse_component(text: &str) -> Result<Result<Component, NoiseError>, String> 
         let (key, value) = argument.split_once('=').ok_or_else(|| format!("`{argument}` is not KEY=VALUE"))?;
         let (key, value) = (key.trim(), value.trim());
         let repeated = match key {
-            "sigma" => sigma.replace(parse_sigma(value)?).is_some(),
-            "mu" => mu.replace(parse_number(value)?).is_some(),
+            "sigma" => sigma.replace(share::parse_positive(value)?).is_some(),
+            "mu" => mu.replace(share::parse(value)?).is_some(),
             "lifetime" => lifetime
                 .replace(match value {
                     "sample" => Lifetime::Sample,
@@ -155,7 +138,7 @@ impl FromStr for NoiseSpec {
             return Err(syntax("it is empty".to_owned()));
         }
         if text.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
-            return parse_sigma(text).map(Self::gaussian).map_err(syntax);
+            return share::parse_positive(text).map(Self::gaussian).map_err(syntax);
         }
         let components = split_components(text)
             .into_iter()
@@ -183,12 +166,6 @@ fn split_components(text: &str) -> Vec<&str> {
     parts
 }
 
-/// Writes a share as a percentage where that reads back as the same number.
-fn write_share(f: &mut fmt::Formatter<'_>, value: f64) -> fmt::Result {
-    let percent = (value * 1e12).round() / 1e10;
-    if percent / 100.0 == value { write!(f, "{percent}%") } else { write!(f, "{value}") }
-}
-
 impl fmt::Display for NoiseSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.components.is_empty() {
@@ -199,10 +176,10 @@ impl fmt::Display for NoiseSpec {
                 f.write_str("+")?;
             }
             f.write_str("gaussian(sigma=")?;
-            write_share(f, component.sigma)?;
+            f.write_str(&share::show(component.sigma))?;
             if component.mu != 0.0 {
                 f.write_str(",mu=")?;
-                write_share(f, component.mu)?;
+                f.write_str(&share::show(component.mu))?;
             }
             if component.lifetime == Lifetime::Chip {
                 f.write_str(",lifetime=chip")?;
@@ -287,6 +264,7 @@ mod tests {
                 "gaussian(sigma=4%)+gaussian(sigma=1%,lifetime=chip)",
             ),
             ("gaussian(sigma=1e+0%,mu=-0.5%)", "gaussian(sigma=1%,mu=-0.5%)"),
+            ("gaussian(sigma=250%)", "gaussian(sigma=250%)"),
             ("gaussian(sigma=0.0333333333333333333)", "gaussian(sigma=0.03333333333333333)"),
             ("ideal", "ideal"),
         ] {
@@ -295,7 +273,7 @@ mod tests {
             assert_eq!(canonical.parse::<NoiseSpec>().unwrap(), spec);
         }
         for thousandth in 0..2000 {
-            let spec = NoiseSpec::gaussian(f64::from(thousandth) / 1000.0);
+            let spec = NoiseSpec::gaussian(f64::from(thousandth) / 10.0 / 100.0);
             assert_eq!(spec.to_string().parse::<NoiseSpec>().unwrap(), spec);
         }
     }
@@ -311,6 +289,9 @@ mod tests {
             ("gaussian(sigma=1%,sigma=2%)", "twice"),
             ("gaussian(sigma=1%,tau=2)", "no `tau`"),
             ("gaussian(sigma=nan)", "not a number"),
+            ("gaussian(sigma=6)", "did you mean 6%?"),
+            ("gaussian(sigma=6%,mu=-2)", "did you mean -2%?"),
+            ("6", "did you mean 6%?"),
             ("poisson(sigma=1%)", "no component `poisson`"),
             ("gaussian(sigma=1%)+", "no component ``"),
             ("gaussian(sigma=4%)+adc(bits=8)", "`adc` is not supported yet"),

@@ -229,6 +229,12 @@ fn atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> i
     Ok(())
 }
 
+/// What tells a file from others, whatever its path: device and inode, links followed. `None` where there is no file.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 /// A new file's usual permissions (temporary files are private otherwise); the umask applies.
 fn default_permissions() -> fs::Permissions {
     use std::os::unix::fs::PermissionsExt;

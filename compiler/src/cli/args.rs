@@ -3,6 +3,7 @@
 use crate::import::ImportOptions;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mxc_runtime::{noise::NoiseSpec, share};
 use std::{fmt, path::PathBuf};
 
 /// Compiles trained CNN classifiers for noisy analog accelerators and simulates them.
@@ -133,7 +134,7 @@ pub struct CompileArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Denoiser parameters allowed, as a share of the backbone's
-    #[arg(long, value_name = "P%", default_value = "4%", value_parser = percent)]
+    #[arg(long, value_name = "P%", default_value = "4%", value_parser = share::parse_positive)]
     pub budget: f64,
     /// Data set for calibration and ranking; without it, synthetic inputs
     #[arg(long, value_name = "PATH")]
@@ -142,11 +143,11 @@ pub struct CompileArgs {
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
     /// Standard deviation of Gaussian noise, relative to the layer's magnitude [default: 6%]
-    #[arg(long, value_name = "S%", value_parser = percent, conflicts_with = "noise")]
+    #[arg(long, value_name = "S%", value_parser = share::parse_positive, conflicts_with = "noise")]
     pub sigma: Option<f64>,
     /// Noise specification, such as 'gaussian(sigma=6%)'
     #[arg(long, value_name = "SPEC")]
-    pub noise: Option<String>,
+    pub noise: Option<NoiseSpec>,
     /// The magnitude that sigma refers to: rms, absmax, mean-abs or std
     #[arg(long, value_name = "NAME", default_value = "rms", value_parser = ["rms", "absmax", "mean-abs", "std"])]
     pub noise_reference: String,
@@ -220,11 +221,11 @@ pub struct FinetuneArgs {
     #[arg(long, value_name = "N")]
     pub batch: Option<usize>,
     /// Train at another sigma than the package's
-    #[arg(long, value_name = "S%", value_parser = percent, conflicts_with = "noise")]
+    #[arg(long, value_name = "S%", value_parser = share::parse_positive, conflicts_with = "noise")]
     pub sigma: Option<f64>,
     /// Train under another noise than the package's
     #[arg(long, value_name = "SPEC")]
-    pub noise: Option<String>,
+    pub noise: Option<NoiseSpec>,
     /// Keep the last N training samples out [default: as compiled]
     #[arg(long, value_name = "N")]
     pub holdout: Option<usize>,
@@ -258,11 +259,11 @@ pub struct EvalArgs {
     #[arg(long, value_name = "A", requires = "chips")]
     pub floor: Option<f64>,
     /// Evaluate at another sigma than the package's
-    #[arg(long, value_name = "S%", value_parser = percent, conflicts_with = "noise")]
+    #[arg(long, value_name = "S%", value_parser = share::parse_positive, conflicts_with = "noise")]
     pub sigma: Option<f64>,
     /// Evaluate under another noise than the package's
     #[arg(long, value_name = "SPEC")]
-    pub noise: Option<String>,
+    pub noise: Option<NoiseSpec>,
     /// The split: test, train or holdout
     #[arg(long, value_name = "NAME", default_value = "test", value_parser = ["test", "train", "holdout"])]
     pub split: String,
@@ -391,9 +392,9 @@ pub struct OptArgs {
     /// Replay the pipeline in a reproducer's first line
     #[arg(long)]
     pub run_reproducer: bool,
-    /// Where a failing pipeline leaves its reproducer
-    #[arg(long, value_name = "FILE", default_value = "mxc-reproducer.mlir")]
-    pub reproducer: PathBuf,
+    /// Where a failing pipeline leaves its reproducer [default: mxc-reproducer.mlir]
+    #[arg(long, value_name = "FILE")]
+    pub reproducer: Option<PathBuf>,
     /// List the passes and pipelines
     #[arg(long)]
     pub show_passes: bool,
@@ -428,16 +429,4 @@ pub struct ReportArgs {
     /// Hardware profile (TOML) [default: the package's]
     #[arg(long, value_name = "FILE")]
     pub hardware: Option<PathBuf>,
-}
-
-/// Parses `6%` (a share in percent) or `0.06` (a fraction) into a fraction.
-pub fn percent(text: &str) -> Result<f64, String> {
-    let (number, unit) = match text.strip_suffix('%') {
-        Some(number) => (number, 0.01),
-        None => (text, 1.0),
-    };
-    match number.trim().parse::<f64>() {
-        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value * unit),
-        _ => Err("write a share such as 4% or 0.04".into()),
-    }
 }

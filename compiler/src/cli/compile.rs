@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     driver::{self, CompileOptions, Compiled, Record},
+    files::Inputs,
     import::{self, SourceInfo, SourceInput},
     passes::{
         RunOptions, SampleRequest, Samples,
@@ -24,7 +25,8 @@ use std::{
 };
 
 pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
-    let noise = session::noise_option(args.sigma.or(Some(0.06)), args.noise.clone())?.unwrap_or_default();
+    let output = output(&args)?;
+    let noise = session::noise_option(args.sigma.or(Some(0.06)), args.noise.as_ref()).unwrap_or_default();
     let hardware = hardware_profile(args.hardware.as_deref())?;
 
     let context = mxc_dialects::new_context();
@@ -64,12 +66,10 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     }
     if let Some(level) = args.emit {
         if args.timing {
-            eprint!("{}", times.table());
+            ui::say(&times.table());
         }
         return emit(&context, &mut compiled, level, &args, &hardware);
     }
-
-    let output = args.output.clone().unwrap_or_else(|| default_output(&args.model));
     let record = Record {
         hardware,
         preprocessing,
@@ -90,7 +90,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     package.write(&output)?;
     times.add("package", start.elapsed());
     if args.timing {
-        eprint!("{}", times.table());
+        ui::say(&times.table());
     }
     if global.ui.json {
         return super::print_json(&report(&placement, skip.skipped()));
@@ -121,7 +121,8 @@ fn emit<'c>(
         session::lower_denoisers(context, &mut compiled.module, weights, &Hardware::parse(hardware, "the profile")?)?;
     }
     if args.inline_weights {
-        import::inline_weights(context, &compiled.module, &compiled.all_weights())?;
+        let weights = compiled.all_weights();
+        import::inline_weights(context, &mut compiled.module, &weights)?;
     }
     let text = print_module(&compiled.module, false);
     match &args.output {
@@ -130,6 +131,19 @@ fn emit<'c>(
         }
         None => super::print(&text),
     }
+}
+
+/// Where the package, or with `--emit` the text, goes: by default the model's name in the current folder. It is no input.
+fn output(args: &CompileArgs) -> Result<PathBuf, Failure> {
+    let output = args.output.clone().unwrap_or_else(|| default_output(&args.model));
+    if args.output.is_some() || args.emit.is_none() {
+        Inputs::default()
+            .model(&args.model)
+            .data(args.data.as_deref())
+            .file("the hardware profile", args.hardware.as_deref())
+            .check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
+    }
+    Ok(output)
 }
 
 /// The default name of a package: the model's, in the current folder.

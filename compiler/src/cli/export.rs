@@ -1,7 +1,10 @@
 //! `mxc export`: the denoisers in the user's own ONNX file.
 
 use super::{Failure, Global, args::ExportArgs};
-use crate::export::{self, ExportOptions};
+use crate::{
+    export::{self, ExportOptions},
+    files::Inputs,
+};
 use mxc_dialects::ir;
 use mxc_runtime::package::Package;
 use std::path::PathBuf;
@@ -10,6 +13,8 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
     let provenance = package.manifest.provenance.clone().unwrap_or_default();
     let source = args.source.clone().unwrap_or_else(|| PathBuf::from(&provenance.source));
+    let inputs = Inputs::default().file("the package", Some(&args.package)).model(&source);
+    inputs.check("-o", &args.output)?;
     if !source.exists() {
         return Err(format!("{}: the source model is not there; name it with --source FILE", source.display()).into());
     }

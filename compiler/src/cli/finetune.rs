@@ -4,9 +4,13 @@ use super::{
     Failure, Global,
     args::FinetuneArgs,
     data::{self, SkipBad, sample_source},
+    interrupt::{self, Interrupted},
     session,
 };
-use crate::passes::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run::print_module, run_pipeline};
+use crate::{
+    files::Inputs,
+    passes::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
+};
 use melior::ir::operation::OperationMutLike;
 use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir};
 use mxc_runtime::{
@@ -20,18 +24,18 @@ use mxc_runtime::{
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
 pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
+    let output = args.output.clone().unwrap_or_else(|| args.package.with_extension("tuned.mxa"));
+    let checkpoint = checkpoint_path(&output);
+    let inputs = Inputs::default().file("the package", Some(&args.package)).data(Some(&args.data));
+    inputs.check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
+    inputs.check("the checkpoint of -o", &checkpoint)?;
     let mut package = Package::open(&args.package)?;
     let parent = sha256_file(&args.package).map_err(|error| format!("{}: {error}", args.package.display()))?;
-    let output = args.output.clone().unwrap_or_else(|| args.package.with_extension("tuned.mxa"));
     let holdout = args.holdout.unwrap_or_else(|| session::compiled_holdout(&package));
-    let noise = session::noise_option(args.sigma, args.noise.clone())?;
+    let noise = session::noise_option(args.sigma, args.noise.as_ref());
     if let Some(provenance) = &mut package.manifest.provenance {
         provenance.parent_sha256 = Some(parent.clone());
     }
@@ -51,14 +55,12 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
     session::override_noise(&mut program, noise.as_deref());
     let mut executor = session::executor(program, global)?;
     let options = options(&args, &package, global, parent)?;
-    let checkpoint = checkpoint_path(&output);
     if !args.resume && checkpoint.exists() {
         global.ui.note(format!("starting anew; {} is replaced (--resume goes on from it)", checkpoint.display()));
     }
-    let stop = stop_flag()?;
     let samples = options.limit.unwrap_or(usize::MAX).min(data.len()) as u64;
     let mut progress = global.ui.progress("finetune", samples * u64::from(options.epochs));
-    let report = finetune(&mut executor, &data, &options, Some(&checkpoint), &stop, &mut |now| {
+    let report = finetune(&mut executor, &data, &options, Some(&checkpoint), interrupt::graceful(), &mut |now| {
         progress.update(
             now.step * samples * u64::from(now.epochs) / now.steps.max(1),
             &format!(" epoch {}/{} loss {:.4}", now.epoch + 1, now.epochs, now.loss),
@@ -69,12 +71,9 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
         global.ui.note(format!("resumed from step {step} of {}", checkpoint.display()));
     }
     if !report.completed {
-        return Err(format!(
-            "stopped at step {}; go on with the same command and --resume (state in {})",
-            report.steps,
-            checkpoint.display()
-        )
-        .into());
+        let (step, state) = (report.steps, checkpoint.display());
+        let message = format!("stopped at step {step}; go on with the same command and --resume (state in {state})");
+        return Err(Interrupted::new(message).into());
     }
 
     let program = executor.program();
@@ -151,19 +150,6 @@ fn options(
         resume: args.resume,
         ..default
     })
-}
-
-/// A flag that the first Ctrl-C raises; the second ends the program at once.
-fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let raised = stop.clone();
-    ctrlc::set_handler(move || {
-        if raised.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
-    })?;
-    Ok(stop)
 }
 
 /// Records on every block how much its σ̂ path adds to its input on the calibration samples: `drop-sigma` goes by it.

@@ -7,14 +7,17 @@ mod eval;
 mod export;
 mod finetune;
 mod inspect;
+mod interrupt;
 mod opt;
 mod report;
 mod run;
 mod session;
 mod ui;
 
+use crate::opt::OptError;
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
+use interrupt::Interrupted;
 use std::process::ExitCode;
 use ui::Ui;
 
@@ -32,7 +35,7 @@ pub struct Global {
     pub seed: u64,
 }
 
-/// Parses the command line and runs it: exit code 0, 1 for an error, 2 for wrong usage.
+/// Parses the command line and runs it: exit code 0, 1 for an error, 2 for wrong usage, 128 + signal when stopped by one.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging(cli.common.verbose);
@@ -45,7 +48,7 @@ pub fn main() -> ExitCode {
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         seed: cli.common.seed,
     };
-    let result = match cli.command {
+    let result = interrupt::watch().and_then(|()| match cli.command {
         Command::Compile(args) => compile::run(args, &global),
         Command::Finetune(args) => finetune::run(args, &global),
         Command::Eval(args) => eval::run(args, &global),
@@ -58,14 +61,22 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "mxc", &mut std::io::stdout());
             Ok(())
         }
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+            ui::say(&format!("error: {error}"));
+            ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// 1, but 2 for a mistake in how the program was called and 128 + signal for a command that a signal has stopped.
+fn exit_code(error: &Failure) -> u8 {
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+        return interrupted.exit_code();
+    }
+    error.downcast_ref::<OptError>().map_or(1, OptError::exit_code)
 }
 
 fn start_logging(verbose: u8) {

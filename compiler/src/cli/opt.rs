@@ -2,6 +2,11 @@
 
 use super::{Failure, Global, args::OptArgs};
 use crate::{opt, passes};
+use mxc_runtime::package::identity;
+use std::path::PathBuf;
+
+/// Where a failing pipeline leaves its reproducer.
+const REPRODUCER: &str = "mxc-reproducer.mlir";
 
 pub fn run(args: OptArgs, global: &Global) -> Result<(), Failure> {
     if args.show_passes {
@@ -10,6 +15,9 @@ pub fn run(args: OptArgs, global: &Global) -> Result<(), Failure> {
     if args.show_irdl {
         return super::print(&mxc_dialects::irdl_source());
     }
+    // The reproducer's default name may be the module's, whose pipeline is being looked into.
+    let default = || Some(PathBuf::from(REPRODUCER)).filter(|path| identity(path) != identity(&args.file));
+    let reproducer = args.reproducer.or_else(default);
     let options = opt::OptOptions {
         input: args.file,
         output: args.output,
@@ -21,7 +29,7 @@ pub fn run(args: OptArgs, global: &Global) -> Result<(), Failure> {
         timing: args.timing,
         split_input_file: args.split_input_file,
         run_reproducer: args.run_reproducer,
-        reproducer: Some(args.reproducer),
+        reproducer,
         print_debuginfo: args.print_debuginfo,
         seed: global.seed,
         threads: global.threads,

@@ -5,7 +5,7 @@ use super::{
     args::{Arithmetic, RunArgs},
     session,
 };
-use crate::driver;
+use crate::{driver, files::Inputs};
 use mxc_runtime::{
     data::check_npz,
     exec::{Batch, Key, Mode, Purpose},
@@ -17,6 +17,8 @@ use ndarray_npy::{NpzReader, NpzWriter};
 use std::{collections::BTreeMap, fs::File, io::Cursor, path::Path};
 
 pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
+    let inputs = Inputs::default().model(&args.model).file("the input arrays", Some(&args.input));
+    inputs.check("-o", &args.output)?;
     let program = load(&args)?;
     let arrays = read(&args.input)?;
     let (inputs, samples) = bind(&program, &arrays, &args.input)?;

@@ -35,18 +35,9 @@ pub fn packaged_hardware(package: &Package) -> Result<Hardware, Failure> {
     Ok(Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?)
 }
 
-/// The noise of `--sigma` or `--noise` in its canonical form, if one is given.
-pub fn noise_option(sigma: Option<f64>, noise: Option<String>) -> Result<Option<String>, Failure> {
-    let Some(text) = noise.or_else(|| sigma.map(gaussian)) else {
-        return Ok(None);
-    };
-    let spec: NoiseSpec = text.parse().map_err(|error| format!("--noise {text}: {error}"))?;
-    Ok(Some(spec.to_string()))
-}
-
-/// The paper's Gaussian at a σ.
-pub fn gaussian(sigma: f64) -> String {
-    format!("gaussian(sigma={}%)", percent(sigma))
+/// The noise of `--sigma` (the paper's Gaussian) or `--noise` in its canonical form, if one is given.
+pub fn noise_option(sigma: Option<f64>, noise: Option<&NoiseSpec>) -> Option<String> {
+    noise.map(NoiseSpec::to_string).or_else(|| sigma.map(|sigma| NoiseSpec::gaussian(sigma).to_string()))
 }
 
 /// A fraction in percent, without the digits that binary fractions add.

@@ -2,9 +2,14 @@
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write},
     time::{Duration, Instant},
 };
+
+/// Writes a line to stderr, if anybody is there to read it: a closed terminal must not end a command that is saving its state.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", line.trim_end_matches('\n'));
+}
 
 /// Where messages go, as `--quiet` and `--json` say.
 #[derive(Clone, Copy, Debug)]
@@ -23,14 +28,14 @@ impl Ui {
     /// Says something worth knowing, on stderr.
     pub fn note(&self, message: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("note: {}", message.as_ref());
+            say(&format!("note: {}", message.as_ref()));
         }
     }
 
     /// Warns, on stderr.
     pub fn warn(&self, message: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("warning: {}", message.as_ref());
+            say(&format!("warning: {}", message.as_ref()));
         }
     }
 
@@ -97,12 +102,12 @@ impl Progress {
                 if elapsed >= *next && done > 0 {
                     let rate = done as f64 / elapsed.as_secs_f64();
                     let left = Duration::from_secs_f64(self.total.saturating_sub(done) as f64 / rate);
-                    eprintln!(
+                    say(&format!(
                         "{}{detail}: {done}/{} images, {rate:.0} images/s, {} left",
                         self.what,
                         self.total,
                         HumanDuration(left)
-                    );
+                    ));
                     *next = elapsed + Duration::from_secs(10);
                 }
             }

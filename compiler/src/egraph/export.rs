@@ -11,7 +11,7 @@ use super::{
 };
 use crate::passes::{
     PassContext, PassError,
-    constants::{add_constant, built, insert_before, order_globals, remove_dead, settle_names, weight},
+    constants::{add_constant, built, insert_before, weight},
 };
 use egg::Id;
 use melior::{
@@ -23,7 +23,7 @@ use melior::{
         r#type::IntegerType,
     },
 };
-use mxc_dialects::{ffi, ir, origin};
+use mxc_dialects::{erase::Eraser, ffi, ir, origin};
 use mxc_runtime::store::Weight;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,15 +31,17 @@ use std::collections::{BTreeMap, BTreeSet};
 /// layer's.
 const MAX_INLINE: usize = 16;
 
-/// Replaces the body of `@main` by `program`. `pass` is named in errors.
-pub fn write<'c>(
+/// Replaces the body of `@main` by `program`. `pass` is named in errors. Returns the renames of
+/// [`crate::passes::constants::add_constant`].
+pub fn write<'c, 'a>(
     pass: &'static str,
     context: &'c Context,
-    module: &Module<'c>,
-    network: &Network<'c, '_>,
+    module: &'a Module<'c>,
+    network: &Network<'c, 'a>,
     program: &Program,
     cx: &mut PassContext,
-) -> Result<(), PassError> {
+    eraser: &mut Eraser<'c, 'a>,
+) -> Result<Vec<(String, String)>, PassError> {
     let egraph = &network.egraph;
     let mut writer = Writer {
         pass,
@@ -80,13 +82,10 @@ pub fn write<'c>(
     for (index, result) in results.into_iter().enumerate() {
         terminator.set_operand(index, result);
     }
-    for operation in network.operations.iter().rev() {
-        ffi::erase(*operation);
+    for operation in &network.operations {
+        eraser.erase(*operation);
     }
-    remove_dead(network.block);
-    settle_names(context, module, cx, &renames);
-    order_globals(module);
-    Ok(())
+    Ok(renames)
 }
 
 struct Writer<'c, 'a, 'p> {

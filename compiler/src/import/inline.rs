@@ -9,7 +9,10 @@ use melior::{
         r#type::RankedTensorType,
     },
 };
-use mxc_dialects::{ffi, ir};
+use mxc_dialects::{
+    erase::{Eraser, ModuleMut},
+    ffi, ir,
+};
 use mxc_runtime::store::WeightStore;
 use std::collections::BTreeSet;
 
@@ -18,7 +21,16 @@ use std::collections::BTreeSet;
 /// # Errors
 ///
 /// Names the first weight that the store lacks, or that has another shape there.
-pub fn inline_weights<'c>(context: &'c Context, module: &Module<'c>, weights: &WeightStore) -> Result<(), String> {
+pub fn inline_weights<'c>(context: &'c Context, module: &mut Module<'c>, weights: &WeightStore) -> Result<(), String> {
+    ModuleMut::new(module).erasing(|module, eraser| inline(context, module, eraser, weights))
+}
+
+fn inline<'c, 'a>(
+    context: &'c Context,
+    module: &'a Module<'c>,
+    eraser: &mut Eraser<'c, 'a>,
+    weights: &WeightStore,
+) -> Result<(), String> {
     let operations = ir::module_ops(module);
     let external: Vec<_> = operations
         .iter()
@@ -60,11 +72,11 @@ pub fn inline_weights<'c>(context: &'c Context, module: &Module<'c>, weights: &W
             let constant = block.insert_operation_before(load, constant);
             let value: Value<'_, '_> = constant.result(0).map_err(|error| error.to_string())?.into();
             ffi::replace_all_uses(loaded, value);
-            ffi::erase(load);
+            eraser.erase(load);
         }
     }
     for global in external {
-        ffi::erase(*global);
+        eraser.erase(*global);
     }
     Ok(())
 }

@@ -42,7 +42,8 @@ use melior::{
     },
 };
 use mxc_dialects::{
-    ffi, ir,
+    erase::{Eraser, ModuleMut},
+    ir,
     origin::{self, Origin},
 };
 use mxc_runtime::store::WeightStore;
@@ -218,9 +219,7 @@ fn build<'c>(
     let arguments: Vec<_> = inputs.iter().zip(&types).map(|((name, _), r#type)| (*r#type, named(name))).collect();
     let block = Block::new(&arguments);
     let lowered = lower(context, &block, model, (&inputs, fixed_batch), max_constant_bytes, whole)?;
-    prune(&block);
-
-    let module = Module::new(Location::unknown(context));
+    let mut module = Module::new(Location::unknown(context));
     for global in lowered.globals {
         module.body().append_operation(global);
     }
@@ -229,12 +228,13 @@ fn build<'c>(
     let function = emit::main_function(context, block, (&types, &names), (&lowered.results, &outputs), whole)
         .map_err(ImportError::Invalid)?;
     module.body().append_operation(function);
+    ModuleMut::new(&mut module).erasing(prune);
     let (valid, messages) = ir::with_diagnostics(context, || module.as_operation().verify());
     if !valid {
         return Err(ImportError::Invalid(messages.join("\n")));
     }
     let mut weights = lowered.weights;
-    drop_unused_globals(&module, &mut weights);
+    drop_unused_globals(&mut module, &mut weights);
     let inputs = inputs
         .into_iter()
         .enumerate()
@@ -269,7 +269,7 @@ pub fn mlir<'c>(context: &'c Context, path: &Path) -> Result<Imported<'c>, Impor
 /// Imports the bytes of a module in the TOSA dialect; `file` names it in errors. See [`mlir`].
 pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<Imported<'c>, ImportError> {
     let failed = |reason: String| ImportError::Mlir { file: file.to_owned(), reason };
-    let module = ir::parse(context, bytes, file).map_err(failed)?;
+    let mut module = ir::parse(context, bytes, file).map_err(failed)?;
     if ir::main_function(&module).is_none() {
         let functions: Vec<_> =
             ir::module_ops(&module).into_iter().filter(|operation| ir::op_name(operation) == "func.func").collect();
@@ -284,14 +284,14 @@ pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<
             next = operation.next_in_block_mut();
         }
     }
+    let source = std::str::from_utf8(bytes).map_err(|error| failed(error.to_string()))?;
+    let weights = resources::to_weights(context, &mut module, source).map_err(failed)?;
     let Some(main) = ir::main_function(&module) else {
         return Err(failed("it has no function '@main'".to_owned()));
     };
     let Some(block) = ir::entry_block(main) else {
         return Err(failed("its function '@main' has no body".to_owned()));
     };
-    let source = std::str::from_utf8(bytes).map_err(|error| failed(error.to_string()))?;
-    let weights = resources::to_weights(context, &module, block, source).map_err(failed)?;
     let mut inputs = Vec::new();
     for index in 0..block.argument_count() {
         let shape = block.argument(index).ok().and_then(|argument| ir::tensor_shape(argument.r#type()));
@@ -502,20 +502,18 @@ fn record<'c>(context: &'c Context, named: &[(String, emit::Activation<'c, '_>)]
     }
 }
 
-/// Removes the operations whose results nothing uses.
-fn prune(block: &Block<'_>) {
-    let operations: Vec<_> =
-        std::iter::successors(block.first_operation(), |operation| operation.next_in_block()).collect();
-    for operation in operations.into_iter().rev() {
-        // Without results it is there for its effect; in use, it is refused.
+/// Removes the operations of `@main` whose results nothing uses.
+fn prune<'c, 'a>(module: &'a Module<'c>, eraser: &mut Eraser<'c, 'a>) {
+    for operation in ir::main_function(module).and_then(ir::entry_block).map(ir::block_ops).unwrap_or_default() {
+        // Without results it is there for its effect; in use, it stays.
         if operation.result_count() > 0 {
-            ffi::erase(operation);
+            eraser.erase(operation);
         }
     }
 }
 
 /// Removes the globals that nothing loads, with their weights.
-fn drop_unused_globals(module: &Module<'_>, weights: &mut WeightStore) {
+fn drop_unused_globals(module: &mut Module<'_>, weights: &mut WeightStore) {
     let mut loaded = BTreeSet::new();
     if let Some(block) = ir::main_function(module).and_then(ir::entry_block) {
         for operation in ir::block_ops(block) {
@@ -524,11 +522,13 @@ fn drop_unused_globals(module: &Module<'_>, weights: &mut WeightStore) {
             }
         }
     }
-    for operation in ir::module_ops(module) {
-        let name = ir::string_attr(&operation, "sym_name").unwrap_or_default();
-        if name != ir::MAIN && !loaded.contains(&name) {
-            ffi::erase(operation);
+    ModuleMut::new(module).erasing(|module, eraser| {
+        for operation in ir::module_ops(module) {
+            let name = ir::string_attr(&operation, "sym_name").unwrap_or_default();
+            if name != ir::MAIN && !loaded.contains(&name) {
+                eraser.erase(operation);
+            }
         }
-    }
+    });
     weights.retain(|name| loaded.contains(name));
 }

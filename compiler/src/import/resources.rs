@@ -19,11 +19,14 @@ use melior::{
         operation::OperationLike, r#type::RankedTensorType,
     },
 };
-use mxc_dialects::{ffi, ir};
+use mxc_dialects::{
+    erase::{Eraser, ModuleMut},
+    ffi, ir,
+};
 use mxc_runtime::store::{Weight, WeightStore};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Turns the constants of `block` whose values are resources of `source`, the text that `module` was parsed from, into
+/// Turns the constants of `@main` whose values are resources of `source`, the text that `module` was parsed from, into
 /// external globals, and returns their values.
 ///
 /// # Errors
@@ -32,8 +35,21 @@ use std::collections::{BTreeMap, BTreeSet};
 /// of these names before renames them, which is an error, too: which bytes are whose could not be told.
 pub(super) fn to_weights<'c>(
     context: &'c Context,
-    module: &Module<'c>,
-    block: BlockRef<'c, '_>,
+    module: &mut Module<'c>,
+    source: &str,
+) -> Result<WeightStore, String> {
+    ModuleMut::new(module).erasing(|module, eraser| {
+        let block =
+            ir::main_function(module).and_then(ir::entry_block).ok_or("it has no function '@main' with a body")?;
+        replace(context, module, block, eraser, source)
+    })
+}
+
+fn replace<'c, 'a>(
+    context: &'c Context,
+    module: &'a Module<'c>,
+    block: BlockRef<'c, 'a>,
+    eraser: &mut Eraser<'c, 'a>,
     source: &str,
 ) -> Result<WeightStore, String> {
     let written: BTreeSet<String> =
@@ -87,7 +103,7 @@ pub(super) fn to_weights<'c>(
         let load = ir::load_global(context, &global, r#type).map_err(|error| error.to_string())?;
         let load = block.insert_operation_before(constant, load);
         ffi::replace_all_uses(value, load.result(0).map_err(|error| error.to_string())?.into());
-        ffi::erase(constant);
+        eraser.erase(constant);
     }
     Ok(store)
 }

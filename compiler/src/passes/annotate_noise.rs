@@ -9,12 +9,10 @@
 
 use super::{OptionError, Options, Pass, PassContext, PassError, globs};
 use globset::GlobMatcher;
-use melior::{
-    Context,
-    ir::{Module, operation::OperationMutLike},
-};
+use melior::{Context, ir::operation::OperationMutLike};
 use mxc_dialects::{
     analog::{AnalogOp, NOISE, Noise},
+    erase::ModuleMut,
     ffi,
 };
 use mxc_runtime::noise::NoiseSpec;
@@ -51,7 +49,12 @@ impl Pass for AnnotateNoise {
         Ok(Self { noise, layers })
     }
 
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
         let mut matched = vec![false; self.layers.len()];
         for op in AnalogOp::all(module) {
             let layer = op.layer();

@@ -10,10 +10,14 @@
 //!
 //! The rules are in [`crate::egraph::rules`], the cost model in [`crate::egraph::extract`].
 
-use super::{GraphReport, OptionError, Options, Pass, PassContext, PassError};
+use super::{
+    GraphReport, OptionError, Options, Pass, PassContext, PassError,
+    constants::{order_globals, remove_dead, settle_names},
+};
 use crate::egraph::{analysis::Facts, export, extract, import, language::Node, rules};
 use egg::{Runner, SimpleScheduler, StopReason};
 use melior::{Context, ir::Module};
+use mxc_dialects::erase::{Eraser, ModuleMut};
 use std::time::Duration;
 
 /// See the module.
@@ -36,7 +40,35 @@ impl Pass for CanonicalizeGraph {
         })
     }
 
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
+        let renames = module.erasing(|module, eraser| self.rewrite(context, module, eraser, cx))?;
+        module.erasing(remove_dead);
+        settle_names(context, module, cx, &renames);
+        order_globals(module);
+        let after = mxc_dialects::ir::main_function(module)
+            .and_then(mxc_dialects::ir::entry_block)
+            .map_or(0, |block| mxc_dialects::ir::block_ops(block).len().saturating_sub(1));
+        if let Some(report) = &mut cx.reports.graph {
+            report.operations[1] = after;
+        }
+        Ok(())
+    }
+}
+
+impl CanonicalizeGraph {
+    /// Writes the best program that the rules find into `@main`; returns the names that new globals are to get.
+    fn rewrite<'c, 'a>(
+        &self,
+        context: &'c Context,
+        module: &'a Module<'c>,
+        eraser: &mut Eraser<'c, 'a>,
+        cx: &mut PassContext,
+    ) -> Result<Vec<(String, String)>, PassError> {
         let mut network = import::read(module, &cx.weights)?;
         let before = network.operations.len();
         let egraph = std::mem::replace(&mut network.egraph, crate::egraph::analysis::Graph::new(Facts::default()));
@@ -67,13 +99,6 @@ impl Pass for CanonicalizeGraph {
             limit,
             operations: [before, 0],
         });
-        export::write(Self::NAME, context, module, &network, &program, cx)?;
-        let after = mxc_dialects::ir::main_function(module)
-            .and_then(mxc_dialects::ir::entry_block)
-            .map_or(0, |block| mxc_dialects::ir::block_ops(block).len().saturating_sub(1));
-        if let Some(report) = &mut cx.reports.graph {
-            report.operations[1] = after;
-        }
-        Ok(())
+        export::write(Self::NAME, context, module, &network, &program, cx, eraser)
     }
 }

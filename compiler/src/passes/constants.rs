@@ -9,7 +9,10 @@ use melior::{
         operation::{OperationLike, OperationMutLike},
     },
 };
-use mxc_dialects::{ffi, ir};
+use mxc_dialects::{
+    erase::{Eraser, ModuleMut},
+    ffi, ir,
+};
 use mxc_runtime::{
     load,
     store::{Weight, WeightStore},
@@ -124,18 +127,20 @@ pub fn declare_global<'c>(
 }
 
 /// Removes globals that no operation refers to, and their weights from the stores. Returns the names.
-pub fn remove_unreferenced(module: &Module<'_>, cx: &mut PassContext) -> Vec<String> {
+pub fn remove_unreferenced(module: &mut ModuleMut<'_, '_>, cx: &mut PassContext) -> Vec<String> {
     let used = referenced_globals(module);
-    let mut removed = Vec::new();
-    for (name, global) in ir::globals(module) {
-        let private = ir::string_attr(&global, "sym_visibility").as_deref() == Some("private");
-        if private && !used.contains(&name) {
-            ffi::erase(global);
-            cx.weights.remove(&name);
-            removed.push(name);
+    module.erasing(|module, eraser| {
+        let mut removed = Vec::new();
+        for (name, global) in ir::globals(module) {
+            let private = ir::string_attr(&global, "sym_visibility").as_deref() == Some("private");
+            if private && !used.contains(&name) {
+                eraser.erase(global);
+                cx.weights.remove(&name);
+                removed.push(name);
+            }
         }
-    }
-    removed
+        removed
+    })
 }
 
 /// Puts the globals that are loaded in the order of their loads, before everything else in the module.
@@ -192,16 +197,14 @@ pub fn users<'c, 'a>(block: BlockRef<'c, 'a>, value: Value<'c, 'a>) -> Vec<Opera
     ir::block_ops(block).into_iter().filter(|operation| operation.operands().any(|operand| operand == value)).collect()
 }
 
-/// Erases operations of a block that compute something nobody uses: TOSA's, ours and loads of constants.
-pub fn remove_dead(block: BlockRef<'_, '_>) {
-    let mut operations = ir::block_ops(block);
-    operations.reverse();
-    for operation in operations {
+/// Erases operations of `@main` that compute something nobody uses: TOSA's, ours and loads of constants.
+pub fn remove_dead<'c, 'a>(module: &'a Module<'c>, eraser: &mut Eraser<'c, 'a>) {
+    for operation in ir::main_function(module).and_then(ir::entry_block).map(ir::block_ops).unwrap_or_default() {
         let name = ir::op_name(&operation);
         let pure = ["tosa.", "analog.", "denoise."].iter().any(|dialect| name.starts_with(dialect))
             || name == "ml_program.global_load_const";
         if pure && operation.result_count() > 0 {
-            ffi::erase(operation);
+            eraser.erase(operation);
         }
     }
 }
@@ -240,7 +243,12 @@ pub fn add_constant<'c, 'a>(
 
 /// Removes what is no longer referenced and gives new globals the names that were wanted for them, where those have
 /// become free.
-pub fn settle_names<'c>(context: &'c Context, module: &Module<'c>, cx: &mut PassContext, renames: &[(String, String)]) {
+pub fn settle_names<'c>(
+    context: &'c Context,
+    module: &mut ModuleMut<'c, '_>,
+    cx: &mut PassContext,
+    renames: &[(String, String)],
+) {
     remove_unreferenced(module, cx);
     let mut taken = ir::symbols(module);
     let mut globals = ir::globals(module);

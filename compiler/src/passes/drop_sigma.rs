@@ -27,7 +27,9 @@ use melior::{
 };
 use mxc_dialects::{
     denoise::{self, BLOCK_WEIGHTS, MEASURED, SEGMENTS},
-    dtile, ffi, ir,
+    dtile,
+    erase::{Eraser, ModuleMut},
+    ffi, ir,
 };
 use mxc_runtime::digital::fixed;
 
@@ -53,12 +55,40 @@ impl Pass for DropSigma {
         Ok(Self { steps })
     }
 
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
-        let Some(main) = ir::main_function(module).and_then(ir::entry_block) else {
-            return Ok(());
-        };
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
         cx.reports.sigma.clear();
+        let unused = module.erasing(|module, eraser| self.drop(context, module, eraser, cx))?;
+        module.erasing(constants::remove_dead);
+        let used = constants::referenced_globals(module);
+        module.erasing(|module, eraser| {
+            for (name, global) in ir::globals(module) {
+                if unused.contains(&name) && !used.contains(&name) {
+                    eraser.erase(global);
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+impl DropSigma {
+    /// Replaces the blocks whose σ̂ path is too small; returns the globals that these paths used.
+    fn drop<'c, 'a>(
+        &self,
+        context: &'c Context,
+        module: &'a Module<'c>,
+        eraser: &mut Eraser<'c, 'a>,
+        cx: &mut PassContext,
+    ) -> Result<Vec<String>, PassError> {
         let mut unused = Vec::new();
+        let Some(main) = ir::main_function(module).and_then(ir::entry_block) else {
+            return Ok(unused);
+        };
         for operation in ir::block_ops(main) {
             let Some(block) = denoise::Block::new(operation).filter(|block| block.has_sigma()) else {
                 continue;
@@ -96,15 +126,8 @@ impl Pass for DropSigma {
             let mean = insert_before(main, operation, built("a block", mean)?)?;
             ffi::replace_all_uses(result, mean);
             unused.extend(weights[MEAN_WEIGHTS..].iter().filter_map(|weight| ir::loaded_global(*weight)));
-            ffi::erase(operation);
+            eraser.erase(operation);
         }
-        constants::remove_dead(main);
-        let used = constants::referenced_globals(module);
-        for (name, global) in ir::globals(module) {
-            if unused.contains(&name) && !used.contains(&name) {
-                ffi::erase(global);
-            }
-        }
-        Ok(())
+        Ok(unused)
     }
 }

@@ -27,9 +27,11 @@ use melior::{
 };
 use mxc_dialects::{
     analog::{self, AnalogOp},
-    denoise, ffi, ir, origin,
+    denoise,
+    erase::ModuleMut,
+    ffi, ir, origin,
 };
-use mxc_runtime::store::Weight;
+use mxc_runtime::{share, store::Weight};
 
 /// See the module.
 pub struct InsertDenoisers {
@@ -92,17 +94,9 @@ impl Kinds {
     }
 }
 
-/// Reads a budget: a percentage such as `4%`, or a fraction up to 1.
+/// Reads a budget: a share of the backbone's parameters, such as `4%`.
 pub fn parse_budget(text: &str) -> Result<f64, OptionError> {
-    let refused = || OptionError(format!("option budget={text}: a percentage such as 4% expected"));
-    let (number, percent) = match text.trim().strip_suffix('%') {
-        Some(number) => (number, true),
-        None => (text.trim(), false),
-    };
-    let value: f64 = number.trim().parse().map_err(|_| refused())?;
-    let fraction = if percent { value / 100.0 } else { value };
-    let plausible = fraction.is_finite() && fraction >= 0.0 && (percent || fraction <= 1.0);
-    plausible.then_some(fraction).ok_or_else(refused)
+    share::parse_positive(text).map_err(|reason| OptionError(format!("option budget={text}: {reason}")))
 }
 
 impl Pass for InsertDenoisers {
@@ -145,7 +139,12 @@ impl Pass for InsertDenoisers {
         })
     }
 
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
         let layers = self.ranked(module)?;
         let backbone = backbone_parameters(module);
         let budget = allowance(self.budget, backbone);
@@ -408,6 +407,12 @@ mod tests {
         for bad in ["", "4", "-1%", "x", "nan%", "inf"] {
             assert!(parse_budget(bad).is_err(), "{bad}");
         }
+        assert!(
+            parse_budget("4")
+                .unwrap_err()
+                .0
+                .contains("budget=4: `4` is over 1 without a percent sign; did you mean 4%?")
+        );
         assert_eq!(allowance(0.04, 2500), 100);
         assert_eq!(allowance(0.07, 100), 7);
         assert_eq!(allowance(0.04, 77_754), 3110);

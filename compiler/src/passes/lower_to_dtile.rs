@@ -33,6 +33,7 @@ use melior::{
 use mxc_dialects::{
     denoise::{self, SLOPE},
     dtile::{self, Symbol},
+    erase::{Eraser, ModuleMut},
     ffi, ir,
 };
 use mxc_runtime::{
@@ -61,7 +62,12 @@ impl Pass for LowerToDtile {
         Ok(Self { hardware: options.take("hardware").map(PathBuf::from) })
     }
 
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
         let hardware = hardware(self.hardware.as_ref(), cx)?;
         run(context, module, &hardware)
     }
@@ -100,21 +106,30 @@ struct Denoiser<'c, 'a> {
     affine: Option<QuantisedAffine<'c, 'a>>,
 }
 
-fn run<'c>(context: &'c Context, module: &Module<'c>, hardware: &Hardware) -> Result<(), PassError> {
+fn run<'c>(context: &'c Context, module: &mut ModuleMut<'c, '_>, hardware: &Hardware) -> Result<(), PassError> {
+    module.erasing(|module, eraser| lower(context, module, eraser, hardware))?;
+    module.erasing(remove_dead_casts);
+    module.erasing(constants::remove_dead);
+    Ok(())
+}
+
+/// Puts a launch in the place of every layer's denoisers.
+fn lower<'c, 'a>(
+    context: &'c Context,
+    module: &'a Module<'c>,
+    eraser: &mut Eraser<'c, 'a>,
+    hardware: &Hardware,
+) -> Result<(), PassError> {
     let Some(main) = ir::main_function(module).and_then(ir::entry_block) else {
         return Ok(());
     };
-    let mut done: Vec<String> = Vec::new();
     for operation in ir::block_ops(main) {
         let name = ir::op_name(&operation);
-        if name != "denoise.block" && name != "denoise.affine" {
+        // The affine of a block that has been lowered goes with it.
+        if (name != "denoise.block" && name != "denoise.affine") || eraser.is_marked(&operation) {
             continue;
         }
-        // The affine of a block that has been lowered went with it.
         let layer = ir::string_attr(&operation, "layer").unwrap_or_default();
-        if done.contains(&layer) {
-            continue;
-        }
         let denoiser = read(main, operation, &layer)?;
         let chosen = mapping::choose(hardware, &denoiser.shape).map_err(|error| {
             PassError::new(format!("the denoiser of layer '{layer}' {error}"))
@@ -129,32 +144,24 @@ fn run<'c>(context: &'c Context, module: &Module<'c>, hardware: &Hardware) -> Re
             .map(|shape| ir::tensor_type(IntegerType::new(context, 16).into(), &shape))
             .unwrap_or(denoiser.input.r#type());
         let stored = cast(context, main, operation, "quant.scast", denoiser.input, words)?;
-        let launch = dtile::Launch {
-            input: stored,
-            program: Symbol(symbol),
-            layer: layer.clone(),
-            types: vec![words],
-            lifetime: PhantomData,
-        };
+        let launch =
+            dtile::Launch { input: stored, program: Symbol(symbol), layer, types: vec![words], lifetime: PhantomData };
         let launch = built("a launch", launch.build(context, operation.location()))?;
         let launched = insert_before(main, operation, launch)?;
         let result = cast(context, main, operation, "quant.scast", launched, denoiser.output.r#type())?;
         ffi::replace_all_uses(denoiser.output, result);
-        for operation in denoiser.operations.iter().rev() {
-            ffi::erase(*operation);
+        for operation in denoiser.operations {
+            eraser.erase(operation);
         }
-        done.push(layer);
     }
-    remove_dead_casts(main);
-    constants::remove_dead(main);
     Ok(())
 }
 
 /// Erases `quant.scast`s of weights that nobody uses any more.
-fn remove_dead_casts(block: melior::ir::BlockRef<'_, '_>) {
-    for operation in ir::block_ops(block).into_iter().rev() {
+fn remove_dead_casts<'c, 'a>(module: &'a Module<'c>, eraser: &mut Eraser<'c, 'a>) {
+    for operation in ir::main_function(module).and_then(ir::entry_block).map(ir::block_ops).unwrap_or_default() {
         if ir::op_name(&operation) == "quant.scast" {
-            ffi::erase(operation);
+            eraser.erase(operation);
         }
     }
 }

@@ -26,6 +26,7 @@ use melior::{
 };
 use mxc_dialects::{
     analog::{self, AnalogOp, Kind, Noise, Window},
+    erase::{Eraser, ModuleMut},
     ffi, ir,
     origin::{self, Origin, Step},
 };
@@ -47,13 +48,34 @@ impl Pass for MapToAnalog {
         Ok(Self { keep_digital: globs::matchers(&options.take_list("keep-digital"))? })
     }
 
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
+        let renames = module.erasing(|module, eraser| self.map(context, module, eraser, cx))?;
+        module.erasing(remove_dead);
+        settle_names(context, module, cx, &renames);
+        Ok(())
+    }
+}
+
+impl MapToAnalog {
+    /// Puts analog layers in; returns the names that new globals are to get.
+    fn map<'c, 'a>(
+        &self,
+        context: &'c Context,
+        module: &'a Module<'c>,
+        eraser: &mut Eraser<'c, 'a>,
+        cx: &mut PassContext,
+    ) -> Result<Vec<(String, String)>, PassError> {
         let block = ir::main_function(module)
             .and_then(ir::entry_block)
             .ok_or_else(|| PassError::new("the module has no function @main with a body"))?;
         let mut names: BTreeSet<String> = AnalogOp::all(module).into_iter().map(AnalogOp::layer).collect();
         let mut unmatched = vec![true; self.keep_digital.len()];
-        let mut mapper = Mapper { context, module, block, cx, renames: Vec::new() };
+        let mut mapper = Mapper { context, module, block, cx, eraser, renames: Vec::new() };
         for (index, operation) in ir::block_ops(block).into_iter().enumerate() {
             let Some(candidate) = Candidate::of(operation) else {
                 continue;
@@ -81,7 +103,6 @@ impl Pass for MapToAnalog {
                 Candidate::MatMul => mapper.matmul(operation, &layer)?,
             }
         }
-        remove_dead(block);
         // Of interest are the layers' outputs only.
         for operation in ir::block_ops(block) {
             if !ir::op_name(&operation).starts_with("analog.") {
@@ -89,12 +110,11 @@ impl Pass for MapToAnalog {
             }
         }
         let renames = mapper.renames;
-        settle_names(context, module, cx, &renames);
         for (glob, _) in self.keep_digital.iter().zip(unmatched).filter(|(_, unmatched)| *unmatched) {
             let message = format!("keep-digital '{}': no layer matches", glob.glob());
             cx.warnings.push(message);
         }
-        Ok(())
+        Ok(renames)
     }
 }
 
@@ -130,6 +150,7 @@ struct Mapper<'c, 'a, 'p> {
     module: &'a Module<'c>,
     block: BlockRef<'c, 'a>,
     cx: &'p mut PassContext,
+    eraser: &'p mut Eraser<'c, 'a>,
     renames: Vec<(String, String)>,
 }
 
@@ -165,7 +186,7 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
         let analog = insert_before(self.block, operation, analog)?;
         self.record(analog, &origin::of(&operation));
         ffi::replace_all_uses(output.into(), analog);
-        ffi::erase(operation);
+        self.eraser.erase(operation);
         Ok(())
     }
 

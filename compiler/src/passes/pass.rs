@@ -1,7 +1,8 @@
 //! What a pass is: its trait, its options, what it may read and leave behind besides the IR, and how it fails.
 
 use crate::passes::reports::Reports;
-use melior::{Context, ir::Module};
+use melior::Context;
+use mxc_dialects::erase::ModuleMut;
 use mxc_runtime::{hardware::Hardware, store::WeightStore};
 use std::path::{Path, PathBuf};
 
@@ -20,22 +21,31 @@ pub trait Pass: Sized {
     /// Reads the options; every option left in `options` afterwards is refused as unknown.
     fn from_options(options: &mut Options) -> Result<Self, OptionError>;
 
-    /// Transforms the module, which lives in `context`.
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError>;
+    /// Transforms the module, which lives in `context`. Operations are erased in [`ModuleMut::erasing`].
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError>;
 }
 
 /// A [`Pass`] of any type.
 pub trait DynPass {
     /// See [`Pass::run`].
-    fn run_dyn<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext)
-    -> Result<(), PassError>;
+    fn run_dyn<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError>;
 }
 
 impl<P: Pass> DynPass for P {
     fn run_dyn<'c>(
         &mut self,
         context: &'c Context,
-        module: &Module<'c>,
+        module: &mut ModuleMut<'c, '_>,
         cx: &mut PassContext,
     ) -> Result<(), PassError> {
         self.run(context, module, cx)

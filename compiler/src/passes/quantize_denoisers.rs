@@ -37,7 +37,9 @@ use melior::{
 use mxc_dialects::{
     analog::AnalogOp,
     denoise::{self, AFFINE_WEIGHTS, BLOCK_WEIGHTS},
-    dtile, ffi, ir,
+    dtile,
+    erase::{Eraser, ModuleMut},
+    ffi, ir,
 };
 use mxc_runtime::{
     digital::{
@@ -67,7 +69,12 @@ impl Pass for QuantizeDenoisers {
         Ok(Self { hardware: options.take("hardware").map(PathBuf::from) })
     }
 
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
         let hardware = hardware(self.hardware.as_ref(), cx)?;
         run(context, module, cx, &hardware)
     }
@@ -116,11 +123,37 @@ pub fn cast<'c, 'a>(
 }
 
 /// Quantises every denoiser of `@main`.
-fn run<'c>(context: &'c Context, module: &Module<'c>, cx: &PassContext, hardware: &Hardware) -> Result<(), PassError> {
+fn run<'c>(
+    context: &'c Context,
+    module: &mut ModuleMut<'c, '_>,
+    cx: &PassContext,
+    hardware: &Hardware,
+) -> Result<(), PassError> {
+    let replaced = module.erasing(|module, eraser| quantise(context, module, eraser, cx, hardware))?;
+    module.erasing(constants::remove_dead);
+    let used = constants::referenced_globals(module);
+    module.erasing(|module, eraser| {
+        for (name, global) in ir::globals(module) {
+            if replaced.contains(&name) && !used.contains(&name) {
+                eraser.erase(global);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Replaces the denoisers; returns the globals of the weights that they had.
+fn quantise<'c, 'a>(
+    context: &'c Context,
+    module: &'a Module<'c>,
+    eraser: &mut Eraser<'c, 'a>,
+    cx: &PassContext,
+    hardware: &Hardware,
+) -> Result<Vec<String>, PassError> {
     let Some(block) = ir::main_function(module).and_then(ir::entry_block) else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    let mut quantiser = Quantiser { context, module, block, cx, hardware, replaced: Vec::new() };
+    let mut quantiser = Quantiser { context, module, block, cx, hardware, eraser, replaced: Vec::new() };
     for operation in ir::block_ops(block) {
         let is_f32 = operation.operand(0).is_ok_and(|input| dtile::fraction(input).is_none());
         match ir::op_name(&operation).as_str() {
@@ -129,14 +162,7 @@ fn run<'c>(context: &'c Context, module: &Module<'c>, cx: &PassContext, hardware
             _ => {}
         }
     }
-    constants::remove_dead(block);
-    let used = constants::referenced_globals(module);
-    for (name, global) in ir::globals(module) {
-        if quantiser.replaced.contains(&name) && !used.contains(&name) {
-            ffi::erase(global);
-        }
-    }
-    Ok(())
+    Ok(quantiser.replaced)
 }
 
 /// The fraction bits of a layer's output, as the denoiser `operation` reads it.
@@ -172,6 +198,7 @@ struct Quantiser<'c, 'a, 'x> {
     block: BlockRef<'c, 'a>,
     cx: &'x PassContext,
     hardware: &'x Hardware,
+    eraser: &'x mut Eraser<'c, 'a>,
     replaced: Vec<String>,
 }
 
@@ -257,7 +284,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
 
     /// Replaces a denoiser by its quantised form.
     fn replace(
-        &self,
+        &mut self,
         operation: OperationRef<'c, 'a>,
         operands: &[Value<'c, 'a>],
         output_fraction: i32,
@@ -276,12 +303,12 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         let quantised = insert_before(self.block, operation, built("a denoiser", quantised)?)?;
         let float = cast(self.context, self.block, operation, "quant.dcast", quantised, result.r#type())?;
         ffi::replace_all_uses(result.into(), float);
-        ffi::erase(operation);
+        self.eraser.erase(operation);
         if let Some(cast) = ir::defining_op(before)
             && ir::op_name(&cast) == "quant.dcast"
         {
-            // Refused while others use the value in between.
-            ffi::erase(cast);
+            // It stays while others use the value in between.
+            self.eraser.erase(cast);
         }
         Ok(())
     }

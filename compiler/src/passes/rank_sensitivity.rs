@@ -13,12 +13,10 @@
 use super::{
     CalibrationRun, OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
 };
-use melior::{
-    Context,
-    ir::{Module, operation::OperationMutLike},
-};
+use melior::{Context, ir::operation::OperationMutLike};
 use mxc_dialects::{
     analog::{self, AnalogOp},
+    erase::ModuleMut,
     ffi, ir,
 };
 use mxc_runtime::{
@@ -68,7 +66,12 @@ impl Pass for RankSensitivity {
         })
     }
 
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
         let layers = AnalogOp::all(module);
         if layers.is_empty() {
             cx.warnings.push("rank-sensitivity: there is no analog layer to rank".to_owned());

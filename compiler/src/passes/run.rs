@@ -17,6 +17,7 @@ use melior::{
 use mxc_dialects::{ffi, ir};
 use std::{
     cell::RefCell,
+    io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
@@ -61,7 +62,9 @@ impl Default for RunOptions<'_> {
             verify_each: cfg!(debug_assertions),
             print_ir_after_all: false,
             timing: None,
-            print: &|text| eprint!("{text}"),
+            print: &|text| {
+                let _ = write!(io::stderr(), "{text}");
+            },
         }
     }
 }

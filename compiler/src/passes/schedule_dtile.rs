@@ -24,7 +24,8 @@ use melior::{
 };
 use mxc_dialects::{
     dtile::{self, Instruction, Phase},
-    ffi, ir,
+    erase::{Eraser, ModuleMut},
+    ir,
 };
 use mxc_runtime::{
     digital::{
@@ -49,13 +50,33 @@ impl Pass for ScheduleDtile {
         Ok(Self { hardware: options.take("hardware").map(PathBuf::from) })
     }
 
-    fn run<'c>(&mut self, context: &'c Context, module: &Module<'c>, cx: &mut PassContext) -> Result<(), PassError> {
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
         let hardware = hardware(self.hardware.as_ref(), cx)?;
         run(context, module, &hardware)
     }
 }
 
-fn run<'c>(context: &'c Context, module: &Module<'c>, hardware: &Hardware) -> Result<(), PassError> {
+fn run<'c>(context: &'c Context, module: &mut ModuleMut<'c, '_>, hardware: &Hardware) -> Result<(), PassError> {
+    module.erasing(remove_phases);
+    schedule(context, module, hardware)
+}
+
+/// Erases the phases of an earlier schedule.
+fn remove_phases<'c, 'a>(module: &'a Module<'c>, eraser: &mut Eraser<'c, 'a>) {
+    for operation in dtile::programs(module).into_iter().filter_map(ir::entry_block).flat_map(ir::block_ops) {
+        if matches!(Instruction::parse(operation), Ok(Some(Instruction::Phase(_)))) {
+            eraser.erase(operation);
+        }
+    }
+}
+
+/// Gives the programs, which have no phases, addresses and phases.
+fn schedule<'c>(context: &'c Context, module: &Module<'c>, hardware: &Hardware) -> Result<(), PassError> {
     let programs = dtile::programs(module);
     let mut sizes = Vec::new();
     for program in &programs {
@@ -172,7 +193,7 @@ fn place_activations<'c>(
     Ok(())
 }
 
-/// Inserts the phases, after removing those of an earlier schedule.
+/// Inserts the phases.
 fn time<'c>(
     context: &'c Context,
     program: OperationRef<'c, '_>,
@@ -182,11 +203,6 @@ fn time<'c>(
     let Some(block) = ir::entry_block(program) else {
         return Ok(());
     };
-    for (operation, instruction) in instructions(program)? {
-        if matches!(instruction, Instruction::Phase(_)) {
-            ffi::erase(operation);
-        }
-    }
     let (mut index, mut clock) = (0, 0);
     let mut phase = |before: OperationRef<'c, '_>, unit: &str, cycles: u64| {
         let cycles = (hardware.control.phase_cycles + cycles).max(1) as i64;

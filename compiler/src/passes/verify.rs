@@ -6,7 +6,8 @@
 //! ```
 
 use super::{OptionError, Options, Pass, PassContext, PassError};
-use melior::{Context, ir::Module};
+use melior::Context;
+use mxc_dialects::erase::ModuleMut;
 
 /// See the module.
 pub struct Verify;
@@ -19,7 +20,12 @@ impl Pass for Verify {
         Ok(Self)
     }
 
-    fn run<'c>(&mut self, _: &'c Context, module: &Module<'c>, _: &mut PassContext) -> Result<(), PassError> {
+    fn run<'c>(
+        &mut self,
+        _: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        _: &mut PassContext,
+    ) -> Result<(), PassError> {
         mxc_dialects::verify::verify(module).map_err(|messages| PassError::new(messages.join("\n  ")))
     }
 }

@@ -6,6 +6,11 @@ use std::path::Path;
 const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
 
+/// Whether a file's name is one of CIFAR's.
+pub(super) fn is_file_name(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "bin")
+}
+
 /// Reads a folder's training or test records; `None` when it holds no CIFAR files.
 pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Samples>, DataError> {
     let exists = |name: &str| folder.join(name).is_file();

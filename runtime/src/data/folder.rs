@@ -126,6 +126,12 @@ fn class_names(folder: &Path) -> Result<Vec<String>, DataError> {
     Ok(names)
 }
 
+/// Whether a file's name is an image's.
+pub(super) fn is_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|text| EXTENSIONS.contains(&text.to_ascii_lowercase().as_str()))
+}
+
 /// The images below a folder of `root`, links followed.
 fn images(root: &Path, folder: &Path) -> Result<Vec<File>, DataError> {
     let mut files = Vec::new();
@@ -135,9 +141,7 @@ fn images(root: &Path, folder: &Path) -> Result<Vec<File>, DataError> {
             DataError::io(&path, error.into())
         };
         let entry = entry.map_err(failed)?;
-        let extension = entry.path().extension().and_then(|extension| extension.to_str());
-        let is_image = extension.is_some_and(|text| EXTENSIONS.contains(&text.to_ascii_lowercase().as_str()));
-        if is_image && entry.file_type().is_file() {
+        if is_image(entry.path()) && entry.file_type().is_file() {
             let bytes = entry.metadata().map_err(failed)?.len();
             let path = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_owned();
             files.push(File { path, bytes });

@@ -8,6 +8,12 @@ use std::{
     path::Path,
 };
 
+/// Whether a file's name may be an IDX file's.
+pub(super) fn is_file_name(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.strip_suffix(".gz").unwrap_or(name).ends_with("-ubyte")
+}
+
 /// Reads a folder's training or test files; `None` when it holds no IDX files.
 pub(super) fn read(folder: &Path, training: bool) -> Result<Option<Samples>, DataError> {
     let prefixes: &[&str] = if training { &["train"] } else { &["t10k", "test"] };
