@@ -63,9 +63,9 @@ fn weights(sampling: Sampling, size: usize, coordinate: f64) -> Vec<f64> {
     }
     if position < low || position > high {
         match sampling.padding {
-            Padding::Zeros => {}
-            Padding::Border => position = position.clamp(0.0, last),
+            Padding::Border if sampling.interpolation != Interpolation::Cubic => position = position.clamp(0.0, last),
             Padding::Reflection => position = folded(position),
+            Padding::Zeros | Padding::Border => {}
         }
     }
     let weight = |distance: f64| match sampling.interpolation {

@@ -45,6 +45,8 @@ impl Taps {
         if position < low || position > high {
             match padding {
                 Padding::Zeros => {}
+                // Whose curve goes on between samples that are all the border's.
+                Padding::Border if interpolation == Interpolation::Cubic => {}
                 Padding::Border => (position, speed) = (position.clamp(0.0, last), 0.0),
                 Padding::Reflection => {
                     let (inside, against) = reflected(position, low, high);

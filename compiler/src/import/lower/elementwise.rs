@@ -127,9 +127,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     },
                     None => node.float(name, default),
                 };
-                // The attributes that older operator sets have default to the least and the greatest finite number.
-                let most = if call.opset < 11 { f32::MAX } else { f32::INFINITY };
-                let (low, high) = (bound(1, "min", -most)?, bound(2, "max", most)?);
+                // ONNX's defaults: an infinity is clipped where the bound on its side is left out.
+                let (low, high) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
                 if low.is_nan() || high.is_nan() {
                     return invalid("its bounds are not numbers");
                 }
