@@ -18,3 +18,4 @@ mod models;
 mod onnx_model;
 mod passes;
 mod reference;
+mod special;

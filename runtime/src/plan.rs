@@ -226,7 +226,14 @@ impl Network {
             Op::Take { .. } => dtype(node.output) != DType::F32 || !constant(1),
             Op::Conv2d { .. } => !constant(1) || !constant(2),
             Op::Binary(op) => typed || !op.is_arithmetic(),
-            Op::Cast | Op::Select | Op::ArgMax { .. } => true,
+            Op::Cast
+            | Op::Select
+            | Op::ArgMax { .. }
+            | Op::Pick { .. }
+            | Op::Scatter { .. }
+            | Op::TopK { .. }
+            | Op::CumSum { .. }
+            | Op::GridSample(_) => true,
             _ => typed,
         }
     }
@@ -272,8 +279,8 @@ fn sample_shape(shape: &[Option<usize>], multiple: usize, name: &str) -> Result<
 fn arity(op: &Op) -> (usize, usize) {
     match op {
         Op::Conv2d { .. } | Op::FullyConnected { .. } | Op::DenoiseAffine { .. } => (3, 3),
-        Op::MatMul | Op::Binary(_) | Op::Take { .. } => (2, 2),
-        Op::Select => (3, 3),
+        Op::MatMul | Op::Binary(_) | Op::Take { .. } | Op::Pick { .. } | Op::GridSample(_) => (2, 2),
+        Op::Select | Op::Scatter { .. } => (3, 3),
         Op::DenoiseBlock { .. } => (7, 9),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
@@ -450,6 +457,53 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
             let mut want = x.clone();
             want[*axis] = count;
             expect("taking", want)
+        }
+        Op::Pick { axis } => {
+            axis_in(*axis)?;
+            let mut want = x.clone();
+            want[*axis] = 1;
+            Broadcast::new(&want, operands[1])
+                .filter(|_| x[*axis] > 0)
+                .ok_or_else(|| format!("{x:?} and indices {:?} do not broadcast off axis {axis}", operands[1]))?;
+            expect("picking", Broadcast::shape(&want, operands[1]))
+        }
+        Op::Scatter { axis, .. } => {
+            axis_in(*axis)?;
+            let (indices, updates) = (operands[1], operands[2]);
+            let fits = indices.len() == x.len()
+                && updates.len() == x.len()
+                && indices.iter().zip(updates).all(|(index, size)| index == size || *index == 1)
+                && x.iter().zip(updates).enumerate().all(|(at, (x, size))| at == *axis || size <= x)
+                && x[*axis] > 0;
+            if !fits {
+                return Err(format!("indices {indices:?} and updates {updates:?} do not fit {x:?}"));
+            }
+            expect("scattering", x.clone())
+        }
+        Op::TopK { axis, count, .. } => {
+            axis_in(*axis)?;
+            let mut want = x.clone();
+            if *count > want[*axis] {
+                return Err(format!("an axis of {} elements has no first {count}", want[*axis]));
+            }
+            want[*axis] = *count;
+            expect("ranking", want)
+        }
+        Op::CumSum { axis, .. } => {
+            axis_in(*axis)?;
+            expect("the running sum", x.clone())
+        }
+        Op::GridSample(_) => {
+            let points = operands[1];
+            let fits = x.len() > 2
+                && points.len() == x.len()
+                && points[0] == x[0]
+                && points.last() == Some(&(x.len() - 2))
+                && !x[2..].contains(&0);
+            if !fits {
+                return Err(format!("points {points:?} do not fit {x:?}"));
+            }
+            expect("sampling", [&x[..2], &points[1..points.len() - 1]].concat())
         }
         Op::ArgMax { axis } => {
             axis_in(*axis)?;
@@ -792,6 +846,14 @@ impl Builder<'_> {
         self.steps.iter().rev().find(|step| step.output == id)
     }
 
+    /// The operand of the elementwise function that computes a value, if it is this one.
+    fn operand_of(&self, id: Id, function: Unary) -> Option<Id> {
+        match self.producer(id)? {
+            Step { kernel: Kernel::Unary(op), inputs, .. } if *op == function => inputs.first().copied(),
+            _ => None,
+        }
+    }
+
     #[allow(clippy::too_many_lines)]
     fn node(&mut self, index: usize) -> Result<(), ExecError> {
         let network = self.network;
@@ -893,7 +955,11 @@ impl Builder<'_> {
                 self.step(Kernel::Affine { scale: node.inputs[1], shift: node.inputs[2] }, vec![x], len)
             }
             Op::Unary(Unary::Identity) | Op::Reshape => x,
-            Op::Unary(op) => self.step(Kernel::Unary(*op), vec![x], len),
+            // TOSA has no root and no division of floats: they are spelled with reciprocals.
+            Op::Unary(op) => match self.operand_of(x, Unary::Rsqrt) {
+                Some(square) if *op == Unary::Reciprocal => self.step(Kernel::Unary(Unary::Sqrt), vec![square], len),
+                _ => self.step(Kernel::Unary(*op), vec![x], len),
+            },
             Op::Binary(op) => {
                 let y = self.id(node.inputs[1]);
                 let is_sigmoid_of = |builder: &Self, gate: Id, of: Id| {
@@ -907,6 +973,15 @@ impl Builder<'_> {
                     self.step(Kernel::Silu, vec![x], len)
                 } else if *op == Binary::Mul && is_sigmoid_of(self, x, y) {
                     self.step(Kernel::Silu, vec![y], len)
+                } else if *op == Binary::Mul
+                    && let Some(divisor) = self.operand_of(y, Unary::Reciprocal)
+                {
+                    self.step(Kernel::Binary { op: Binary::Div, shape: broadcast }, vec![x, divisor], len)
+                } else if *op == Binary::Mul
+                    && let Some(divisor) = self.operand_of(x, Unary::Reciprocal)
+                {
+                    let shape = broadcast.swapped();
+                    self.step(Kernel::Binary { op: Binary::Div, shape }, vec![y, divisor], len)
                 } else {
                     self.step(Kernel::Binary { op: *op, shape: broadcast }, vec![x, y], len)
                 }
@@ -940,7 +1015,14 @@ impl Builder<'_> {
                 self.step(Kernel::Take { shape: around, indices }, vec![x], len)
             }
             // Run by the interpreter.
-            Op::Cast | Op::Select | Op::ArgMax { .. } => x,
+            Op::Cast
+            | Op::Select
+            | Op::ArgMax { .. }
+            | Op::Pick { .. }
+            | Op::Scatter { .. }
+            | Op::TopK { .. }
+            | Op::CumSum { .. }
+            | Op::GridSample(_) => x,
             Op::Slice { start } => self.gather(Gather::slice(shape(0), start, result), x, len),
             Op::Pad { pad, value } => {
                 let start: Vec<usize> = pad.iter().map(|[before, _]| *before).collect();
@@ -1063,7 +1145,7 @@ impl Builder<'_> {
             let passes = !integers && step.inputs.iter().any(|&id| self.values[id].gradient);
             if let Kernel::Generic(generic) = &step.kernel
                 && passes
-                && !generic::is_differentiable(&generic.op)
+                && generic::gradient_reads(&generic.op).is_none()
             {
                 let name = format!("{:?}", generic.op);
                 let name = name.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
@@ -1101,10 +1183,11 @@ impl Builder<'_> {
                 },
                 Kernel::Binary { op, .. } if binary_reads(*op) => saved.extend(&step.inputs),
                 Kernel::MatMul { .. } => saved.extend(&step.inputs),
-                Kernel::Generic(generic) => match generic.op {
-                    Op::Select => saved.push(step.inputs[0]),
-                    _ => saved.extend(step.inputs.get(1)),
-                },
+                Kernel::Generic(generic) => {
+                    saved.extend(
+                        generic::gradient_reads(&generic.op).unwrap_or_default().iter().map(|&at| step.inputs[at]),
+                    );
+                }
                 Kernel::AddClamp { .. } => saved.push(step.output),
                 Kernel::Maximum(_) | Kernel::Reduce { .. } => saved.extend([step.inputs[0], step.output]),
                 _ => {}

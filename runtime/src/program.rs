@@ -247,7 +247,42 @@ pub enum Op {
         /// The axis.
         axis: usize,
     },
-    /// The first index of the greatest element along an axis, which the result lacks.
+    /// data, indices of equal rank: along an axis the data's elements at the indices; the other axes broadcast. A negative index
+    /// counts from the end; what is out of range counts as the nearest within.
+    Pick {
+        /// The axis.
+        axis: usize,
+    },
+    /// data, indices, updates of equal rank → the data with the updates put in: each goes to its own place but along an axis,
+    /// where the index says. Axes of the indices of size 1 repeat. Indices as in [`Op::Pick`].
+    Scatter {
+        /// The axis.
+        axis: usize,
+        /// How an update meets what is there.
+        reduction: Scattering,
+    },
+    /// The indices of the first of the elements along an axis, sorted; of equal ones the lower index first, NaN as the greatest.
+    TopK {
+        /// The axis.
+        axis: usize,
+        /// How many.
+        count: usize,
+        /// From the greatest down, or from the least up.
+        largest: bool,
+    },
+    /// Running sums along an axis.
+    CumSum {
+        /// The axis.
+        axis: usize,
+        /// Without the element itself.
+        exclusive: bool,
+        /// From the end.
+        reverse: bool,
+    },
+    /// data `[N, C, D…]`, points `[N, P…, d]` in ±1, the last spatial axis first → `[N, C, P…]`: the data interpolated at the
+    /// points, as ONNX's GridSample.
+    GridSample(Sampling),
+    /// The first index of the greatest element along an axis, which the result lacks; a NaN is the greatest.
     ArgMax {
         /// The axis.
         axis: usize,
@@ -286,6 +321,9 @@ pub enum Unary {
     Log,
     Reciprocal,
     Rsqrt,
+    Sqrt,
+    /// −1, 0 or 1, or NaN.
+    Sign,
     Abs,
     Negate,
     Floor,
@@ -323,6 +361,8 @@ pub enum Binary {
     Add,
     Sub,
     Mul,
+    /// The quotient of floats.
+    Div,
     Max,
     Min,
     Pow,
@@ -346,8 +386,51 @@ pub enum Binary {
 impl Binary {
     /// Whether f32 operands have a kernel and a gradient of their own.
     pub(crate) fn is_arithmetic(self) -> bool {
-        matches!(self, Self::Add | Self::Sub | Self::Mul | Self::Max | Self::Min | Self::Pow)
+        matches!(self, Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Max | Self::Min | Self::Pow)
     }
+}
+
+/// How [`Op::Scatter`] puts an update in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Scattering {
+    /// The last one stays.
+    Replace,
+    Add,
+    Mul,
+    Max,
+    Min,
+}
+
+/// What [`Op::GridSample`] does between and beyond the samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Between samples.
+    pub interpolation: Interpolation,
+    /// Beyond the border.
+    pub padding: Padding,
+    /// Whether ±1 are the centres of the outermost samples, or their edges.
+    pub align_corners: bool,
+}
+
+/// Between samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Interpolation {
+    /// Ties to even.
+    Nearest,
+    Linear,
+    /// With a = −3/4.
+    Cubic,
+}
+
+/// Beyond the border.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Padding {
+    Zeros,
+    Border,
+    Reflection,
 }
 
 /// Reductions over one axis.

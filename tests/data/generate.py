@@ -263,10 +263,16 @@ def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> tuple[list[np.
     return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, inputs), data
 
 
-def main() -> None:
-    for part in (convolutions, pools, activations, arithmetic, products, reductions, shapes):
-        part()
-    path = Path(__file__).with_name("ops.npz")
+def checked(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> tuple[list[np.ndarray], bytes]:
+    """As `run`, once the checker has accepted the model, which gets its outputs' ranks."""
+    for info, value in zip(model.graph.output, run(model, inputs)[0]):
+        info.CopyFrom(helper.make_tensor_value_info(info.name, TensorProto.FLOAT, [None] * value.ndim))
+    onnx.checker.check_model(model, full_check=True)
+    return run(model, inputs)
+
+
+def save(path: Path, cases: dict[str, tuple[bytes, dict[str, np.ndarray], dict[str, np.ndarray]]]) -> None:
+    """Writes models, their inputs and outputs."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
 
         def write(key: str, array: np.ndarray) -> None:
@@ -277,19 +283,24 @@ def main() -> None:
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, buffer.getvalue())
 
-        for name, (model, inputs) in CASES.items():
-            results = run(model, inputs)[0]
-            # The checker wants the outputs' ranks.
-            for info, value in zip(model.graph.output, results):
-                info.CopyFrom(helper.make_tensor_value_info(info.name, TensorProto.FLOAT, [None] * value.ndim))
-            onnx.checker.check_model(model, full_check=True)
-            results, bytes_ = run(model, inputs)
-            write(f"{name}/model", np.frombuffer(bytes_, np.uint8))
+        for name, (model, inputs, outputs) in cases.items():
+            write(f"{name}/model", np.frombuffer(model, np.uint8))
             for key, value in inputs.items():
                 write(f"{name}/in/{key}", value)
-            for output, value in zip(model.graph.output, results):
-                write(f"{name}/out/{output.name}", value.astype(np.float32))
-    print(f"{len(CASES)} cases, {path.stat().st_size // 1024} KiB")
+            for key, value in outputs.items():
+                write(f"{name}/out/{key}", value.astype(np.float32))
+    print(f"{path.name}: {len(cases)} cases, {path.stat().st_size // 1024} KiB")
+
+
+def main() -> None:
+    for part in (convolutions, pools, activations, arithmetic, products, reductions, shapes):
+        part()
+    results = {}
+    for name, (model, inputs) in CASES.items():
+        values, data = checked(model, inputs)
+        outputs = {output.name: value for output, value in zip(model.graph.output, values)}
+        results[name] = (data, inputs, outputs)
+    save(Path(__file__).with_name("ops.npz"), results)
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ fn drop_identities(egraph: &Graph, id: Id, found: &Node) -> Vec<Term> {
             }
         }
         (Op::Clamp(min, max), Some(x)) => {
-            (f32::from_bits(*min) <= f32::MIN && f32::from_bits(*max) >= f32::MAX).then_some(x)
+            (f32::from_bits(*min) == f32::NEG_INFINITY && f32::from_bits(*max) == f32::INFINITY).then_some(x)
         }
         (Op::Reshape(_), Some(x)) => same_shape(x).then_some(x),
         (Op::Fold(Fold::Reshape(_) | Fold::Vector(_)), Some(x)) => same_shape(x).then_some(x),
@@ -229,7 +229,7 @@ fn fuse_clamps(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
             let (x, bound) = (found.children[0], found.children[1]);
             let broadcasts = data(egraph, bound).elements() > data(egraph, x).elements();
             match splat(egraph, bound) {
-                Some(bound) if !broadcasts && !is_constant(egraph, x) => {
+                Some(bound) if !broadcasts && !is_constant(egraph, x) && !bound.is_nan() => {
                     let (infinity, bound) = (f32::INFINITY, bits(bound));
                     let op = match op {
                         Binary::Max => Op::Clamp(bound, infinity.to_bits()),

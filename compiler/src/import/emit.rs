@@ -222,12 +222,15 @@ impl<'c, 'a> Emitter<'c, 'a> {
         description: &str,
         shape: &[Dim],
     ) -> Result<Value<'c, 'a>, Problem> {
-        let attributes = [
+        self.shaped("tosa.custom", operands, &self.custom_attributes(operator, description), shape)
+    }
+
+    fn custom_attributes(&self, operator: &str, description: &str) -> [(&'static str, Attribute<'c>); 3] {
+        [
             ("operator_name", self.string(operator)),
             ("domain_name", self.string("mxc")),
             ("implementation_attrs", self.string(description)),
-        ];
-        self.shaped("tosa.custom", operands, &attributes, shape)
+        ]
     }
 
     /// Appends `func.return`.
@@ -555,6 +558,61 @@ impl<'c, 'a> Emitter<'c, 'a> {
         Ok(result)
     }
 
+    /// The indices of the first `count` elements along a logical axis, sorted from the greatest down or the least up.
+    pub fn top_k(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        axis: usize,
+        count: usize,
+        largest: bool,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let mut ranks = input.clone();
+        ranks.shape[axis] = Dim::Fixed(count);
+        let description = format!("axis={};count={count};largest={}", input.position(axis), u8::from(largest));
+        let attributes = self.custom_attributes("topk", &description);
+        let element = element_type(self.context, Element::I64);
+        ranks.value = self.shaped_as("tosa.custom", &[input.value], &attributes, element, &ranks.physical())?;
+        Ok(ranks)
+    }
+
+    /// The elements of `data` at indices along a logical axis; the other axes broadcast.
+    pub fn pick(
+        &mut self,
+        data: &Activation<'c, 'a>,
+        indices: &Activation<'c, 'a>,
+        axis: usize,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let indices = self.in_order(indices, &data.order)?;
+        let mut picked = data.clone();
+        for (each, (own, other)) in picked.shape.iter_mut().zip(&indices.shape).enumerate() {
+            if each == axis || own.is_one() {
+                *own = *other;
+            }
+        }
+        let description = format!("axis={}", data.position(axis));
+        picked.value = self.custom("pick", &[data.value, indices.value], &description, &picked.physical())?;
+        Ok(picked)
+    }
+
+    /// data, indices and updates in ONNX's own order: the data with the updates put in at the indices along an axis.
+    pub fn scatter(
+        &mut self,
+        [data, indices, updates]: [&Activation<'c, 'a>; 3],
+        axis: usize,
+        reduction: &str,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let description = format!("axis={axis};reduction={reduction}");
+        let operands = [data.value, indices.value, updates.value];
+        let value = self.custom("scatter", &operands, &description, &data.physical())?;
+        Ok(Activation { value, ..data.clone() })
+    }
+
+    /// `√x`, which TOSA spells with reciprocals.
+    pub fn square_root(&mut self, input: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let inverse = self.unary("tosa.rsqrt", input)?;
+        self.unary("tosa.reciprocal", &inverse)
+    }
+
     /// The slices at `indices` along a logical axis.
     pub fn take(
         &mut self,
@@ -576,19 +634,9 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let numbers: Vec<_> = indices.iter().map(|&index| index as i64).collect();
         let numbers = self.integer_constant(&[indices.len()], &numbers, Element::I64)?;
-        self.take_at(&taken, axis, numbers)
-    }
-
-    /// The slices along a logical axis at the indices of a value of one axis; `taken` has the result's shape.
-    pub fn take_at(
-        &mut self,
-        taken: &Activation<'c, 'a>,
-        axis: usize,
-        indices: Value<'c, 'a>,
-    ) -> Result<Activation<'c, 'a>, Problem> {
         let description = format!("axis={}", taken.position(axis));
-        let value = self.custom("take", &[taken.value, indices], &description, &taken.physical())?;
-        Ok(Activation { value, ..taken.clone() })
+        taken.value = self.custom("take", &[taken.value, numbers], &description, &taken.physical())?;
+        Ok(taken)
     }
 
     /// `min(max(x, low), high)`.

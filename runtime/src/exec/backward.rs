@@ -14,7 +14,7 @@ use crate::{
     noise::Scale,
     onednn::Direction,
     plan::{Block, Id, Kernel, Plan},
-    program::{LayerId, Op, ValueId},
+    program::{LayerId, ValueId},
 };
 use std::collections::BTreeMap;
 
@@ -210,13 +210,10 @@ impl Executor {
                     pool.give(g);
                 }
                 Kernel::Generic(generic) => {
-                    let controls = match generic.op {
-                        Op::Select => x,
-                        _ => step.inputs.get(1).map_or(&[][..], |&id| read(id)),
-                    };
+                    let operands: Vec<&[f32]> = step.inputs.iter().map(|&id| read(id)).collect();
                     for (position, &id) in step.inputs.iter().enumerate().filter(|(_, id)| plan.values[**id].gradient) {
                         let mut out = gradients.take(id, pool);
-                        generic::backward(generic, position, controls, &g, &mut out);
+                        generic::backward(generic, position, &operands, &g, &mut out);
                         gradients.of[id] = Some(out);
                     }
                     pool.give(g);

@@ -6,7 +6,9 @@
 use super::{Key, Mode};
 use crate::{
     noise::{Lifetime, NoiseSpec},
-    program::{Binary, DType, LayerId, Op, Program, Reduce, Unary, ValueId},
+    program::{
+        Binary, DType, Interpolation, LayerId, Op, Padding, Program, Reduce, Sampling, Scattering, Unary, ValueId,
+    },
     rng::{Kind, StreamKey, layer_hash},
 };
 use std::collections::BTreeMap;
@@ -40,6 +42,54 @@ impl Tensor {
             self.shape.iter().zip(index).fold(0, |at, (&size, &index)| at * size + if size == 1 { 0 } else { index });
         self.values[offset]
     }
+}
+
+/// An index as a place on an axis.
+fn place(index: f64, size: usize) -> usize {
+    (if index < 0.0 { index + size as f64 } else { index }) as usize
+}
+
+/// What every sample of an axis weighs at a coordinate: by distance, whatever the padding makes of places outside.
+fn weights(sampling: Sampling, size: usize, coordinate: f64) -> Vec<f64> {
+    let last = size as f64 - 1.0;
+    let (low, high) = if sampling.align_corners { (0.0, last) } else { (-0.5, last + 0.5) };
+    let folded = |at: f64| {
+        let turn = (at - low).rem_euclid(2.0 * (high - low));
+        low + turn.min(2.0 * (high - low) - turn)
+    };
+    let mut position = (coordinate + 1.0) / 2.0 * (high - low) + low;
+    if sampling.interpolation == Interpolation::Nearest {
+        position = position.round_ties_even();
+    }
+    if position < low || position > high {
+        match sampling.padding {
+            Padding::Border if sampling.interpolation != Interpolation::Cubic => position = position.clamp(0.0, last),
+            Padding::Reflection => position = folded(position),
+            Padding::Zeros | Padding::Border => {}
+        }
+    }
+    let weight = |distance: f64| match sampling.interpolation {
+        Interpolation::Nearest => f64::from(distance == 0.0),
+        Interpolation::Linear => (1.0 - distance).max(0.0),
+        Interpolation::Cubic if distance <= 1.0 => 1.25 * distance.powi(3) - 2.25 * distance.powi(2) + 1.0,
+        Interpolation::Cubic if distance < 2.0 => {
+            -0.75 * (distance.powi(3) - 5.0 * distance.powi(2) + 8.0 * distance - 4.0)
+        }
+        Interpolation::Cubic => 0.0,
+    };
+    let mut weights = vec![0.0; size];
+    for step in -3..=3 {
+        let at = position.floor() + f64::from(step);
+        let inside = match sampling.padding {
+            Padding::Zeros => at,
+            Padding::Border => at.clamp(0.0, last),
+            Padding::Reflection => folded(at),
+        };
+        if (0.0..=last).contains(&inside) {
+            weights[inside as usize] += weight((position - at).abs());
+        }
+    }
+    weights
 }
 
 /// A run of one sample.
@@ -279,6 +329,8 @@ impl Run<'_> {
                         Unary::Log => x.ln(),
                         Unary::Reciprocal => 1.0 / x,
                         Unary::Rsqrt => 1.0 / x.sqrt(),
+                        Unary::Sqrt => x.sqrt(),
+                        Unary::Sign => x.signum(),
                         Unary::Abs => x.abs(),
                         Unary::Negate => -x,
                         Unary::Floor => x.floor(),
@@ -310,6 +362,9 @@ impl Run<'_> {
                     Binary::Add => a + b,
                     Binary::Sub => a - b,
                     Binary::Mul => a * b,
+                    Binary::Div => a / b,
+                    Binary::Mod => a - b * (a / b).floor(),
+                    Binary::Rem => a % b,
                     Binary::Max => a.max(b),
                     Binary::Min => a.min(b),
                     Binary::Pow => a.powf(b),
@@ -376,6 +431,79 @@ impl Run<'_> {
                 x.at(&index)
             }),
             Op::Select => Tensor::from_fn(&shape, |i| operands[if x.at(i) != 0.0 { 1 } else { 2 }].at(i)),
+            Op::Pick { axis } => Tensor::from_fn(&shape, |i| {
+                let mut index = i.to_vec();
+                index[*axis] = place(operands[1].at(i), x.shape[*axis]);
+                x.at(&index)
+            }),
+            Op::Scatter { axis, reduction } => {
+                let (indices, updates) = (operands[1], operands[2]);
+                Tensor::from_fn(&shape, |i| {
+                    let mut value = x.at(i);
+                    // Every update that goes here, in order.
+                    Tensor::from_fn(&updates.shape, |j| {
+                        let here = (0..j.len()).all(|each| {
+                            i[each] == if each == *axis { place(indices.at(j), shape[*axis]) } else { j[each] }
+                        });
+                        f64::from(here)
+                    })
+                    .values
+                    .iter()
+                    .zip(&updates.values)
+                    .filter(|(here, _)| **here == 1.0)
+                    .for_each(|(_, &update)| {
+                        value = match reduction {
+                            Scattering::Replace => update,
+                            Scattering::Add => value + update,
+                            Scattering::Mul => value * update,
+                            Scattering::Max => value.max(update),
+                            Scattering::Min => value.min(update),
+                        };
+                    });
+                    value
+                })
+            }
+            Op::TopK { axis, largest, .. } => Tensor::from_fn(&shape, |i| {
+                let mut index = i.to_vec();
+                let mut along = |at: usize| {
+                    index[*axis] = at;
+                    x.at(&index) * if *largest { -1.0 } else { 1.0 }
+                };
+                let own: Vec<f64> = (0..x.shape[*axis]).map(&mut along).collect();
+                // The one that as many come before as this rank says.
+                let before = |k: usize| (0..own.len()).filter(|&j| (own[j], j) < (own[k], k)).count();
+                (0..own.len()).find(|&k| before(k) == i[*axis]).map_or(f64::NAN, |k| k as f64)
+            }),
+            Op::CumSum { axis, exclusive, reverse } => Tensor::from_fn(&shape, |i| {
+                let mut index = i.to_vec();
+                (0..shape[*axis])
+                    .filter(|&at| if *reverse { at > i[*axis] } else { at < i[*axis] } || at == i[*axis] && !exclusive)
+                    .map(|at| {
+                        index[*axis] = at;
+                        x.at(&index)
+                    })
+                    .sum()
+            }),
+            Op::GridSample(sampling) => Tensor::from_fn(&shape, |i| {
+                let spatial = &x.shape[2..];
+                let mut index = vec![i[0], 0];
+                index.extend(&i[2..]);
+                index.remove(1);
+                index.push(0);
+                let weights: Vec<Vec<f64>> = (0..spatial.len())
+                    .map(|axis| {
+                        *index.last_mut().unwrap() = spatial.len() - 1 - axis;
+                        weights(*sampling, spatial[axis], operands[1].at(&index))
+                    })
+                    .collect();
+                Tensor::from_fn(spatial, |at| {
+                    let weight: f64 = at.iter().zip(&weights).map(|(&at, weights)| weights[at]).product();
+                    weight * x.at(&[&i[..2], at].concat())
+                })
+                .values
+                .iter()
+                .sum()
+            }),
             Op::Cast | Op::ArgMax { .. } => panic!("{op:?} is tested elsewhere"),
             Op::Slice { start } => {
                 Tensor::from_fn(&shape, |i| x.at(&i.iter().zip(start).map(|(i, start)| i + start).collect::<Vec<_>>()))

@@ -180,12 +180,18 @@ impl Net {
 
     /// The elements at `indices` along an axis.
     pub fn take(&mut self, x: ValueId, axis: usize, indices: &[i64]) -> ValueId {
-        let id = self.constant(&[2 * indices.len()], DType::I64.encode(indices), false);
-        self.program.values[id].shape = vec![Some(indices.len())];
-        self.program.values[id].dtype = DType::I64;
+        let id = self.indices(&[indices.len()], indices);
         let mut shape = self.shape(x);
         shape[axis] = indices.len();
         self.node(Op::Take { axis }, &[x, id], &shape[1..])
+    }
+
+    /// A constant of indices, the same for every sample.
+    pub fn indices(&mut self, shape: &[usize], values: &[i64]) -> ValueId {
+        let id = self.constant(&[2 * values.len()], DType::I64.encode(values), false);
+        self.program.values[id].shape = shape.iter().map(|&size| Some(size)).collect();
+        self.program.values[id].dtype = DType::I64;
+        id
     }
 
     /// Whether `a > b`.

@@ -3,7 +3,7 @@
 use super::{reference::Run, testing::Net, *};
 use crate::{
     digital::program::{Buffer, Scheduled, Step, TileProgram},
-    program::{Binary, Op, Reduce, Unary},
+    program::{Binary, DType, Interpolation, Op, Padding, Reduce, Sampling, Scattering, Unary},
     store::Weight,
 };
 
@@ -235,6 +235,7 @@ fn networks() -> Vec<(String, Program)> {
             net.node(Op::Concat { axis: 1 }, &[z, z], &[8, 5, 18])
         }),
     ));
+    indexed(&mut all);
     // Tokens: fully connected layers over rows, activation products, a folded batch axis.
     let mut net = start("range");
     let x = net.input(&[6, 8]);
@@ -258,6 +259,111 @@ fn networks() -> Vec<(String, Program)> {
     let x = net.reshape(x, &[2, 6, 4]);
     all.push(("tokens".into(), net.classify(x, 4)));
     all
+}
+
+/// What works on indices, and what TOSA spells with reciprocals.
+fn indexed(all: &mut Vec<(String, Program)>) {
+    for axis in 1..4 {
+        all.push((
+            format!("the three greatest and two least along axis {axis}"),
+            elementwise(|net, x| {
+                let parts = [(3, true), (2, false)].map(|(count, largest)| {
+                    let mut shape = net.shape(x);
+                    shape[axis] = count;
+                    let ranks = net.node(Op::TopK { axis, count, largest }, &[x], &shape[1..]);
+                    net.program.values[ranks].dtype = DType::I64;
+                    net.node(Op::Pick { axis }, &[x, ranks], &shape[1..])
+                });
+                let mut shape = net.shape(x);
+                shape[axis] = 5;
+                net.node(Op::Concat { axis }, &parts, &shape[1..])
+            }),
+        ));
+    }
+    all.push((
+        "picking rows, and elements".into(),
+        elementwise(|net, x| {
+            let rows = net.indices(&[1, 1, 4, 1], &[-1, 0, 4, 0]);
+            let x = net.node(Op::Pick { axis: 2 }, &[x, rows], &[4, 4, 8]);
+            let each = net.indices(&[1, 3, 1, 8], &(0..24).map(|i| i * 7 % 8 - 4).collect::<Vec<_>>());
+            net.node(Op::Pick { axis: 1 }, &[x, each], &[3, 4, 8])
+        }),
+    ));
+    for reduction in [Scattering::Replace, Scattering::Add, Scattering::Mul, Scattering::Max, Scattering::Min] {
+        all.push((
+            format!("scattering, {reduction:?}"),
+            elementwise(|net, x| {
+                let y = net.affine(x);
+                let y = net.unary(Unary::Tanh, y);
+                let part = net.node(Op::Slice { start: vec![0, 0, 1, 2] }, &[y], &[3, 4, 5]);
+                // Every place twice, the second time by other elements.
+                let each = net.indices(&[1, 3, 4, 5], &(0..60).map(|i| i * 3 % 5 - 2).collect::<Vec<_>>());
+                let x = net.node(Op::Scatter { axis: 2, reduction }, &[x, each, part], &[4, 5, 8]);
+                let rows = net.indices(&[1, 1, 4, 1], &[3, -1, 0, 3]);
+                let y = net.node(Op::Slice { start: vec![0, 0, 1, 0] }, &[y], &[4, 4, 8]);
+                net.node(Op::Scatter { axis: 2, reduction }, &[x, rows, y], &[4, 5, 8])
+            }),
+        ));
+    }
+    for (exclusive, reverse) in [(false, false), (false, true), (true, false), (true, true)] {
+        all.push((
+            format!("running sums {exclusive} {reverse}"),
+            elementwise(|net, x| {
+                let x = net.node(Op::CumSum { axis: 2, exclusive, reverse }, &[x], &[4, 5, 8]);
+                net.node(Op::CumSum { axis: 3, exclusive, reverse }, &[x], &[4, 5, 8])
+            }),
+        ));
+    }
+    for interpolation in [Interpolation::Nearest, Interpolation::Linear, Interpolation::Cubic] {
+        for padding in [Padding::Zeros, Padding::Border, Padding::Reflection] {
+            for align_corners in [false, true] {
+                let sampling = Sampling { interpolation, padding, align_corners };
+                all.push((
+                    format!("{sampling:?}"),
+                    elementwise(|net, x| {
+                        let y = net.affine(x);
+                        let points = net.node(Op::Slice { start: vec![0, 1, 1, 3] }, &[y], &[3, 4, 2]);
+                        net.node(Op::GridSample(sampling), &[x, points], &[4, 3, 4])
+                    }),
+                ));
+            }
+        }
+    }
+    all.push((
+        "sampling three axes".into(),
+        elementwise(|net, x| {
+            let y = net.affine(x);
+            let points = net.node(Op::Slice { start: vec![0, 1, 1, 2] }, &[y], &[3, 4, 6]);
+            let points = net.reshape(points, &[3, 4, 2, 3]);
+            let x = net.reshape(x, &[2, 2, 5, 8]);
+            let sampling =
+                Sampling { interpolation: Interpolation::Linear, padding: Padding::Zeros, align_corners: false };
+            net.node(Op::GridSample(sampling), &[x, points], &[2, 3, 4, 2])
+        }),
+    ));
+    for op in [Binary::Mod, Binary::Rem, Binary::Div] {
+        all.push((
+            format!("{op:?}"),
+            elementwise(|net, x| {
+                let y = net.affine(x);
+                let y = net.unary(Unary::Sigmoid, y);
+                net.binary(op, x, y)
+            }),
+        ));
+    }
+    all.push((
+        "quotients and roots by reciprocals".into(),
+        elementwise(|net, x| {
+            let y = net.affine(x);
+            let y = net.unary(Unary::Exp, y);
+            let y = net.node(Op::Reduce { kind: Reduce::Sum, axis: 3 }, &[y], &[4, 5, 1]);
+            let y = net.unary(Unary::Rsqrt, y);
+            let root = net.unary(Unary::Reciprocal, y);
+            let inverse = net.unary(Unary::Reciprocal, root);
+            let x = net.binary(Binary::Mul, inverse, x);
+            net.binary(Binary::Mul, x, inverse)
+        }),
+    ));
 }
 
 fn start(scale: &'static str) -> Net {

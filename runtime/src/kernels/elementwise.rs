@@ -193,22 +193,29 @@ pub fn negate(y: &mut [f32]) {
 /// `y = 1/(1 + e⁻ʸ)`.
 pub fn sigmoid(y: &mut [f32]) {
     for y in y {
-        *y = 1.0 / (1.0 + exp(-*y));
+        *y = 1.0 / (1.0 + exp_beside_one(-*y));
     }
 }
 
 /// `y = y/(1 + e⁻ʸ)`.
 pub fn silu(y: &mut [f32]) {
     for y in y {
-        *y /= 1.0 + exp(-*y);
+        *y /= 1.0 + exp_beside_one(-*y);
     }
 }
 
 /// SiLU's gradient from its input.
 pub fn silu_backward(g: &mut [f32], x: &[f32]) {
     for (g, &x) in g.iter_mut().zip(x) {
-        let s = 1.0 / (1.0 + exp(-x));
-        *g *= s + x * s * (1.0 - s);
+        let s = 1.0 / (1.0 + exp_beside_one(-x));
+        *g = chain(*g, s + x * s * (1.0 - s));
+    }
+}
+
+/// `y = √y`.
+pub fn square_root(y: &mut [f32]) {
+    for y in y {
+        *y = y.sqrt();
     }
 }
 
@@ -264,10 +271,30 @@ fn raise(x: f32, min: f32, max: f32) -> f32 {
     if x < min { min } else { x }
 }
 
-/// eˣ to 2 ulp, saturating at e^±87 (Cephes `expf`).
+/// `g·derivative`, the step of every backward pass. A derivative that is not finite counts as 0: that of √x at 0, and whatever
+/// comes of an undefined branch that a selection did not take.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
-    let x = raise(x, -87.0, 87.0);
+pub(super) fn chain(g: f32, derivative: f32) -> f32 {
+    if derivative.abs() < f32::INFINITY { g * derivative } else { 0.0 }
+}
+
+/// The greater of two numbers, or NaN if one of them is none.
+#[inline(always)]
+pub(super) fn greater(a: f32, b: f32) -> f32 {
+    let most = if b > a { b } else { a };
+    if b.is_nan() { b } else { most }
+}
+
+/// The lesser of two numbers, or NaN if one of them is none.
+#[inline(always)]
+pub(super) fn lesser(a: f32, b: f32) -> f32 {
+    let least = if b < a { b } else { a };
+    if b.is_nan() { b } else { least }
+}
+
+/// eˣ as a number near 1 and a power of two, n (Cephes `expf`, 2 ulp), for |x| up to 10⁵.
+#[inline(always)]
+fn exp_parts(x: f32) -> (f32, i32) {
     // Rounds to the nearest integer: 1.5·2²³ pushes the fraction out of the mantissa.
     const ROUND: f32 = 12_582_912.0;
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -277,9 +304,34 @@ fn exp(x: f32) -> f32 {
     for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = p * r + coefficient;
     }
-    let mantissa = p * r * r + r + 1.0;
-    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
-    mantissa * f32::from_bits(exponent)
+    (p * r * r + r + 1.0, shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed())
+}
+
+/// 2ⁿ for n from −126, ∞ for 128.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) << 23).cast_unsigned())
+}
+
+/// eˣ with gradual underflow and overflow.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Below the first bound the result is less than half of the least number, above the second more than the greatest.
+    const LEAST: f32 = -104.0;
+    let x = raise(x, LEAST, 89.0);
+    let (mantissa, n) = exp_parts(x);
+    // In two factors: either end of the range, −150 and 128, is beyond one number's exponents. Zero exactly where it underflows:
+    // the product would be as small, but slow on processors that trap tiny results.
+    let half = n >> 1;
+    let rest = if x == LEAST { 0.0 } else { power_of_two(n.wrapping_sub(half)) };
+    mantissa * power_of_two(half) * rest
+}
+
+/// eˣ to be added to 1, in one factor: no less than e⁻⁸⁷, and infinite from e^88.4 on.
+#[inline(always)]
+fn exp_beside_one(x: f32) -> f32 {
+    let (mantissa, n) = exp_parts(raise(x, -87.0, 89.0));
+    mantissa * power_of_two(n)
 }
 
 /// A layer output's magnitude s (DESIGN §4, scale `signal`).
@@ -355,6 +407,16 @@ pub fn unary(op: Unary, y: &mut [f32]) {
         Unary::Log => map(y, f32::ln),
         Unary::Reciprocal => map(y, f32::recip),
         Unary::Rsqrt => map(y, |x| x.sqrt().recip()),
+        Unary::Sqrt => square_root(y),
+        Unary::Sign => map(y, |x| {
+            if x > 0.0 {
+                1.0
+            } else if x < 0.0 {
+                -1.0
+            } else {
+                x
+            }
+        }),
         Unary::Abs => map(y, f32::abs),
         Unary::Floor => map(y, f32::floor),
         Unary::Ceil => map(y, f32::ceil),
@@ -368,9 +430,10 @@ pub fn unary(op: Unary, y: &mut [f32]) {
         Unary::Atan => map(y, f32::atan),
         Unary::Sinh => map(y, f32::sinh),
         Unary::Cosh => map(y, f32::cosh),
-        Unary::Asinh => map(y, f32::asinh),
-        Unary::Acosh => map(y, f32::acosh),
-        Unary::Atanh => map(y, f32::atanh),
+        // In f64, where 2·x does not overflow.
+        Unary::Asinh => map(y, |x| f64::from(x).asinh() as f32),
+        Unary::Acosh => map(y, |x| f64::from(x).acosh() as f32),
+        Unary::Atanh => map(y, |x| f64::from(x).atanh() as f32),
         // Not is not of floats: the generic kernel runs it.
         Unary::Not | Unary::Identity => {}
     }
@@ -390,9 +453,13 @@ pub enum Reads {
 /// What [`unary_backward`] reads.
 pub fn unary_reads(op: Unary) -> Reads {
     match op {
-        Unary::Clamp { .. } | Unary::Sigmoid | Unary::Tanh | Unary::Exp | Unary::Reciprocal | Unary::Rsqrt => {
-            Reads::Output
-        }
+        Unary::Clamp { .. }
+        | Unary::Sigmoid
+        | Unary::Tanh
+        | Unary::Exp
+        | Unary::Reciprocal
+        | Unary::Rsqrt
+        | Unary::Sqrt => Reads::Output,
         Unary::Erf
         | Unary::Log
         | Unary::Abs
@@ -408,7 +475,9 @@ pub fn unary_reads(op: Unary) -> Reads {
         | Unary::Acosh
         | Unary::Atanh
         | Unary::Quantize { .. } => Reads::Input,
-        Unary::Negate | Unary::Floor | Unary::Ceil | Unary::Round | Unary::Not | Unary::Identity => Reads::Nothing,
+        Unary::Negate | Unary::Floor | Unary::Ceil | Unary::Round | Unary::Sign | Unary::Not | Unary::Identity => {
+            Reads::Nothing
+        }
     }
 }
 
@@ -416,7 +485,7 @@ pub fn unary_reads(op: Unary) -> Reads {
 pub fn unary_backward(op: Unary, g: &mut [f32], saved: &[f32]) {
     fn scale(g: &mut [f32], saved: &[f32], f: impl Fn(f32) -> f32) {
         for (g, &saved) in g.iter_mut().zip(saved) {
-            *g *= f(saved);
+            *g = chain(*g, f(saved));
         }
     }
     match op {
@@ -426,6 +495,7 @@ pub fn unary_backward(op: Unary, g: &mut [f32], saved: &[f32]) {
         Unary::Exp => scale(g, saved, |y| y),
         Unary::Reciprocal => scale(g, saved, |y| -y * y),
         Unary::Rsqrt => scale(g, saved, |y| -0.5 * y * y * y),
+        Unary::Sqrt => scale(g, saved, |y| 0.5 / y),
         Unary::Erf => scale(g, saved, |x| std::f32::consts::FRAC_2_SQRT_PI * (-x * x).exp()),
         Unary::Log => scale(g, saved, f32::recip),
         Unary::Abs => scale(g, saved, |x| if x == 0.0 { 0.0 } else { x.signum() }),
@@ -445,7 +515,7 @@ pub fn unary_backward(op: Unary, g: &mut [f32], saved: &[f32]) {
             let inside = |x: f32| (low..=high).contains(&((x / step).round_ties_even() + zero));
             scale(g, saved, |x| if inside(x) { 1.0 / step } else { 0.0 });
         }
-        Unary::Floor | Unary::Ceil | Unary::Not => g.fill(0.0),
+        Unary::Floor | Unary::Ceil | Unary::Sign | Unary::Not => g.fill(0.0),
         Unary::Round | Unary::Identity => {}
     }
 }
@@ -584,8 +654,9 @@ pub fn binary(op: Binary, shape: &Broadcast, a: &[f32], b: &[f32], out: &mut [f3
         Binary::Add => zip_with(shape, a, b, out, |a, b| a + b),
         Binary::Sub => zip_with(shape, a, b, out, |a, b| a - b),
         Binary::Mul => zip_with(shape, a, b, out, |a, b| a * b),
-        Binary::Max => zip_with(shape, a, b, out, |a, b| if b > a { b } else { a }),
-        Binary::Min => zip_with(shape, a, b, out, |a, b| if b < a { b } else { a }),
+        Binary::Div => zip_with(shape, a, b, out, |a, b| a / b),
+        Binary::Max => zip_with(shape, a, b, out, greater),
+        Binary::Min => zip_with(shape, a, b, out, lesser),
         Binary::Pow => zip_with(shape, a, b, out, f32::powf),
         // The generic kernel runs the others.
         _ => {}
@@ -615,11 +686,13 @@ pub fn binary_backward(
         Binary::Min => {
             reduce_into(shape, g, own, other, out, |g, x, y| if x < y || (left && x == y) { g } else { 0.0 })
         }
+        Binary::Div if left => reduce_into(shape, g, own, other, out, |g, _, y| chain(g, 1.0 / y)),
+        Binary::Div => reduce_into(shape, g, own, other, out, |g, y, x| chain(g, -(x / y) / y)),
         Binary::Pow if left => {
-            reduce_into(shape, g, own, other, out, |g, x, y| if y == 0.0 { 0.0 } else { g * y * x.powf(y - 1.0) })
+            reduce_into(shape, g, own, other, out, |g, x, y| if y == 0.0 { 0.0 } else { chain(g, y * x.powf(y - 1.0)) })
         }
         Binary::Pow => {
-            reduce_into(shape, g, own, other, out, |g, y, x| if x > 0.0 { g * x.powf(y) * x.ln() } else { 0.0 })
+            reduce_into(shape, g, own, other, out, |g, y, x| if x > 0.0 { chain(g, x.powf(y) * x.ln()) } else { 0.0 })
         }
         // The others have none.
         _ => {}
@@ -639,17 +712,17 @@ pub fn reduce_multiply(shape: &Broadcast, g: &[f32], other: &[f32], out: &mut [f
         match (left, right) {
             (1, 1) => {
                 for ((out, &g), &other) in out[i..i + size].iter_mut().zip(g).zip(&other[j..j + size]) {
-                    *out += g * other;
+                    *out += chain(g, other);
                 }
             }
             (1, 0) => {
                 let other = other[j];
                 for (out, &g) in out[i..i + size].iter_mut().zip(g) {
-                    *out += g * other;
+                    *out += chain(g, other);
                 }
             }
-            (0, 1) => out[i] += g.iter().zip(&other[j..j + size]).map(|(&g, &other)| g * other).sum::<f32>(),
-            _ => out[i] += g.iter().sum::<f32>() * other[j],
+            (0, 1) => out[i] += g.iter().zip(&other[j..j + size]).map(|(&g, &other)| chain(g, other)).sum::<f32>(),
+            _ => out[i] += chain(g.iter().sum::<f32>(), other[j]),
         }
     }
 }
@@ -704,10 +777,12 @@ mod tests {
 
     #[test]
     fn exponential_is_accurate() {
-        for step in -8700..=8700 {
+        for step in -10_500..=9000 {
             let x = step as f32 / 100.0 + 0.003_7;
-            let want = f64::from(x.clamp(-87.0, 87.0)).exp();
-            assert!((f64::from(exp(x)) / want - 1.0).abs() < 3e-7, "{x}");
+            // Half a unit of the least number, where results lose digits.
+            let (found, want) = (f64::from(exp(x)), f64::from(x).exp());
+            let overflows = want > f64::from(f32::MAX) && found == f64::INFINITY;
+            assert!(overflows || (found - want).abs() <= 3e-7 * want + 0.51 * 2f64.powi(-149), "{x}");
             let s = 1.0 / (1.0 + (-f64::from(x)).exp());
             let mut y = [x];
             sigmoid(&mut y);
@@ -715,7 +790,11 @@ mod tests {
                 assert!((f64::from(y[0]) / s - 1.0).abs() < 1e-6, "{x}");
             }
         }
-        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(
+            [0.0, f32::NEG_INFINITY, f32::INFINITY, -3e38, 3e38].map(exp),
+            [1.0, 0.0, f32::INFINITY, 0.0, f32::INFINITY]
+        );
+        assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]
@@ -758,6 +837,52 @@ mod tests {
                     rest /= out_shape[axis];
                 }
                 assert_eq!(value, a[offset(l, index)] - b[offset(r, index)]);
+            }
+        }
+    }
+
+    /// No derivative that is infinite or undefined gets into a gradient, whatever the gradient before it.
+    #[test]
+    fn gradients_stay_finite() {
+        let specials = [0.0, -0.0, 1e-42, -1e-42, 1.0, -2.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        let unary_ops = [
+            Unary::Sigmoid,
+            Unary::Tanh,
+            Unary::Erf,
+            Unary::Exp,
+            Unary::Log,
+            Unary::Reciprocal,
+            Unary::Rsqrt,
+            Unary::Sqrt,
+            Unary::Abs,
+            Unary::Sin,
+            Unary::Tan,
+            Unary::Asin,
+            Unary::Acos,
+            Unary::Sinh,
+            Unary::Acosh,
+            Unary::Atanh,
+            Unary::Clamp { min: 0.0, max: f32::INFINITY },
+        ];
+        for op in unary_ops {
+            for g in [0.0, 1.0] {
+                let mut saved = specials;
+                if unary_reads(op) == Reads::Output {
+                    unary(op, &mut saved);
+                }
+                let mut gradient = [g; 9];
+                unary_backward(op, &mut gradient, &saved);
+                assert!(gradient.iter().all(|g| g.is_finite()), "{op:?} {g}: {gradient:?}");
+            }
+        }
+        for op in [Binary::Mul, Binary::Div, Binary::Pow, Binary::Max, Binary::Min] {
+            for (&a, &b) in specials.iter().flat_map(|a| specials.iter().map(move |b| (a, b))) {
+                let shape = Broadcast::new(&[1], &[1]).unwrap();
+                for (left, own, other) in [(true, a, b), (false, b, a)] {
+                    let mut out = [0.0];
+                    binary_backward(op, left, &shape, &[1.0], (&[own], &[other]), &mut out);
+                    assert!(out[0].is_finite(), "{op:?} of {a} and {b}, {left}: {}", out[0]);
+                }
             }
         }
     }

@@ -1,7 +1,12 @@
 //! A plain interpreter for what has no kernel of its own: integers and booleans, conditions, and convolutions whose weights are
 //! computed. It reads a whole operand, works element by element in i64 or f32, and writes words.
 
-use crate::program::{Binary, DType, Op, Reduce, Unary};
+use super::{
+    elementwise::chain,
+    indexed::{self, Operand},
+    sample,
+};
+use crate::program::{Binary, DType, Op, Reduce, Scattering, Unary};
 
 /// An operation with its operands' and its result's types and shapes.
 #[derive(Clone, Debug)]
@@ -28,8 +33,9 @@ pub fn check(op: &Op, operands: &[DType], result: DType) -> Result<(), String> {
     let number = first != DType::Bool;
     let fits = match op {
         Op::Unary(Unary::Not) => is(DType::Bool),
-        Op::Unary(Unary::Identity | Unary::Abs | Unary::Negate) => (result == first).then_some(()),
+        Op::Unary(Unary::Identity | Unary::Abs | Unary::Negate | Unary::Sign) => (result == first).then_some(()),
         Op::Unary(_) => is(DType::F32),
+        Op::Binary(Binary::Div) => is(DType::F32).filter(|()| same(0)),
         Op::Binary(Binary::Equal) => (same(0) && result == DType::Bool).then_some(()),
         Op::Binary(Binary::Greater | Binary::GreaterEqual) => {
             (same(0) && number && result == DType::Bool).then_some(())
@@ -41,7 +47,13 @@ pub fn check(op: &Op, operands: &[DType], result: DType) -> Result<(), String> {
         Op::Cast => Some(()),
         Op::Select => (first == DType::Bool && same(1) && result == operands[1]).then_some(()),
         Op::ArgMax { .. } => (number && matches!(result, DType::I32 | DType::I64)).then_some(()),
-        Op::Take { .. } => (result == first && matches!(operands.get(1), Some(DType::I32 | DType::I64))).then_some(()),
+        Op::Take { .. } | Op::Pick { .. } => (result == first && is_index(operands.get(1))).then_some(()),
+        Op::Scatter { reduction, .. } => {
+            let numbers = number || *reduction == Scattering::Replace;
+            (numbers && result == first && is_index(operands.get(1)) && operands.get(2) == Some(&first)).then_some(())
+        }
+        Op::TopK { .. } => (number && result == DType::I64).then_some(()),
+        Op::CumSum { .. } => (number && result == first).then_some(()),
         Op::Reduce { .. }
         | Op::Reshape
         | Op::Transpose { .. }
@@ -54,9 +66,22 @@ pub fn check(op: &Op, operands: &[DType], result: DType) -> Result<(), String> {
     fits.ok_or_else(|| format!("it cannot make {result:?} of {operands:?}"))
 }
 
-/// Whether a gradient of f32 results in f32 operands is known ([`backward`]).
-pub fn is_differentiable(op: &Op) -> bool {
-    matches!(op, Op::Select | Op::Take { .. })
+fn is_index(dtype: Option<&DType>) -> bool {
+    matches!(dtype, Some(DType::I32 | DType::I64))
+}
+
+/// Which operands the gradient of f32 results in f32 operands reads ([`backward`]); `None` if it is not known.
+pub fn gradient_reads(op: &Op) -> Option<&'static [usize]> {
+    match op {
+        Op::Select => Some(&[0]),
+        Op::Take { .. } | Op::Pick { .. } | Op::Scatter { reduction: Scattering::Replace | Scattering::Add, .. } => {
+            Some(&[1])
+        }
+        Op::Scatter { .. } => Some(&[0, 1, 2]),
+        Op::CumSum { .. } => Some(&[]),
+        Op::GridSample(_) | Op::Binary(Binary::Mod | Binary::Rem) => Some(&[0, 1]),
+        _ => None,
+    }
 }
 
 /// Computes the result; `check` has accepted the types.
@@ -67,6 +92,7 @@ pub fn run(generic: &Generic, operands: &[&[f32]], out: &mut [f32]) {
     };
     let (dtype, shape) = &generic.result;
     let from = |index: usize| generic.operands[index].1.as_slice();
+    let operand = |index: usize| -> Operand<'_> { (generic.operands[index].0, from(index), operands[index]) };
     let ints = |index: usize| match elements(index) {
         Elements::Int(values) => values,
         Elements::Float(values) => values.into_iter().map(|value| value as i64).collect(),
@@ -124,6 +150,34 @@ pub fn run(generic: &Generic, operands: &[&[f32]], out: &mut [f32]) {
                 (Elements::Float(a), Elements::Float(b)) => Elements::Float(choose(taken.len(), pick, [&a, &b])),
                 (Elements::Int(a), Elements::Int(b)) => Elements::Int(choose(taken.len(), pick, [&a, &b])),
                 _ => return,
+            }
+        }
+        Op::Pick { axis } => return indexed::pick(*axis, operand(0), operand(1), shape, out),
+        Op::Scatter { axis, reduction } => {
+            return indexed::scatter(*axis, *reduction, operand(0), operand(1), operand(2), out);
+        }
+        Op::GridSample(sampling) => {
+            let shapes = sample::Shapes { data: from(0), points: from(1) };
+            return sample::forward(shapes, *sampling, operands[0], operands[1], out);
+        }
+        Op::TopK { axis, count, largest } => {
+            let around = around(from(0), *axis);
+            Elements::Int(match elements(0) {
+                Elements::Float(x) => indexed::top_k(around, *count, *largest, |a, b| indexed::compare(x[a], x[b])),
+                Elements::Int(x) => indexed::top_k(around, *count, *largest, |a, b| x[a].cmp(&x[b])),
+            })
+        }
+        Op::CumSum { axis, exclusive, reverse } => {
+            let (around, how) = (around(from(0), *axis), [*exclusive, *reverse]);
+            match elements(0) {
+                Elements::Float(x) => {
+                    return indexed::running_sums(around, how, &x, 0.0, |a, b| a + b, |at, sum| out[at] = sum);
+                }
+                Elements::Int(x) => {
+                    let mut sums = vec![0; x.len()];
+                    indexed::running_sums(around, how, &x, 0, i64::wrapping_add, |at, sum| sums[at] = sum);
+                    Elements::Int(sums)
+                }
             }
         }
         Op::ArgMax { axis } => {
@@ -217,13 +271,41 @@ pub fn run(generic: &Generic, operands: &[&[f32]], out: &mut [f32]) {
     }
 }
 
-/// Adds the gradient of operand `position` to `out`, for operations that [`is_differentiable`] names.
-pub fn backward(generic: &Generic, position: usize, controls: &[f32], g: &[f32], out: &mut [f32]) {
+/// Adds the gradient of operand `position` to `out`, for operations that [`gradient_reads`] knows; operands that it does not name
+/// may be empty.
+pub fn backward(generic: &Generic, position: usize, operands: &[&[f32]], g: &[f32], out: &mut [f32]) {
     let shape = &generic.result.1;
+    let from = |index: usize| generic.operands[index].1.as_slice();
+    let operand = |index: usize| -> Operand<'_> { (generic.operands[index].0, from(index), operands[index]) };
     match &generic.op {
+        Op::Pick { axis } => indexed::pick_backward(*axis, from(0), operand(1), shape, g, out),
+        Op::Scatter { axis, reduction } => {
+            let [data, indices, updates] = [0, 1, 2].map(operand);
+            indexed::scatter_backward(*axis, *reduction, data, indices, updates, position == 0, g, out);
+        }
+        Op::CumSum { axis, exclusive, reverse } => {
+            let put = |at: usize, sum: f32| out[at] += sum;
+            indexed::running_sums(around(shape, *axis), [*exclusive, !*reverse], g, 0.0, |a, b| a + b, put);
+        }
+        Op::GridSample(sampling) => {
+            let shapes = sample::Shapes { data: from(0), points: from(1) };
+            match position {
+                0 => sample::backward_data(shapes, *sampling, operands[1], g, out),
+                _ => sample::backward_points(shapes, *sampling, operands[0], operands[1], g, out),
+            }
+        }
+        // The dividend less a multiple of the divisor, which is constant almost everywhere.
+        Op::Binary(op @ (Binary::Mod | Binary::Rem)) => {
+            let at = [0, 1].map(|index| offsets(from(index), shape));
+            for (index, &g) in g.iter().enumerate() {
+                let quotient = operands[0][at[0][index]] / operands[1][at[1][index]];
+                let multiple = if *op == Binary::Mod { quotient.floor() } else { quotient.trunc() };
+                out[at[position][index]] += if position == 0 { g } else { chain(g, -multiple) };
+            }
+        }
         Op::Select => {
             let (dtype, from) = &generic.operands[0];
-            let condition = dtype.decode(controls);
+            let condition = dtype.decode(operands[0]);
             let taken = offsets(from, shape).into_iter().map(|i| condition[i] != 0);
             let at = offsets(&generic.operands[position].1, shape);
             for ((taken, at), g) in taken.zip(at).zip(g) {
@@ -233,9 +315,8 @@ pub fn backward(generic: &Generic, position: usize, controls: &[f32], g: &[f32],
             }
         }
         op @ Op::Take { .. } => {
-            let indices = generic.operands[1].0.decode(controls);
-            let from = &generic.operands[0].1;
-            let sources = walk(shape, |at| source(op, from, &indices, at).unwrap_or(0));
+            let indices = generic.operands[1].0.decode(operands[1]);
+            let sources = walk(shape, |at| source(op, from(0), &indices, at).unwrap_or(0));
             for (at, g) in sources.into_iter().zip(g) {
                 out[at] += g;
             }
@@ -260,7 +341,7 @@ fn write_bits(dtype: DType, values: &[i64], out: &mut [f32]) {
 }
 
 /// A tensor whose element at each index is `element`.
-fn walk<T>(shape: &[usize], mut element: impl FnMut(&[usize]) -> T) -> Vec<T> {
+pub(super) fn walk<T>(shape: &[usize], mut element: impl FnMut(&[usize]) -> T) -> Vec<T> {
     let mut index = vec![0; shape.len()];
     (0..shape.iter().product())
         .map(|at: usize| {
@@ -322,7 +403,11 @@ fn choose<T: Copy>(len: usize, pick: impl Fn(usize) -> (usize, usize), from: [&[
 }
 
 fn first_greatest<T: PartialOrd>(size: usize, at: impl Fn(usize) -> T) -> i64 {
-    (1..size).fold(0, |best, k| if at(k) > at(best) { k } else { best }) as i64
+    let is_nan = |x: &T| x.partial_cmp(x).is_none();
+    (1..size).fold(0, |best, k| {
+        let (next, most) = (at(k), at(best));
+        if next > most || is_nan(&next) && !is_nan(&most) { k } else { best }
+    }) as i64
 }
 
 fn compare<T: PartialOrd>(op: Binary, a: &T, b: &T) -> bool {
@@ -337,6 +422,7 @@ fn unary(op: Unary, x: i64) -> i64 {
     match op {
         Unary::Abs => x.wrapping_abs(),
         Unary::Negate => x.wrapping_neg(),
+        Unary::Sign => x.signum(),
         Unary::Not => i64::from(x == 0),
         _ => x,
     }

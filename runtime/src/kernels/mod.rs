@@ -5,8 +5,10 @@ pub mod depthwise;
 pub mod elementwise;
 pub mod gemm;
 pub mod generic;
+pub mod indexed;
 pub mod layout;
 pub mod pool;
+pub mod sample;
 
 /// `a·b + c`: fused where the instruction set has it (chosen by the multiversioned caller), else in two roundings.
 #[inline(always)]

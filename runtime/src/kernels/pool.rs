@@ -1,5 +1,6 @@
 //! Pooling over NHWC activations, and reductions over one axis.
 
+use super::elementwise::{chain, greater, lesser};
 use crate::program::Reduce;
 use multiversion::multiversion;
 
@@ -90,13 +91,13 @@ pub fn average_backward(window: &Window, g: &[f32], out: &mut [f32]) {
     });
 }
 
-/// Maximum of the inputs inside each window.
+/// Maximum of the inputs inside each window; NaN where one is none.
 pub fn maximum(window: &Window, x: &[f32], out: &mut [f32]) {
     let c = window.channels;
     out.fill(f32::NEG_INFINITY);
     window.pairs(|to, from, _| {
         for (out, &x) in out[to..to + c].iter_mut().zip(&x[from..from + c]) {
-            *out = if x > *out { x } else { *out };
+            *out = greater(*out, x);
         }
     });
 }
@@ -132,8 +133,8 @@ pub fn reduce(kind: Reduce, [outer, axis, inner]: [usize; 3], x: &[f32], out: &m
             match kind {
                 Reduce::Sum => super::elementwise::add_assign(out, x),
                 Reduce::Product => out.iter_mut().zip(x).for_each(|(out, &x)| *out *= x),
-                Reduce::Max => out.iter_mut().zip(x).for_each(|(out, &x)| *out = if x > *out { x } else { *out }),
-                Reduce::Min => out.iter_mut().zip(x).for_each(|(out, &x)| *out = if x < *out { x } else { *out }),
+                Reduce::Max => out.iter_mut().zip(x).for_each(|(out, &x)| *out = greater(*out, x)),
+                Reduce::Min => out.iter_mut().zip(x).for_each(|(out, &x)| *out = lesser(*out, x)),
             }
         }
     }
@@ -161,7 +162,7 @@ pub fn reduce_backward(
                 Reduce::Product => {
                     for k in 0..axis {
                         let others: f32 = (0..axis).filter(|&other| other != k).map(|other| x[at(other)]).product();
-                        out[at(k)] += g[result] * others;
+                        out[at(k)] += chain(g[result], others);
                     }
                 }
             }

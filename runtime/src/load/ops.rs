@@ -2,7 +2,10 @@
 
 use super::{Bound, LoadError, Loader, View, dtype, entry, fail, is_i16, result};
 use crate::{
-    program::{Binary, Calibration, DType, Layer, LayerId, Op, Reduce, Unary, ValueId},
+    program::{
+        Binary, Calibration, DType, Interpolation, Layer, LayerId, Op, Padding, Reduce, Sampling, Scattering, Unary,
+        ValueId,
+    },
     store::Weight,
 };
 use melior::ir::{OperationRef, ValueLike, operation::OperationLike};
@@ -54,6 +57,7 @@ fn unary(name: &str) -> Option<Unary> {
 fn custom_unary(operator: &str) -> Option<Unary> {
     Some(match operator {
         "round" => Unary::Round,
+        "sign" => Unary::Sign,
         "tan" => Unary::Tan,
         "asin" => Unary::Asin,
         "acos" => Unary::Acos,
@@ -420,14 +424,119 @@ impl<'c> Loader<'c, '_> {
                 }
                 (self.integer_value(&values, shape.clone(), DType::I64), shape[0])
             }
-            Bound::Activation(indices, View::WHOLE) => {
-                (indices, self.program.values[indices].shape.first().copied().flatten().unwrap_or(0))
-            }
             _ => return Err(fail(op, "its indices must be one axis of constant integers".into())),
         };
         expected[axis] = Some(count);
         self.emit_checked(op, Op::Take { axis }, vec![input, indices], view, &expected)?;
         Ok(())
+    }
+
+    /// `pick` and `scatter`: elements along an axis at computed indices, or put there.
+    fn indexed(&mut self, op: &OperationRef<'c, '_>, items: &Items<'_>, scatters: bool) -> Result<(), LoadError> {
+        let all: &[usize] = if scatters { &[0, 1, 2] } else { &[0, 1] };
+        let (inputs, view) = self.operands(op, all)?;
+        let shapes: Vec<_> = inputs.iter().map(|&id| self.program.values[id].shape.clone()).collect();
+        let axis = self.axis_item(op, items, view, &shapes[0])?;
+        if shapes.iter().any(|shape| shape.len() != shapes[0].len()) {
+            return Err(fail(op, "its operands differ in rank".into()));
+        }
+        let mut expected = shapes[0].clone();
+        // The batch, `None`, wins over a constant's 1.
+        for (each, size) in expected.iter_mut().enumerate() {
+            let along = shapes[1..].iter().map(|shape| shape[each]);
+            *size = match scatters {
+                false if each == axis => shapes[1][each],
+                true if each == axis => *size,
+                _ if shapes.iter().any(|shape| shape[each].is_none()) => None,
+                false if *size == Some(1) => shapes[1][each],
+                _ if along.clone().all(|other| other.is_some()) => *size,
+                _ => return Err(fail(op, format!("its operands' shapes {shapes:?} do not fit"))),
+            };
+        }
+        let node = if scatters {
+            let reduction = items.one_of(
+                op,
+                "reduction",
+                &[
+                    ("none", Scattering::Replace),
+                    ("add", Scattering::Add),
+                    ("mul", Scattering::Mul),
+                    ("max", Scattering::Max),
+                    ("min", Scattering::Min),
+                ],
+            )?;
+            Op::Scatter { axis, reduction }
+        } else {
+            Op::Pick { axis }
+        };
+        self.emit_checked(op, node, inputs, view, &expected)?;
+        Ok(())
+    }
+
+    /// `topk`: the indices that sort an axis.
+    fn top_k(&mut self, op: &OperationRef<'c, '_>, items: &Items<'_>) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let mut expected = self.program.values[input].shape.clone();
+        let axis = self.axis_item(op, items, view, &expected)?;
+        let count = items.number(op, "count")?;
+        expected[axis] = Some(count);
+        let node = Op::TopK { axis, count, largest: items.flag(op, "largest")? };
+        self.emit_checked(op, node, vec![input], view, &expected)?;
+        Ok(())
+    }
+
+    /// `cumsum`: running sums along an axis.
+    fn cum_sum(&mut self, op: &OperationRef<'c, '_>, items: &Items<'_>) -> Result<(), LoadError> {
+        let (input, view) = self.activation(op, 0)?;
+        let expected = self.program.values[input].shape.clone();
+        let axis = self.axis_item(op, items, view, &expected)?;
+        let node = Op::CumSum { axis, exclusive: items.flag(op, "exclusive")?, reverse: items.flag(op, "reverse")? };
+        self.emit_checked(op, node, vec![input], view, &expected)?;
+        Ok(())
+    }
+
+    /// `grid_sample`: a value interpolated at computed points.
+    fn grid_sample(&mut self, op: &OperationRef<'c, '_>, items: &Items<'_>) -> Result<(), LoadError> {
+        let (inputs, view) = self.operands(op, &[0, 1])?;
+        let shape = |index: usize| self.program.values[inputs[index]].shape.as_slice();
+        let (&[batch, channels, _, ..], [own, points @ .., _]) = (shape(0), shape(1)) else {
+            return Err(fail(op, "its operands must be [N, C, …] and points [N, …]".into()));
+        };
+        let batch = if own.is_none() { None } else { batch };
+        let expected = [&[batch, channels], points].concat();
+        let sampling = Sampling {
+            interpolation: items.one_of(
+                op,
+                "mode",
+                &[
+                    ("nearest", Interpolation::Nearest),
+                    ("linear", Interpolation::Linear),
+                    ("cubic", Interpolation::Cubic),
+                ],
+            )?,
+            padding: items.one_of(
+                op,
+                "padding",
+                &[("zeros", Padding::Zeros), ("border", Padding::Border), ("reflection", Padding::Reflection)],
+            )?,
+            align_corners: items.flag(op, "align_corners")?,
+        };
+        self.emit_checked(op, Op::GridSample(sampling), inputs, view, &expected)?;
+        Ok(())
+    }
+
+    /// The program axis that the item `axis` names for an operand of a shape.
+    fn axis_item(
+        &self,
+        op: &OperationRef<'c, '_>,
+        items: &Items<'_>,
+        view: View,
+        shape: &[Option<usize>],
+    ) -> Result<usize, LoadError> {
+        let axis = items.number(op, "axis")?;
+        view.axis(axis)
+            .filter(|&axis| axis < shape.len())
+            .ok_or_else(|| fail(op, format!("axis {axis} is the batch or out of range")))
     }
 
     /// `broadcast`: a constant, the same for every sample.
@@ -466,6 +575,12 @@ impl<'c> Loader<'c, '_> {
             ("mxc", "conv2d") => {}
             ("mxc", "take") => return self.take(op, &attributes),
             ("mxc", "broadcast") => return self.broadcast(op),
+            ("mxc", "pick") => return self.indexed(op, &Items(&attributes), false),
+            ("mxc", "scatter") => return self.indexed(op, &Items(&attributes), true),
+            ("mxc", "topk") => return self.top_k(op, &Items(&attributes)),
+            ("mxc", "cumsum") => return self.cum_sum(op, &Items(&attributes)),
+            ("mxc", "grid_sample") => return self.grid_sample(op, &Items(&attributes)),
+            ("mxc", "div") => return self.binary(op, Binary::Div),
             ("mxc", "mod") => return self.binary(op, Binary::Mod),
             ("mxc", "rem") => return self.binary(op, Binary::Rem),
             ("mxc", "div") => return self.binary(op, Binary::Div),
@@ -1067,6 +1182,35 @@ impl<'c> Loader<'c, '_> {
     fn channels(&self, op: &OperationRef<'c, '_>, input: ValueId) -> Result<usize, LoadError> {
         let shape = &self.program.values[input].shape;
         shape[1..].last().copied().flatten().ok_or_else(|| fail(op, "its input has no channel axis".into()))
+    }
+}
+
+/// The text `implementation_attrs` of a `tosa.custom`: items `key=value` separated by semicolons.
+struct Items<'t>(&'t str);
+
+impl Items<'_> {
+    /// An item's value as one of several words.
+    fn one_of<T: Copy>(&self, op: &OperationRef<'_, '_>, key: &str, words: &[(&str, T)]) -> Result<T, LoadError> {
+        let text = self.text(op, key)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        found.ok_or_else(|| fail(op, format!("implementation_attrs: {key} is `{text}`")))
+    }
+
+    /// An item's value as a number.
+    fn number(&self, op: &OperationRef<'_, '_>, key: &str) -> Result<usize, LoadError> {
+        let text = self.text(op, key)?;
+        text.parse().map_err(|_| fail(op, format!("implementation_attrs: {key} is `{text}`, not a number")))
+    }
+
+    /// An item's value as 0 or 1.
+    fn flag(&self, op: &OperationRef<'_, '_>, key: &str) -> Result<bool, LoadError> {
+        self.one_of(op, key, &[("0", false), ("1", true)])
+    }
+
+    fn text(&self, op: &OperationRef<'_, '_>, key: &str) -> Result<&str, LoadError> {
+        let item = self.0.split(';').filter_map(|item| item.split_once('=')).find(|(name, _)| name.trim() == key);
+        item.map(|(_, value)| value.trim())
+            .ok_or_else(|| fail(op, format!("implementation_attrs: `{}` has no {key}", self.0)))
     }
 }
 

@@ -70,15 +70,17 @@ impl Window {
                 _ => return invalid(format!("attribute 'auto_pad' is '{auto}'")),
             }
             let padded = size + *before + *after;
-            let Some(span) = padded.checked_sub(reach) else {
+            // Negative where the window is larger than the padded input, which ceil_mode may round up to one partial window.
+            let span = padded as i64 - reach as i64;
+            if span < 0 && !(ceil && span > -(stride as i64)) {
                 return invalid(format!(
                     "its window of size {reach} does not fit its input '{}' of shape {} with padding {before} and {after}",
                     node.input(0),
                     show(shape)
                 ));
-            };
-            let rest = span % stride;
-            window.output[axis] = span / stride + 1;
+            }
+            let rest = span.rem_euclid(stride as i64) as usize;
+            window.output[axis] = (span.div_euclid(stride as i64) + 1) as usize;
             // A further, partial window must start inside the input or the padding before it.
             if ceil && rest > 0 && window.output[axis] * stride < size + *before {
                 window.output[axis] += 1;
@@ -364,7 +366,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let (input, window, spatial) = self.pooling(call)?;
         if !window.is_plain() {
-            let pooled = self.pooled(&input, &window, "tosa.maximum", f32::MIN)?;
+            let pooled = self.pooled(&input, &window, "tosa.maximum", f32::NEG_INFINITY)?;
             return self.spatial(pooled, spatial);
         }
         let source = self.windowed(&input, &window)?;
@@ -450,7 +452,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let (input, window, spatial) = self.pooling(call)?;
         let (p, power) = self.power_of_size(call, &input)?;
         let sum = self.pooled(&power, &window, "tosa.add", 0.0)?;
-        let root = self.emit.with_scalar("tosa.pow", &sum, 1.0 / p)?;
+        let root = self.root_of(&sum, p)?;
         self.spatial(root, spatial)
     }
 
@@ -460,7 +462,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let (p, power) = self.power_of_size(call, &input)?;
         let axes: Vec<_> = (2..input.rank()).collect();
         let sum = self.reduce_axes("ReduceSum", &power, &axes)?;
-        one(self.emit.with_scalar("tosa.pow", &sum, 1.0 / p)?)
+        one(self.root_of(&sum, p)?)
+    }
+
+    /// `x^(1/p)` of a sum of powers.
+    fn root_of(&mut self, sum: &Activation<'c, 'a>, p: f32) -> Result<Activation<'c, 'a>, Problem> {
+        if p == 2.0 { self.emit.square_root(sum) } else { self.emit.with_scalar("tosa.pow", sum, 1.0 / p) }
     }
 
     /// A pooling that TOSA has no operation for, one axis after the other: the elements of each step of the window, combined.

@@ -79,6 +79,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             "Round" | "Tan" | "Asin" | "Acos" | "Atan" | "Sinh" | "Cosh" | "Asinh" | "Acosh" | "Atanh" => {
                 emit.unary(&format!("mxc.{}", node.op.to_lowercase()), x)?
             }
+            "Sign" if x.element() == Element::F32 => emit.unary("mxc.sign", x)?,
             "Sign" => self.sign(x)?,
             // x / (1 + |x|)
             "Softsign" => {
@@ -89,17 +90,17 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             }
             // x where x > α, else 0.
             "ThresholdedRelu" => {
-                let above = emit.with_scalar("tosa.greater", x, alpha(1.0)?)?;
-                let zero = emit.with_scalar("tosa.mul", x, 0.0)?;
+                let above = self.above(x, alpha(1.0)?)?;
+                let zero = self.single(x, 0.0)?;
                 self.selected(&above, x, &zero)?
             }
             // x + bias where x < −λ, x − bias where x > λ, else 0.
             "Shrink" => {
                 let (bias, lambda) = (node.float("bias", 0.0)?, node.float("lambd", 0.5)?);
-                let above = emit.with_scalar("tosa.greater", x, lambda)?;
                 let negated = emit.negate(x)?;
-                let below = emit.with_scalar("tosa.greater", &negated, lambda)?;
-                let zero = emit.with_scalar("tosa.mul", x, 0.0)?;
+                let (above, below, zero) =
+                    (self.above(x, lambda)?, self.above(&negated, lambda)?, self.single(x, 0.0)?);
+                let emit = &mut self.emit;
                 let (less, more) = (emit.with_scalar("tosa.sub", x, bias)?, emit.with_scalar("tosa.add", x, bias)?);
                 let inner = self.selected(&below, &more, &zero)?;
                 self.selected(&above, &less, &inner)?
@@ -109,8 +110,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let zero = Tensor::ints(vec![], [Sym::from(0)]);
                 self.with_constant("tosa.maximum", x, "", &zero, false)?
             }
-            "Relu" => emit.clamp(x, 0.0, f32::MAX)?,
-            "Sqrt" => emit.with_scalar("tosa.pow", x, 0.5)?,
+            "Relu" => emit.clamp(x, 0.0, f32::INFINITY)?,
+            "Sqrt" => emit.square_root(x)?,
             "Clip"
                 if x.element() != Element::F32
                     || (1..3).any(|index| matches!(call.optional(index), Some(Entry::Activation(_)))) =>
@@ -132,6 +133,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     },
                     None => node.float(name, default),
                 };
+                // ONNX's defaults: an infinity is clipped where the bound on its side is left out.
                 let (low, high) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
                 if low.is_nan() || high.is_nan() {
                     return invalid("its bounds are not numbers");
@@ -194,14 +196,26 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         })
     }
 
+    /// Whether `x` is above a bound.
+    fn above(&mut self, x: &Activation<'c, 'a>, bound: f32) -> Result<Activation<'c, 'a>, Problem> {
+        self.emit.with_scalar("tosa.greater", x, bound)
+    }
+
+    /// A number as a value of the rank of `x`, to be broadcast against it.
+    pub(super) fn single(&mut self, x: &Activation<'c, 'a>, number: f32) -> Result<Activation<'c, 'a>, Problem> {
+        let shape = vec![Dim::Fixed(1); x.rank()];
+        Ok(Activation { value: self.emit.scalar(x.rank(), number)?, shape, order: x.order.clone() })
+    }
+
     fn leaky_relu(&mut self, x: &Activation<'c, 'a>, slope: f32) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
-        if (0.0..=1.0).contains(&slope) {
+        // Not for a slope of 0, which makes an infinity undefined.
+        if slope > 0.0 && slope <= 1.0 {
             let scaled = emit.with_scalar("tosa.mul", x, slope)?;
             return emit.binary("tosa.maximum", x, &scaled);
         }
-        let positive = emit.clamp(x, 0.0, f32::MAX)?;
-        let negative = emit.clamp(x, f32::MIN, 0.0)?;
+        let positive = emit.clamp(x, 0.0, f32::INFINITY)?;
+        let negative = emit.clamp(x, f32::NEG_INFINITY, 0.0)?;
         let scaled = emit.with_scalar("tosa.mul", &negative, slope)?;
         emit.binary("tosa.add", &positive, &scaled)
     }
@@ -226,8 +240,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         rate: f32,
     ) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
-        let positive = emit.clamp(x, 0.0, f32::MAX)?;
-        let mut negative = emit.clamp(x, f32::MIN, 0.0)?;
+        let positive = emit.clamp(x, 0.0, f32::INFINITY)?;
+        let mut negative = emit.clamp(x, f32::NEG_INFINITY, 0.0)?;
         if rate != 1.0 {
             negative = emit.with_scalar("tosa.mul", &negative, rate)?;
         }
@@ -241,7 +255,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// `ln(1 + eˣ)` as `max(x, 0) + ln(1 + e^−|x|)`, which does not overflow.
     fn softplus(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
-        let positive = emit.clamp(x, 0.0, f32::MAX)?;
+        let positive = emit.clamp(x, 0.0, f32::INFINITY)?;
         let size = emit.unary("tosa.abs", x)?;
         let negated = emit.negate(&size)?;
         let exp = emit.unary("tosa.exp", &negated)?;
@@ -301,8 +315,19 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             _ => {
                 let x = call.activation(0)?.clone();
                 let slope = call.entry(1)?.clone();
-                let positive = self.emit.clamp(&x, 0.0, f32::MAX)?;
-                let negative = self.emit.clamp(&x, f32::MIN, 0.0)?;
+                let finite = |slope: &Tensor| slope.to_floats().is_some_and(|all| all.iter().all(|x| x.is_finite()));
+                if !matches!(&slope, Entry::Constant(slope) if finite(slope)) {
+                    // A slope that may be infinite must not meet what it does not apply to.
+                    let slope = self.value(call, 1, None)?;
+                    let scaled = self.pair("tosa.mul", &x, &slope)?;
+                    let negative = {
+                        let zero = Tensor::floats(vec![], [0.0]);
+                        self.with_constant("tosa.greater", &x, "", &zero, true)?
+                    };
+                    return one(self.selected(&negative, &scaled, &x)?);
+                }
+                let positive = self.emit.clamp(&x, 0.0, f32::INFINITY)?;
+                let negative = self.emit.clamp(&x, f32::NEG_INFINITY, 0.0)?;
                 let scaled = self.join("tosa.mul", (&Entry::Activation(negative), ""), (&slope, node.input(1)))?;
                 one(self.pair("tosa.add", &positive, &scaled)?)
             }
@@ -328,10 +353,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             (Entry::Activation(activation), Entry::Constant(constant))
             | (Entry::Constant(constant), Entry::Activation(activation)) => match (op, constant.scalar()) {
                 ("Max", Some(low)) if constant.shape.len() <= activation.rank() && !low.is_nan() => {
-                    self.emit.clamp(activation, low, f32::MAX)?
+                    self.emit.clamp(activation, low, f32::INFINITY)?
                 }
                 ("Min", Some(high)) if constant.shape.len() <= activation.rank() && !high.is_nan() => {
-                    self.emit.clamp(activation, f32::MIN, high)?
+                    self.emit.clamp(activation, f32::NEG_INFINITY, high)?
                 }
                 _ => self.with_constant(operation, activation, name, constant, false)?,
             },

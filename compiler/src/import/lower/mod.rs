@@ -4,6 +4,7 @@
 mod conv;
 mod elementwise;
 mod execute;
+mod index;
 mod linear;
 mod normalization;
 mod quantized;
@@ -485,6 +486,17 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             "Resize" | "Upsample" => self.resize(call),
             "DepthToSpace" | "SpaceToDepth" => self.depth_space(call),
             "Einsum" => self.einsum(call),
+            "TopK" => self.top_k(call),
+            "GatherElements" => self.gather_elements(call),
+            "GatherND" => self.gather_nd(call),
+            "ScatterElements" | "Scatter" => self.scatter_elements(call),
+            "ScatterND" => self.scatter_nd(call),
+            "OneHot" => self.one_hot(call),
+            "EyeLike" => self.eye_like(call),
+            "CumSum" => self.cum_sum(call),
+            "Trilu" => self.trilu(call),
+            "NonZero" => self.non_zero(call),
+            "GridSample" => self.grid_sample(call),
             "LpPool" => self.lp_pool(call),
             "GlobalLpPool" => self.global_lp_pool(call),
             "RMSNormalization" => self.rms_normalization(call),
@@ -520,7 +532,20 @@ fn is_known(op: &str) -> bool {
             op,
             "ArgMax"
                 | "ArgMin"
+                | "BipolarQuant"
                 | "Conv"
+                | "CumSum"
+                | "EyeLike"
+                | "GatherElements"
+                | "GatherND"
+                | "GridSample"
+                | "NonZero"
+                | "OneHot"
+                | "Scatter"
+                | "ScatterElements"
+                | "ScatterND"
+                | "TopK"
+                | "Trilu"
                 | "DepthToSpace"
                 | "DequantizeLinear"
                 | "DynamicQuantizeLinear"

@@ -155,8 +155,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             p => return invalid(format!("attribute 'p' is {p}")),
         };
         let norm = self.reduced(op, &input, &[axis])?;
-        // A norm of 0 belongs to zeros, which any divisor keeps.
-        let norm = self.emit.clamp(&norm, f32::MIN_POSITIVE, f32::MAX)?;
+        // A norm of 0 belongs to zeros, which any divisor keeps; an infinite one also makes their gradient 0.
+        let none = self.emit.with_scalar("tosa.equal", &norm, 0.0)?;
+        let infinite = self.single(&norm, f32::INFINITY)?;
+        let norm = self.selected(&none, &infinite, &norm)?;
         let inverse = self.emit.unary("tosa.reciprocal", &norm)?;
         one(self.pair("tosa.mul", &input, &inverse)?)
     }

@@ -81,15 +81,16 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             "ReduceSumSquare" | "ReduceL2" => {
                 let squared = self.emit.binary("tosa.mul", input, input)?;
                 let sum = self.reduce_axes("ReduceSum", &squared, axes)?;
-                if op == "ReduceL2" { self.emit.with_scalar("tosa.pow", &sum, 0.5) } else { Ok(sum) }
+                if op == "ReduceL2" { self.emit.square_root(&sum) } else { Ok(sum) }
             }
             "ReduceLogSum" => {
                 let sum = self.reduce_axes("ReduceSum", input, axes)?;
                 self.emit.unary("tosa.log", &sum)
             }
-            // Stable, as in softmax.
+            // Stable, as in softmax; an infinite maximum cannot be subtracted from itself.
             "ReduceLogSumExp" => {
                 let max = self.reduce_axes("ReduceMax", input, axes)?;
+                let max = self.emit.clamp(&max, f32::MIN, f32::MAX)?;
                 let shifted = self.pair("tosa.sub", input, &max)?;
                 let exp = self.emit.unary("tosa.exp", &shifted)?;
                 let sum = self.reduce_axes("ReduceSum", &exp, axes)?;

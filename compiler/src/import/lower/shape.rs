@@ -114,6 +114,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             "Squeeze" => {
                 let dropped = match call.list("axes", 1)? {
                     Some(given) => axes(&given, rank)?,
+                    // The batch of a file that fixes it to 1 is such an axis: the network has none.
+                    None if self.fixed_batch == Some(1) && input.has_batch() => {
+                        return unsupported("it drops the batch axis, whose size the file fixes to 1");
+                    }
                     None => (0..rank).filter(|&axis| input.shape[axis].is_one()).collect(),
                 };
                 if let Some(axis) = dropped.iter().find(|&&axis| !input.shape[axis].is_one()) {
@@ -493,27 +497,6 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         result.shape[0] = Dim::Batch(1);
         result.value = self.emit.custom("broadcast", &[constant.value, like], "", &result.shape)?;
         one(result)
-    }
-
-    /// Gather at indices that depend on the model's inputs; negative ones count from the back.
-    fn gather(&mut self, call: &Call<'_, 'c, 'a>, indices: &Activation<'c, 'a>) -> Results<'c, 'a> {
-        let input = self.value(call, 0, None)?;
-        let axis = axis(call.node.int("axis", 0)?, input.rank())?;
-        let Some(size) = input.shape[axis].fixed().filter(|_| !indices.has_batch() && !input.has_batch()) else {
-            return unsupported("its indices depend on the model's inputs, one sample at a time");
-        };
-        let count = indices.shape.iter().filter_map(|dim| dim.fixed()).product();
-        let indices = self.emit.logical(indices)?;
-        let flat = self.emit.reshape(&indices, &[Dim::Fixed(count)])?;
-        let number = |value: i64| Tensor::ints(vec![], [Sym::from(value)]);
-        let negative = self.with_constant("tosa.greater", &flat, "", &number(0), true)?;
-        let counted = self.with_constant("tosa.add", &flat, "", &number(size as i64), false)?;
-        let from_front = self.selected(&negative, &counted, &flat)?;
-        let mut taken = input.clone();
-        taken.shape[axis] = Dim::Fixed(count);
-        let taken = self.emit.take_at(&taken, axis, from_front.value)?;
-        let shape = [&input.shape[..axis], &indices.shape, &input.shape[axis + 1..]].concat();
-        one(self.emit.reshape(&taken, &shape)?)
     }
 
     fn expand(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {

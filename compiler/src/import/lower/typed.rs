@@ -10,7 +10,7 @@ use crate::import::{
 };
 
 /// The operators that take integers or booleans that depend on the model's inputs.
-const INTEGERS: [&str; 46] = [
+const INTEGERS: [&str; 57] = [
     "Abs",
     "Add",
     "And",
@@ -20,14 +20,18 @@ const INTEGERS: [&str; 46] = [
     "CastLike",
     "Clip",
     "Concat",
+    "CumSum",
     "DepthToSpace",
     "DequantizeLinear",
     "Div",
     "Dropout",
     "Equal",
     "Expand",
+    "EyeLike",
     "Flatten",
     "Gather",
+    "GatherElements",
+    "GatherND",
     "Greater",
     "GreaterOrEqual",
     "Identity",
@@ -38,7 +42,9 @@ const INTEGERS: [&str; 46] = [
     "Mod",
     "Mul",
     "Neg",
+    "NonZero",
     "Not",
+    "OneHot",
     "Or",
     "Pad",
     "Pow",
@@ -47,6 +53,9 @@ const INTEGERS: [&str; 46] = [
     "ReduceProd",
     "ReduceSum",
     "Reshape",
+    "Scatter",
+    "ScatterElements",
+    "ScatterND",
     "Shape",
     "Sign",
     "Size",
@@ -54,7 +63,9 @@ const INTEGERS: [&str; 46] = [
     "Split",
     "Sub",
     "Tile",
+    "TopK",
     "Transpose",
+    "Trilu",
     "Where",
     "Xor",
 ];
@@ -197,8 +208,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if to == Element::I32 && self.emit.is_rounded(input) {
             return self.emit.quantised(input);
         }
-        let positive = self.emit.clamp(input, 0.0, f32::MAX)?;
-        let negative = self.emit.clamp(input, f32::MIN, 0.0)?;
+        let positive = self.emit.clamp(input, 0.0, f32::INFINITY)?;
+        let negative = self.emit.clamp(input, f32::NEG_INFINITY, 0.0)?;
         let (low, high) = (self.emit.unary("tosa.floor", &positive)?, self.emit.unary("tosa.ceil", &negative)?);
         let whole = self.emit.binary("tosa.add", &low, &high)?;
         self.emit.cast(&whole, to)
@@ -324,6 +335,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     return invalid(format!("'{b_name}' must hold floats"));
                 };
                 let inverse: Vec<f32> = values.iter().map(|&value| (1.0 / f64::from(value)) as f32).collect();
+                if inverse.iter().any(|inverse| !inverse.is_normal()) {
+                    // The divisor or its inverse lost digits, or there is none.
+                    return self.join("mxc.div", (a, a_name), (b, b_name));
+                }
                 let inverse = Entry::Constant(std::rc::Rc::new(Tensor::floats(divisor.shape.clone(), inverse)));
                 self.join("tosa.mul", (a, a_name), (&inverse, &format!("{b_name}.reciprocal")))
             }
