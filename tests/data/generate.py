@@ -263,10 +263,8 @@ def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> tuple[list[np.
     return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, inputs), data
 
 
-def main() -> None:
-    for part in (convolutions, pools, activations, arithmetic, products, reductions, shapes):
-        part()
-    path = Path(__file__).with_name("ops.npz")
+def write_cases(path: Path) -> None:
+    """Writes all cases with their results."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
 
         def write(key: str, array: np.ndarray) -> None:
@@ -290,6 +288,12 @@ def main() -> None:
             for output, value in zip(model.graph.output, results):
                 write(f"{name}/out/{output.name}", value.astype(np.float32))
     print(f"{len(CASES)} cases, {path.stat().st_size // 1024} KiB")
+
+
+def main() -> None:
+    for part in (convolutions, pools, activations, arithmetic, products, reductions, shapes):
+        part()
+    write_cases(Path(__file__).with_name("ops.npz"))
 
 
 if __name__ == "__main__":

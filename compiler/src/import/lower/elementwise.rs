@@ -74,13 +74,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 emit.unary(&format!("mxc.{}", node.op.to_lowercase()), x)?
             }
             "Sign" => self.sign(x)?,
-            // x / (1 + |x|)
-            "Softsign" => {
-                let size = emit.unary("tosa.abs", x)?;
-                let more = emit.with_scalar("tosa.add", &size, 1.0)?;
-                let inverse = emit.unary("tosa.reciprocal", &more)?;
-                emit.binary("tosa.mul", x, &inverse)?
-            }
+            "Softsign" => self.softsign(x)?,
             // x where x > α, else 0.
             "ThresholdedRelu" => {
                 let above = emit.with_scalar("tosa.greater", x, alpha(1.0)?)?;
@@ -188,7 +182,15 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         })
     }
 
-    fn leaky_relu(&mut self, x: &Activation<'c, 'a>, slope: f32) -> Result<Activation<'c, 'a>, Problem> {
+    /// `x / (1 + |x|)`.
+    pub(super) fn softsign(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let size = self.emit.unary("tosa.abs", x)?;
+        let more = self.emit.with_scalar("tosa.add", &size, 1.0)?;
+        let inverse = self.emit.unary("tosa.reciprocal", &more)?;
+        self.emit.binary("tosa.mul", x, &inverse)
+    }
+
+    pub(super) fn leaky_relu(&mut self, x: &Activation<'c, 'a>, slope: f32) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
         if (0.0..=1.0).contains(&slope) {
             let scaled = emit.with_scalar("tosa.mul", x, slope)?;
@@ -201,7 +203,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `clamp(α·x + β, 0, 1)`.
-    fn hard_sigmoid(&mut self, x: &Activation<'c, 'a>, alpha: f32, beta: f32) -> Result<Activation<'c, 'a>, Problem> {
+    pub(super) fn hard_sigmoid(
+        &mut self,
+        x: &Activation<'c, 'a>,
+        alpha: f32,
+        beta: f32,
+    ) -> Result<Activation<'c, 'a>, Problem> {
         // Saturating first keeps the scale apart from a layer before it: folded into that, it would change the layer's
         // output, which is a value of the ONNX graph.
         let first = alpha > 0.0;
@@ -212,7 +219,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `γ·(max(x, 0) + α·(exp(rate·min(x, 0)) − 1))`.
-    fn elu(
+    pub(super) fn elu(
         &mut self,
         x: &Activation<'c, 'a>,
         alpha: f32,
@@ -233,7 +240,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `ln(1 + eˣ)` as `max(x, 0) + ln(1 + e^−|x|)`, which does not overflow.
-    fn softplus(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+    pub(super) fn softplus(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
         let positive = emit.clamp(x, 0.0, f32::MAX)?;
         let size = emit.unary("tosa.abs", x)?;

@@ -10,12 +10,13 @@ use crate::import::{
 };
 
 /// The operators that take integers or booleans that depend on the model's inputs.
-const INTEGERS: [&str; 46] = [
+const INTEGERS: [&str; 50] = [
     "Abs",
     "Add",
     "And",
     "ArgMax",
     "ArgMin",
+    "Attention",
     "Cast",
     "CastLike",
     "Clip",
@@ -27,10 +28,12 @@ const INTEGERS: [&str; 46] = [
     "Equal",
     "Expand",
     "Flatten",
+    "GRU",
     "Gather",
     "Greater",
     "GreaterOrEqual",
     "Identity",
+    "LSTM",
     "Less",
     "LessOrEqual",
     "Max",
@@ -42,6 +45,7 @@ const INTEGERS: [&str; 46] = [
     "Or",
     "Pad",
     "Pow",
+    "RNN",
     "ReduceMax",
     "ReduceMin",
     "ReduceProd",
