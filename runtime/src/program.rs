@@ -361,8 +361,6 @@ pub enum Binary {
     Add,
     Sub,
     Mul,
-    /// The quotient of floats.
-    Div,
     Max,
     Min,
     Pow,

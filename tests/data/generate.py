@@ -292,15 +292,20 @@ def save(path: Path, cases: dict[str, tuple[bytes, dict[str, np.ndarray], dict[s
     print(f"{path.name}: {len(cases)} cases, {path.stat().st_size // 1024} KiB")
 
 
-def main() -> None:
-    for part in (convolutions, pools, activations, arithmetic, products, reductions, shapes):
-        part()
+def write_cases(path: Path) -> None:
+    """Runs all cases in onnxruntime and writes them with their results."""
     results = {}
     for name, (model, inputs) in CASES.items():
         values, data = checked(model, inputs)
         outputs = {output.name: value for output, value in zip(model.graph.output, values)}
         results[name] = (data, inputs, outputs)
-    save(Path(__file__).with_name("ops.npz"), results)
+    save(path, results)
+
+
+def main() -> None:
+    for part in (convolutions, pools, activations, arithmetic, products, reductions, shapes):
+        part()
+    write_cases(Path(__file__).with_name("ops.npz"))
 
 
 if __name__ == "__main__":

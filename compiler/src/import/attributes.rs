@@ -43,6 +43,24 @@ impl Node {
         }
     }
 
+    /// An attribute that is a list of floats; empty where it is left out.
+    pub fn floats(&self, name: &str) -> Result<&[f32], Problem> {
+        match self.attributes.get(name) {
+            None => Ok(&[]),
+            Some(Attribute::Floats(values)) => Ok(values),
+            Some(_) => invalid(format!("attribute '{name}' must be a list of floats")),
+        }
+    }
+
+    /// An attribute that is a list of strings; empty where it is left out.
+    pub fn strings(&self, name: &str) -> Result<&[String], Problem> {
+        match self.attributes.get(name) {
+            None => Ok(&[]),
+            Some(Attribute::Strings(values)) => Ok(values),
+            Some(_) => invalid(format!("attribute '{name}' must be a list of strings")),
+        }
+    }
+
     /// A list attribute of `count` sizes ≥ `least`, or `default` for each.
     pub fn sizes(&self, name: &str, count: usize, default: usize, least: usize) -> Result<Vec<usize>, Problem> {
         let Some(values) = self.ints(name)? else {

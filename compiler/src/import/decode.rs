@@ -92,6 +92,7 @@ pub(super) enum Attribute {
     String(String),
     Ints(Vec<i64>),
     Floats(Vec<f32>),
+    Strings(Vec<String>),
     Tensor(Rc<Tensor>),
     Graph(Rc<Graph>),
     /// In a function: the attribute of that name of the call.
@@ -305,6 +306,9 @@ impl Decoder<'_> {
             AttributeType::STRING => Attribute::String(String::from_utf8_lossy(&attribute.s).into_owned()),
             AttributeType::INTS => Attribute::Ints(attribute.ints),
             AttributeType::FLOATS => Attribute::Floats(attribute.floats),
+            AttributeType::STRINGS => Attribute::Strings(
+                attribute.strings.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect(),
+            ),
             AttributeType::TENSOR => match attribute.t.into_option() {
                 Some(tensor) => Attribute::Tensor(Rc::new(self.tensor(tensor)?)),
                 None => Attribute::Other,

@@ -100,7 +100,7 @@ pub(super) struct Emitter<'c, 'a> {
     pub weights: WeightStore,
     /// The location of the node being lowered.
     pub location: Location<'c>,
-    /// Conversions to other layouts made so far, by value and axis order.
+    /// Conversions to other layouts made so far, by value and how its stored axes move.
     converted: BTreeMap<(usize, Vec<usize>), Value<'c, 'a>>,
     /// Loads of globals and inline constants made so far.
     loads: BTreeMap<String, Value<'c, 'a>>,
@@ -425,7 +425,9 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let mut converted =
             Activation { value: activation.value, shape: activation.shape.clone(), order: order.to_vec() };
-        let key = (key(activation.value), order.to_vec());
+        // One value may stand for several activations, each with its own names for the axes.
+        let perms: Vec<usize> = order.iter().map(|&axis| activation.position(axis)).collect();
+        let key = (key(activation.value), perms.clone());
         if let Some(&value) = self.converted.get(&key) {
             converted.value = value;
             return Ok(converted);
@@ -437,7 +439,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         converted.value = if moving(&activation.order) == moving(order) {
             self.reshape_raw(activation.value, &activation.physical(), &physical)?
         } else {
-            let perms: Vec<_> = order.iter().map(|&axis| activation.position(axis) as i32).collect();
+            let perms: Vec<_> = perms.iter().map(|&axis| axis as i32).collect();
             let perms = DenseI32ArrayAttribute::new(self.context, &perms).into();
             self.shaped("tosa.transpose", &[activation.value], &[("perms", perms)], &physical)?
         };
@@ -464,6 +466,15 @@ impl<'c, 'a> Emitter<'c, 'a> {
         self.in_order(activation, &NHWC)
     }
 
+    /// An activation of rank 4 or more channels last.
+    pub fn channels_last(&mut self, activation: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        if activation.rank() == 4 {
+            return self.nhwc(activation);
+        }
+        let order: Vec<_> = [0].into_iter().chain(2..activation.rank()).chain([1]).collect();
+        self.in_order(activation, &order)
+    }
+
     /// The activation with its elements, in logical order, under another shape of as many elements.
     pub fn reshape(&mut self, activation: &Activation<'c, 'a>, shape: &[Dim]) -> Result<Activation<'c, 'a>, Problem> {
         if activation.shape == shape {
@@ -475,6 +486,15 @@ impl<'c, 'a> Emitter<'c, 'a> {
         // Axes of size 1 move freely.
         let moving: Vec<_> =
             activation.order.iter().copied().filter(|&axis| !activation.shape[axis].is_one()).collect();
+        if !moving.is_sorted()
+            && activation.shape.iter().position(|dim| dim.fixed().is_none()).is_some_and(|axis| axis > 0)
+            && let Some(order) = regrouped(activation, shape)
+        {
+            // The batch is stored in front though it is another axis, and stays there.
+            let mut result = Activation { value: activation.value, shape: shape.to_vec(), order };
+            result.value = self.reshape_raw(activation.value, &activation.physical(), &result.physical())?;
+            return Ok(result);
+        }
         let source = if moving.is_sorted() { activation.clone() } else { self.logical(activation)? };
         let value = self.reshape_raw(source.value, &source.physical(), shape)?;
         Ok(Activation { value, shape: shape.to_vec(), order: logical(shape.len()) })
@@ -755,6 +775,23 @@ impl<'c, 'a> Emitter<'c, 'a> {
         Ok(Activation { value, ..sliced })
     }
 
+    /// Activations of one order joined along a logical axis.
+    pub fn concat(&mut self, parts: &[Activation<'c, 'a>], axis: usize) -> Result<Activation<'c, 'a>, Problem> {
+        let Some((first, rest)) = parts.split_first() else {
+            return unsupported("it would make an empty tensor");
+        };
+        let mut joined = first.clone();
+        if rest.is_empty() {
+            return Ok(joined);
+        }
+        let sizes = parts.iter().filter_map(|part| part.shape[axis].fixed());
+        joined.shape[axis] = Dim::Fixed(sizes.fold(0, |total: usize, size| total.saturating_add(size)));
+        let values: Vec<_> = parts.iter().map(|part| part.value).collect();
+        let attributes = [("axis", self.axis(joined.position(axis)))];
+        joined.value = self.shaped("tosa.concat", &values, &attributes, &joined.physical())?;
+        Ok(joined)
+    }
+
     /// The activation repeated along its logical axes.
     pub fn tile(
         &mut self,
@@ -836,6 +873,48 @@ pub(super) fn main_function<'c>(
         .add_regions([region])
         .build()
         .map_err(|error| error.to_string())
+}
+
+/// The axis order of the same elements in the same places under another shape, where that only splits or joins axes that are
+/// stored side by side.
+fn regrouped(activation: &Activation<'_, '_>, shape: &[Dim]) -> Option<Vec<usize>> {
+    let from = &activation.shape;
+    // Runs of axes of both shapes with as many elements; those of size 1 are a run by themselves.
+    let mut runs = Vec::new();
+    let (mut i, mut j) = (0, 0);
+    while i < from.len() || j < shape.len() {
+        let (first, second) = (i, j);
+        match (from.get(i), shape.get(j)) {
+            (Some(Dim::Fixed(1)), _) => i += 1,
+            (_, Some(Dim::Fixed(1))) => j += 1,
+            (Some(Dim::Batch(a)), Some(Dim::Batch(b))) if a == b => (i, j) = (i + 1, j + 1),
+            (Some(&Dim::Fixed(a)), Some(&Dim::Fixed(b))) => {
+                let (mut left, mut right) = (a, b);
+                (i, j) = (i + 1, j + 1);
+                while left != right {
+                    let (size, of, at) =
+                        if left < right { (&mut left, from.as_slice(), &mut i) } else { (&mut right, shape, &mut j) };
+                    *size = size.checked_mul(of.get(*at)?.fixed()?)?;
+                    *at += 1;
+                }
+            }
+            _ => return None,
+        }
+        runs.push((first..i, second..j));
+    }
+    let mut stored = activation.order.iter().copied().filter(|&axis| !from[axis].is_one());
+    let mut order = Vec::with_capacity(shape.len());
+    while let Some(axis) = stored.next() {
+        let (own, made) = runs.iter().find(|(own, _)| own.contains(&axis))?;
+        // A run is stored whole and in order.
+        let mut wanted = own.clone().filter(|&axis| !from[axis].is_one());
+        if wanted.next() != Some(axis) || wanted.any(|axis| stored.next() != Some(axis)) {
+            return None;
+        }
+        order.extend(made.clone());
+    }
+    order.extend((0..shape.len()).filter(|axis| shape[*axis].is_one() && !order.contains(axis)).collect::<Vec<_>>());
+    (order.len() == shape.len()).then_some(order)
 }
 
 /// Refuses to pick more elements of an axis one by one, or in more steps, than any network does.

@@ -337,6 +337,17 @@ impl Tensor {
         Self { shape, data, narrow: self.narrow }
     }
 
+    /// The part of that shape that starts at `start`.
+    ///
+    /// # Panics
+    ///
+    /// When it reaches out of the tensor; callers compute it from the shape.
+    pub fn sliced(&self, start: &[usize], shape: Vec<usize>) -> Self {
+        let steps = strides(&self.shape);
+        let first = start.iter().zip(&steps).map(|(index, step)| index * step).sum();
+        self.gather(shape.clone(), &positions(&shape, &steps, first))
+    }
+
     /// The tensor with its axes permuted: result axis `i` is axis `perms[i]`.
     pub fn transposed(&self, perms: &[usize]) -> Self {
         let shape: Vec<_> = perms.iter().map(|&axis| self.shape[axis]).collect();

@@ -31,7 +31,7 @@ use mxc_dialects::{
     origin::{self, Origin, Step},
 };
 use mxc_runtime::store::Weight;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// See the module.
 pub struct MapToAnalog {
@@ -75,7 +75,8 @@ impl MapToAnalog {
             .ok_or_else(|| PassError::new("the module has no function @main with a body"))?;
         let mut names: BTreeSet<String> = AnalogOp::all(module).into_iter().map(AnalogOp::layer).collect();
         let mut unmatched = vec![true; self.keep_digital.len()];
-        let mut mapper = Mapper { context, module, block, cx, eraser, renames: Vec::new() };
+        let mut mapper =
+            Mapper { context, module, block, cx, eraser, renames: Vec::new(), rearranged: BTreeMap::new() };
         for (index, operation) in ir::block_ops(block).into_iter().enumerate() {
             let Some(candidate) = Candidate::of(operation) else {
                 continue;
@@ -152,6 +153,8 @@ struct Mapper<'c, 'a, 'p> {
     cx: &'p mut PassContext,
     eraser: &'p mut Eraser<'c, 'a>,
     renames: Vec<(String, String)>,
+    /// The globals that matrix products' weights and biases became, by the ones they were and their new shape.
+    rearranged: BTreeMap<(String, Vec<usize>), String>,
 }
 
 impl<'c, 'a> Mapper<'c, 'a, '_> {
@@ -236,6 +239,33 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
         )
     }
 
+    /// A constant in another arrangement of that shape. A global that several layers read becomes one global: what a tile holds
+    /// once counts once.
+    fn rearranged(
+        &mut self,
+        of: Value<'c, 'a>,
+        name: &str,
+        shape: Vec<usize>,
+        weight: impl FnOnce(&Self) -> Result<Weight, PassError>,
+        before: OperationRef<'c, 'a>,
+    ) -> Result<Value<'c, 'a>, PassError> {
+        let key = match source(of) {
+            Some(Source::Global(global)) => Some((global, shape)),
+            _ => None,
+        };
+        if let Some((key, made)) = key.as_ref().and_then(|key| Some((key, self.rearranged.get(key)?))) {
+            let r#type = ir::f32_tensor(self.context, &key.1);
+            let load = built("a load", ir::load_global(self.context, made, r#type))?;
+            return insert_before(self.block, before, load);
+        }
+        let weight = weight(self)?;
+        let value = self.constant(of, name, weight, before)?;
+        if let (Some(key), Some(made)) = (key, ir::loaded_global(value)) {
+            self.rearranged.insert(key, made);
+        }
+        Ok(value)
+    }
+
     /// `[reshape] → matmul → [reshape] → [add bias]` becomes one layer; the reshapes go where they undo each other.
     fn matmul(&mut self, matmul: OperationRef<'c, 'a>, layer: &str) -> Result<(), PassError> {
         let operand = |index| built("an analog layer", matmul.operand(index));
@@ -267,19 +297,20 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
         });
 
         let anchor = add.map_or(reshape.filter(|_| direct.is_some()).unwrap_or(matmul), |(add, _)| add);
-        let original = weight(Self::PASS, rhs, &self.cx.weights)?;
-        let transposed = original
-            .reshaped(vec![inputs, outputs])
-            .and_then(|weight| weight.transposed(&[1, 0]))
-            .ok_or_else(|| PassError::new("a matmul's weight has a wrong size").at(matmul.location()))?;
-        let kernel = self.constant(rhs, &format!("{layer}.weight"), transposed, anchor)?;
+        let transposed = |mapper: &Self| {
+            weight(Self::PASS, rhs, &mapper.cx.weights)?
+                .reshaped(vec![inputs, outputs])
+                .and_then(|weight| weight.transposed(&[1, 0]))
+                .ok_or_else(|| PassError::new("a matmul's weight has a wrong size").at(matmul.location()))
+        };
+        let kernel = self.rearranged(rhs, &format!("{layer}.weight"), vec![outputs, inputs], transposed, anchor)?;
         let mut shift = None;
         let bias = match add {
             Some((_, bias)) => {
-                let original = weight(Self::PASS, bias, &self.cx.weights)?;
-                let added = repeated(&original, outputs)?;
+                let added = repeated(&weight(Self::PASS, bias, &self.cx.weights)?, outputs)?;
                 shift = Some(Step::Shift(added.values().to_vec()));
-                self.constant(bias, &format!("{layer}.bias"), added, anchor)?
+                let vector = |mapper: &Self| repeated(&weight(Self::PASS, bias, &mapper.cx.weights)?, outputs);
+                self.rearranged(bias, &format!("{layer}.bias"), vec![outputs], vector, anchor)?
             }
             None => {
                 let zero = built("a constant", ir::tosa_const(self.context, &[outputs], &[0.0]))?;

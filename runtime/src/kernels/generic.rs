@@ -35,7 +35,6 @@ pub fn check(op: &Op, operands: &[DType], result: DType) -> Result<(), String> {
         Op::Unary(Unary::Not) => is(DType::Bool),
         Op::Unary(Unary::Identity | Unary::Abs | Unary::Negate | Unary::Sign) => (result == first).then_some(()),
         Op::Unary(_) => is(DType::F32),
-        Op::Binary(Binary::Div) => is(DType::F32).filter(|()| same(0)),
         Op::Binary(Binary::Equal) => (same(0) && result == DType::Bool).then_some(()),
         Op::Binary(Binary::Greater | Binary::GreaterEqual) => {
             (same(0) && number && result == DType::Bool).then_some(())

@@ -580,7 +580,6 @@ impl<'c> Loader<'c, '_> {
             ("mxc", "topk") => return self.top_k(op, &Items(&attributes)),
             ("mxc", "cumsum") => return self.cum_sum(op, &Items(&attributes)),
             ("mxc", "grid_sample") => return self.grid_sample(op, &Items(&attributes)),
-            ("mxc", "div") => return self.binary(op, Binary::Div),
             ("mxc", "mod") => return self.binary(op, Binary::Mod),
             ("mxc", "rem") => return self.binary(op, Binary::Rem),
             ("mxc", "div") => return self.binary(op, Binary::Div),

@@ -1,4 +1,5 @@
-//! Convolutions, pooling over windows and batch normalization: the operators that want channels last.
+//! Convolutions, pooling over windows and batch normalization: the operators that want channels last. What windows over three
+//! spatial axes and transposed convolutions are made of is in [`super::volume`] and [`super::transposed`].
 
 use super::{Call, Entry, Lowering, Results, one};
 use crate::import::{
@@ -6,50 +7,51 @@ use crate::import::{
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor, show},
 };
+use melior::ir::Value;
 
-/// The window of a convolution or pooling over two spatial axes.
-struct Window {
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    dilation: [usize; 2],
+/// The window of a convolution or pooling over N spatial axes.
+pub(super) struct Window<const N: usize> {
+    pub kernel: [usize; N],
+    pub stride: [usize; N],
+    pub dilation: [usize; N],
     /// Before and after, per axis.
-    pad: [[usize; 2]; 2],
+    pub pad: [[usize; 2]; N],
     /// The result's size.
-    output: [usize; 2],
+    pub output: [usize; N],
     /// How many rows and columns at the end of the input no window covers, beyond its padding.
-    crop: [usize; 2],
+    pub crop: [usize; N],
 }
 
-/// The attribute `pads` of a window over one or two spatial axes: before on each, then after.
-fn declared_pads(call: &Call<'_, '_, '_>, spatial: usize) -> Result<[usize; 4], Problem> {
+/// A list attribute with a size for each of `spatial` axes, 1 where it is left out and for the axes beyond.
+pub(super) fn spatial_sizes<const N: usize>(
+    call: &Call<'_, '_, '_>,
+    name: &str,
+    spatial: usize,
+) -> Result<[usize; N], Problem> {
+    let sizes = call.node.sizes(name, spatial, 1, 1)?;
+    Ok(std::array::from_fn(|axis| sizes.get(axis).copied().unwrap_or(1)))
+}
+
+/// The attribute `pads` of a window over `spatial` axes as before and after, per axis.
+pub(super) fn declared_pads<const N: usize>(
+    call: &Call<'_, '_, '_>,
+    spatial: usize,
+) -> Result<[[usize; 2]; N], Problem> {
     let pads = call.node.sizes("pads", 2 * spatial, 0, 0)?;
-    Ok(match pads.as_slice() {
-        [top, left, bottom, right] => [*top, *left, *bottom, *right],
-        [before, after] => [*before, 0, *after, 0],
-        _ => [0; 4],
-    })
+    Ok(std::array::from_fn(|axis| if axis < spatial { [pads[axis], pads[spatial + axis]] } else { [0; 2] }))
 }
 
-impl Window {
+impl<const N: usize> Window<N> {
     /// Reads the attributes of a window for an input of logical shape `shape`. The padding at the end is trimmed (or with
     /// `ceil_mode` extended) so that the windows cover the padded input exactly, as TOSA requires.
-    fn new(call: &Call<'_, '_, '_>, shape: &[Dim], kernel: [usize; 2], spatial: usize) -> Result<Self, Problem> {
+    fn new(call: &Call<'_, '_, '_>, shape: &[Dim], kernel: [usize; N], spatial: usize) -> Result<Self, Problem> {
         let node = call.node;
-        let pair =
-            |name: &str| node.sizes(name, spatial, 1, 1).map(|sizes| [sizes[0], sizes.get(1).copied().unwrap_or(1)]);
-        let (stride, dilation) = (pair("strides")?, pair("dilations")?);
-        let pads = declared_pads(call, spatial)?;
+        let (stride, dilation) = (spatial_sizes(call, "strides", spatial)?, spatial_sizes(call, "dilations", spatial)?);
         let ceil = node.int("ceil_mode", 0)? != 0;
         let auto = node.string("auto_pad", "NOTSET")?;
-        let mut window = Self {
-            kernel,
-            stride,
-            dilation,
-            pad: [[pads[0], pads[2]], [pads[1], pads[3]]],
-            output: [0; 2],
-            crop: [0; 2],
-        };
-        for axis in 0..2 {
+        let mut window =
+            Self { kernel, stride, dilation, pad: declared_pads(call, spatial)?, output: [0; N], crop: [0; N] };
+        for axis in 0..N {
             let Some(size) = shape[axis + 2].fixed() else {
                 return unsupported(format!("its input's spatial axes must be fixed, not {}", show(shape)));
             };
@@ -94,6 +96,14 @@ impl Window {
         Ok(window)
     }
 
+    /// The positions that the window at `at` covers on an axis of the input; some may lie outside.
+    fn taps(&self, axis: usize, at: usize) -> Vec<i64> {
+        let first = (at * self.stride[axis]) as i64 - self.pad[axis][0] as i64;
+        (0..self.kernel[axis]).map(|step| first + (step * self.dilation[axis]) as i64).collect()
+    }
+}
+
+impl Window<2> {
     /// Top, bottom, left, right.
     fn pads(&self) -> [usize; 4] {
         let [[top, bottom], [left, right]] = self.pad;
@@ -105,12 +115,6 @@ impl Window {
         self.dilation == [1, 1] && (0..2).all(|axis| self.pad[axis].iter().all(|&pad| pad < self.kernel[axis]))
     }
 
-    /// The positions that the window at `at` covers on an axis of the input; some may lie outside.
-    fn taps(&self, axis: usize, at: usize) -> Vec<i64> {
-        let first = (at * self.stride[axis]) as i64 - self.pad[axis][0] as i64;
-        (0..self.kernel[axis]).map(|step| first + (step * self.dilation[axis]) as i64).collect()
-    }
-
     /// The NHWC shape of the result.
     fn result(&self, batch: Dim, channels: usize) -> [Dim; 4] {
         [batch, Dim::Fixed(self.output[0]), Dim::Fixed(self.output[1]), Dim::Fixed(channels)]
@@ -119,7 +123,7 @@ impl Window {
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// The channels-last input without the rows and columns that no window covers.
-    fn windowed(&mut self, input: &Activation<'c, 'a>, window: &Window) -> Result<Activation<'c, 'a>, Problem> {
+    fn windowed(&mut self, input: &Activation<'c, 'a>, window: &Window<2>) -> Result<Activation<'c, 'a>, Problem> {
         let input = self.emit.nhwc(input)?;
         let mut shape = input.shape.clone();
         for axis in 0..2 {
@@ -132,7 +136,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// An input with one spatial axis as one with two, the second of size 1.
-    fn planar(&mut self, input: &Activation<'c, 'a>) -> Result<(Activation<'c, 'a>, usize), Problem> {
+    pub(super) fn planar(&mut self, input: &Activation<'c, 'a>) -> Result<(Activation<'c, 'a>, usize), Problem> {
         match input.rank() {
             3 => {
                 let shape = [input.shape.as_slice(), &[Dim::Fixed(1)]].concat();
@@ -144,35 +148,16 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// A channels-last result with as many spatial axes as the input had.
-    fn spatial(&mut self, result: Activation<'c, 'a>, spatial: usize) -> Results<'c, 'a> {
+    pub(super) fn spatial(&mut self, result: Activation<'c, 'a>, spatial: usize) -> Results<'c, 'a> {
         one(if spatial == 1 { self.squeeze(&result, &[3])? } else { result })
     }
 
+    /// Conv over one to three spatial axes.
     pub(super) fn conv(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let node = call.node;
-        let input = call.activation(0)?;
-        let name = node.input(1);
-        let weight_shape: Vec<usize> = match call.entry(1)? {
-            Entry::Constant(weight) => weight.shape.clone(),
-            Entry::Activation(weight) => match weight.shape.iter().map(|dim| dim.fixed()).collect() {
-                Some(shape) => shape,
-                None => return unsupported(format!("its weight '{name}' depends on the batch")),
-            },
-            Entry::Unknown => return unsupported("its weight is not known"),
-        };
-        if input.rank() < 3 || weight_shape.len() != input.rank() {
-            return invalid(format!(
-                "its input '{}' of shape {} and weight '{name}' of shape {weight_shape:?} do not fit",
-                node.input(0),
-                show(&input.shape),
-            ));
-        }
-        let (planar, spatial) = self.planar(input)?;
-        let input = &planar;
-        let kernel = weight_shape[2..].to_vec();
-        let (outputs, per_group) = (weight_shape[0], weight_shape[1]);
-        let (height, width) = (kernel[0], kernel.get(1).copied().unwrap_or(1));
-        let groups = usize::try_from(node.int("group", 1)?).unwrap_or(0);
+        let input = call.activation(0)?.clone();
+        let (filter, groups) = self.filter(call, &input)?;
+        let shape = filter.shape().to_vec();
+        let (outputs, per_group) = (shape[0], shape[1]);
         let channels = input.shape[1].fixed().unwrap_or(0);
         if groups == 0
             || per_group.checked_mul(groups) != Some(channels)
@@ -180,44 +165,83 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             || outputs % groups != 0
             || channels == 0
         {
+            return misfit(call, &input, &shape);
+        }
+        let kernel = Kernel { name: call.node.input(1), filter, groups, bias: self.bias(call, outputs)? };
+        if input.rank() == 5 {
+            let window = Window::new(call, &input.shape, [shape[2], shape[3], shape[4]], 3)?;
+            return one(self.volume(&input, kernel, &window)?);
+        }
+        let (planar, spatial) = self.planar(&input)?;
+        let sizes = [shape[2], shape.get(3).copied().unwrap_or(1)];
+        let window = Window::new(call, &planar.shape, sizes, spatial)?;
+        let result = self.plane(&planar, kernel, &window)?;
+        self.spatial(result, spatial)
+    }
+
+    /// The weight of a convolution and the number of its groups: as many axes as the input, none empty.
+    pub(super) fn filter(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        input: &Activation<'c, 'a>,
+    ) -> Result<(Filter<'c, 'a>, usize), Problem> {
+        let node = call.node;
+        let name = node.input(1);
+        let filter = match call.entry(1)? {
+            Entry::Constant(_) => Filter::Stationary(call.weight(1)?.clone()),
+            Entry::Activation(weight) => match weight.shape.iter().map(|dim| dim.fixed()).collect() {
+                Some(shape) => Filter::Computed(weight.clone(), shape),
+                None => return unsupported(format!("its weight '{name}' depends on the batch")),
+            },
+            Entry::Unknown => return unsupported("its weight is not known"),
+        };
+        let shape = filter.shape();
+        if input.rank() < 3 || shape.len() != input.rank() {
             return invalid(format!(
-                "its input '{}' of shape {}, weight '{name}' of shape {weight_shape:?} and group {groups} do not fit",
+                "its input '{}' of shape {} and weight '{name}' of shape {shape:?} do not fit",
                 node.input(0),
                 show(&input.shape),
             ));
         }
-        if height == 0 || width == 0 {
+        if input.rank() > 5 {
+            return unsupported(format!("windows over {} spatial axes", input.rank() - 2));
+        }
+        if shape[2..].contains(&0) {
             return invalid(format!("its weight '{name}' is empty"));
         }
         if let Some(declared) = node.ints("kernel_shape")?
-            && !declared.iter().copied().eq(kernel.iter().map(|&size| size as i64))
+            && !declared.iter().copied().eq(shape[2..].iter().map(|&size| size as i64))
         {
-            return invalid(format!(
-                "attribute 'kernel_shape' is {declared:?}, its weight '{name}' has {weight_shape:?}"
-            ));
+            return invalid(format!("attribute 'kernel_shape' is {declared:?}, its weight '{name}' has {shape:?}"));
         }
-        let window = Window::new(call, &input.shape, [height, width], spatial)?;
-        let stationary = match call.entry(1)? {
-            Entry::Constant(_) => Some(call.weight(1)?.reshaped(vec![outputs, per_group, height, width])),
-            _ => None,
-        };
-        let (bias, given) = match call.optional(2) {
+        Ok((filter, usize::try_from(node.int("group", 1)?).unwrap_or(0)))
+    }
+
+    /// The bias of a convolution of so many output channels, zeros where it has none, and whether it is computed.
+    pub(super) fn bias(&mut self, call: &Call<'_, 'c, 'a>, outputs: usize) -> Result<(Value<'c, 'a>, bool), Problem> {
+        let name = call.node.input(2);
+        Ok(match call.optional(2) {
             Some(Entry::Activation(bias)) if bias.shape == [Dim::Fixed(outputs)] => (bias.value, true),
             _ => match call.optional_constant(2)? {
-                Some(bias) if bias.shape == [outputs] => {
-                    (self.emit.weight(node.input(2), &[outputs], call.floats(2)?)?, false)
-                }
+                Some(bias) if bias.shape == [outputs] => (self.emit.weight(name, &[outputs], call.floats(2)?)?, false),
                 Some(bias) => {
-                    return invalid(format!(
-                        "its bias '{}' has the shape {:?}, not [{outputs}]",
-                        node.input(2),
-                        bias.shape
-                    ));
+                    return invalid(format!("its bias '{name}' has the shape {:?}, not [{outputs}]", bias.shape));
                 }
                 None => (self.emit.constant(&[outputs], &vec![0.0; outputs])?, false),
             },
-        };
-        let source = self.windowed(input, &window)?;
+        })
+    }
+
+    /// A convolution over two spatial axes, channels last.
+    pub(super) fn plane(
+        &mut self,
+        input: &Activation<'c, 'a>,
+        Kernel { name, filter, groups, bias: (bias, given) }: Kernel<'_, 'c, 'a>,
+        window: &Window<2>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let [height, width] = window.kernel;
+        let (outputs, per_group) = (filter.shape()[0], filter.shape()[1]);
+        let source = self.windowed(input, window)?;
         let result = window.result(input.shape[0], outputs);
         let zero = self.emit.zero()?;
         let list = |values: &[usize]| values.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
@@ -234,20 +258,22 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             ("dilation", self.emit.integers(&window.dilation)),
             ("acc_type", self.emit.accumulator()),
         ];
-        let value = match stationary.filter(|_| !given) {
+        let value = match filter {
             // [C·M, 1, H, W] → [H, W, C, M]
-            Some(weight) if groups == channels && groups != 1 => {
-                let split = weight.reshaped(vec![channels, outputs / channels, height, width]);
-                let weight = self.transposed_weight(name, &split, &[2, 3, 0, 1])?;
+            Filter::Stationary(weight) if per_group == 1 && groups != 1 && !given => {
+                let split = weight.reshaped(vec![groups, outputs / groups, height, width]);
+                let weight = self.emit.tensor(name, &split.transposed(&[2, 3, 0, 1]))?;
                 let operands = [source.value, weight, bias, zero, zero];
                 self.emit.shaped("tosa.depthwise_conv2d", &operands, &attributes, &result)?
             }
-            stationary => {
-                let weight = match stationary {
-                    Some(weight) => self.transposed_weight(name, &weight, &[0, 2, 3, 1])?,
-                    // Weights or a bias that are computed: digital, whatever the groups.
-                    None => {
-                        let weight = self.value(call, 1, None)?;
+            filter => {
+                let weight = match filter {
+                    Filter::Stationary(weight) => {
+                        let planar = weight.reshaped(vec![outputs, per_group, height, width]);
+                        self.emit.tensor(name, &planar.transposed(&[0, 2, 3, 1]))?
+                    }
+                    // Digital, whatever the groups.
+                    Filter::Computed(weight, _) => {
                         let (weight, _) = self.planar(&weight)?;
                         self.emit.in_order(&weight, &NHWC)?.value
                     }
@@ -259,17 +285,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 }
             }
         };
-        self.spatial(nhwc(value, result), spatial)
-    }
-
-    /// A weight with its axes permuted, in the weight store under the initializer's name.
-    fn transposed_weight(
-        &mut self,
-        name: &str,
-        weight: &Tensor,
-        perms: &[usize],
-    ) -> Result<melior::ir::Value<'c, 'a>, Problem> {
-        self.emit.tensor(name, &weight.transposed(perms))
+        Ok(nhwc(value, result))
     }
 
     /// `x·scale + shift` per channel; scale = γ/√(variance + ε), shift = β − mean·scale, in double precision.
@@ -347,22 +363,18 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// The planar input and the window of a pooling, and its number of spatial axes.
-    fn pooling(&mut self, call: &Call<'_, 'c, 'a>) -> Result<(Activation<'c, 'a>, Window, usize), Problem> {
+    fn pooling(&mut self, call: &Call<'_, 'c, 'a>) -> Result<(Activation<'c, 'a>, Window<2>, usize), Problem> {
         let (input, spatial) = self.planar(call.activation(0)?)?;
-        let Some(kernel) = call.node.ints("kernel_shape")? else {
-            return invalid("attribute 'kernel_shape' is missing");
-        };
-        if kernel.len() != spatial {
-            return invalid(format!("attribute 'kernel_shape' is {kernel:?}; its input has {spatial} spatial axes"));
-        }
-        let kernel = call.node.sizes("kernel_shape", spatial, 1, 1)?;
-        let window = Window::new(call, &input.shape, [kernel[0], kernel.get(1).copied().unwrap_or(1)], spatial)?;
+        let window = pool_window(call, &input, spatial)?;
         Ok((input, window, spatial))
     }
 
     pub(super) fn max_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         if call.node.outputs.get(1).is_some_and(|output| !output.is_empty()) {
             return unsupported("its output 'Indices'");
+        }
+        if let Some((input, window)) = volume_pooling(call)? {
+            return one(self.pooled(&input, &window, "tosa.maximum", f32::MIN)?);
         }
         let (input, window, spatial) = self.pooling(call)?;
         if !window.is_plain() {
@@ -381,46 +393,27 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     pub(super) fn average_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        if let Some((input, window)) = volume_pooling(call)? {
+            return one(self.averaged(call, &input, &window, 3)?);
+        }
         let (input, mut window, spatial) = self.pooling(call)?;
-        // TOSA leaves padding out of the average.
-        let counted = call.node.int("count_include_pad", 0)? != 0;
-        let declared = declared_pads(call, spatial)?;
-        let auto = !matches!(call.node.string("auto_pad", "NOTSET")?, "NOTSET" | "");
-        // What ceil_mode added at the end does not count.
-        let kept = [0, 1].map(|axis| {
-            let after = window.pad[axis][1];
-            if auto { after } else { after.min(declared[axis + 2]) }
-        });
         if !window.is_plain() {
-            let sum = self.pooled(&input, &window, "tosa.add", 0.0)?;
-            check_picked(window.output[0].saturating_mul(window.output[1]))?;
-            let mut shares = Vec::with_capacity(window.output[0] * window.output[1]);
-            let within = |axis: usize, at: usize| {
-                let size = input.shape[axis + 2].fixed().unwrap_or(0);
-                let taps = window.taps(axis, at);
-                let counts = |tap: &&i64| match counted {
-                    true => **tap < (size + if auto { kept[axis] } else { declared[axis + 2] }) as i64,
-                    false => (0..size as i64).contains(*tap),
-                };
-                taps.iter().filter(counts).count()
-            };
-            for row in 0..window.output[0] {
-                for column in 0..window.output[1] {
-                    shares.push(1.0 / (within(0, row) * within(1, column)).max(1) as f32);
-                }
-            }
-            let shares = Tensor::floats(vec![1, window.output[0], window.output[1]], shares);
-            let averaged = self.with_constant("tosa.mul", &sum, &format!("{}.shares", call.name), &shares, false)?;
+            let averaged = self.averaged(call, &input, &window, spatial)?;
             return self.spatial(averaged, spatial);
         }
+        // TOSA leaves padding out of the average.
+        let counted = call.node.int("count_include_pad", 0)? != 0;
+        let counts = counted_pads(call, &window, spatial)?;
         let mut source = self.windowed(&input, &window)?;
         if counted && window.pads() != [0; 4] {
             // What counts becomes explicit.
             let mut explicit = [[0; 2]; 4];
             for axis in 0..2 {
                 let [before, after] = window.pad[axis];
-                explicit[axis + 2] = [before, kept[axis]];
-                window.pad[axis] = [0, after - kept[axis]];
+                // What ceil_mode added at the end does not count.
+                let kept = after.min(counts[axis]);
+                explicit[axis + 2] = [before, kept];
+                window.pad[axis] = [0, after - kept];
             }
             source = self.emit.pad(&source, &explicit, 0.0)?;
         }
@@ -436,6 +429,35 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         self.spatial(nhwc(value, result), spatial)
     }
 
+    /// An average that TOSA has no operation for: the sum over the window times the share of each element.
+    fn averaged<const N: usize>(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        input: &Activation<'c, 'a>,
+        window: &Window<N>,
+        spatial: usize,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let sum = self.pooled(input, window, "tosa.add", 0.0)?;
+        check_picked(window.output.iter().fold(1, |count: usize, &size| count.saturating_mul(size)))?;
+        let counted = call.node.int("count_include_pad", 0)? != 0;
+        let counts = counted_pads(call, window, spatial)?;
+        // How many elements count at each position of each axis.
+        let mut within = vec![1usize];
+        for axis in 0..N {
+            let size = input.shape[axis + 2].fixed().unwrap_or(0);
+            let counting = |tap: &&i64| match counted {
+                true => **tap < (size + counts[axis]) as i64,
+                false => (0..size as i64).contains(*tap),
+            };
+            let along: Vec<usize> =
+                (0..window.output[axis]).map(|at| window.taps(axis, at).iter().filter(counting).count()).collect();
+            within = within.iter().flat_map(|&before| along.iter().map(move |&own| before * own)).collect();
+        }
+        let shares: Vec<f32> = within.into_iter().map(|count| 1.0 / count.max(1) as f32).collect();
+        let shares = Tensor::floats([&[1], window.output.as_slice()].concat(), shares);
+        self.with_constant("tosa.mul", &sum, &format!("{}.shares", call.name), &shares, false)
+    }
+
     /// The attribute `p` and |x|ᵖ.
     fn power_of_size(
         &mut self,
@@ -449,6 +471,11 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
 
     /// LpPool: `(Σ|x|ᵖ)^(1/p)` over windows.
     pub(super) fn lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        if let Some((input, window)) = volume_pooling(call)? {
+            let (p, power) = self.power_of_size(call, &input)?;
+            let sum = self.pooled(&power, &window, "tosa.add", 0.0)?;
+            return one(self.emit.with_scalar("tosa.pow", &sum, 1.0 / p)?);
+        }
         let (input, window, spatial) = self.pooling(call)?;
         let (p, power) = self.power_of_size(call, &input)?;
         let sum = self.pooled(&power, &window, "tosa.add", 0.0)?;
@@ -472,15 +499,15 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
 
     /// A pooling that TOSA has no operation for, one axis after the other: the elements of each step of the window, combined.
     /// `border` is what the padding holds.
-    fn pooled(
+    fn pooled<const N: usize>(
         &mut self,
         input: &Activation<'c, 'a>,
-        window: &Window,
+        window: &Window<N>,
         operation: &str,
         border: f32,
     ) -> Result<Activation<'c, 'a>, Problem> {
-        let mut result = self.emit.nhwc(input)?;
-        for axis in 0..2 {
+        let mut result = self.emit.channels_last(input)?;
+        for axis in 0..N {
             let Some(size) = input.shape[axis + 2].fixed() else {
                 return unsupported("its spatial axes depend on the batch size");
             };
@@ -489,7 +516,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let outside = |tap: i64| !(0..size as i64).contains(&tap);
             let mut source = result.clone();
             if taps.iter().flatten().any(|&tap| outside(tap)) {
-                let mut pad = [[0; 2]; 4];
+                let mut pad = vec![[0; 2]; input.rank()];
                 pad[axis + 2][1] = 1;
                 source = self.emit.pad(&result, &pad, border)?;
             }
@@ -516,10 +543,86 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if input.rank() < 3 {
             return invalid(format!("its input has the shape {}; it has no spatial axes", show(&input.shape)));
         }
-        let input = if input.rank() == 4 { self.emit.nhwc(input)? } else { input.clone() };
+        let input = if input.rank() > 3 { self.emit.channels_last(input)? } else { input.clone() };
         let axes: Vec<_> = (2..input.rank()).collect();
         Ok(vec![Entry::Activation(self.reduce_axes(op, &input, &axes)?)])
     }
+}
+
+/// What a convolution multiplies with: a weight `[O, I / groups, …]` with the spatial axes of its input.
+#[derive(Clone)]
+pub(super) enum Filter<'c, 'a> {
+    /// Known at import time.
+    Stationary(Tensor),
+    /// Computed from the model's inputs, and its shape.
+    Computed(Activation<'c, 'a>, Vec<usize>),
+}
+
+impl Filter<'_, '_> {
+    /// The shape.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::Stationary(weight) => &weight.shape,
+            Self::Computed(_, shape) => shape,
+        }
+    }
+}
+
+/// The operands of a convolution but its input.
+pub(super) struct Kernel<'n, 'c, 'a> {
+    /// The weight's name.
+    pub name: &'n str,
+    pub filter: Filter<'c, 'a>,
+    pub groups: usize,
+    /// The bias and whether it is computed.
+    pub bias: (Value<'c, 'a>, bool),
+}
+
+/// The error of a convolution whose input, weight and groups do not fit.
+pub(super) fn misfit<T>(call: &Call<'_, '_, '_>, input: &Activation<'_, '_>, weight: &[usize]) -> Result<T, Problem> {
+    invalid(format!(
+        "its input '{}' of shape {}, weight '{}' of shape {weight:?} and group {} do not fit",
+        call.node.input(0),
+        show(&input.shape),
+        call.node.input(1),
+        call.node.int("group", 1)?
+    ))
+}
+
+/// The window of a pooling.
+fn pool_window<const N: usize>(
+    call: &Call<'_, '_, '_>,
+    input: &Activation<'_, '_>,
+    spatial: usize,
+) -> Result<Window<N>, Problem> {
+    let Some(kernel) = call.node.ints("kernel_shape")? else {
+        return invalid("attribute 'kernel_shape' is missing");
+    };
+    if kernel.len() != spatial {
+        return invalid(format!("attribute 'kernel_shape' is {kernel:?}; its input has {spatial} spatial axes"));
+    }
+    Window::new(call, &input.shape, spatial_sizes(call, "kernel_shape", spatial)?, spatial)
+}
+
+/// The input and the window of a pooling over three spatial axes; `None` where it has fewer.
+fn volume_pooling<'c, 'a>(call: &Call<'_, 'c, 'a>) -> Result<Option<(Activation<'c, 'a>, Window<3>)>, Problem> {
+    let input = call.activation(0)?;
+    if input.rank() != 5 {
+        return Ok(None);
+    }
+    Ok(Some((input.clone(), pool_window(call, input, 3)?)))
+}
+
+/// How much of the padding at the end of each axis an average with `count_include_pad` counts: what is declared, not what
+/// ceil_mode adds.
+fn counted_pads<const N: usize>(
+    call: &Call<'_, '_, '_>,
+    window: &Window<N>,
+    spatial: usize,
+) -> Result<[usize; N], Problem> {
+    let auto = !matches!(call.node.string("auto_pad", "NOTSET")?, "NOTSET" | "");
+    let pads = if auto { window.pad } else { declared_pads(call, spatial)? };
+    Ok(pads.map(|[_, after]| after))
 }
 
 /// The number of channels of a rank-4 activation.
@@ -531,7 +634,7 @@ fn channels(activation: &Activation<'_, '_>) -> Result<usize, Problem> {
 }
 
 /// A channels-last value with its physical shape.
-fn nhwc<'c, 'a>(value: melior::ir::Value<'c, 'a>, physical: [Dim; 4]) -> Activation<'c, 'a> {
+fn nhwc<'c, 'a>(value: Value<'c, 'a>, physical: [Dim; 4]) -> Activation<'c, 'a> {
     let [batch, height, width, channels] = physical;
     Activation { value, shape: vec![batch, channels, height, width], order: NHWC.to_vec() }
 }

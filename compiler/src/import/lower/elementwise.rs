@@ -81,13 +81,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             }
             "Sign" if x.element() == Element::F32 => emit.unary("mxc.sign", x)?,
             "Sign" => self.sign(x)?,
-            // x / (1 + |x|)
-            "Softsign" => {
-                let size = emit.unary("tosa.abs", x)?;
-                let more = emit.with_scalar("tosa.add", &size, 1.0)?;
-                let inverse = emit.unary("tosa.reciprocal", &more)?;
-                emit.binary("tosa.mul", x, &inverse)?
-            }
+            "Softsign" => self.softsign(x)?,
             // x where x > α, else 0.
             "ThresholdedRelu" => {
                 let above = self.above(x, alpha(1.0)?)?;
@@ -207,7 +201,15 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         Ok(Activation { value: self.emit.scalar(x.rank(), number)?, shape, order: x.order.clone() })
     }
 
-    fn leaky_relu(&mut self, x: &Activation<'c, 'a>, slope: f32) -> Result<Activation<'c, 'a>, Problem> {
+    /// `x / (1 + |x|)`.
+    pub(super) fn softsign(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let size = self.emit.unary("tosa.abs", x)?;
+        let more = self.emit.with_scalar("tosa.add", &size, 1.0)?;
+        let inverse = self.emit.unary("tosa.reciprocal", &more)?;
+        self.emit.binary("tosa.mul", x, &inverse)
+    }
+
+    pub(super) fn leaky_relu(&mut self, x: &Activation<'c, 'a>, slope: f32) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
         // Not for a slope of 0, which makes an infinity undefined.
         if slope > 0.0 && slope <= 1.0 {
@@ -221,7 +223,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `clamp(α·x + β, 0, 1)`.
-    fn hard_sigmoid(&mut self, x: &Activation<'c, 'a>, alpha: f32, beta: f32) -> Result<Activation<'c, 'a>, Problem> {
+    pub(super) fn hard_sigmoid(
+        &mut self,
+        x: &Activation<'c, 'a>,
+        alpha: f32,
+        beta: f32,
+    ) -> Result<Activation<'c, 'a>, Problem> {
         // Saturating first keeps the scale apart from a layer before it: folded into that, it would change the layer's
         // output, which is a value of the ONNX graph.
         let first = alpha > 0.0;
@@ -232,7 +239,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `γ·(max(x, 0) + α·(exp(rate·min(x, 0)) − 1))`.
-    fn elu(
+    pub(super) fn elu(
         &mut self,
         x: &Activation<'c, 'a>,
         alpha: f32,
@@ -253,7 +260,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `ln(1 + eˣ)` as `max(x, 0) + ln(1 + e^−|x|)`, which does not overflow.
-    fn softplus(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+    pub(super) fn softplus(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
         let positive = emit.clamp(x, 0.0, f32::INFINITY)?;
         let size = emit.unary("tosa.abs", x)?;

@@ -100,7 +100,6 @@ impl Lowering<'_, '_, '_> {
         let arguments: Vec<_> = types.iter().map(|r#type| (*r#type, Location::unknown(context))).collect();
         let block = Block::new(&arguments);
         let mut inner = Lowering::new(Emitter::new(context, &block), self.model, None, self.room());
-        inner.folding = true;
         let mut entries: Vec<_> = inputs.iter().map(|input| input.clone().map(Entry::Constant)).collect();
         for ((&index, tensor), &value) in values.iter().zip(&given).zip(inner.emit.arguments()) {
             let shape: Vec<_> = tensor.shape.iter().map(|&size| Dim::Fixed(size)).collect();

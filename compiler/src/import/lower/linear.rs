@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// `x·W (+ b)` for x `[…, I]`, W `[I, O]` (named `name`) and b `[O]` (with its name).
-    fn fully_connected(
+    pub(super) fn fully_connected(
         &mut self,
         input: &Activation<'c, 'a>,
         name: &str,
@@ -20,8 +20,11 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         bias: Option<(&str, Arc<[f32]>)>,
     ) -> Result<Activation<'c, 'a>, Problem> {
         let (rows, columns) = (weight.shape[0], weight.shape[1]);
-        let input = self.emit.logical(input)?;
-        let Some((&last, lead)) = input.shape.split_last() else {
+        // Only the last axis matters; the others may be stored in any order.
+        let stays = input.order.last().is_some_and(|&last| last + 1 == input.rank());
+        let input = if stays { input.clone() } else { self.emit.logical(input)? };
+        let physical = input.physical();
+        let Some((&last, lead)) = physical.split_last() else {
             return invalid("its input is a scalar");
         };
         if last != Dim::Fixed(rows) || rows == 0 || columns == 0 {
@@ -39,7 +42,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             }
         };
         let flat = [Dim::Fixed(1), samples, Dim::Fixed(rows)];
-        let value = self.emit.reshape_raw(input.value, &input.shape, &flat)?;
+        let value = self.emit.reshape_raw(input.value, &physical, &flat)?;
         let weight = self.emit.tensor(name, &weight.reshaped(vec![1, rows, columns]))?;
         let zero = self.emit.zero()?;
         let result = [Dim::Fixed(1), samples, Dim::Fixed(columns)];
@@ -48,11 +51,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let bias = self.emit.weight(name, &[1, 1, columns], bias)?;
             value = self.emit.binary_raw("tosa.add", value, bias, &result)?;
         }
-        let mut shape = lead.to_vec();
-        shape.push(Dim::Fixed(columns));
-        let value = self.emit.reshape_raw(value, &result, &shape)?;
-        let order = logical(shape.len());
-        Ok(Activation { value, shape, order })
+        let mut output = Activation { value, ..input.clone() };
+        output.shape[input.rank() - 1] = Dim::Fixed(columns);
+        output.value = self.emit.reshape_raw(value, &result, &output.physical())?;
+        Ok(output)
     }
 
     /// `α·A'·B' + β·C`.
@@ -169,7 +171,11 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
 
     /// The product of two values by NumPy's rules: the last two axes multiply, those before broadcast, a vector is a row on
     /// the left and a column on the right.
-    fn product(&mut self, a: &Activation<'c, 'a>, b: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+    pub(super) fn product(
+        &mut self,
+        a: &Activation<'c, 'a>,
+        b: &Activation<'c, 'a>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
         let (a, b) = (self.emit.logical(a)?, self.emit.logical(b)?);
         if a.rank() == 0 || b.rank() == 0 {
             return invalid("an operand is a scalar");

@@ -1,6 +1,7 @@
 //! From the decoded graph to TOSA: walks the nodes in execution order, folds those whose inputs are all constant and
 //! lowers the others, one file per family of operators.
 
+mod attention;
 mod conv;
 mod elementwise;
 mod execute;
@@ -8,10 +9,13 @@ mod index;
 mod linear;
 mod normalization;
 mod quantized;
+mod recurrent;
 mod reduce;
 mod resize;
 mod shape;
+mod transposed;
 mod typed;
+mod volume;
 
 use super::{
     decode::{Attribute, Graph, Model, Node},
@@ -28,7 +32,7 @@ use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 const MAX_DEPTH: usize = 24;
 
 /// The most iterations of a loop.
-const MAX_TRIPS: i64 = 4096;
+pub(super) const MAX_TRIPS: i64 = 4096;
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -58,8 +62,6 @@ pub(super) struct Lowering<'c, 'a, 'm> {
     grown: u64,
     /// The most that may grow to.
     max_constant_bytes: u64,
-    /// Whether what is lowered is run at once, to fold constants: nothing has to be TOSA then.
-    pub folding: bool,
     /// The model's values among those of the graph, with the names that they have once functions and branches are inlined
     /// ([`proto::inline`]). Those inside loops have none.
     ///
@@ -150,7 +152,6 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             steps: 0,
             grown: 0,
             max_constant_bytes,
-            folding: false,
             named: Vec::new(),
             loops: 0,
         }
@@ -348,7 +349,10 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             _ => None,
         };
         let Some(condition) = condition else {
-            return unsupported("its condition is not a constant");
+            return unsupported(
+                "its condition depends on the model's inputs, and mxc compiles one fixed graph; keep the branch that is \
+                 taken (torch.jit.trace, onnxsim) or compute both and choose with Where",
+            );
         };
         let branch = if condition != 0.0 { "then_branch" } else { "else_branch" };
         let Some(Attribute::Graph(graph)) = node.attributes.get(branch).cloned() else {
@@ -380,7 +384,10 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
                     Data::Bool(values) if values.len() == 1 => Ok(Some(Sym::from(i64::from(values[0])))),
                     _ => invalid(format!("'{}' must be one number", node.input(index))),
                 },
-                _ => unsupported("its number of iterations or its condition is not a constant"),
+                _ => unsupported(
+                    "its number of iterations or its condition depends on the model's inputs, and mxc compiles one fixed graph; \
+                     export it with a fixed number of iterations",
+                ),
             }
         };
         let (Some(trips), Some(condition)) = (known(0, Sym::from(i64::MAX))?, known(1, Sym::from(1))?) else {
@@ -415,7 +422,12 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             running = match outputs.next() {
                 Some(Entry::Constant(condition)) => condition.scalar().is_some_and(|condition| condition != 0.0),
                 Some(Entry::Unknown) => return Ok(vec![Entry::Unknown; node.outputs.len()]),
-                _ => return unsupported("its condition depends on the model's inputs"),
+                _ => {
+                    return unsupported(
+                        "its body decides at run time whether to go on, and mxc compiles one fixed graph; export it with a \
+                         fixed number of iterations",
+                    );
+                }
             };
             state = outputs.by_ref().take(carried).collect();
             scanned.iter_mut().zip(outputs).for_each(|(all, entry)| all.push(entry));
@@ -497,6 +509,8 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             "Trilu" => self.trilu(call),
             "NonZero" => self.non_zero(call),
             "GridSample" => self.grid_sample(call),
+            "Attention" => self.attention(call),
+            "LSTM" | "GRU" | "RNN" => self.recurrent(call),
             "LpPool" => self.lp_pool(call),
             "GlobalLpPool" => self.global_lp_pool(call),
             "RMSNormalization" => self.rms_normalization(call),
@@ -505,6 +519,7 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
             "LpNormalization" => self.lp_normalization(call),
             "LRN" => self.local_response(call),
             "Conv" => self.conv(call),
+            "ConvTranspose" => self.conv_transpose(call),
             "BatchNormalization" => self.batch_normalization(call),
             "MaxPool" => self.max_pool(call),
             "AveragePool" => self.average_pool(call),
@@ -532,8 +547,10 @@ fn is_known(op: &str) -> bool {
             op,
             "ArgMax"
                 | "ArgMin"
+                | "Attention"
                 | "BipolarQuant"
                 | "Conv"
+                | "ConvTranspose"
                 | "CumSum"
                 | "EyeLike"
                 | "GatherElements"
@@ -550,17 +567,20 @@ fn is_known(op: &str) -> bool {
                 | "DequantizeLinear"
                 | "DynamicQuantizeLinear"
                 | "Einsum"
+                | "GRU"
                 | "GlobalLpPool"
                 | "GroupNormalization"
                 | "InstanceNormalization"
                 | "IsInf"
                 | "IsNaN"
                 | "LRN"
+                | "LSTM"
                 | "LpNormalization"
                 | "LpPool"
                 | "MeanVarianceNormalization"
                 | "Quant"
                 | "QuantizeLinear"
+                | "RNN"
                 | "RMSNormalization"
                 | "ReduceL1"
                 | "ReduceL2"

@@ -129,7 +129,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
     }
 
-    fn softmax_axis(
+    pub(super) fn softmax_axis(
         &mut self,
         op: &str,
         input: &Activation<'c, 'a>,

@@ -12,17 +12,22 @@ use crate::import::{
 };
 use std::rc::Rc;
 
-/// Whether a node on constants makes a constant for every sample of the batch, which cannot be folded.
+/// Whether a node on constants makes a constant for every sample of the batch, which cannot be folded: its shape has the batch as
+/// one of its axes.
 pub(super) fn is_batched(node: &Node, inputs: &[Option<Rc<Tensor>>]) -> bool {
     let shape = match node.op.as_str() {
         "Expand" => inputs.get(1),
         "ConstantOfShape" => inputs.first(),
         _ => None,
     };
-    shape
-        .and_then(Option::as_ref)
-        .and_then(|shape| shape.syms())
-        .is_some_and(|syms| syms.first() == Some(&Sym { constant: 0, batch: 1 }))
+    shape.and_then(Option::as_ref).and_then(|shape| shape.syms()).is_some_and(|syms| batch_axis(syms).is_some())
+}
+
+/// The only axis of a shape that is the batch.
+fn batch_axis(shape: &[Sym]) -> Option<usize> {
+    let mut axes = shape.iter().enumerate().filter(|(_, size)| size.known().is_none());
+    let (axis, size) = axes.next()?;
+    (*size == Sym { constant: 0, batch: 1 } && axes.next().is_none()).then_some(axis)
 }
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
@@ -465,38 +470,53 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         one(result)
     }
 
-    /// Expand and ConstantOfShape to a shape whose first axis is the batch: the same constant for every sample.
+    /// Expand and ConstantOfShape to a shape with the batch: the same constant for every sample.
     fn batched(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let of_shape = node.op == "ConstantOfShape";
         let shape = call.constant(usize::from(!of_shape))?;
-        let Some((first, rest)) = shape.syms().and_then(|syms| syms.split_first()) else {
+        let Some(shape) = shape.syms() else {
             return invalid("its shape must hold integers");
         };
-        let rest: Option<Vec<usize>> =
-            rest.iter().map(|size| size.known().and_then(|size| usize::try_from(size).ok())).collect();
-        let (Some(rest), true) = (rest, *first == Sym { constant: 0, batch: 1 }) else {
-            return unsupported("its shape depends on the batch size beyond the first axis");
+        let sized = |size: &Sym| size.known().map_or(Some(1), |size| usize::try_from(size).ok());
+        let (Some(sizes), Some(at)) = (shape.iter().map(sized).collect::<Option<Vec<_>>>(), batch_axis(shape)) else {
+            return unsupported("its shape depends on the batch size in more than one axis");
         };
         let value = match node.attributes.get("value") {
             _ if !of_shape => call.constant(0)?.as_ref().clone(),
             Some(crate::import::decode::Attribute::Tensor(value)) if value.len() == 1 => value.reshaped(vec![]),
             _ => Tensor::floats(vec![], [0.0]),
         };
-        let sizes = [&[1], rest.as_slice()].concat();
-        let wide = broadcast_shape(&value.shape, &sizes).filter(|wide| wide.first() == Some(&1));
+        let wide = broadcast_shape(&value.shape, &sizes).filter(|wide| wide.len() == sizes.len() && wide[at] == 1);
         let (Some(wide), Data::Float(_)) = (wide, &value.data) else {
             return unsupported("only a float constant can be repeated for every sample");
         };
         let constant = fold::spread(&value, &wide, self.room())?;
-        let constant = self.materialized(node.input(0), &constant, None)?;
+        one(self.as_computed(node.input(0), &constant, Some(at))?)
+    }
+
+    /// A float constant as a value like those that are computed. Of size 1 along the axis `batch`, which becomes the batch,
+    /// it is the same for every sample.
+    pub(super) fn as_computed(
+        &mut self,
+        name: &str,
+        constant: &Tensor,
+        batch: Option<usize>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        // The batch is stored in front.
+        let rest = (0..constant.shape.len()).filter(|&axis| Some(axis) != batch);
+        let order: Vec<_> = batch.into_iter().chain(rest).collect();
+        let stored = self.materialized(name, &constant.transposed(&order), None)?;
         let Some(&like) = self.emit.arguments().first() else {
             return unsupported("the model has no inputs");
         };
-        let mut result = constant.clone();
-        result.shape[0] = Dim::Batch(1);
-        result.value = self.emit.custom("broadcast", &[constant.value, like], "", &result.shape)?;
-        one(result)
+        let mut result = Activation { value: stored.value, shape: Vec::new(), order };
+        result.shape = constant.shape.iter().map(|&size| Dim::Fixed(size)).collect();
+        if let Some(axis) = batch {
+            result.shape[axis] = Dim::Batch(1);
+        }
+        result.value = self.emit.custom("broadcast", &[stored.value, like], "", &result.physical())?;
+        Ok(result)
     }
 
     fn expand(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {

@@ -10,12 +10,13 @@ use crate::import::{
 };
 
 /// The operators that take integers or booleans that depend on the model's inputs.
-const INTEGERS: [&str; 57] = [
+const INTEGERS: [&str; 61] = [
     "Abs",
     "Add",
     "And",
     "ArgMax",
     "ArgMin",
+    "Attention",
     "Cast",
     "CastLike",
     "Clip",
@@ -29,12 +30,14 @@ const INTEGERS: [&str; 57] = [
     "Expand",
     "EyeLike",
     "Flatten",
+    "GRU",
     "Gather",
     "GatherElements",
     "GatherND",
     "Greater",
     "GreaterOrEqual",
     "Identity",
+    "LSTM",
     "Less",
     "LessOrEqual",
     "Max",
@@ -48,6 +51,7 @@ const INTEGERS: [&str; 57] = [
     "Or",
     "Pad",
     "Pow",
+    "RNN",
     "ReduceMax",
     "ReduceMin",
     "ReduceProd",
@@ -341,10 +345,6 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 }
                 let inverse = Entry::Constant(std::rc::Rc::new(Tensor::floats(divisor.shape.clone(), inverse)));
                 self.join("tosa.mul", (a, a_name), (&inverse, &format!("{b_name}.reciprocal")))
-            }
-            // TOSA has no quotient of floats; constants want the exact one.
-            (Entry::Activation(dividend), Entry::Activation(divisor)) if self.folding => {
-                self.pair("mxc.div", dividend, divisor)
             }
             (_, Entry::Activation(divisor)) => {
                 let inverse = self.emit.unary("tosa.reciprocal", divisor)?;
