@@ -17,5 +17,6 @@ mod import;
 mod models;
 mod onnx_model;
 mod passes;
+mod peers;
 mod reference;
 mod special;

@@ -32,6 +32,9 @@ pub enum CompileError {
     /// A pass failed.
     #[error(transparent)]
     Pass(#[from] crate::passes::RunError),
+    /// The package could not be run.
+    #[error("the model cannot be executed: {0}")]
+    Program(#[from] mxc_runtime::load::LoadError),
 }
 
 /// How to compile.
@@ -176,6 +179,10 @@ pub fn compile<'c>(
     let mut cx =
         PassContext { weights, samples, seed: options.seed, threads: options.threads, ..PassContext::default() };
     run_pipeline(context, &mut module, &pipeline(options, level), &mut cx, run)?;
+    if level == Level::Denoise {
+        // What is packaged can be run; without layers no pass has tried.
+        mxc_runtime::load::program(&module, &cx.weights.union(&cx.denoisers))?;
+    }
     Ok(Compiled {
         module,
         source,

@@ -319,7 +319,8 @@ impl<'c, 'a, 'm> Lowering<'c, 'a, 'm> {
                 other => Some(other.clone()),
             })
             .collect();
-        if let Some(inputs) = whole.filter(|_| quantized::moves(&node.op)) {
+        let any = inputs.iter().flatten().any(|entry| matches!(entry, Entry::Activation(_)));
+        if let Some(inputs) = whole.filter(|_| any && quantized::moves(&node.op)) {
             let results = self.lower(&Call { node, name, inputs, opset })?;
             return results
                 .into_iter()
