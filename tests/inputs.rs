@@ -34,6 +34,12 @@ fn numbers(shape: &[usize]) -> ArrayD<f32> {
     })
 }
 
+/// The largest difference.
+fn off(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f32 {
+    assert_eq!(a.shape(), b.shape());
+    (a - b).mapv(f32::abs).fold(0.0, |most, &value| most.max(value))
+}
+
 fn output(folder: &Path, name: &str) -> ArrayD<f32> {
     NpzReader::new(File::open(folder.join("out.npz")).unwrap()).unwrap().by_name(name).unwrap()
 }
@@ -142,6 +148,22 @@ fn models_of_bytes() {
         // Without data the synthetic inputs are bytes, too.
         let synthetic = json(mxc(folder).args(["compile", &format!("{name}.onnx"), "--json", "-o", "s.mxa"]));
         assert!(number(&synthetic["layers"][0]["reference"]) > 0.05, "{synthetic}");
+        // The pass alone reads the same bytes.
+        succeed(mxc(folder).args([
+            "compile",
+            &format!("{name}.onnx"),
+            "--emit",
+            "analog",
+            "--inline-weights",
+            "-o",
+            "a.mlir",
+        ]));
+        let pipeline = "--pass-pipeline=rank-sensitivity{data=d samples=40}";
+        let text = succeed(mxc(folder).args(["opt", "a.mlir", pipeline]));
+        let rms = text.split("rms = ").nth(1).and_then(|rest| rest.split([',', ' ', '}']).next()?.parse::<f64>().ok());
+        let conv =
+            layers.iter().find(|layer| layer["name"] == "conv").map(|layer| number(&layer["reference"])).unwrap();
+        assert!((rms.unwrap() - conv).abs() < 1e-4 * conv, "{name}: {rms:?} for {conv}");
         let error = fail(mxc(folder).args(["compile", &format!("{name}.onnx"), "--mean", "0.5"]), 1);
         assert!(error.contains("--mean") && error.contains("bytes"), "{error}");
     }
@@ -155,8 +177,8 @@ fn models_of_bytes() {
     };
     let wanted = run("floats.onnx", "scaled.npz");
     for model in ["planes.onnx", "planes.mxa"] {
-        let worst = (run(model, "bytes.npz") - &wanted).mapv(f32::abs).fold(0.0, |a: f32, b| a.max(*b));
-        assert!(worst < 1e-5, "{model}: {worst}");
+        let off = off(&run(model, "bytes.npz"), &wanted);
+        assert!(off < 1e-5, "{model}: {off}");
     }
 }
 
@@ -262,7 +284,7 @@ fn logits_are_chosen() {
     let right =
         || json(mxc(folder).args(["eval", "m.mxa", "--seeds", "1", "--json", "--data", "d.npz"]))["clean"].clone();
     let layers = |command: &mut std::process::Command| json(command.arg("--json"))["layers"].clone();
-    let wanted = layers(&mut compile("one.onnx", &[]));
+    let wanted = layers(&mut compile("one.onnx", &[])).as_array().unwrap().clone();
     let note = |command: &mut std::process::Command| {
         let output = command.output().unwrap();
         assert!(output.status.success());
@@ -273,7 +295,13 @@ fn logits_are_chosen() {
     for (order, more) in [(["a", "y", "q"], None), (["q", "a", "y"], Some("y")), (["y", "q", "a"], None)] {
         write(folder, "several.onnx", &several(order));
         let more: Vec<&str> = more.into_iter().flat_map(|name| ["--logits", name]).collect();
-        assert_eq!(layers(&mut compile("several.onnx", &more)), wanted, "{order:?}");
+        // Another output may keep a reshape from moving: the same sums in another order.
+        for (found, wanted) in layers(&mut compile("several.onnx", &more)).as_array().unwrap().iter().zip(&wanted) {
+            assert_eq!(found["name"], wanted["name"], "{order:?}");
+            let (found, wanted) = (&found["gradient_norm"], &wanted["gradient_norm"]);
+            let (found, wanted) = (found.as_f64().unwrap(), wanted.as_f64().unwrap());
+            assert!((found - wanted).abs() <= 1e-5 * wanted, "{order:?}: {found} for {wanted}");
+        }
         assert_eq!(right()["top1"], 100.0, "{order:?}");
         let said = note(&mut compile("several.onnx", &more));
         assert_eq!(said.contains("'y' is taken for the logits"), more.is_empty(), "{said}");
@@ -282,8 +310,8 @@ fn logits_are_chosen() {
         succeed(mxc(folder).args(["run", "t.mxa", "--input", "in.npz", "-o", "out.npz"]));
         let package = output(folder, "y");
         succeed(mxc(folder).args(["run", "t.onnx", "--input", "in.npz", "-o", "out.npz"]));
-        let worst = (package - output(folder, "y")).mapv(f32::abs).fold(0.0, |a: f32, b| a.max(*b));
-        assert!(worst < 1e-4, "{worst}");
+        let off = off(&package, &output(folder, "y"));
+        assert!(off < 1e-4, "{off}");
     }
     let error = fail(&mut compile("several.onnx", &["--logits", "z"]), 1);
     assert!(error.contains("--logits z") && error.contains("'y', 'q', 'a'"), "{error}");
@@ -343,6 +371,7 @@ fn a_batch_is_pinned() {
     write(folder, "any.onnx", &classifier(Model::new().input("x", &[0, 3, 8, 8])).output("y"));
     write(folder, "one.onnx", &reshaped(&[1, 8]));
     write(folder, "four.onnx", &reshaped(&[4, 8]));
+    write(folder, "vector.onnx", &reshaped(&[8]));
     npz(&folder.join("one.npz"), numbers(&[1, 3, 8, 8]), None);
     npz(&folder.join("four.npz"), numbers(&[4, 3, 8, 8]), None);
     let run = |model: &str, input: &str| {
@@ -351,6 +380,8 @@ fn a_batch_is_pinned() {
     };
     let error = fail(mxc(folder).args(["compile", "one.onnx"]), 1);
     assert!(error.contains("'reshape'") && error.contains("--input-shape 'x=1,3,8,8'"), "{error}");
+    let error = fail(mxc(folder).args(["compile", "four.onnx"]), 1);
+    assert!(error.contains("'reshape'") && error.contains("--input-shape 'x=SIZE,3,8,8'"), "{error}");
     let options = ["--budget", "300%", "--denoiser", "affine", "--samples", "8"];
     succeed(mxc(folder).args(["compile", "one.onnx", "--input-shape", "x=1,3,8,8"]).args(options));
     let error = fail(mxc(folder).args(["compile", "four.onnx", "--input-shape", "x=2,3,8,8"]), 1);
@@ -360,11 +391,20 @@ fn a_batch_is_pinned() {
     for (model, input) in
         [("one.mxa", "one.npz"), ("one.mxa", "four.npz"), ("four.mxa", "four.npz"), ("one.onnx", "one.npz")]
     {
-        assert_eq!(run(model, input), run("any.onnx", input), "{model} on {input}");
+        // Folding sums in another order.
+        let off = off(&run(model, input), &run("any.onnx", input));
+        assert!(off < 1e-5, "{model} on {input}: {off}");
     }
     npz(&folder.join("d.npz"), numbers(&[6, 3, 8, 8]), Some(&[0, 1, 2, 3, 4, 5]));
-    succeed(mxc(folder).args(["finetune", "one.mxa", "--epochs", "1", "--data", "d.npz"]));
-    succeed(mxc(folder).args(["eval", "one.tuned.mxa", "--seeds", "1", "--data", "d.npz"]));
+    // Without any batch axis inside it runs sample by sample.
+    succeed(mxc(folder).args(["compile", "vector.onnx", "--input-shape", "x=1,3,8,8"]).args(options));
+    let vector = run("vector.mxa", "one.npz");
+    assert!(off(&vector.insert_axis(ndarray::Axis(0)), &run("any.onnx", "one.npz")) < 1e-5);
+    for name in ["one", "vector"] {
+        let (package, tuned) = (format!("{name}.mxa"), format!("{name}.tuned.mxa"));
+        succeed(mxc(folder).args(["finetune", &package, "--epochs", "1", "--data", "d.npz"]));
+        succeed(mxc(folder).args(["eval", &tuned, "--seeds", "1", "--data", "d.npz"]));
+    }
     // What needs no pin keeps its batch.
     succeed(mxc(folder).args(["compile", "any.onnx", "--input-shape", "x=1,3,8,8", "-o", "pinned.mxa"]).args(options));
     succeed(mxc(folder).args(["compile", "any.onnx", "-o", "free.mxa"]).args(options));

@@ -324,8 +324,8 @@ fn single_input(program: &Program, data: &dyn Source) -> Result<(), EvalError> {
             program.inputs.len()
         )));
     };
-    let shape = &program.values[input].shape[1..];
-    let len: usize = shape.iter().map(|size| size.unwrap_or(0)).product();
+    let shape = &program.values[input].shape;
+    let len: usize = shape.iter().skip(1).map(|size| size.unwrap_or(0)).product();
     if len != data.sample_len() {
         return Err(EvalError::Options(format!(
             "the network takes {len} values per sample but the data gives {}",
@@ -337,8 +337,10 @@ fn single_input(program: &Program, data: &dyn Source) -> Result<(), EvalError> {
 
 /// The number of logits per sample.
 pub fn classes(program: &Program) -> Result<usize, EvalError> {
-    let shape = &program.values[program.logits].shape[1..];
-    match shape.iter().map(|size| size.unwrap_or(0)).product() {
+    let shape = &program.values[program.logits].shape;
+    // A network without a batch, which runs on one sample, may give a vector.
+    let first = shape.first().map_or(1, |size| size.unwrap_or(1));
+    match shape.iter().skip(1).map(|size| size.unwrap_or(0)).product::<usize>() * first {
         0 => Err(EvalError::Options("the network gives no logits".into())),
         classes => Ok(classes),
     }

@@ -47,7 +47,7 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Import a model, place denoisers within a parameter budget, write a package (.mxa)
-    Compile(CompileArgs),
+    Compile(Box<CompileArgs>),
     /// Train a package's denoisers under simulated noise; the backbone stays as it is
     Finetune(FinetuneArgs),
     /// Measure clean, noisy and denoised accuracy

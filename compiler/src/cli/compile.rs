@@ -306,6 +306,7 @@ pub fn requested_samples(request: &SampleRequest, global: &Global) -> Result<Opt
                 height: height as u32,
                 width: width as u32,
                 channels: channels as u32,
+                bytes: request.bytes,
                 ..Preprocessing::default()
             }
         }

@@ -217,18 +217,32 @@ fn onnx_model<'c>(
             Err(_) => return found,
         }
     }
-    match (found, pin(Some(1))) {
-        (Err(ImportError::Node { node, op, reason }), Ok(pinned)) => {
-            let shape = |input: &SourceInput| {
-                let sizes: Vec<_> = input.shape.iter().map(|size| size.unwrap_or(1).to_string()).collect();
-                format!("--input-shape '{}={}'", input.name, sizes.join(","))
-            };
-            let shapes: Vec<_> = pinned.source.inputs.iter().map(shape).collect();
-            let reason = format!("{reason}; the network is made for a batch of 1: pin it with {}", shapes.join(" "));
-            Err(ImportError::Node { node, op, reason })
+    let pinned = pin(Some(1));
+    match (found, pinned) {
+        (Err(ImportError::Node { node, op, reason }), Ok(_)) => {
+            let help = format!("the network is made for a batch of 1: pin it with {}", pin_options(&model, "1"));
+            Err(ImportError::Node { node, op, reason: format!("{reason}; {help}") })
+        }
+        (Err(ImportError::Node { node, op, reason }), Err(_)) if op == "Reshape" && reason.contains("[N") => {
+            let help =
+                format!("if it is made for a batch of one size alone, pin that with {}", pin_options(&model, "SIZE"));
+            Err(ImportError::Node { node, op, reason: format!("{reason}; {help}") })
         }
         (found, _) => found,
     }
+}
+
+/// The options that pin the batch of a model's inputs to `size`.
+fn pin_options(model: &Model, size: &str) -> String {
+    let option = |input: &decode::Input| {
+        let rest = input.shape.iter().flatten().skip(1).map(|dim| match dim {
+            InputDim::Fixed(size) => size.to_string(),
+            InputDim::Dynamic(_) => "…".to_owned(),
+        });
+        let sizes: Vec<String> = std::iter::once(size.to_owned()).chain(rest).collect();
+        format!("--input-shape '{}={}'", input.name, sizes.join(","))
+    };
+    model.graph.inputs.iter().map(option).collect::<Vec<_>>().join(" ")
 }
 
 /// Imports a decoded model; where its file fixes all shapes, axis 0 is the batch only if the network does not compute across it.

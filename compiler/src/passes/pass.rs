@@ -175,6 +175,8 @@ pub struct SampleRequest {
     pub shapes: Vec<Vec<usize>>,
     /// The number of the network's classes: values of its logits.
     pub classes: usize,
+    /// The network's only input holds integers: an image's bytes.
+    pub bytes: bool,
 }
 
 /// Labelled samples.

@@ -103,7 +103,8 @@ impl Pass for RankSensitivity {
         let dtypes: Vec<DType> = program.inputs.iter().map(|input| program.values[*input].dtype).collect();
         let executor = Executor::new(program, threads).map_err(|error| PassError::new(error.to_string()))?;
         let seed = self.seed.unwrap_or(cx.seed);
-        let request = SampleRequest { data: self.data.clone(), count: self.samples, seed, shapes, classes };
+        let bytes = matches!(dtypes[..], [DType::I32]);
+        let request = SampleRequest { data: self.data.clone(), count: self.samples, seed, shapes, classes, bytes };
         let samples = match &cx.samples {
             Some(source) => source(&request).map_err(PassError::new)?,
             None if self.data.is_some() => {
