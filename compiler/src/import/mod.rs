@@ -223,7 +223,10 @@ fn onnx_model<'c>(
             let help = format!("the network is made for a batch of 1: pin it with {}", pin_options(&model, "1"));
             Err(ImportError::Node { node, op, reason: format!("{reason}; {help}") })
         }
-        (Err(ImportError::Node { node, op, reason }), Err(_)) if op == "Reshape" && reason.contains("[N") => {
+        // A target without a free axis fixes the batch, too.
+        (Err(ImportError::Node { node, op, reason }), Err(_))
+            if op == "Reshape" && reason.contains("[N") && !reason.contains("-1") =>
+        {
             let help =
                 format!("if it is made for a batch of one size alone, pin that with {}", pin_options(&model, "SIZE"));
             Err(ImportError::Node { node, op, reason: format!("{reason}; {help}") })
