@@ -3,7 +3,14 @@
 use crate::common::{fail, json, model, mxc, small_fashion, succeed};
 use ndarray::{Array2, Array4};
 use ndarray_npy::{NpzReader, NpzWriter};
-use std::{fs, path::Path, process::Stdio, thread, time::Duration};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Stdio},
+    thread,
+    time::Duration,
+};
 use tempfile::TempDir;
 
 const PREPROCESS: [&str; 4] = ["--mean", "0.2860", "--std", "0.3530"];
@@ -279,22 +286,97 @@ fn killed_finetune_resumes_to_the_same_bytes() {
     assert!(fs::read(folder.join("whole.mxa")).unwrap() == fs::read(folder.join("killed.mxa")).unwrap());
 }
 
+/// Sends a signal to a running command.
+fn send(signal: &str, child: &Child) {
+    succeed(std::process::Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]));
+}
+
 #[test]
 fn interrupted_finetune_says_how_to_go_on() {
     let (folder, data) = compiled(&[]);
     let folder = folder.path();
     let arguments = ["finetune", "model.mxa", "--epochs", "30", "--batch", "16", "--data", &data];
-    let child = mxc(folder).args(arguments).args(["-o", "out.mxa"]).stderr(Stdio::piped()).spawn().unwrap();
-    let checkpoint = folder.join("out.mxa.ckpt");
-    while !checkpoint.exists() {
-        thread::sleep(Duration::from_millis(5));
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let name = format!("{signal}.mxa");
+        let mut child = mxc(folder).args(arguments).args(["-o", &name]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = child.stderr.take();
+        if signal == "HUP" {
+            // Its terminal is gone.
+            stderr = None;
+        }
+        let checkpoint = folder.join(format!("{name}.ckpt"));
+        while !checkpoint.exists() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let before = fs::metadata(&checkpoint).unwrap().modified().unwrap();
+        send(signal, &child);
+        assert_eq!(child.wait().unwrap().code(), Some(code), "SIG{signal}");
+        assert!(fs::metadata(&checkpoint).unwrap().modified().unwrap() > before, "SIG{signal}: the state is saved");
+        assert!(!folder.join(&name).exists());
+        if let Some(mut stderr) = stderr {
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut stderr, &mut text).unwrap();
+            assert!(text.contains("--resume"), "{text}");
+        }
     }
-    succeed(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]));
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--resume"));
-    let other = ["--lr", "0.5", "--resume", "-o", "out.mxa"];
+    let other = ["--lr", "0.5", "--resume", "-o", "TERM.mxa"];
     assert!(fail(mxc(folder).args(arguments).args(other), 1).contains("--lr"));
+}
+
+#[test]
+fn a_signal_ends_any_command_with_its_code() {
+    let (folder, data) = compiled(&[]);
+    for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
+        let arguments = ["eval", "model.mxa", "--seeds", "100000", "--data", &data];
+        let mut child = mxc(folder.path()).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        // The first line of progress comes after a second: the command is at work.
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("eval"), "{line}");
+        send(signal, &child);
+        assert_eq!(child.wait().unwrap().code(), Some(code), "SIG{signal}");
+    }
+}
+
+#[test]
+fn shares_over_one_need_their_sign() {
+    let folder = TempDir::new().unwrap();
+    let resnet = model("resnet20").display().to_string();
+    for (arguments, meant) in [
+        (["--budget", "4"], "did you mean 4%?"),
+        (["--sigma", "6"], "did you mean 6%?"),
+        (["--noise", "gaussian(sigma=6)"], "did you mean 6%?"),
+        (["--noise", "6"], "did you mean 6%?"),
+        (["--noise", "gaussian(sigma=6%,mu=1.5)"], "did you mean 1.5%?"),
+    ] {
+        let error = fail(mxc(folder.path()).args(["compile", &resnet]).args(arguments), 2);
+        assert!(error.contains(meant) && error.contains(arguments[0]), "{error}");
+        let tuned = ["eval", "m.mxa", "--data", "d"];
+        if arguments[0] != "--budget" {
+            assert!(fail(mxc(folder.path()).args(tuned).args(arguments), 2).contains(meant));
+        }
+    }
+    for pipeline in
+        ["insert-denoisers{budget=4}", "annotate-noise{spec=gaussian(sigma=4)}", "annotate-noise{layer:a=4}"]
+    {
+        let error = fail(mxc(folder.path()).args(["opt", "-", "--pass-pipeline", pipeline]), 2);
+        assert!(error.contains("did you mean 4%?"), "{error}");
+    }
+    for budget in ["300%", "1", "0.04", "4%"] {
+        succeed(mxc(folder.path()).args(["compile", &resnet, "--samples", "4", "--budget", budget]));
+    }
+}
+
+/// A layer with a block and an affine is lowered as one, whatever freed memory holds.
+#[test]
+fn lowering_reads_no_freed_memory() {
+    let (folder, data) = compiled(&["--denoiser", "mean+affine", "--placement", "greedy-fill", "--budget", "100%"]);
+    let eval = ["eval", "model.mxa", "--seeds", "1", "--limit", "4", "--digital", "fixed", "--json", "--data", &data];
+    let expected = succeed(mxc(folder.path()).args(eval));
+    for perturb in ["1", "5", "85", "127", "165", "201", "240", "255"] {
+        let found = succeed(mxc(folder.path()).args(eval).env("MALLOC_PERTURB_", perturb));
+        assert_eq!(found, expected, "MALLOC_PERTURB_={perturb}");
+    }
 }
 
 #[test]
@@ -396,7 +478,7 @@ fn errors_name_the_file_or_option() {
     assert!(fail(mxc(folder).args(["compile", "x.onnx", "--budget", "many"]), 2).contains("--budget"));
     assert!(fail(mxc(folder).args(["compile", "x.onnx", "--sigma", "6%", "--noise", "x"]), 2).contains("--noise"));
     let resnet = model("resnet20").display().to_string();
-    assert!(fail(mxc(folder).args(["compile", &resnet, "--noise", "gausian(sigma=6%)"]), 1).contains("gausian"));
+    assert!(fail(mxc(folder).args(["compile", &resnet, "--noise", "gausian(sigma=6%)"]), 2).contains("gausian"));
     assert!(fail(mxc(folder).args(["compile", &resnet, "--data", "nowhere"]), 1).contains("nowhere"));
     assert_eq!(fs::read_dir(folder).unwrap().count(), 2, "nothing half-written is left");
 }

@@ -256,12 +256,12 @@ fn a_folder_of_images_gives_what_idx_files_give() {
     let idx = small_fashion(folder, 150, 60);
     as_folders(&idx, &folder.join("images"));
     let run = |data: &str, threads: &str| {
-        let name = format!("{data}{threads}.mxa");
+        let (fresh, name) = (format!("{data}{threads}.fresh.mxa"), format!("{data}{threads}.mxa"));
         let common = ["--data", data, "--threads", threads];
-        let arguments = ["compile", "--samples", "48", "--sigma", "20%", "--holdout", "22", "-o", &name];
+        let arguments = ["compile", "--samples", "48", "--sigma", "20%", "--holdout", "22", "-o", &fresh];
         let preprocess = ["--mean", "0.2860", "--std", "0.3530"];
         succeed(mxc(folder).args(arguments).args(preprocess).arg(model("resnet20")).args(common));
-        succeed(mxc(folder).args(["finetune", &name, "--epochs", "1", "--batch", "32", "-o", &name]).args(common));
+        succeed(mxc(folder).args(["finetune", &fresh, "--epochs", "1", "--batch", "32", "-o", &name]).args(common));
         let eval = |more: &[&str]| {
             succeed(mxc(folder).args(["eval", &name, "--seeds", "2", "--json"]).args(common).args(more))
         };

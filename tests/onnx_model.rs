@@ -42,6 +42,14 @@ impl Model {
         self
     }
 
+    /// An input of bytes (uint8).
+    pub fn bytes_input(mut self, name: &str, shape: &[i64]) -> Self {
+        let mut input = value_info(name, Some(shape));
+        input.type_.as_mut().unwrap().mut_tensor_type().elem_type = DataType::UINT8.value();
+        self.graph().input.push(input);
+        self
+    }
+
     /// An output whose shape is declared, as ONNX's checker wants it.
     pub fn output_of(mut self, name: &str, shape: &[i64]) -> Self {
         self.graph().output.push(value_info(name, Some(shape)));
@@ -68,6 +76,17 @@ impl Model {
     pub fn tensor(mut self, tensor: TensorProto) -> Self {
         self.graph().initializer.push(tensor);
         self
+    }
+
+    /// A constant of integers, such as a shape.
+    pub fn integers(self, name: &str, values: &[i64]) -> Self {
+        self.tensor(TensorProto {
+            name: name.to_owned(),
+            dims: vec![values.len() as i64],
+            data_type: DataType::INT64.value(),
+            raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            ..Default::default()
+        })
     }
 
     /// A node with inputs and outputs separated by blanks.

@@ -215,7 +215,7 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
     Package {
         manifest: Manifest {
             format_version: package::FORMAT_VERSION,
-            required_features: Vec::new(),
+            required_features: record.preprocessing.bytes.then(|| package::BYTE_INPUT.to_owned()).into_iter().collect(),
             hardware: record.hardware,
             noise: Some(package::Noise {
                 spec: options.noise.clone(),

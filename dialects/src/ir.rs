@@ -27,6 +27,8 @@ use std::{
 pub const MAIN: &str = "main";
 /// The argument and result attribute with an input's or output's name in the source model.
 pub const NAME_ATTRIBUTE: &str = "mxc.name";
+/// `@main`'s attribute with the name of the output that holds the logits; without it, the first.
+pub const LOGITS_ATTRIBUTE: &str = "mxc.logits";
 /// `@main`'s attribute that says that axis 0 is no batch: the module computes across it.
 pub const WHOLE_ATTRIBUTE: &str = "mxc.whole";
 

@@ -10,7 +10,7 @@
 //! | ImageFolder | a folder of class folders of images, or of images without labels | the same for both; `train/` / `test/` or `val/` if there |
 //!
 //! Images are resized and cropped as the package says, then bytes become `(byte / 255 − mean) / std` per channel. Floats in an
-//! `.npz` are taken to be the model's input already, in its layout. Image files are decoded when they are loaded, on threads
+//! `.npz` are taken to be the model's input already, in its layout and of any rank. Image files are decoded when they are loaded, on threads
 //! of their own and ahead of use where [`Source::announce`] tells the order; the other kinds are held in memory.
 
 mod cifar;
@@ -25,6 +25,7 @@ use crate::{
     sync::lock,
 };
 use folder::ImageFolder;
+pub use folder::read_classes;
 pub use npz::check_npz;
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal};
@@ -160,6 +161,15 @@ pub trait Source: Sync {
     /// When an index is not less than [`Source::len`].
     fn labels(&self, indices: &[usize]) -> Option<Vec<u32>>;
 
+    /// Checks that its classes are numbered as the network's outputs are, of which there are so many.
+    ///
+    /// # Errors
+    ///
+    /// Where the numbers come from the order of class folders, and there are not as many of these.
+    fn check_classes(&self, _outputs: usize) -> Result<(), DataError> {
+        Ok(())
+    }
+
     /// A text that tells this data from other data.
     fn fingerprint(&self) -> String;
 }
@@ -216,16 +226,29 @@ pub struct Dataset {
     /// The samples of this split, in order: where they are in the whole data set.
     selected: Vec<usize>,
     classes: usize,
+    /// What numbers the class folders, and where; `None` where the data holds the numbers.
+    numbering: Option<(Numbering, PathBuf)>,
     content: u128,
     /// The announced batches that are being prepared.
     ahead: Mutex<Option<Ahead>>,
+}
+
+/// What numbers class folders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Numbering {
+    /// Their own order.
+    Own,
+    /// The order of the training split's.
+    Training,
+    /// A file that lists them (`--classes`).
+    List,
 }
 
 /// What loading needs; shared with the thread that works ahead.
 #[derive(Debug)]
 struct Loader {
     samples: Samples,
-    preprocess: Preprocess,
+    input: Input,
     threads: usize,
 }
 
@@ -236,15 +259,83 @@ struct Ahead {
     prepared: Receiver<Result<Vec<f32>, DataError>>,
 }
 
+/// The model's input.
+#[derive(Debug)]
+enum Input {
+    /// An image.
+    Image(Preprocess),
+    /// Numbers of this shape.
+    Values(Vec<usize>),
+}
+
+impl Input {
+    fn new(options: &Preprocessing) -> Result<Self, DataError> {
+        if !options.layout.is_empty() {
+            return Preprocess::new(options).map(Self::Image);
+        }
+        let mismatch = || DataError::Mismatch("data sets feed models with one input, whose shape is known".to_owned());
+        let shape: Option<Vec<usize>> = options.shape.iter().map(|&size| usize::try_from(size).ok()).collect();
+        let shape = shape.filter(|shape| !shape.is_empty()).ok_or_else(mismatch)?;
+        let len = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        len.filter(|&len| len > 0).ok_or_else(mismatch)?;
+        Ok(Self::Values(shape))
+    }
+
+    /// The shape of one sample.
+    fn shape(&self) -> Vec<usize> {
+        match self {
+            Self::Values(shape) => shape.clone(),
+            Self::Image(Preprocess { channels_last: true, shape, .. }) => shape.to_vec(),
+            Self::Image(Preprocess { shape: [height, width, channels], .. }) => vec![*channels, *height, *width],
+        }
+    }
+
+    /// The number of values of one sample.
+    fn len(&self) -> usize {
+        match self {
+            Self::Values(shape) => shape.iter().product(),
+            Self::Image(image) => image.len(),
+        }
+    }
+
+    /// Why samples do not fit the model, if so.
+    fn misfit(&self, pixels: &Pixels) -> Option<String> {
+        match (pixels, self) {
+            (Pixels::Floats(_, shape), input) if *shape != input.shape() => {
+                Some(format!("its samples have shape {shape:?} where the model takes {:?}", input.shape()))
+            }
+            (Pixels::Floats(values, _), Self::Image(Preprocess { bytes: true, .. })) => {
+                let other = values.iter().find(|&&value| !((0.0..=255.0).contains(&value) && value.fract() == 0.0));
+                other.map(|value| format!("it holds {value} where the model takes bytes, 0 to 255"))
+            }
+            (Pixels::Floats(..), _) => None,
+            (Pixels::Bytes(_, layout), Self::Image(image)) => image.misfit(layout),
+            // Every file has its own size.
+            (Pixels::Files(_), Self::Image(image)) => (![1, 3].contains(&image.shape[2]))
+                .then(|| format!("images are grey or RGB where the model takes {} channels", image.shape[2])),
+            (Pixels::Bytes(..) | Pixels::Files(_), Self::Values(shape)) => Some(format!(
+                "it holds images where the model takes numbers of shape {shape:?}; give an .npz of floats"
+            )),
+        }
+    }
+}
+
 /// Checked preprocessing.
 #[derive(Debug)]
 struct Preprocess {
     /// Byte value → model value, per model channel.
     tables: Vec<[f32; 256]>,
+    /// The model takes bytes, which the executor keeps as words of i32.
+    bytes: bool,
     sizing: Sizing,
     channels_last: bool,
     /// The model's input: height, width, channels.
     shape: [usize; 3],
+}
+
+/// A byte as an element of an integer input.
+fn byte_word(byte: u8) -> f32 {
+    f32::from_bits(u32::from(byte))
 }
 
 impl Preprocess {
@@ -274,11 +365,17 @@ impl Preprocess {
         if let Some(bad) = std.iter().find(|&&std| !(std > 0.0 && std.is_finite())) {
             return Err(mismatch(format!("--std {bad} is not positive")));
         }
-        let tables = mean
-            .iter()
-            .zip(&std)
-            .map(|(mean, std)| std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std))
-            .collect();
+        if options.bytes && !(options.mean.is_empty() && options.std.is_empty()) {
+            return Err(mismatch(
+                "--mean and --std are not for a model that takes bytes: it normalises them itself".into(),
+            ));
+        }
+        let value = |byte: usize, mean: f32, std: f32| match options.bytes {
+            true => byte_word(byte as u8),
+            false => (byte as f32 / 255.0 - mean) / std,
+        };
+        let tables =
+            mean.iter().zip(&std).map(|(&mean, &std)| std::array::from_fn(|byte| value(byte, mean, std))).collect();
         let side = |name: &str, side: Option<u32>| match side {
             Some(0) => Err(mismatch(format!("--{name} 0 leaves no image"))),
             side => Ok(side.map(|side| side as usize)),
@@ -290,7 +387,7 @@ impl Preprocess {
         };
         let sizing =
             Sizing { resize: side("resize", options.resize)?, crop: side("crop", options.crop)?, interpolation };
-        Ok(Self { tables, sizing, channels_last, shape })
+        Ok(Self { tables, bytes: options.bytes, sizing, channels_last, shape })
     }
 
     /// The number of values of one sample.
@@ -350,37 +447,47 @@ impl Preprocess {
 impl Loader {
     /// Whether loading takes so long that threads pay.
     fn is_work(&self) -> bool {
-        match self.samples.pixels {
-            Pixels::Bytes(..) => !self.preprocess.sizing.is_identity(),
-            Pixels::Floats(..) => false,
-            Pixels::Files(_) => true,
+        match (&self.samples.pixels, &self.input) {
+            (Pixels::Bytes(..), Input::Image(image)) => !image.sizing.is_identity(),
+            (Pixels::Bytes(..), Input::Values(_)) | (Pixels::Floats(..), _) => false,
+            (Pixels::Files(_), _) => true,
         }
     }
 
     /// The bytes of the image file `index` and their layout.
     fn decode(&self, folder: &ImageFolder, index: usize) -> Result<(Vec<u8>, Layout), DataError> {
-        let channels = if self.preprocess.shape[2] == 1 { 1 } else { 3 };
+        let grey = matches!(&self.input, Input::Image(image) if image.shape[2] == 1);
+        let channels = if grey { 1 } else { 3 };
         let (pixels, [height, width]) = folder.decode(index, channels)?;
         Ok((pixels, Layout { shape: [height, width, channels], channels_last: true }))
     }
 
     /// Writes the sample `index` of the whole data set to `out`.
     fn write(&self, index: usize, out: &mut [f32]) -> Result<(), DataError> {
-        match &self.samples.pixels {
-            Pixels::Bytes(bytes, layout) => {
+        match (&self.samples.pixels, &self.input) {
+            (Pixels::Bytes(bytes, layout), Input::Image(image)) => {
                 let size = layout.len();
-                self.preprocess.write(&bytes[index * size..(index + 1) * size], layout, out);
+                image.write(&bytes[index * size..(index + 1) * size], layout, out);
             }
-            Pixels::Floats(values, _) => {
+            (Pixels::Floats(values, _), input) => {
                 let size = out.len();
-                out.copy_from_slice(&values[index * size..(index + 1) * size]);
+                let values = &values[index * size..(index + 1) * size];
+                match input {
+                    Input::Image(Preprocess { bytes: true, .. }) => {
+                        out.iter_mut().zip(values).for_each(|(out, &value)| *out = byte_word(value as u8));
+                    }
+                    Input::Image(_) | Input::Values(_) => out.copy_from_slice(values),
+                }
             }
-            Pixels::Files(folder) => {
+            (Pixels::Files(folder), Input::Image(image)) => {
                 let (pixels, layout) = self.decode(folder, index)?;
-                if let Some(reason) = self.preprocess.misfit(&layout) {
+                if let Some(reason) = image.misfit(&layout) {
                     return Err(DataError::format(&folder.path(index), reason.replace("its images are", "it is")));
                 }
-                self.preprocess.write(&pixels, &layout, out);
+                image.write(&pixels, &layout, out);
+            }
+            (pixels @ (Pixels::Bytes(..) | Pixels::Files(_)), Input::Values(_)) => {
+                return Err(DataError::Mismatch(self.input.misfit(pixels).unwrap_or_default()));
             }
         }
         Ok(())
@@ -388,7 +495,7 @@ impl Loader {
 
     /// Replaces `out` by the samples at `indices` of the whole data set.
     fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
-        let size = self.preprocess.len();
+        let size = self.input.len();
         out.clear();
         out.resize(indices.len() * size, 0.0);
         let threads = if self.is_work() { self.threads } else { 1 };
@@ -431,7 +538,35 @@ impl Dataset {
     /// Opens a split of the data at `path`, loading on as many threads as the machine has cores. The last `holdout`
     /// training samples belong to [`Split::Holdout`], not to [`Split::Train`].
     pub fn open(path: &Path, split: Split, holdout: usize, preprocessing: &Preprocessing) -> Result<Self, DataError> {
-        let preprocess = Preprocess::new(preprocessing)?;
+        Self::open_numbered(path, split, holdout, preprocessing, None)
+    }
+
+    /// [`Dataset::open`] with the names of the class folders in the order of their numbers.
+    pub fn open_numbered(
+        path: &Path,
+        split: Split,
+        holdout: usize,
+        preprocessing: &Preprocessing,
+        classes: Option<&[String]>,
+    ) -> Result<Self, DataError> {
+        let input = Input::new(preprocessing)?;
+        let data = Self::opened(path, split, holdout, input, classes)?;
+        match classes {
+            Some(_) if data.numbering.is_none() => Err(DataError::format(
+                path,
+                "--classes numbers class folders of images, and there are none: the labels are numbers already or missing",
+            )),
+            _ => Ok(data),
+        }
+    }
+
+    fn opened(
+        path: &Path,
+        split: Split,
+        holdout: usize,
+        input: Input,
+        classes: Option<&[String]>,
+    ) -> Result<Self, DataError> {
         let training = split != Split::Test;
         let metadata = std::fs::metadata(path).map_err(|error| DataError::io(path, error))?;
         let samples = if metadata.is_file() {
@@ -448,8 +583,10 @@ impl Dataset {
             samples
         } else if let Some(samples) = cifar::read(path, training)? {
             samples
-        } else if let Some(found) = folder::read(path, split)? {
-            return Self::new(path, found.samples, Some(found.classes), split, holdout, preprocess);
+        } else if let Some(found) = folder::read(path, split, classes)? {
+            let mut data = Self::new(path, found.samples, Some(found.classes), split, holdout, input)?;
+            data.numbering = (found.classes > 0).then(|| (found.numbering, path.to_owned()));
+            return Ok(data);
         } else {
             return Err(DataError::format(
                 path,
@@ -457,7 +594,7 @@ impl Dataset {
                  (data_batch_1.bin, … or train.bin) nor images nor class folders of images are in the folder",
             ));
         };
-        Self::new(path, samples, None, split, holdout, preprocess)
+        Self::new(path, samples, None, split, holdout, input)
     }
 
     fn new(
@@ -466,28 +603,13 @@ impl Dataset {
         classes: Option<usize>,
         split: Split,
         holdout: usize,
-        preprocess: Preprocess,
+        input: Input,
     ) -> Result<Self, DataError> {
         let total = samples.len();
         if total == 0 {
             return Err(DataError::format(path, "it holds no samples"));
         }
-        let misfit = match &samples.pixels {
-            Pixels::Floats(_, shape) => {
-                let [height, width, channels] = preprocess.shape;
-                let expected =
-                    if preprocess.channels_last { [height, width, channels] } else { [channels, height, width] };
-                (*shape != expected)
-                    .then(|| format!("its samples have shape {shape:?} where the model takes {expected:?}"))
-            }
-            Pixels::Bytes(_, layout) => preprocess.misfit(layout),
-            // Every file has its own size.
-            Pixels::Files(_) if ![1, 3].contains(&preprocess.shape[2]) => {
-                Some(format!("images are grey or RGB where the model takes {} channels", preprocess.shape[2]))
-            }
-            Pixels::Files(_) => None,
-        };
-        if let Some(reason) = misfit {
+        if let Some(reason) = input.misfit(&samples.pixels) {
             return Err(DataError::format(path, reason));
         }
         let selected = match split {
@@ -517,10 +639,11 @@ impl Dataset {
         Ok(Self {
             selected: selected.collect(),
             classes: classes.unwrap_or_else(largest),
+            numbering: None,
             content: pixels ^ hash.rotate_left(1),
             loader: Arc::new(Loader {
                 samples,
-                preprocess,
+                input,
                 threads: thread::available_parallelism().map_or(1, usize::from),
             }),
             ahead: Mutex::new(None),
@@ -605,7 +728,7 @@ impl Source for Dataset {
     }
 
     fn sample_len(&self) -> usize {
-        self.loader.preprocess.len()
+        self.loader.input.len()
     }
 
     fn id(&self, index: usize) -> u64 {
@@ -654,6 +777,28 @@ impl Source for Dataset {
     fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
         let labels = self.loader.samples.labels.as_ref()?;
         Some(self.absolute(indices).into_iter().map(|index| labels[index]).collect())
+    }
+
+    fn check_classes(&self, outputs: usize) -> Result<(), DataError> {
+        let Some((numbering, path)) = self.numbering.as_ref().filter(|_| self.classes != outputs) else {
+            return Ok(());
+        };
+        let found = match numbering {
+            Numbering::Own => format!("it has {} class folders", self.classes),
+            Numbering::Training => format!("its folder train has {} class folders", self.classes),
+            Numbering::List => {
+                let reason =
+                    format!("--classes names {} class folders, the network has {outputs} outputs", self.classes);
+                return Err(DataError::format(path, format!("{reason}; name one a line, in the order of the outputs")));
+            }
+        };
+        Err(DataError::format(
+            path,
+            format!(
+                "{found}, the network {outputs} outputs, so that their numbers cannot be told; name all classes in the order of \
+                 the outputs, one a line, in a file given with --classes FILE, or give a folder whose train/ has them all"
+            ),
+        ))
     }
 
     fn fingerprint(&self) -> String {

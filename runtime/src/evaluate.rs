@@ -309,6 +309,7 @@ fn check(program: &Program, data: &dyn Source, options: &EvalOptions) -> Result<
         error("evaluation needs labels, which the data lacks: an array y in an .npz, class folders of images".into())
     })?;
     let classes = classes(program)?;
+    data.check_classes(classes)?;
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
         return Err(error(format!("the data has label {label} but the network only {classes} classes")));
     }
@@ -323,8 +324,8 @@ fn single_input(program: &Program, data: &dyn Source) -> Result<(), EvalError> {
             program.inputs.len()
         )));
     };
-    let shape = &program.values[input].shape[1..];
-    let len: usize = shape.iter().map(|size| size.unwrap_or(0)).product();
+    let shape = &program.values[input].shape;
+    let len: usize = shape.iter().skip(1).map(|size| size.unwrap_or(0)).product();
     if len != data.sample_len() {
         return Err(EvalError::Options(format!(
             "the network takes {len} values per sample but the data gives {}",
@@ -335,9 +336,11 @@ fn single_input(program: &Program, data: &dyn Source) -> Result<(), EvalError> {
 }
 
 /// The number of logits per sample.
-fn classes(program: &Program) -> Result<usize, EvalError> {
-    let shape = &program.values[program.logits].shape[1..];
-    match shape.iter().map(|size| size.unwrap_or(0)).product() {
+pub fn classes(program: &Program) -> Result<usize, EvalError> {
+    let shape = &program.values[program.logits].shape;
+    // A network without a batch, which runs on one sample, may give a vector.
+    let first = shape.first().map_or(1, |size| size.unwrap_or(1));
+    match shape.iter().skip(1).map(|size| size.unwrap_or(0)).product::<usize>() * first {
         0 => Err(EvalError::Options("the network gives no logits".into())),
         classes => Ok(classes),
     }
@@ -609,7 +612,10 @@ impl Drawn {
     fn labels(&self, executor: &Executor, data: &dyn Source, seed: u64) -> Result<Vec<u32>, EvalError> {
         let classes = classes(executor.program())?;
         let labels = match data.labels(&self.indices) {
-            Some(labels) => labels,
+            Some(labels) => {
+                data.check_classes(classes)?;
+                labels
+            }
             None => {
                 let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
                 let mut labels = Vec::new();

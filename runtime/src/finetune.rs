@@ -11,6 +11,7 @@ pub use checkpoint::CheckpointError;
 
 use crate::{
     data::{self, DataError, Source},
+    evaluate,
     exec::{Batch, ExecError, Executor, Gradients, Key, Mode, Purpose, Targets},
     program::{Op, Program, ValueId},
 };
@@ -352,6 +353,11 @@ fn train<T: Trainee>(
             "the network has {} inputs; only networks with one can be trained",
             trainee.program().inputs.len()
         )));
+    }
+    if options.loss == Loss::CrossEntropy {
+        let outputs =
+            evaluate::classes(trainee.program()).map_err(|error| FinetuneError::Options(error.to_string()))?;
+        data.check_classes(outputs)?;
     }
     if trainee.program().nodes.iter().any(|node| matches!(node.op, Op::DenoiseTile { .. })) {
         return Err(FinetuneError::Options(

@@ -125,15 +125,22 @@ pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, Lo
     }
     let returned = returned.ok_or(LoadError::NoMain)?;
     let outputs = names(&main, "res_attrs", returned.operand_count(), "output");
+    let chosen = match ir::string_attr(&main, ir::LOGITS_ATTRIBUTE) {
+        Some(chosen) => outputs.iter().position(|name| *name == chosen).ok_or_else(|| {
+            let reason = format!("no output `{chosen}`, which `{}` names", ir::LOGITS_ATTRIBUTE);
+            LoadError::Signature(format!("{reason}; the outputs are {}", outputs.join(", ")))
+        })?,
+        None => 0,
+    };
     for (index, name) in outputs.into_iter().enumerate() {
         loader.output(&returned, index, name)?;
     }
     let mut program = loader.program;
-    let first = *program
+    let output = *program
         .outputs
-        .first()
+        .get(chosen)
         .ok_or_else(|| LoadError::Signature("@main returns nothing; a network needs an output".into()))?;
-    program.logits = logits(&program, first);
+    program.logits = logits(&program, output);
     Ok(program)
 }
 

@@ -28,8 +28,10 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileO
 
 /// The version of the package format that this program reads and writes.
 pub const FORMAT_VERSION: u32 = 2;
+/// The feature of packages whose model takes bytes, [`Preprocessing::bytes`].
+pub const BYTE_INPUT: &str = "byte-input";
 /// The required features that this program knows; a package that needs another is refused.
-pub const KNOWN_FEATURES: [&str; 0] = [];
+pub const KNOWN_FEATURES: [&str; 1] = [BYTE_INPUT];
 
 const MANIFEST: &str = "manifest.pb";
 const MODULE: &str = "module.mlir";

@@ -26,7 +26,8 @@ pub struct Program {
     pub inputs: Vec<ValueId>,
     /// The outputs.
     pub outputs: Vec<ValueId>,
-    /// The value that the loss is taken of: the first output, before a final Softmax if it ends in one.
+    /// The value that the loss is taken of: the output that the module names, else the first, before a final Softmax if it ends
+    /// in one.
     pub logits: ValueId,
     /// The analog layers in execution order.
     pub layers: Vec<Layer>,

@@ -47,7 +47,7 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Import a model, place denoisers within a parameter budget, write a package (.mxa)
-    Compile(CompileArgs),
+    Compile(Box<CompileArgs>),
     /// Train a package's denoisers under simulated noise; the backbone stays as it is
     Finetune(FinetuneArgs),
     /// Measure clean, noisy and denoised accuracy
@@ -160,6 +160,9 @@ pub struct CompileArgs {
     /// The denoiser: paper, mean, affine, or a sum such as mean+affine
     #[arg(long, value_name = "KIND", default_value = "paper")]
     pub denoiser: String,
+    /// The output that holds the logits [default: the first of floats]
+    #[arg(long, value_name = "NAME")]
+    pub logits: Option<String>,
     #[command(flatten)]
     pub import: ImportArgs,
     /// Keep the last N training samples out of calibration and fine-tuning
@@ -182,6 +185,9 @@ pub struct CompileArgs {
     pub timing: bool,
     #[command(flatten)]
     pub preprocess: PreprocessArgs,
+    /// The names of the class folders in the order of the network's outputs, one a line
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
     /// Leave out images that cannot be decoded, and count them, instead of failing
     #[arg(long)]
     pub skip_bad: bool,
@@ -232,6 +238,9 @@ pub struct FinetuneArgs {
     /// Go on from OUT.mxa.ckpt
     #[arg(long)]
     pub resume: bool,
+    /// The names of the class folders in the order of the network's outputs, one a line
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
     /// Leave out images that cannot be decoded, and count them, instead of failing
     #[arg(long)]
     pub skip_bad: bool,
@@ -279,6 +288,9 @@ pub struct EvalArgs {
     /// The denoisers' arithmetic: float, or fixed (the digital tile's integers)
     #[arg(long, value_name = "NAME", default_value_t)]
     pub digital: Arithmetic,
+    /// The names of the class folders in the order of the network's outputs, one a line
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
     /// Leave out images that cannot be decoded, and count them, instead of failing
     #[arg(long)]
     pub skip_bad: bool,
@@ -287,7 +299,7 @@ pub struct EvalArgs {
 /// How a model's file is read.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The shape of an input whose dimensions the model leaves open
+    /// The shape of an input whose dimensions the model leaves open; it pins a batch that the network is made for
     #[arg(long, value_name = "NAME=1,3,H,W", value_parser = input_shape)]
     pub input_shape: Vec<(String, Vec<usize>)>,
     /// The most memory for constants that an ONNX model computes, such as 4GiB [default: 1GiB, less for a small file]
@@ -301,6 +313,7 @@ impl ImportArgs {
         ImportOptions {
             input_shapes: self.input_shape.iter().cloned().collect(),
             max_constant_bytes: self.max_constant_bytes.map(|size| size.as_u64()),
+            ..ImportOptions::default()
         }
     }
 }
@@ -348,6 +361,9 @@ pub struct InspectArgs {
     /// Training samples for --data
     #[arg(long, value_name = "N", default_value_t = 512, requires = "data")]
     pub samples: usize,
+    /// The names of the class folders in the order of the network's outputs, one a line
+    #[arg(long, requires = "data", value_name = "FILE")]
+    pub classes: Option<PathBuf>,
     /// Print the MLIR module instead
     #[arg(long)]
     pub mlir: bool,

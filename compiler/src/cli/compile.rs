@@ -3,18 +3,24 @@
 use super::{
     Failure, Global,
     args::{CompileArgs, Level},
-    data::{SkipBad, sample_source},
+    data::{Location, SkipBad, sample_source},
     session, ui,
 };
 use crate::{
     driver::{self, CompileOptions, Compiled, Record},
     files::Inputs,
-    import::{self, SourceInfo, SourceInput},
+    import::{self, Imported, SourceInfo, SourceInput},
     passes::{
         RunOptions, SampleRequest, Samples,
         run::{Times, print_module},
     },
 };
+use melior::ir::{
+    BlockLike, ShapedTypeLike, TypeLike, ValueLike,
+    operation::{OperationLike, OperationMutLike},
+    r#type::RankedTensorType,
+};
+use mxc_dialects::{ffi, ir};
 use mxc_runtime::{
     hardware::Hardware,
     package::{self, Preprocessing, write_atomically},
@@ -33,6 +39,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     let (times, start) = (Times::default(), Instant::now());
     let imported = driver::import(&context, &args.model, &args.import.options())?;
     times.add("import", start.elapsed());
+    choose_logits(&context, &imported, args.logits.as_deref(), global)?;
     if args.emit.is_none() {
         check_samples(&args.model, &imported.source)?;
     }
@@ -56,7 +63,10 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     };
     let skip = SkipBad::new(args.skip_bad, global);
     let samples = match &args.data {
-        Some(path) => Some(sample_source(path, args.holdout, &preprocessing, global.threads, skip.clone())?),
+        Some(path) => {
+            let location = Location { path, classes: args.classes.as_deref() };
+            Some(sample_source(location, args.holdout, &preprocessing, global.threads, skip.clone())?)
+        }
         None => None,
     };
     let run = RunOptions { timing: Some(&times), ..RunOptions::default() };
@@ -141,6 +151,7 @@ fn output(args: &CompileArgs) -> Result<PathBuf, Failure> {
             .model(&args.model)
             .data(args.data.as_deref())
             .file("the hardware profile", args.hardware.as_deref())
+            .file("the list of classes", args.classes.as_deref())
             .check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
     }
     Ok(output)
@@ -160,11 +171,56 @@ pub fn hardware_profile(path: Option<&Path>) -> Result<String, Failure> {
     Ok(profile.to_toml())
 }
 
-/// A package is calibrated, trained and evaluated on samples of floats, one at a time.
+/// Says in the module which output holds the logits: the one named, else the first of floats. Where there is a choice, it is
+/// told.
+fn choose_logits(
+    context: &melior::Context,
+    imported: &Imported<'_>,
+    wanted: Option<&str>,
+    global: &Global,
+) -> Result<(), Failure> {
+    let names = &imported.source.outputs;
+    let listed = || names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    let Some(main) = ir::main_function(&imported.module) else {
+        return Ok(());
+    };
+    let returned = ir::entry_block(main).and_then(|block| block.terminator());
+    let is_float = |index: usize| {
+        let value = returned.and_then(|returned| returned.operand(index).ok());
+        value.and_then(|value| RankedTensorType::try_from(value.r#type()).ok()).is_some_and(|t| t.element().is_f32())
+    };
+    let chosen = match wanted {
+        Some(name) => {
+            let index = names.iter().position(|output| output == name);
+            let index = index.ok_or_else(|| {
+                format!("--logits {name}: the model has no such output; its outputs are {}", listed())
+            })?;
+            if !is_float(index) {
+                return Err(format!("--logits {name}: this output holds integers; logits are floats").into());
+            }
+            index
+        }
+        None => (0..names.len()).find(|&index| is_float(index)).unwrap_or(0),
+    };
+    if wanted.is_none() && names.len() > 1 {
+        let taken = &names[chosen];
+        global
+            .ui
+            .note(format!("'{taken}' is taken for the logits among the outputs {}; --logits NAME chooses", listed()));
+    }
+    if chosen > 0 {
+        ffi::as_mut(main).set_attribute(ir::LOGITS_ATTRIBUTE, ir::string(context, &names[chosen]));
+    }
+    Ok(())
+}
+
+/// A package is calibrated, trained and evaluated on samples of floats, or on images as bytes, one at a time.
 fn check_samples(model: &Path, source: &SourceInfo) -> Result<(), Failure> {
-    if let Some(input) = source.inputs.iter().find(|input| !input.is_float) {
+    let fits = |input: &SourceInput| input.is_float || (input.is_bytes && source.inputs.len() == 1 && is_image(input));
+    if let Some(input) = source.inputs.iter().find(|input| !fits(input)) {
         return Err(format!(
-            "{}: input '{}' holds integers; compile a network whose inputs are floats (mxc run executes any)",
+            "{}: input '{}' holds integers; compile a network whose inputs are floats, or whose only one is an image of bytes \
+             (mxc run executes any)",
             model.display(),
             input.name
         )
@@ -183,7 +239,12 @@ fn check_samples(model: &Path, source: &SourceInfo) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How image bytes become the model's input: its only input must be an image.
+/// Whether an input may be a batch of images.
+fn is_image(input: &SourceInput) -> bool {
+    matches!(input.shape.as_slice(), [_, Some(_), Some(_), Some(_)])
+}
+
+/// How samples become the model's only input: image bytes if it is an image, else numbers of its shape.
 fn preprocessing(args: &CompileArgs, source: &SourceInfo) -> Result<Preprocessing, Failure> {
     let mut result = Preprocessing {
         mean: args.preprocess.mean.clone(),
@@ -196,17 +257,25 @@ fn preprocessing(args: &CompileArgs, source: &SourceInfo) -> Result<Preprocessin
         },
         ..Preprocessing::default()
     };
-    if let [SourceInput { shape, channel_axis, .. }] = source.inputs.as_slice()
-        && let [_, Some(a), Some(b), Some(c)] = shape.as_slice()
-    {
-        let last = *channel_axis == Some(3);
-        let (height, width, channels) = if last { (a, b, c) } else { (b, c, a) };
-        result.layout = if last { "NHWC" } else { "NCHW" }.to_owned();
-        result.height = *height as u32;
-        result.width = *width as u32;
-        result.channels = *channels as u32;
-    } else if args.data.is_some() {
-        return Err("--data needs a model with one image input [N, C, H, W] or [N, H, W, C]".into());
+    match source.inputs.as_slice() {
+        [input] => match input.shape.as_slice() {
+            [_, Some(a), Some(b), Some(c)] => {
+                // Where no convolution reads the input itself, few channels tell.
+                let last = input.channel_axis.map_or(*a > 4 && *c <= 4, |axis| axis == 3);
+                let (height, width, channels) = if last { (a, b, c) } else { (b, c, a) };
+                result.layout = if last { "NHWC" } else { "NCHW" }.to_owned();
+                result.height = *height as u32;
+                result.width = *width as u32;
+                result.channels = *channels as u32;
+                result.bytes = input.is_bytes;
+            }
+            shape => result.shape = shape.iter().skip(1).map(|size| size.unwrap_or(0) as u64).collect(),
+        },
+        _ if args.data.is_some() => return Err("--data needs a model with one input".into()),
+        _ => {}
+    }
+    if result.bytes && !(result.mean.is_empty() && result.std.is_empty()) {
+        return Err("--mean, --std: the model takes bytes, 0 to 255, and normalises them itself; leave them out".into());
     }
     for (option, values) in [("--mean", &result.mean), ("--std", &result.std)] {
         let fits = values.is_empty() || values.len() == 1 || values.len() == result.channels as usize;
@@ -228,20 +297,24 @@ pub fn requested_samples(request: &SampleRequest, global: &Global) -> Result<Opt
     let [shape] = request.shapes.as_slice() else {
         return Err("data= needs a network with one input".into());
     };
-    let [a, b, c] = shape[..] else {
-        return Err("data= needs an image input".into());
+    let preprocessing = match shape[..] {
+        [a, b, c] => {
+            // Few channels tell the layout; a network read from MLIR records none.
+            let (layout, height, width, channels) = if a <= 4 { ("NCHW", b, c, a) } else { ("NHWC", a, b, c) };
+            Preprocessing {
+                layout: layout.to_owned(),
+                height: height as u32,
+                width: width as u32,
+                channels: channels as u32,
+                bytes: request.bytes,
+                ..Preprocessing::default()
+            }
+        }
+        _ => Preprocessing { shape: shape.iter().map(|&size| size as u64).collect(), ..Preprocessing::default() },
     };
-    // Few channels tell the layout; a network read from MLIR records none.
-    let (layout, height, width, channels) = if a <= 4 { ("NCHW", b, c, a) } else { ("NHWC", a, b, c) };
-    let preprocessing = Preprocessing {
-        layout: layout.to_owned(),
-        height: height as u32,
-        width: width as u32,
-        channels: channels as u32,
-        ..Preprocessing::default()
-    };
-    let source = sample_source(path, 0, &preprocessing, global.threads, SkipBad::new(false, global))
-        .map_err(|error| error.to_string())?;
+    let source =
+        sample_source(Location { path, classes: None }, 0, &preprocessing, global.threads, SkipBad::new(false, global))
+            .map_err(|error| error.to_string())?;
     source(request)
 }
 
@@ -258,6 +331,7 @@ fn recorded_options(args: &CompileArgs, options: &CompileOptions) -> Vec<String>
         format!("seed={}", options.seed),
         format!("holdout={}", args.holdout),
     ];
+    recorded.extend(args.logits.as_ref().map(|name| format!("logits={name}")));
     if !options.keep_digital.is_empty() {
         recorded.push(format!("keep-digital={}", options.keep_digital.join(",")));
     }

@@ -54,22 +54,44 @@ impl SkipBad {
     }
 }
 
+/// Where data is, and what numbers its class folders (`--data`, `--classes`).
+#[derive(Clone, Copy)]
+pub struct Location<'p> {
+    pub path: &'p Path,
+    pub classes: Option<&'p Path>,
+}
+
+impl Location<'_> {
+    /// Opens a split.
+    fn open(self, split: Split, holdout: usize, preprocessing: &Preprocessing) -> Result<Dataset, Failure> {
+        let classes = self.classes.map(data::read_classes).transpose()?;
+        Ok(Dataset::open_numbered(self.path, split, holdout, preprocessing, classes.as_deref())?)
+    }
+}
+
 /// A split of the data that a package is used with, prepared as its model wants it.
-pub fn open(package: &Package, path: &Path, split: Split, holdout: usize, global: &Global) -> Result<Dataset, Failure> {
+pub fn open(
+    package: &Package,
+    location: Location<'_>,
+    split: Split,
+    holdout: usize,
+    global: &Global,
+) -> Result<Dataset, Failure> {
     let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
-    Ok(Dataset::open(path, split, holdout, &preprocessing)?.with_threads(global.threads))
+    Ok(location.open(split, holdout, &preprocessing)?.with_threads(global.threads))
 }
 
 /// Calibration samples drawn from a data set's training split.
 pub fn sample_source(
-    path: &Path,
+    location: Location<'_>,
     holdout: usize,
     preprocessing: &Preprocessing,
     threads: usize,
     skip: SkipBad,
 ) -> Result<SampleSource, Failure> {
-    let dataset = Dataset::open(path, Split::Train, holdout, preprocessing)?.with_threads(threads);
+    let dataset = location.open(Split::Train, holdout, preprocessing)?.with_threads(threads);
     Ok(Box::new(move |request| {
+        dataset.check_classes(request.classes).map_err(|error| error.to_string())?;
         let drawn = data::sample(dataset.len(), request.count.unwrap_or(512), request.seed);
         let drawn = skip.good(&dataset, drawn).map_err(|error| error.to_string())?;
         let mut inputs = Vec::new();

@@ -3,7 +3,7 @@
 use super::{
     Failure, Global,
     args::{Arithmetic, EvalArgs},
-    data::{self, SkipBad},
+    data::{self, Location, SkipBad},
     session, ui,
 };
 use mxc_runtime::{
@@ -19,7 +19,8 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
     if split == Split::Holdout && holdout == 0 {
         return Err("--split holdout: the package was compiled without --holdout; give --holdout N".into());
     }
-    let mut data = data::open(&package, &args.data, split, holdout, global)?;
+    let mut data =
+        data::open(&package, Location { path: &args.data, classes: args.classes.as_deref() }, split, holdout, global)?;
     let skip = SkipBad::new(args.skip_bad, global);
     skip.apply(&mut data, args.limit)?;
     let mut program = session::packaged_in(args.digital, &package, &args.package)?;

@@ -3,7 +3,7 @@
 use super::{
     Failure, Global,
     args::FinetuneArgs,
-    data::{self, SkipBad, sample_source},
+    data::{self, Location, SkipBad, sample_source},
     interrupt::{self, Interrupted},
     session,
 };
@@ -29,7 +29,10 @@ use std::{
 pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
     let output = args.output.clone().unwrap_or_else(|| args.package.with_extension("tuned.mxa"));
     let checkpoint = checkpoint_path(&output);
-    let inputs = Inputs::default().file("the package", Some(&args.package)).data(Some(&args.data));
+    let inputs = Inputs::default()
+        .file("the package", Some(&args.package))
+        .data(Some(&args.data))
+        .file("the list of classes", args.classes.as_deref());
     inputs.check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
     inputs.check("the checkpoint of -o", &checkpoint)?;
     let mut package = Package::open(&args.package)?;
@@ -44,7 +47,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
         package.write(&output)?;
         return finish(&package, &output, None, global);
     }
-    let mut data = data::open(&package, &args.data, Split::Train, holdout, global)?;
+    let mut data = data::open(&package, location(&args), Split::Train, holdout, global)?;
     let skip = SkipBad::new(args.skip_bad, global);
     skip.apply(&mut data, args.limit)?;
     if session::is_synthetic(&package) {
@@ -116,6 +119,10 @@ fn finish(package: &Package, output: &Path, skipped: Option<usize>, global: &Glo
         }
     }
     super::print(&format!("{}\n", output.display()))
+}
+
+fn location(args: &FinetuneArgs) -> Location<'_> {
+    Location { path: &args.data, classes: args.classes.as_deref() }
 }
 
 fn checkpoint_path(output: &Path) -> PathBuf {
@@ -193,7 +200,7 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
     let mut cx = PassContext {
         weights: package.weights(),
         samples: Some(sample_source(
-            &args.data,
+            location(args),
             holdout,
             &preprocessing,
             global.threads,

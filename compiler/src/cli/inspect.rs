@@ -1,6 +1,12 @@
 //! `mxc inspect`: what a package holds.
 
-use super::{Failure, Global, args::InspectArgs, compile::layer_table, data, session, ui};
+use super::{
+    Failure, Global,
+    args::InspectArgs,
+    compile::layer_table,
+    data::{self, Location},
+    session, ui,
+};
 use mxc_dialects::ir;
 use mxc_runtime::{
     data::{Source, Split},
@@ -71,7 +77,13 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
 
 /// Every layer's noise as it acts on data.
 fn effective_noise(package: &Package, args: &InspectArgs, data: &Path, global: &Global) -> Result<(), Failure> {
-    let data = data::open(package, data, Split::Train, session::compiled_holdout(package), global)?;
+    let data = data::open(
+        package,
+        Location { path: data, classes: args.classes.as_deref() },
+        Split::Train,
+        session::compiled_holdout(package),
+        global,
+    )?;
     let program = session::packaged(package, &args.package)?;
     let count = args.samples.min(data.len()) as u64;
     let mut progress = global.ui.progress("inspect", count * program.layers.len() as u64);

@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
         seed: cli.common.seed,
     };
     let result = interrupt::watch().and_then(|()| match cli.command {
-        Command::Compile(args) => compile::run(args, &global),
+        Command::Compile(args) => compile::run(*args, &global),
         Command::Finetune(args) => finetune::run(args, &global),
         Command::Eval(args) => eval::run(args, &global),
         Command::Run(args) => run::run(args, &global),

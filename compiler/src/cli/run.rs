@@ -19,8 +19,8 @@ use std::{collections::BTreeMap, fs::File, io::Cursor, path::Path};
 pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     let inputs = Inputs::default().model(&args.model).file("the input arrays", Some(&args.input));
     inputs.check("-o", &args.output)?;
-    let program = load(&args)?;
     let arrays = read(&args.input)?;
+    let program = load(&args, &arrays)?;
     let (inputs, samples) = bind(&program, &arrays, &args.input)?;
     let indices: Vec<u64> = (0..samples as u64).collect();
     let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
@@ -58,7 +58,8 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-fn load(args: &RunArgs) -> Result<Program, Failure> {
+/// The model's program. Sizes that an ONNX model leaves open are those of the arrays.
+fn load(args: &RunArgs, arrays: &BTreeMap<String, Numbers>) -> Result<Program, Failure> {
     if args.model.extension().is_some_and(|extension| extension == "mxa") {
         return session::packaged_in(args.digital, &Package::open(&args.model)?, &args.model);
     }
@@ -66,7 +67,9 @@ fn load(args: &RunArgs) -> Result<Program, Failure> {
         return Err("--digital fixed needs a package (.mxa): its denoisers are lowered to the digital tile".into());
     }
     let context = mxc_dialects::new_context();
-    let mut imported = driver::import(&context, &args.model, &args.import.options())?;
+    let mut options = args.import.options();
+    options.array_shapes = arrays.iter().map(|(name, array)| (name.clone(), array.shape().to_vec())).collect();
+    let mut imported = driver::import(&context, &args.model, &options)?;
     if imported.source.opset.is_none() {
         driver::fold_constants(&context, &mut imported)?;
     }
@@ -101,12 +104,18 @@ fn integers(reader: &mut NpzReader<File>, name: &str) -> Option<ArrayD<i64>> {
     if let Ok(array) = reader.by_name(name) {
         return Some(array);
     }
-    let narrow: Result<ArrayD<i32>, _> = reader.by_name(name);
-    if let Ok(array) = narrow {
-        return Some(array.mapv(i64::from));
+    macro_rules! first_of {
+        ($($kind:ty),*) => {
+            $({
+                let array: Result<ArrayD<$kind>, _> = reader.by_name(name);
+                if let Ok(array) = array {
+                    return Some(array.mapv(i64::from));
+                }
+            })*
+        };
     }
-    let flags: Result<ArrayD<bool>, _> = reader.by_name(name);
-    flags.ok().map(|array| array.mapv(i64::from))
+    first_of!(i32, bool, u8, i8, u16, i16, u32);
+    None
 }
 
 fn read(path: &Path) -> Result<BTreeMap<String, Numbers>, Failure> {
@@ -122,7 +131,7 @@ fn read(path: &Path) -> Result<BTreeMap<String, Numbers>, Failure> {
             Err(error) => match integers(&mut reader, &name) {
                 Some(array) => Numbers::Integers(array),
                 None => {
-                    let wanted = "f32, i64, i32 or bool expected";
+                    let wanted = "f32, integers of up to 64 bits or bool expected";
                     return Err(format!("{}: array '{name}' ({wanted}): {error}", path.display()).into());
                 }
             },

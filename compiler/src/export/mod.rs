@@ -275,6 +275,9 @@ pub fn onnx_file(
     };
     for location in external_files(&bytes, &source.display().to_string())? {
         let (source, copy) = (from.join(&location), to.join(&location));
+        if copy == to.join(target.file_name().unwrap_or_default()) {
+            return Err(ExportError::Occupied { path: copy });
+        }
         let original = std::fs::canonicalize(&source).map_err(failed(&source))?;
         match std::fs::canonicalize(&copy) {
             Ok(existing) if existing == original => {}

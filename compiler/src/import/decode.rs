@@ -61,6 +61,23 @@ pub(super) struct Input {
     pub shape: Option<Vec<InputDim>>,
     /// What its elements are; `None` if no activation can hold them.
     pub element: Option<Element>,
+    /// Whether they are bytes (uint8).
+    pub bytes: bool,
+}
+
+impl Input {
+    /// Fixes the dimensions that are open to those given, or the first to `batch`, as if the file did.
+    pub fn pin(&mut self, given: Option<&[usize]>, batch: Option<usize>) {
+        let rank = self.shape.as_ref().map_or(given.unwrap_or_default().len(), Vec::len);
+        let shape = self.shape.get_or_insert_with(|| vec![InputDim::Dynamic(String::new()); rank]);
+        let given = given.filter(|given| given.len() == rank);
+        for (axis, dim) in shape.iter_mut().enumerate().filter(|(_, dim)| matches!(dim, InputDim::Dynamic(_))) {
+            let size = given.map(|given| given[axis]).or(batch.filter(|_| axis == 0));
+            if let Some(size) = size.and_then(|size| i64::try_from(size).ok()) {
+                *dim = InputDim::Fixed(size);
+            }
+        }
+    }
 }
 
 /// A declared dimension.
@@ -458,7 +475,12 @@ fn input(name: &str, r#type: Option<&TypeProto>) -> Input {
             })
             .collect()
     });
-    Input { name: name.to_owned(), shape, element: tensor.and_then(|tensor| Element::of(tensor.elem_type)) }
+    Input {
+        name: name.to_owned(),
+        shape,
+        element: tensor.and_then(|tensor| Element::of(tensor.elem_type)),
+        bytes: tensor.is_some_and(|tensor| tensor.elem_type == DataType::UINT8 as i32),
+    }
 }
 
 /// So many integers of 4 bits, the lower half of a byte first.

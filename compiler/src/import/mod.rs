@@ -64,12 +64,23 @@ const NEWEST_OPSET: i64 = 26;
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
     /// Shapes for inputs with dynamic dimensions, by the input's name (`--input-shape NAME=1,3,H,W`). The first dimension
-    /// is the batch and stays dynamic whatever it says.
+    /// is the batch and stays dynamic, unless the network is made for one of this size alone.
     pub input_shapes: BTreeMap<String, Vec<usize>>,
+    /// The shapes of the arrays that the network is to run on, by name: they give dimensions that neither the model nor
+    /// `input_shapes` fixes. The only array serves the only input, whatever its name.
+    pub array_shapes: BTreeMap<String, Vec<usize>>,
     /// The most memory, in bytes, that constants may take which the model computes out of smaller ones
     /// (`--max-constant-bytes`). `None` is [`MAX_CONSTANT_BYTES`], but no more than 64 MiB and 64 times the file's size, so
     /// that a small file cannot ask for a large computation.
     pub max_constant_bytes: Option<u64>,
+}
+
+impl ImportOptions {
+    /// The shape of the array for an input.
+    fn array_shape(&self, model: &Model, input: &str) -> Option<&Vec<usize>> {
+        let only = || self.array_shapes.values().next().filter(|_| self.array_shapes.len() == 1);
+        self.array_shapes.get(input).or_else(|| only().filter(|_| model.graph.inputs.len() == 1))
+    }
 }
 
 /// See [`ImportOptions::max_constant_bytes`].
@@ -112,6 +123,8 @@ pub struct SourceInput {
     pub shape: Vec<Option<usize>>,
     /// Whether its elements are floating-point numbers.
     pub is_float: bool,
+    /// Whether its elements are bytes (uint8).
+    pub is_bytes: bool,
     /// The axis that holds the channels, as far as the network tells: the first convolution, pooling or normalization
     /// that reads it. 1 is NCHW, 3 NHWC.
     pub channel_axis: Option<usize>,
@@ -153,7 +166,7 @@ fn onnx_model<'c>(
     folder: &Path,
     options: &ImportOptions,
 ) -> Result<Imported<'c>, ImportError> {
-    let model = decode::decode(model, folder)?;
+    let mut model = decode::decode(model, folder)?;
     let Some(&opset) = model.opsets.get("") else {
         return Err(ImportError::NotOnnx {
             file: file.to_owned(),
@@ -171,7 +184,85 @@ fn onnx_model<'c>(
     }
     let small = (64 << 20) + 64 * size;
     let limit = options.max_constant_bytes.unwrap_or(small.min(MAX_CONSTANT_BYTES));
-    let build = |whole: bool| build(context, &model, &sha256, options, limit, whole);
+    let found = read_model(context, &model, &sha256, options, limit);
+    let open = |input: &decode::Input| {
+        input.shape.as_ref().is_none_or(|shape| matches!(shape.first(), Some(InputDim::Dynamic(_))))
+    };
+    if !model.graph.inputs.iter().any(open) {
+        return found;
+    }
+    // A batch that is declared dynamic may be used as one of a certain size: then that is what the caller says it is, or 1.
+    let given: Vec<Option<Vec<usize>>> = model
+        .graph
+        .inputs
+        .iter()
+        .map(|input| {
+            options.input_shapes.get(&input.name).or_else(|| options.array_shape(&model, &input.name)).cloned()
+        })
+        .collect();
+    let asked = given.iter().any(Option::is_some);
+    let worth = match &found {
+        Ok(imported) => asked && mxc_runtime::load::program(&imported.module, &imported.weights).is_err(),
+        Err(ImportError::Node { .. }) => true,
+        Err(ImportError::Unsupported { .. }) => asked,
+        Err(_) => false,
+    };
+    if !worth {
+        return found;
+    }
+    let mut pin = |batch: Option<usize>| {
+        for (input, given) in model.graph.inputs.iter_mut().zip(&given) {
+            input.pin(given.as_deref(), batch);
+        }
+        read_model(context, &model, &sha256, options, limit)
+    };
+    if let Some(batch) = given.iter().flatten().find_map(|shape| shape.first().copied()) {
+        match pin(Some(batch)) {
+            Ok(pinned) => return Ok(pinned),
+            Err(error) if found.is_err() && !options.input_shapes.is_empty() => return Err(error),
+            Err(_) => return found,
+        }
+    }
+    let pinned = pin(Some(1));
+    match (found, pinned) {
+        (Err(ImportError::Node { node, op, reason }), Ok(_)) => {
+            let help = format!("the network is made for a batch of 1: pin it with {}", pin_options(&model, "1"));
+            Err(ImportError::Node { node, op, reason: format!("{reason}; {help}") })
+        }
+        // A target without a free axis fixes the batch, too.
+        (Err(ImportError::Node { node, op, reason }), Err(_))
+            if op == "Reshape" && reason.contains("[N") && !reason.contains("-1") =>
+        {
+            let help =
+                format!("if it is made for a batch of one size alone, pin that with {}", pin_options(&model, "SIZE"));
+            Err(ImportError::Node { node, op, reason: format!("{reason}; {help}") })
+        }
+        (found, _) => found,
+    }
+}
+
+/// The options that pin the batch of a model's inputs to `size`.
+fn pin_options(model: &Model, size: &str) -> String {
+    let option = |input: &decode::Input| {
+        let rest = input.shape.iter().flatten().skip(1).map(|dim| match dim {
+            InputDim::Fixed(size) => size.to_string(),
+            InputDim::Dynamic(_) => "…".to_owned(),
+        });
+        let sizes: Vec<String> = std::iter::once(size.to_owned()).chain(rest).collect();
+        format!("--input-shape '{}={}'", input.name, sizes.join(","))
+    };
+    model.graph.inputs.iter().map(option).collect::<Vec<_>>().join(" ")
+}
+
+/// Imports a decoded model; where its file fixes all shapes, axis 0 is the batch only if the network does not compute across it.
+fn read_model<'c>(
+    context: &'c Context,
+    model: &Model,
+    sha256: &str,
+    options: &ImportOptions,
+    limit: u64,
+) -> Result<Imported<'c>, ImportError> {
+    let build = |whole: bool| build(context, model, sha256, options, limit, whole);
     let found = build(false);
     if !model.graph.inputs.iter().all(is_static) {
         return found;
@@ -241,6 +332,7 @@ fn build<'c>(
         .map(|(index, (name, shape))| SourceInput {
             name,
             is_float: elements.get(index) == Some(&Element::F32),
+            is_bytes: model.graph.inputs.get(index).is_some_and(|input| input.bytes),
             shape: shape.iter().map(|dim| dim.fixed()).collect(),
             channel_axis: lowered.channel_axes.get(&index).copied(),
         })
@@ -302,7 +394,7 @@ pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<
         let element =
             block.argument(index).ok().and_then(|argument| RankedTensorType::try_from(argument.r#type()).ok());
         let is_float = element.is_some_and(|tensor| tensor.element().is_f32());
-        inputs.push(SourceInput { name, shape, is_float, channel_axis: None });
+        inputs.push(SourceInput { name, shape, is_float, is_bytes: false, channel_axis: None });
     }
     let whole = main.attribute(ir::WHOLE_ATTRIBUTE).is_ok();
     let results = block.terminator().map_or(0, |terminator| terminator.operand_count());
@@ -366,7 +458,8 @@ fn inputs(model: &Model, options: &ImportOptions, whole: bool) -> Result<Inputs,
             ));
         }
         let given = options.input_shapes.get(name);
-        let declared = match (&input.shape, given) {
+        let array = options.array_shape(model, name);
+        let declared = match (&input.shape, given.or(array)) {
             (Some(shape), _) => shape.clone(),
             (None, Some(given)) => vec![InputDim::Dynamic(String::new()); given.len()],
             (None, None) => {
@@ -409,6 +502,9 @@ fn inputs(model: &Model, options: &ImportOptions, whole: bool) -> Result<Inputs,
                     return Err(failed(name, reason, "leave the fixed dimensions as they are"));
                 }
                 (InputDim::Dynamic(_), Some(given)) => given as i64,
+                (InputDim::Dynamic(_), None) if array.is_some_and(|array| array.len() == declared.len()) => {
+                    array.map_or(0, |array| array[axis] as i64)
+                }
                 (InputDim::Dynamic(symbol), None) => {
                     let symbol = if symbol.is_empty() { String::new() } else { format!(" ('{symbol}')") };
                     return Err(failed(name, format!("its dimension {axis}{symbol} is dynamic"), &mend));

@@ -173,6 +173,10 @@ pub struct SampleRequest {
     pub seed: u64,
     /// The shape of one sample per program input, in the source model's layout.
     pub shapes: Vec<Vec<usize>>,
+    /// The number of the network's classes: values of its logits.
+    pub classes: usize,
+    /// The network's only input holds integers: an image's bytes.
+    pub bytes: bool,
 }
 
 /// Labelled samples.

@@ -20,9 +20,10 @@ use mxc_dialects::{
     ffi, ir,
 };
 use mxc_runtime::{
-    evaluate::argmax,
+    evaluate::{self, argmax},
     exec::{Batch, Executor, Key, Mode, Purpose},
     load,
+    program::DType,
     store::WeightStore,
 };
 use std::{ops::Range, path::PathBuf};
@@ -98,9 +99,12 @@ impl Pass for RankSensitivity {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
+        let classes = evaluate::classes(&program).map_err(|error| PassError::new(error.to_string()))?;
+        let dtypes: Vec<DType> = program.inputs.iter().map(|input| program.values[*input].dtype).collect();
         let executor = Executor::new(program, threads).map_err(|error| PassError::new(error.to_string()))?;
         let seed = self.seed.unwrap_or(cx.seed);
-        let request = SampleRequest { data: self.data.clone(), count: self.samples, seed, shapes };
+        let bytes = matches!(dtypes[..], [DType::I32]);
+        let request = SampleRequest { data: self.data.clone(), count: self.samples, seed, shapes, classes, bytes };
         let samples = match &cx.samples {
             Some(source) => source(&request).map_err(PassError::new)?,
             None if self.data.is_some() => {
@@ -111,7 +115,7 @@ impl Pass for RankSensitivity {
         let synthetic = samples.is_none();
         let samples = match samples {
             Some(samples) => samples,
-            None => synthetic_samples(&request),
+            None => synthetic_samples(&request, &dtypes),
         };
         check(&samples, &request.shapes)?;
         let count = samples.indices.len();
@@ -194,8 +198,8 @@ impl RankSensitivity {
     }
 }
 
-/// Standard normal inputs without labels.
-fn synthetic_samples(request: &SampleRequest) -> Samples {
+/// Standard normal inputs without labels; integers are drawn as bytes.
+fn synthetic_samples(request: &SampleRequest, dtypes: &[DType]) -> Samples {
     let count = request.count.map_or(SYNTHETIC_SAMPLES, |count| count.min(SYNTHETIC_SAMPLES));
     let inputs: Vec<Vec<f32>> = request
         .shapes
@@ -204,7 +208,14 @@ fn synthetic_samples(request: &SampleRequest) -> Samples {
         .map(|(input, shape)| {
             let source = Source::new(request.seed, &format!("synthetic input {input}"));
             let elements = shape.iter().product::<usize>() * count;
-            (0..elements as u64).map(|index| source.normal(index) as f32).collect()
+            match dtypes.get(input) {
+                Some(DType::F32) | None => (0..elements as u64).map(|index| source.normal(index) as f32).collect(),
+                Some(dtype) => {
+                    let bytes: Vec<i64> =
+                        (0..elements as u64).map(|index| (256.0 * source.uniform(index)) as i64).collect();
+                    dtype.encode(&bytes)
+                }
+            }
         })
         .collect();
     Samples { inputs, labels: None, indices: (0..count as u64).collect() }

@@ -1,6 +1,6 @@
 //! Folders of image files, a folder a class, as torchvision's `ImageFolder` takes them; or without classes.
 
-use super::{DataError, Pixels, Samples, Split, picture};
+use super::{DataError, Numbering, Pixels, Samples, Split, picture};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -26,10 +26,31 @@ pub(super) struct Found {
     pub(super) samples: Samples,
     /// 0 where the folder has images but no class folders.
     pub(super) classes: usize,
+    /// What numbers them.
+    pub(super) numbering: Numbering,
 }
 
-/// Lists the images of a split; `None` when the folder holds neither class folders nor images.
-pub(super) fn read(path: &Path, split: Split) -> Result<Option<Found>, DataError> {
+/// Reads the names of class folders, one a line in the order of the network's outputs (`--classes`). Empty lines count for
+/// nothing.
+///
+/// # Errors
+///
+/// When the file cannot be read, names nothing or a folder twice.
+pub fn read_classes(path: &Path) -> Result<Vec<String>, DataError> {
+    let text = fs::read_to_string(path).map_err(|error| DataError::io(path, error))?;
+    let names: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(DataError::format(path, format!("it names the class '{}' twice", pair[0]))),
+        None if names.is_empty() => Err(DataError::format(path, "it names no class")),
+        None => Ok(names),
+    }
+}
+
+/// Lists the images of a split; `None` when the folder holds neither class folders nor images. `classes` numbers the class
+/// folders.
+pub(super) fn read(path: &Path, split: Split, classes: Option<&[String]>) -> Result<Option<Found>, DataError> {
     // A folder called train is a split if it holds folders; a class of that name holds images.
     let part = |name: &str| -> Result<Option<PathBuf>, DataError> {
         let part = path.join(name);
@@ -54,19 +75,26 @@ pub(super) fn read(path: &Path, split: Split) -> Result<Option<Found>, DataError
     let names = class_names(root)?;
     if names.is_empty() {
         let files = images(root, root)?.into_iter().map(|file| (file, 0)).collect::<Vec<_>>();
-        return Ok((!files.is_empty()).then(|| Found::new(root, files, 0)));
+        return Ok((!files.is_empty()).then(|| Found::new(root, files, 0, Numbering::Own)));
     }
     // The numbers are those of the training classes, also where a test split lacks one.
-    let known = match &train {
-        Some(train) if root != train => class_names(train)?,
-        _ => names.clone(),
+    let (known, numbering) = match (classes, &train) {
+        (Some(classes), _) => (classes.to_vec(), Numbering::List),
+        (None, Some(train)) if root != train => (class_names(train)?, Numbering::Training),
+        (None, Some(_)) => (names.clone(), Numbering::Training),
+        (None, None) => (names.clone(), Numbering::Own),
+    };
+    let elsewhere = match numbering {
+        Numbering::List => "it is not named by --classes",
+        Numbering::Own | Numbering::Training => "it is no class of the training split",
     };
     let mut files = Vec::new();
     for name in names {
         let class = root.join(&name);
-        let label = known.binary_search(&name).map_err(|_| {
-            DataError::format(&class, "it is no class of the training split; rename or remove the folder")
-        })?;
+        let label = known
+            .iter()
+            .position(|known| *known == name)
+            .ok_or_else(|| DataError::format(&class, format!("{elsewhere}; rename or remove the folder")))?;
         let images = images(root, &class)?;
         if images.is_empty() {
             return Err(DataError::format(
@@ -76,13 +104,13 @@ pub(super) fn read(path: &Path, split: Split) -> Result<Option<Found>, DataError
         }
         files.extend(images.into_iter().map(|file| (file, label as u32)));
     }
-    Ok(Some(Found::new(root, files, known.len())))
+    Ok(Some(Found::new(root, files, known.len(), numbering)))
 }
 
 impl Found {
     /// The images in an order that does not go class by class, so that `--limit` and `--holdout` take some of every class,
     /// and that another file does not change for the rest.
-    fn new(root: &Path, files: Vec<(File, u32)>, classes: usize) -> Self {
+    fn new(root: &Path, files: Vec<(File, u32)>, classes: usize, numbering: Numbering) -> Self {
         let mut files: Vec<_> =
             files.into_iter().map(|(file, label)| (xxh3_64(key(&file.path).as_bytes()), file, label)).collect();
         files.sort_by(|a, b| (a.0, &a.1.path).cmp(&(b.0, &b.1.path)));
@@ -97,7 +125,7 @@ impl Found {
             files: files.into_iter().map(|(_, file, _)| file.path).collect(),
             hash: hash.digest128(),
         };
-        Self { samples: Samples { pixels: Pixels::Files(folder), labels }, classes }
+        Self { samples: Samples { pixels: Pixels::Files(folder), labels }, classes, numbering }
     }
 }
 

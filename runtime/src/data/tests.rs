@@ -145,6 +145,51 @@ fn cifar_folders() {
     assert!(error.contains("3 channels where the model takes 1"), "{error}");
 }
 
+/// A model of numbers takes floats of its shape; one of bytes takes them as words of i32.
+#[test]
+fn samples_that_are_no_images_and_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.npz");
+    let write = |x: Array<f32, IxDyn>| {
+        let mut npz = NpzWriter::new(fs::File::create(&path).unwrap());
+        npz.add_array("x", &x).unwrap();
+        npz.finish().unwrap();
+    };
+    let open = |options: &Preprocessing| Dataset::open(&path, Split::Train, 0, options);
+    let values = |shape: &[u64]| Preprocessing { shape: shape.to_vec(), ..Preprocessing::default() };
+    let mut out = Vec::new();
+    write(Array::from_shape_fn(IxDyn(&[3, 2, 1, 2, 1, 2]), |at| at[0] as f32 - 0.5 * at[5] as f32));
+    let data = open(&values(&[2, 1, 2, 1, 2])).unwrap();
+    assert_eq!((data.len(), data.sample_len()), (3, 8));
+    data.load(&[2], &mut out).unwrap();
+    assert_eq!(out, [2.0, 1.5, 2.0, 1.5, 2.0, 1.5, 2.0, 1.5]);
+    assert!(message(open(&values(&[8]))).contains("shape [2, 1, 2, 1, 2] where the model takes [8]"));
+    assert!(message(open(&values(&[]))).contains("models with one input"));
+    assert!(message(open(&values(&[u64::MAX, 4]))).contains("models with one input"));
+    let images = tempfile::tempdir().unwrap();
+    fs::write(images.path().join("train-images-idx3-ubyte"), idx(&[1, 2, 2], &[1, 2, 3, 255])).unwrap();
+    fs::write(images.path().join("train-labels-idx1-ubyte"), idx(&[1], &[0])).unwrap();
+    let error = message(Dataset::open(images.path(), Split::Train, 0, &values(&[4])));
+    assert!(error.contains("give an .npz of floats"), "{error}");
+
+    let bytes = Preprocessing { bytes: true, ..preprocessing("NCHW", [2, 2, 1]) };
+    let words =
+        |values: &[i64]| crate::program::DType::I32.encode(values).iter().map(|w| w.to_bits()).collect::<Vec<_>>();
+    let bits = |out: &[f32]| out.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let data = Dataset::open(images.path(), Split::Train, 0, &bytes).unwrap();
+    data.load(&[0], &mut out).unwrap();
+    assert_eq!(bits(&out), words(&[1, 2, 3, 255]));
+    write(Array::from_shape_vec(IxDyn(&[1, 1, 2, 2]), vec![0.0, 7.0, 128.0, 255.0]).unwrap());
+    open(&bytes).unwrap().load(&[0], &mut out).unwrap();
+    assert_eq!(bits(&out), words(&[0, 7, 128, 255]));
+    for bad in [0.5, -1.0, 256.0, f32::NAN] {
+        write(Array::from_elem(IxDyn(&[1, 1, 2, 2]), bad));
+        assert!(message(open(&bytes)).contains("bytes, 0 to 255"), "{bad}");
+    }
+    let scaled = Preprocessing { mean: vec![0.5], ..bytes };
+    assert!(message(open(&scaled)).contains("--mean and --std"));
+}
+
 #[test]
 fn npz_files() {
     let folder = tempfile::tempdir().unwrap();

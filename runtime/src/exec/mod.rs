@@ -430,7 +430,9 @@ impl Executor {
         let classes = self.network.len(logits);
         if self.network.program.values[logits].dtype != DType::F32 {
             return Err(ExecError::Program(
-                "the model's first output holds integers; a loss needs floating-point logits".to_owned(),
+                "the output taken for the logits holds integers; a loss needs floating-point ones: mxc compile --logits NAME \
+                 chooses another"
+                    .to_owned(),
             ));
         }
         let count = batch.samples.len();

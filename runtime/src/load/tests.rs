@@ -260,6 +260,26 @@ fn softmax_is_left_out_of_the_logits() {
 }
 
 #[test]
+fn the_module_names_the_output_with_the_logits() {
+    let text = |chosen: &str| {
+        format!(
+            r#"func.func @main(%x: tensor<?x4xf32>) -> (tensor<?x4xf32> {{mxc.name = "features"}}, tensor<?x4xf32> {{mxc.name = "scores"}})
+    attributes {{mxc.logits = "{chosen}"}} {{
+  %a = tosa.abs %x : (tensor<?x4xf32>) -> tensor<?x4xf32>
+  %b = tosa.exp %a : (tensor<?x4xf32>) -> tensor<?x4xf32>
+  return %a, %b : tensor<?x4xf32>, tensor<?x4xf32>
+}}"#
+        )
+    };
+    for (chosen, index) in [("features", 0), ("scores", 1)] {
+        let program = load(&text(chosen)).unwrap();
+        assert_eq!(program.logits, program.outputs[index]);
+    }
+    let error = load(&text("other")).unwrap_err().to_string();
+    assert!(error.contains("no output `other`") && error.contains("features, scores"), "{error}");
+}
+
+#[test]
 fn shapes_move_slice_pad_concat() {
     let body = r#"
   %p = tosa.const_shape {values = dense<[0,0,1,2,0,0]> : tensor<6xindex>} : () -> !tosa.shape<6>

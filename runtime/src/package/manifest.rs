@@ -95,6 +95,12 @@ pub struct Preprocessing {
     /// `bilinear` or `bicubic`; empty where nothing is resized.
     #[prost(string, tag = "9")]
     pub interpolation: String,
+    /// The model takes an image's bytes as they are; needs the feature [`super::BYTE_INPUT`].
+    #[prost(bool, tag = "10")]
+    pub bytes: bool,
+    /// The shape of one sample, where it is no image and the layout is empty.
+    #[prost(uint64, repeated, tag = "11")]
+    pub shape: Vec<u64>,
 }
 
 /// Where denoisers sit, and why.
