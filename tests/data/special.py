@@ -300,6 +300,26 @@ def indexed() -> None:
                 special(f"{name}_16", [node("GridSample", "x g", mode=old, **how)], {"x": x, "g": points}, OWN, opset=16, ir=8)
     space = {"x": floats(2, 2, 3, 4, 3), "g": (random.normal(size=(2, 2, 3, 4, 3)) * 0.8).astype(f32)}
     special("gridsample_space", [node("GridSample", "x g", mode="linear", align_corners=1)], space, OWN)
+    # Each at the first operator set that has it in a form, and where the form changed.
+    old = {"ir": 4}
+    gather = [index("i"), node("GatherElements", "x i_int", axis=2)]
+    special("gatherelements_11", gather, {"x": x, "i": numbers(0, 5, 2, 3, 5, 4)}, OWN, opset=11, **old)
+    top = node("TopK", "x k", "y i", axis=1, sorted=1)
+    special("topk_11", [top], {"x": x}, OWN, {"k": ints(2)}, opset=11, **old)
+    for opset in [11, 13, 16]:
+        constants = {"i": np.array([[0, 1], [0, 2]], np.int64), "u": floats(2, 5, 4)}
+        special(f"scatternd_{opset}", [node("ScatterND", "x i u")], {"x": x[:1]}, OWN, constants, opset=opset, fixed=True)
+    gather = [index("i"), node("GatherND", "t i_int")]
+    special("gathernd_11", gather, {"i": numbers(-3, 3, 2, 5, 2)}, OWN, table, opset=11, **old)
+    gather = [index("i"), node("GatherND", "x i_int", batch_dims=1)]
+    special("gathernd_12", gather, {"x": x, "i": numbers(-3, 3, 2, 6, 2)}, OWN, opset=12, **old)
+    constants = {"d": ints(4)[0], "v": np.array([-0.5, 2], f32)}
+    special("onehot_9", [index("i"), node("OneHot", "i_int d v")], {"i": numbers(0, 4, 2, 3)}, OWN, constants, opset=9, **old)
+    special("onehot_of_floats", [node("OneHot", "i d v")], {"i": numbers(0, 4, 2, 3)}, OWN, constants | {"d": f32(4)})
+    special("lpnormalization_7", [node("LpNormalization", "x", axis=1, p=1)], {"x": x}, OWN, opset=7, **old)
+    for opset in [10, 13]:
+        special(f"mod_{opset}", [node("Mod", "x c", fmod=1)], {"x": x}, OWN, {"c": np.array(0.75, f32)}, opset=opset, **old)
+    special("mod_of_constant", [node("Mod", "c x", fmod=1)], {"x": x + 0.015625}, OWN, {"c": np.array(-2.5, f32)})
     divisor = np.where(x == 0, f32(1), x)
     special("mod_floats", [node("Mod", "x d", fmod=1)], {"x": x * 5, "d": divisor}, OWN)
     whole = [index("x"), index("d"), node("Mod", "x_int d_int", "m"), node("Cast", "m", to=1)]

@@ -193,21 +193,21 @@ pub fn negate(y: &mut [f32]) {
 /// `y = 1/(1 + e⁻ʸ)`.
 pub fn sigmoid(y: &mut [f32]) {
     for y in y {
-        *y = 1.0 / (1.0 + exp(-*y));
+        *y = 1.0 / (1.0 + exp_beside_one(-*y));
     }
 }
 
 /// `y = y/(1 + e⁻ʸ)`.
 pub fn silu(y: &mut [f32]) {
     for y in y {
-        *y /= 1.0 + exp(-*y);
+        *y /= 1.0 + exp_beside_one(-*y);
     }
 }
 
 /// SiLU's gradient from its input.
 pub fn silu_backward(g: &mut [f32], x: &[f32]) {
     for (g, &x) in g.iter_mut().zip(x) {
-        let s = 1.0 / (1.0 + exp(-x));
+        let s = 1.0 / (1.0 + exp_beside_one(-x));
         *g = chain(*g, s + x * s * (1.0 - s));
     }
 }
@@ -292,12 +292,9 @@ pub(super) fn lesser(a: f32, b: f32) -> f32 {
     if b.is_nan() { b } else { least }
 }
 
-/// eˣ to 2 ulp (Cephes `expf`), gradual underflow and overflow included.
+/// eˣ as a number near 1 and a power of two, n (Cephes `expf`, 2 ulp), for |x| up to 10⁵.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
-    // Below the first bound the result is less than half of the least number, above the second more than the greatest.
-    const LEAST: f32 = -104.0;
-    let x = raise(x, LEAST, 89.0);
+fn exp_parts(x: f32) -> (f32, i32) {
     // Rounds to the nearest integer: 1.5·2²³ pushes the fraction out of the mantissa.
     const ROUND: f32 = 12_582_912.0;
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -307,13 +304,34 @@ fn exp(x: f32) -> f32 {
     for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = p * r + coefficient;
     }
-    let mantissa = p * r * r + r + 1.0;
-    // 2ⁿ in two factors: either end of its range, −150 and 128, is beyond one normal number's exponents.
-    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
-    let power = |n: i32| f32::from_bits((n.wrapping_add(127) << 23).cast_unsigned());
-    // Zero exactly where it underflows: the product would be as small, but slow on processors that trap tiny results.
-    let rest = if x == LEAST { 0.0 } else { power(n - (n >> 1)) };
-    mantissa * power(n >> 1) * rest
+    (p * r * r + r + 1.0, shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed())
+}
+
+/// 2ⁿ for n from −126, ∞ for 128.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) << 23).cast_unsigned())
+}
+
+/// eˣ with gradual underflow and overflow.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Below the first bound the result is less than half of the least number, above the second more than the greatest.
+    const LEAST: f32 = -104.0;
+    let x = raise(x, LEAST, 89.0);
+    let (mantissa, n) = exp_parts(x);
+    // In two factors: either end of the range, −150 and 128, is beyond one number's exponents. Zero exactly where it underflows:
+    // the product would be as small, but slow on processors that trap tiny results.
+    let half = n >> 1;
+    let rest = if x == LEAST { 0.0 } else { power_of_two(n.wrapping_sub(half)) };
+    mantissa * power_of_two(half) * rest
+}
+
+/// eˣ to be added to 1, in one factor: no less than e⁻⁸⁷, and infinite from e^88.4 on.
+#[inline(always)]
+fn exp_beside_one(x: f32) -> f32 {
+    let (mantissa, n) = exp_parts(raise(x, -87.0, 89.0));
+    mantissa * power_of_two(n)
 }
 
 /// A layer output's magnitude s (DESIGN §4, scale `signal`).

@@ -424,9 +424,6 @@ impl<'c> Loader<'c, '_> {
                 }
                 (self.integer_value(&values, shape.clone(), DType::I64), shape[0])
             }
-            Bound::Activation(indices, View::WHOLE) => {
-                (indices, self.program.values[indices].shape.first().copied().flatten().unwrap_or(0))
-            }
             _ => return Err(fail(op, "its indices must be one axis of constant integers".into())),
         };
         expected[axis] = Some(count);
