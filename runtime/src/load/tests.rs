@@ -402,11 +402,11 @@ fn an_input_that_is_an_output_gets_an_identity() {
 
 #[test]
 fn a_module_without_a_batch_keeps_its_axes_and_types() {
-    let text = r#"func.func @main(%x: tensor<2x3xf32>, %i: tensor<3xi64>) -> (tensor<3x2xf32>, tensor<2xi64>, tensor<2x3xi1>)
+    let text = r#"func.func @main(%x: tensor<2x3xf32>, %i: tensor<1x3xi64>) -> (tensor<3x2xf32>, tensor<2xi64>, tensor<2x3xi1>)
         attributes {mxc.whole} {
       %t = tosa.transpose %x {perms = array<i32: 1, 0>} : (tensor<2x3xf32>) -> tensor<3x2xf32>
       %m = tosa.argmax %x {axis = 1 : i32} : (tensor<2x3xf32>) -> tensor<2xi64>
-      %p = tosa.custom %x, %i {domain_name = "mxc", operator_name = "take", implementation_attrs = "axis=1"} : (tensor<2x3xf32>, tensor<3xi64>) -> tensor<2x3xf32>
+      %p = tosa.custom %x, %i {domain_name = "mxc", operator_name = "pick", implementation_attrs = "axis=1"} : (tensor<2x3xf32>, tensor<1x3xi64>) -> tensor<2x3xf32>
       %g = tosa.greater %p, %x : (tensor<2x3xf32>, tensor<2x3xf32>) -> tensor<2x3xi1>
       return %t, %m, %g : tensor<3x2xf32>, tensor<2xi64>, tensor<2x3xi1>
     }"#;
@@ -424,4 +424,14 @@ fn a_module_without_a_batch_keeps_its_axes_and_types() {
     assert_eq!(DType::I64.decode(&results[1]), [1, 2]);
     assert_eq!(DType::Bool.decode(&results[2]), [1, 0, 0, 1, 1, 0]);
     refused(&text.replace("attributes {mxc.whole}", ""), "differs from the first input's");
+    refused(&text.replace("axis=1\"", "axis=2\""), "axis 2 is the batch or out of range");
+    refused(&text.replace("axis=1\"", "along=1\""), "implementation_attrs: `along=1` has no axis");
+    let scatter = |items: &str| {
+        text.replace("pick", "scatter").replace("%x, %i {", "%x, %i, %x {").replace(
+            "implementation_attrs = \"axis=1\"} : (tensor<2x3xf32>, tensor<1x3xi64>)",
+            &format!("implementation_attrs = \"{items}\"}} : (tensor<2x3xf32>, tensor<1x3xi64>, tensor<2x3xf32>)"),
+        )
+    };
+    assert!(load(&scatter("axis=1;reduction=add")).is_ok());
+    refused(&scatter("axis=1;reduction=sum"), "reduction is `sum`");
 }

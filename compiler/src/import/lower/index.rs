@@ -182,7 +182,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             start[lead.len()] = each;
             let part = self.emit.slice(&indices, &start, &[lead.as_slice(), &[Dim::Fixed(1)]].concat())?;
             let part = self.viewed(&part, &lead)?;
-            let counted = self.from_front(&part, size)?;
+            let counted = self.counted_from_front(&part, size)?;
             let scaled = self.with_constant("tosa.mul", &counted, "", &ints(vec![], vec![step as i64]), false)?;
             sum = Some(match sum {
                 Some(sum) => self.emit.binary("tosa.add", &sum, &scaled)?,
@@ -196,7 +196,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Indices with those that count from the end counted from the front.
-    fn from_front(&mut self, indices: &Activation<'c, 'a>, size: usize) -> Result<Activation<'c, 'a>, Problem> {
+    fn counted_from_front(&mut self, indices: &Activation<'c, 'a>, size: usize) -> Result<Activation<'c, 'a>, Problem> {
         let number = |value: i64| ints(vec![], vec![value]);
         let negative = self.with_constant("tosa.greater", indices, "", &number(0), true)?;
         let counted = self.with_constant("tosa.add", indices, "", &number(size as i64), false)?;
@@ -367,7 +367,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         };
         check_picked(depth)?;
         let axis = axis(node.int("axis", -1)?, indices.rank() + 1)?;
-        let counted = self.from_front(&indices, depth)?;
+        let counted = self.counted_from_front(&indices, depth)?;
         let shape = [&indices.shape[..axis], &[Dim::Fixed(1)], &indices.shape[axis..]].concat();
         let counted = self.viewed(&counted, &shape)?;
         let mut along = vec![1; shape.len()];
