@@ -14,6 +14,7 @@ mod guide;
 mod guide_pass;
 mod images;
 mod import;
+mod layers;
 mod models;
 mod onnx_model;
 mod passes;

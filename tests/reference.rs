@@ -34,7 +34,12 @@ pub struct Case {
 
 /// The cases of `data/ops.npz`.
 pub fn cases() -> Vec<Case> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/ops.npz");
+    cases_of("ops.npz")
+}
+
+/// The cases of a file in `data`.
+pub fn cases_of(file: &str) -> Vec<Case> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(file);
     let mut archive = NpzReader::new(File::open(path).unwrap()).unwrap();
     let mut cases: BTreeMap<String, Case> = BTreeMap::new();
     for key in archive.names().unwrap() {
