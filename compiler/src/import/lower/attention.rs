@@ -339,9 +339,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         scores: &Activation<'c, 'a>,
         bias: Bias<'c, 'a>,
     ) -> Result<[Activation<'c, 'a>; 2], Problem> {
-        let hides = |tensor: &Tensor| {
-            tensor.to_floats().is_some_and(|values| values.iter().any(|&value| value == f32::NEG_INFINITY))
-        };
+        let hides = |tensor: &Tensor| tensor.to_floats().is_some_and(|values| values.contains(&f32::NEG_INFINITY));
         let mut biased = scores.clone();
         let mut seen = None;
         match bias {
