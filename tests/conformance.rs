@@ -52,6 +52,7 @@ const SCOPE: &[&str] = &[
     "Constant",
     "ConstantOfShape",
     "Conv",
+    "ConvInteger",
     "ConvTranspose",
     "Cos",
     "Cosh",
@@ -60,6 +61,7 @@ const SCOPE: &[&str] = &[
     "DequantizeLinear",
     "Div",
     "Dropout",
+    "DynamicQuantizeLinear",
     "Einsum",
     "Elu",
     "Equal",
@@ -101,6 +103,7 @@ const SCOPE: &[&str] = &[
     "LpNormalization",
     "LpPool",
     "MatMul",
+    "MatMulInteger",
     "Max",
     "MaxPool",
     "Mean",
@@ -117,6 +120,8 @@ const SCOPE: &[&str] = &[
     "PRelu",
     "Pad",
     "Pow",
+    "QLinearConv",
+    "QLinearMatMul",
     "QuantizeLinear",
     "RNN",
     "RMSNormalization",
@@ -601,7 +606,8 @@ and again after the passes of `mxc compile` (`canonicalize-graph`, `map-to-analo
 - **bound**: with inputs that are like shapes (shapes, axes, pads, scales of Resize, numbers of iterations, conditions of If)
   bound as initializers; networks compute them from constants.
 - **out of scope**: by the rules of the test, not case by case. In scope are f32, i32, i64, bool, (u)int8 for quantization, f16
-  and f64 as f32, and every operator that CNN and ViT classifiers use, with the other elementwise ones.
+  and f64 as f32, and every operator that classifiers use, be they convolutional, recurrent or of attention, with the other
+  elementwise ones.
 - A case `…_expanded` counts for the operator whose function it spells out, and is in scope if what it uses is.
 - Integers and booleans must be equal, floats within 1e-5 (f16, and references written down with four digits: 1e-3).
 

@@ -180,6 +180,17 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             Some(Entry::Constant(mask)) => bias.known = Some(self.known_mask(node.input(3), mask, keys)?),
             Some(_) => bias.computed = Some(self.computed_mask(call, keys)?),
         }
+        if !reach.is_everything() || call.optional(6).is_some() {
+            let samples = match call.optional(6) {
+                Some(Entry::Constant(lengths)) => lengths.len(),
+                _ => 1,
+            };
+            // What says for each pair whether it counts, which a small model may make large.
+            let bytes = [queries, keys, samples].iter().fold(8u64, |bytes, &size| bytes.saturating_mul(size as u64));
+            if bytes > self.room() {
+                return Err(Problem::TooLarge(bytes));
+            }
+        }
         let allowed = |allowed: bool| if allowed { 0.0 } else { f32::NEG_INFINITY };
         let rows = || (0..queries).flat_map(|row| (0..keys).map(move |key| (row as i64, key as i64)));
         match call.optional(6) {
@@ -328,9 +339,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         scores: &Activation<'c, 'a>,
         bias: Bias<'c, 'a>,
     ) -> Result<[Activation<'c, 'a>; 2], Problem> {
-        let hides = |tensor: &Tensor| {
-            tensor.to_floats().is_some_and(|values| values.iter().any(|&value| value == f32::NEG_INFINITY))
-        };
+        let hides = |tensor: &Tensor| tensor.to_floats().is_some_and(|values| values.contains(&f32::NEG_INFINITY));
         let mut biased = scores.clone();
         let mut seen = None;
         match bias {

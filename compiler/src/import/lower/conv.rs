@@ -443,10 +443,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let counts = counted_pads(call, window, spatial)?;
         // How many elements count at each position of each axis.
         let mut within = vec![1usize];
-        for axis in 0..N {
+        for (axis, &counted_end) in counts.iter().enumerate() {
             let size = input.shape[axis + 2].fixed().unwrap_or(0);
             let counting = |tap: &&i64| match counted {
-                true => **tap < (size + counts[axis]) as i64,
+                true => **tap < (size + counted_end) as i64,
                 false => (0..size as i64).contains(*tap),
             };
             let along: Vec<usize> =

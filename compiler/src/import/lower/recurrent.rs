@@ -118,12 +118,14 @@ struct Cell<'n, 'c, 'a> {
     kind: Kind,
     hidden: usize,
     functions: Vec<Function>,
-    /// The greatest size of what the functions see.
+    /// The greatest size of what the gates' functions see.
     clip: Option<f32>,
     /// The products with the state.
     state: Vec<Product<'n, 'c, 'a>>,
     /// GRU: the reset gate comes after the product.
     linear_first: bool,
+    /// The bias that goes through the reset gate then, and its name.
+    gated: Option<(Part<'c, 'a>, &'n str)>,
     /// LSTM: the forget gate is what the input gate leaves.
     coupled: bool,
     /// LSTM: the weights of the cell in the gates i, o and f, and their name.
@@ -264,29 +266,23 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 }
             }
             let wide = [batch, Dim::Fixed(1), Dim::Fixed(hidden)];
-            if !node.outputs.first().is_none_or(String::is_empty) {
-                let mut parts = Vec::with_capacity(steps);
-                for output in outputs {
-                    let output = self.or_zero(call, output, batch, hidden)?;
-                    parts.push(self.emit.reshape(&output, &wide)?);
-                }
-                let sequence = self.emit.concat(&parts, 1)?;
-                sequences.push(self.emit.reshape(&sequence, &[batch, Dim::Fixed(steps), wide[1], wide[2]])?);
+            let mut parts = Vec::with_capacity(steps);
+            for output in outputs {
+                let output = self.or_zero(call, output, batch, hidden)?;
+                parts.push(self.emit.reshape(&output, &wide)?);
             }
+            let sequence = self.emit.concat(&parts, 1)?;
+            sequences.push(self.emit.reshape(&sequence, &[batch, Dim::Fixed(steps), wide[1], wide[2]])?);
             for (state, finals) in state.into_iter().zip(&mut finals) {
                 let state = self.or_zero(call, state, batch, hidden)?;
                 finals.push(self.emit.reshape(&state, &wide)?);
             }
         }
-        let mut results = vec![match sequences.is_empty() {
-            true => Entry::Unknown,
-            false => {
-                let all = self.emit.concat(&sequences, 2)?;
-                // [N, T, D, H] to [T, D, N, H].
-                Entry::Activation(if batch_first { all } else { self.permuted(&all, &[1, 2, 0, 3]) })
-            }
-        }];
-        for parts in &finals {
+        // [N, T, D, H] to [T, D, N, H].
+        let all = self.emit.concat(&sequences, 2)?;
+        let all = if batch_first { all } else { self.permuted(&all, &[1, 2, 0, 3]) };
+        let mut results = vec![Entry::Activation(all)];
+        for parts in finals.iter().take(if kind == Kind::Lstm { 2 } else { 1 }) {
             let all = self.emit.concat(parts, 1)?;
             results.push(Entry::Activation(if batch_first { all } else { self.permuted(&all, &[1, 0, 2]) }));
         }
@@ -314,18 +310,18 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         };
         let mut state = Vec::with_capacity(pieces.len());
         for piece in pieces {
-            let bias = match (linear_first, call.optional(3)) {
-                (true, Some(_)) => {
-                    let both = self.part(call, 3, &[directions, 2, rows])?;
-                    let own = self.cut(&both, 0, direction, 1)?;
-                    let own = self.cut(&own, 1, 1, 1)?;
-                    let own = self.as_shape(&own, &[rows])?;
-                    Some((node.input(3), self.only_last(&own, hidden)?))
-                }
-                _ => None,
-            };
-            state.push(Product { name: node.input(2), weight: self.turned(&piece)?, bias });
+            state.push(Product { name: node.input(2), weight: self.turned(&piece)?, bias: None });
         }
+        let gated = match call.optional(3) {
+            Some(_) if linear_first => {
+                let all = self.part(call, 3, &[directions, 2, rows])?;
+                let own = self.cut(&all, 0, direction, 1)?;
+                let own = self.cut(&own, 1, 1, 1)?;
+                let own = self.cut(&own, 2, 2 * hidden, hidden)?;
+                Some((self.as_shape(&own, &[1, hidden])?, node.input(3)))
+            }
+            _ => None,
+        };
         let peepholes = match call.optional(7) {
             Some(_) if kind == Kind::Lstm => {
                 let all = self.part(call, 7, &[directions, 3, hidden])?;
@@ -348,6 +344,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             clip,
             state,
             linear_first,
+            gated,
             coupled: kind == Kind::Lstm && node.int("input_forget", 0)? != 0,
             peepholes,
             layers: [format!("{}/{letter}", call.name), format!("{}/{letter}h", call.name)],
@@ -387,7 +384,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let (update, reset) = (self.columns(&both, 0, size)?, self.columns(&both, size, size)?);
                 match (&state, hidden) {
                     (Some(state), _) if cell.linear_first => {
-                        let state = self.columns(state, 2 * size, size)?;
+                        let mut state = self.columns(state, 2 * size, size)?;
+                        if let Some((bias, name)) = &cell.gated {
+                            state = self.with_part("tosa.add", &state, (bias, name))?;
+                        }
                         let part = self.pair("tosa.mul", &reset, &state)?;
                         last = self.pair("tosa.add", &last, &part)?;
                     }
@@ -397,10 +397,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                         last = self.pair("tosa.add", &last, &state)?;
                     }
                     (_, None) => {
-                        if let Some((name, bias)) = &cell.state[0].bias {
-                            let bias = self.cut(bias, 0, 2 * size, size)?;
-                            let bias = self.as_shape(&bias, &[1, size])?;
-                            let part = self.with_part("tosa.mul", &reset, (&bias, name))?;
+                        if let Some((bias, name)) = &cell.gated {
+                            let part = self.with_part("tosa.mul", &reset, (bias, name))?;
                             last = self.pair("tosa.add", &last, &part)?;
                         }
                     }
@@ -477,14 +475,15 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
     }
 
-    /// One of a cell's activation functions, of clipped values.
+    /// One of a cell's activation functions. Those of the gates see clipped values; the memory's, an LSTM's third, does not, as
+    /// in onnxruntime (ONNX says no more than "the input of activations").
     fn function(
         &mut self,
         cell: &Cell<'_, 'c, 'a>,
         index: usize,
         x: &Activation<'c, 'a>,
     ) -> Result<Activation<'c, 'a>, Problem> {
-        let x = match cell.clip {
+        let x = match cell.clip.filter(|_| index < 2) {
             Some(clip) => self.emit.clamp(x, -clip, clip)?,
             None => x.clone(),
         };
@@ -799,39 +798,27 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         })
     }
 
-    /// The last axis times 0 or 1: 1 on its last `hidden` elements or on all but these.
-    fn picked(&mut self, part: &Part<'c, 'a>, hidden: usize, last: bool) -> Result<Part<'c, 'a>, Problem> {
+    /// All but the last `hidden` elements of the last axis, these 0.
+    fn without_last(&mut self, part: &Part<'c, 'a>, hidden: usize) -> Result<Part<'c, 'a>, Problem> {
         let shape: Vec<usize> = match part {
             Part::Known(tensor) => tensor.shape.clone(),
             Part::Computed(value) => value.shape.iter().filter_map(|dim| dim.fixed()).collect(),
         };
         let size = shape.last().copied().unwrap_or(0);
-        let factors: Vec<f32> = (0..size).map(|at| f32::from((at + hidden >= size) == last)).collect();
+        let factors: Vec<f32> = (0..size).map(|at| f32::from(at + hidden < size)).collect();
         let factors = Tensor::floats([vec![1; shape.len() - 1], vec![size]].concat(), factors);
         Ok(match part {
             Part::Known(tensor) => {
                 let factors = factors.broadcast(&shape).to_floats().unwrap_or_default();
                 let values = tensor.to_floats().unwrap_or_default();
-                Part::Known(Tensor::floats(
-                    shape,
-                    values.iter().zip(factors.iter()).map(|(a, b)| a * b).collect::<Vec<_>>(),
-                ))
+                let kept: Vec<_> = values.iter().zip(factors.iter()).map(|(a, b)| a * b).collect();
+                Part::Known(Tensor::floats(shape, kept))
             }
             Part::Computed(value) => {
                 let value = value.clone();
                 Part::Computed(self.with_constant("tosa.mul", &value, "gate", &factors, false)?)
             }
         })
-    }
-
-    /// Only the last gate's elements of the last axis, the others 0.
-    fn only_last(&mut self, part: &Part<'c, 'a>, hidden: usize) -> Result<Part<'c, 'a>, Problem> {
-        self.picked(part, hidden, true)
-    }
-
-    /// All but the last gate's elements of the last axis, these 0.
-    fn without_last(&mut self, part: &Part<'c, 'a>, hidden: usize) -> Result<Part<'c, 'a>, Problem> {
-        self.picked(part, hidden, false)
     }
 
     /// The sum of two parts of one shape, both known or both computed.
