@@ -27,7 +27,7 @@ use mxc_runtime::{
     program::Program,
     store::{Weight, WeightStore},
 };
-use onnx_protobuf::{GraphProto, Message};
+use onnx_protobuf::{Message, NodeProto, TensorProto};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
@@ -302,26 +302,32 @@ pub fn onnx_file(
 
 /// The external data files that a model refers to, relative to its folder.
 pub fn external_files(source: &[u8], file: &str) -> Result<Vec<PathBuf>, ExportError> {
-    fn collect(graph: &GraphProto, found: &mut BTreeSet<PathBuf>) {
-        let attributes = graph.node.iter().flat_map(|node| &node.attribute);
-        let tensors = graph.initializer.iter().chain(attributes.clone().filter_map(|attribute| attribute.t.as_ref()));
-        for tensor in tensors {
-            for entry in tensor.external_data.iter().filter(|entry| entry.key == "location") {
-                let path = PathBuf::from(&entry.value);
-                // What points elsewhere is refused on import.
-                if path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-                    found.insert(path);
-                }
+    fn note(tensor: &TensorProto, found: &mut BTreeSet<PathBuf>) {
+        for entry in tensor.external_data.iter().filter(|entry| entry.key == "location") {
+            let path = PathBuf::from(&entry.value);
+            // What points elsewhere is refused on import.
+            if path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+                found.insert(path);
             }
         }
-        for graph in attributes.filter_map(|attribute| attribute.g.as_ref()) {
-            collect(graph, found);
+    }
+    fn collect(nodes: &[NodeProto], found: &mut BTreeSet<PathBuf>) {
+        for attribute in nodes.iter().flat_map(|node| &node.attribute) {
+            attribute.t.iter().for_each(|tensor| note(tensor, found));
+            for graph in attribute.g.iter() {
+                graph.initializer.iter().for_each(|tensor| note(tensor, found));
+                collect(&graph.node, found);
+            }
         }
     }
     let model = import::parse(source, file)?;
     let mut found = BTreeSet::new();
-    if let Some(graph) = model.graph.as_ref() {
-        collect(graph, &mut found);
+    for graph in model.graph.iter() {
+        graph.initializer.iter().for_each(|tensor| note(tensor, &mut found));
+        collect(&graph.node, &mut found);
+    }
+    for function in &model.functions {
+        collect(&function.node, &mut found);
     }
     Ok(found.into_iter().collect())
 }

@@ -34,8 +34,11 @@ pub(super) fn verify(exported: &[u8], folder: &Path, program: &Program) -> Resul
         let value = &program.values[input];
         (value.name.clone(), value.shape.iter().map(|size| size.unwrap_or(1)).collect())
     });
-    let options =
-        ImportOptions { input_shapes: shapes.collect(), max_constant_bytes: Some(import::MAX_CONSTANT_BYTES) };
+    let options = ImportOptions {
+        input_shapes: shapes.collect(),
+        max_constant_bytes: Some(import::MAX_CONSTANT_BYTES),
+        ..ImportOptions::default()
+    };
     let context = mxc_dialects::new_context();
     let imported = import::onnx_bytes(&context, exported, "the exported model", folder, &options)?;
     let own = load::program(&imported.module, &imported.weights).map_err(|error| differs(error.to_string()))?;
