@@ -61,6 +61,7 @@ def volumes() -> None:
         ("MaxPool", "max_ceil", {"ceil_mode": 1, "strides": [2, 3, 2], "dilations": [1, 2, 1]}),
         ("AveragePool", "average", {"pads": [1, 0, 1, 1, 1, 0], "strides": [2, 2, 1]}),
         ("AveragePool", "average_padding", {"pads": [1, 1, 0, 0, 1, 1], "count_include_pad": 1}),
+        ("AveragePool", "average_valid", {"auto_pad": "VALID", "ceil_mode": 1, "count_include_pad": 1, "strides": [2, 3, 2], "dilations": [1, 2, 1]}),
         ("LpPool", "lp", {"p": 3, "strides": [1, 2, 1]}),
     ):
         pool = node(op, ["x"], ["y"], kernel_shape=[2, 2, 3], **attributes)

@@ -620,8 +620,11 @@ fn counted_pads<const N: usize>(
     window: &Window<N>,
     spatial: usize,
 ) -> Result<[usize; N], Problem> {
-    let auto = !matches!(call.node.string("auto_pad", "NOTSET")?, "NOTSET" | "");
-    let pads = if auto { window.pad } else { declared_pads(call, spatial)? };
+    let pads = match call.node.string("auto_pad", "NOTSET")? {
+        "NOTSET" | "" => declared_pads(call, spatial)?,
+        "VALID" => [[0; 2]; N],
+        _ => window.pad,
+    };
     Ok(pads.map(|[_, after]| after))
 }
 
