@@ -183,6 +183,8 @@ fn shape_like(op: &str) -> &'static [usize] {
         "CumSum" | "OneHot" | "TopK" | "Trilu" => &[1],
         op if op.starts_with("Reduce") => &[1],
         "Slice" => &[1, 2, 3, 4],
+        // What a quantiser makes is its zero point's data type.
+        "QuantizeLinear" | "DequantizeLinear" => &[1, 2],
         "Pad" | "Resize" => &[1, 2, 3],
         "ConstantOfShape" | "If" | "NonZero" => &[0],
         "Range" => &[0, 1, 2],
@@ -281,7 +283,16 @@ fn out_of_scope(case: &Case) -> Option<String> {
     if case.model.opset_import.iter().any(|import| import.domain.is_empty() && import.version < 7) {
         return Some("operator set older than 7".to_owned());
     }
-    let quantization = matches!(case.op.as_str(), "QuantizeLinear" | "DequantizeLinear");
+    let quantization = matches!(
+        case.op.as_str(),
+        "ConvInteger"
+            | "DequantizeLinear"
+            | "DynamicQuantizeLinear"
+            | "MatMulInteger"
+            | "QLinearConv"
+            | "QLinearMatMul"
+            | "QuantizeLinear"
+    );
     let values = graph.input.iter().chain(&graph.output);
     let mut data_types: Vec<i32> = Vec::new();
     for value in values {
@@ -313,7 +324,14 @@ fn out_of_scope(case: &Case) -> Option<String> {
                 | DataType::INT64
                 | DataType::BOOL,
             ) => true,
-            Some(DataType::INT8 | DataType::UINT8) => quantization,
+            Some(
+                DataType::INT4
+                | DataType::UINT4
+                | DataType::INT8
+                | DataType::UINT8
+                | DataType::INT16
+                | DataType::UINT16,
+            ) => quantization,
             _ => false,
         };
         if !fits {
@@ -341,9 +359,6 @@ fn out_of_scope(case: &Case) -> Option<String> {
         }
         if node.op_type == "MaxPool" && node.output.len() > 1 {
             return Some("output Indices, which serves unpooling".to_owned());
-        }
-        if quantization && attribute(node, "block_size") != 0 {
-            return Some("quantization by blocks".to_owned());
         }
         if node.op_type == "Einsum" {
             let equation = node.attribute.iter().find(|attribute| attribute.name == "equation");
@@ -373,13 +388,27 @@ fn elements(tensor: &TensorProto) -> Elements {
         bytes.chunks_exact(N).map(|chunk| convert(chunk.try_into().unwrap())).collect()
     }
     let raw = tensor.raw_data.as_slice();
-    match DataType::from_i32(tensor.data_type).unwrap() {
+    let data_type = DataType::from_i32(tensor.data_type).unwrap();
+    if raw.is_empty() && matches!(data_type, DataType::INT8 | DataType::UINT8 | DataType::INT16 | DataType::UINT16) {
+        return Elements::Integers(tensor.int32_data.iter().map(|&value| i64::from(value)).collect());
+    }
+    match data_type {
         DataType::FLOAT => Elements::Floats(each(raw, |b| f64::from(f32::from_le_bytes(b)))),
         DataType::DOUBLE => Elements::Floats(each(raw, f64::from_le_bytes)),
         DataType::FLOAT16 => Elements::Floats(each(raw, |b| half(u16::from_le_bytes(b)))),
         DataType::INT64 => Elements::Integers(each(raw, i64::from_le_bytes)),
         DataType::INT32 => Elements::Integers(each(raw, |b| i64::from(i32::from_le_bytes(b)))),
         DataType::INT8 => Elements::Integers(each(raw, |b| i64::from(i8::from_le_bytes(b)))),
+        DataType::INT16 => Elements::Integers(each(raw, |b| i64::from(i16::from_le_bytes(b)))),
+        DataType::UINT16 => Elements::Integers(each(raw, |b| i64::from(u16::from_le_bytes(b)))),
+        data_type @ (DataType::INT4 | DataType::UINT4) => {
+            let count = tensor.dims.iter().product::<i64>() as usize;
+            let typed: Vec<u8> = tensor.int32_data.iter().map(|&byte| byte as u8).collect();
+            let raw = if raw.is_empty() { &typed } else { raw };
+            let signed = |half: u8| i64::from(half) - if data_type == DataType::INT4 && half > 7 { 16 } else { 0 };
+            let halves = raw.iter().flat_map(|byte| [byte & 15, byte >> 4]);
+            Elements::Integers(halves.take(count).map(signed).collect())
+        }
         _ => Elements::Integers(each(raw, |b: [u8; 1]| i64::from(b[0]))),
     }
 }

@@ -776,6 +776,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn gradients_pass_straight_through_quantisers_within_their_range() {
+        let quantiser = Unary::Quantize { scale: 0.5, zero: 2.0, low: 0.0, high: 15.0 };
+        // Below, at the lower end, inside, at the upper end (a half rounds to even), above.
+        let x = [-2.0, -1.25, -1.0, 0.3, 6.7, 6.75, 100.0];
+        let mut y = x;
+        unary(quantiser, &mut y);
+        assert_eq!(y, [0.0, 0.0, 0.0, 3.0, 15.0, 15.0, 15.0]);
+        let mut g = [3.0; 7];
+        unary_backward(quantiser, &mut g, &x);
+        assert_eq!(g, [0.0, 6.0, 6.0, 6.0, 6.0, 0.0, 0.0]);
+        let mut g = [3.0; 7];
+        unary_backward(Unary::Round, &mut g, &x);
+        assert_eq!(g, [3.0; 7]);
+    }
+
+    #[test]
     fn exponential_is_accurate() {
         for step in -10_500..=9000 {
             let x = step as f32 / 100.0 + 0.003_7;

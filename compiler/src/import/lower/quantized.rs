@@ -166,6 +166,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// of one.
     pub(super) fn dynamic_quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let x = call.activation(0)?.clone();
+        if x.has_batch() && (self.fixed_batch.is_some_and(|batch| batch != 1) || x.rank() < 2) {
+            return unsupported("its range is taken over the batch");
+        }
+        if x.has_batch() && self.fixed_batch.is_none() {
+            tracing::warn!("node '{}' takes the range of each sample by itself, as for a batch of one", call.name);
+        }
         let axes: Vec<_> = (0..x.rank()).filter(|&axis| x.shape[axis].fixed().is_some()).collect();
         let low = self.reduce_axes("ReduceMin", &x, &axes)?;
         let low = self.emit.clamp(&low, f32::NEG_INFINITY, 0.0)?;

@@ -219,14 +219,38 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         self.emit.cast(&whole, to)
     }
 
+    /// Converts to integers of fewer bits than those of `to`, which hold them: other integers wrap, floats beyond the range are
+    /// undefined in ONNX.
+    fn narrowed(&mut self, input: &Activation<'c, 'a>, to: Element, code: i64) -> Result<Activation<'c, 'a>, Problem> {
+        if matches!(input.element(), Element::F32 | Element::Bool) {
+            return self.truncated(input, to);
+        }
+        let constant = |value: i64| Tensor::ints(vec![], [Sym::from(value)]);
+        let levels = match code {
+            2 | 3 => 1 << 8,
+            4 | 5 => 1 << 16,
+            _ => 1i64 << 32,
+        };
+        let half = if matches!(code, 3 | 5) { levels / 2 } else { 0 };
+        let wide = self.emit.cast(input, Element::I64)?;
+        let above = self.with_constant("tosa.add", &wide, "", &constant(half), false)?;
+        let wrapped = self.with_constant("mxc.mod", &above, "", &constant(levels), false)?;
+        let wrapped = self.with_constant("tosa.sub", &wrapped, "", &constant(half), false)?;
+        self.emit.cast(&wrapped, to)
+    }
+
     /// Cast and CastLike.
     pub(super) fn cast(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let to = if node.op == "Cast" {
             let code = node.int("to", 1)?;
-            match i32::try_from(code).ok().and_then(Element::of) {
-                Some(to) if !matches!(code, 2..=5 | 12) => to,
-                _ => return unsupported(format!("a cast to data type {code}")),
+            match (i32::try_from(code).ok().and_then(Element::of), call.entry(0)?) {
+                (Some(to), Entry::Activation(input)) if matches!(code, 2..=5 | 12) => {
+                    let input = input.clone();
+                    return one(self.narrowed(&input, to, code)?);
+                }
+                (Some(to), _) => to,
+                (None, _) => return unsupported(format!("a cast to data type {code}")),
             }
         } else {
             match call.entry(1)? {
