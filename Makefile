@@ -2,13 +2,14 @@
 # make test        set up and run every test
 # make bench       speed against PyTorch eager, in one run (needs examples/setup.sh's virtual environment)
 # make tables      the accuracy tables of docs/results.md (hours)
+# make harness     1,000 random networks through every command, against onnxruntime (minutes)
 # make zoo         full-size networks of torchvision and timm through the whole pipeline (hours, gigabytes)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 FASHION ?= /usr/share/datasets/fashion-mnist
 MXC := target/release/mxc
 
-.PHONY: setup build quickstart test lint bench tables zoo
+.PHONY: setup build quickstart test lint bench tables harness zoo
 setup:
 	@scripts/setup.sh
 
@@ -40,6 +41,9 @@ bench: build
 
 tables: build
 	scripts/tables.py
+
+harness: build tests/.venv/installed
+	MXC=$(MXC) tests/.venv/bin/python scripts/harness.py --networks 1000
 
 zoo: build
 	test -x examples/.venv/bin/python || examples/setup.sh
