@@ -121,13 +121,15 @@ pub struct Data {
     pub value: Option<usize>,
     /// How many operations of the source program (and results of `@main`) use it; 0 for values that rewriting made up.
     pub uses: usize,
+    /// Whether it is another layout of a value with several uses: so has it, although rewriting made it up.
+    pub shared: bool,
     /// The source operation with its location: the first whose result it is.
     pub source: Option<usize>,
 }
 
 impl Data {
     fn value(shape: Shape) -> Self {
-        Self { shape, float: true, constant: false, splat: None, value: None, uses: 0, source: None }
+        Self { shape, float: true, constant: false, splat: None, value: None, uses: 0, shared: false, source: None }
     }
 
     fn constant(shape: Shape, splat: Option<f64>) -> Self {
@@ -233,6 +235,10 @@ impl Analysis<Node> for Facts {
 
     fn make(egraph: &mut Graph, node: &Node, _: Id) -> Data {
         let mut data = describe(egraph, node);
+        if let Op::Transpose(_) | Op::Reshape(_) = node.op {
+            let of = &egraph[node.children[0]].data;
+            data.shared = of.shared || of.uses > 1;
+        }
         if data.value.is_none() && data.float && data.constant {
             data.value = match (&node.op, data.splat, data.static_shape()) {
                 (Op::Fold(fold), _, _) => node
@@ -261,6 +267,7 @@ impl Analysis<Node> for Facts {
             splat: a.splat.or(b.splat),
             value: a.value.or(b.value),
             uses: a.uses + b.uses,
+            shared: a.shared || b.shared,
             source: match (a.source, b.source) {
                 (Some(x), Some(y)) => Some(x.min(y)),
                 (x, y) => x.or(y),

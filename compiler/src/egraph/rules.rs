@@ -125,7 +125,8 @@ fn splat(egraph: &Graph, id: Id) -> Option<f64> {
 
 /// Whether an inner value may be reached through: at most one operation uses it.
 fn is_private(egraph: &Graph, id: Id) -> bool {
-    data(egraph, id).uses <= 1
+    let data = data(egraph, id);
+    data.uses <= 1 && !data.shared
 }
 
 /// Whether a constant applies per channel: all axes have size 1 but the last, which has `channels` or 1.
