@@ -23,7 +23,7 @@ impl<'c, 'm> ModuleMut<'c, 'm> {
     }
 
     /// A module that somebody owns whom the caller knows not to use it for `'m`.
-    pub(crate) fn lent(module: ManuallyDrop<Module<'c>>) -> Self {
+    fn lent(module: ManuallyDrop<Module<'c>>) -> Self {
         Self { module, owner: PhantomData }
     }
 
@@ -92,6 +92,15 @@ impl<'c, 'a> Eraser<'c, 'a> {
 
 fn address(operation: &OperationRef<'_, '_>) -> usize {
     OperationLike::to_raw(operation).ptr as usize
+}
+
+/// Lends the `builtin.module` operation that a pass runs on as a module; `None` when it is another operation. MLIR runs one
+/// pass at a time and holds no references into the module meanwhile.
+pub fn with_module<'c, R>(
+    operation: melior::ir::OperationRef<'c, '_>,
+    action: impl FnOnce(&mut ModuleMut<'c, '_>) -> R,
+) -> Option<R> {
+    Some(action(&mut ModuleMut::lent(ffi::module_of(operation)?)))
 }
 
 #[cfg(test)]

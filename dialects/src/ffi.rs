@@ -1,6 +1,5 @@
 //! What melior 0.27 lacks of the MLIR C API. The only `unsafe` code of this crate.
 
-use crate::erase::ModuleMut;
 use melior::{
     Context, StringRef,
     dialect::DialectHandle,
@@ -153,15 +152,6 @@ pub fn dense_f32_splat(attribute: Attribute<'_>) -> Option<f32> {
     (tensor.element().is_f32() && elements.is_splat()).then(|| elements.f32_splat_value())
 }
 
-/// Lends the `builtin.module` operation that a pass runs on as a module; `None` when it is another operation. MLIR runs one
-/// pass at a time and holds no references into the module meanwhile.
-pub fn with_module<'c, R>(
-    operation: melior::ir::OperationRef<'c, '_>,
-    action: impl FnOnce(&mut ModuleMut<'c, '_>) -> R,
-) -> Option<R> {
-    Some(action(&mut ModuleMut::lent(module_of(operation)?)))
-}
-
 /// A module that its owner, who is not to use it meanwhile, still holds.
 pub(crate) fn lend<'c>(module: &mut Module<'c>) -> ManuallyDrop<Module<'c>> {
     // SAFETY: the pointer is a live module's; `ManuallyDrop` keeps it from being destroyed twice.
@@ -169,7 +159,7 @@ pub(crate) fn lend<'c>(module: &mut Module<'c>) -> ManuallyDrop<Module<'c>> {
 }
 
 /// The module that an operation is, still held by its owner.
-fn module_of<'c>(operation: melior::ir::OperationRef<'c, '_>) -> Option<ManuallyDrop<Module<'c>>> {
+pub(crate) fn module_of<'c>(operation: melior::ir::OperationRef<'c, '_>) -> Option<ManuallyDrop<Module<'c>>> {
     use melior::ir::operation::OperationLike;
     // SAFETY: the operation is alive by its lifetime; `ManuallyDrop` keeps the module, which its owner still holds, from being
     // destroyed here.

@@ -5,7 +5,7 @@
 
 use super::{
     error::ImportError,
-    proto::{name_nodes, normal, reads, spell_out},
+    proto::{execution_order, name_nodes, normal, reads, spell_out},
     tensor::{Data, Element, Sym, Tensor},
 };
 use onnx_protobuf::{
@@ -266,25 +266,7 @@ impl Decoder<'_> {
                 pending.extend(&dependencies[index]);
             }
         }
-        // Kahn's algorithm, always taking the first ready node in file order.
-        let mut waiting: Vec<usize> = dependencies.iter().map(Vec::len).collect();
-        let mut users = vec![Vec::new(); nodes.len()];
-        for (index, producers) in dependencies.iter().enumerate() {
-            for &producer in producers {
-                users[producer].push(index);
-            }
-        }
-        let mut ready: BTreeSet<usize> = (0..nodes.len()).filter(|&index| waiting[index] == 0).collect();
-        let mut order = Vec::with_capacity(nodes.len());
-        while let Some(index) = ready.pop_first() {
-            order.push(index);
-            for &user in &users[index] {
-                waiting[user] -= 1;
-                if waiting[user] == 0 {
-                    ready.insert(user);
-                }
-            }
-        }
+        let (order, waiting) = execution_order(&dependencies);
         if order.len() < nodes.len() {
             return Err(cycle(&dependencies, &waiting, &names, &nodes));
         }

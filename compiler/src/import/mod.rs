@@ -384,6 +384,8 @@ pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<
     let Some(block) = ir::entry_block(main) else {
         return Err(failed("its function '@main' has no body".to_owned()));
     };
+    // There is no ONNX file to export into.
+    origin::set(context, main, &[]);
     let mut inputs = Vec::new();
     for index in 0..block.argument_count() {
         let shape = block.argument(index).ok().and_then(|argument| ir::tensor_shape(argument.r#type()));

@@ -462,17 +462,24 @@ pub(crate) fn sort(nodes: Vec<NodeProto>) -> Vec<NodeProto> {
     for (index, node) in nodes.iter().enumerate() {
         producers.extend(node.output.iter().filter(|output| !output.is_empty()).map(|output| (output.clone(), index)));
     }
-    let mut users = vec![Vec::new(); nodes.len()];
-    let mut waiting = vec![0usize; nodes.len()];
-    for (index, node) in nodes.iter().enumerate() {
-        for producer in reads(node).iter().filter_map(|read| producers.get(read)).filter(|producer| **producer != index)
-        {
-            users[*producer].push(index);
-            waiting[index] += 1;
+    let depends = |node: &NodeProto| reads(node).iter().filter_map(|read| producers.get(read).copied()).collect();
+    let dependencies: Vec<Vec<usize>> = nodes.iter().map(depends).collect();
+    let mut nodes: Vec<Option<NodeProto>> = nodes.into_iter().map(Some).collect();
+    execution_order(&dependencies).0.into_iter().filter_map(|index| nodes[index].take()).collect()
+}
+
+/// An order of nodes that depend on others, by Kahn's algorithm: always the first ready one in file order. Those on and behind
+/// a cycle are left out: what they still wait for is the second result.
+pub(super) fn execution_order(dependencies: &[Vec<usize>]) -> (Vec<usize>, Vec<usize>) {
+    let mut waiting: Vec<usize> = dependencies.iter().map(Vec::len).collect();
+    let mut users = vec![Vec::new(); dependencies.len()];
+    for (index, producers) in dependencies.iter().enumerate() {
+        for &producer in producers {
+            users[producer].push(index);
         }
     }
-    let mut ready: BTreeSet<usize> = (0..nodes.len()).filter(|&index| waiting[index] == 0).collect();
-    let mut order = Vec::with_capacity(nodes.len());
+    let mut ready: BTreeSet<usize> = (0..dependencies.len()).filter(|&index| waiting[index] == 0).collect();
+    let mut order = Vec::with_capacity(dependencies.len());
     while let Some(index) = ready.pop_first() {
         order.push(index);
         for &user in &users[index] {
@@ -482,8 +489,7 @@ pub(crate) fn sort(nodes: Vec<NodeProto>) -> Vec<NodeProto> {
             }
         }
     }
-    let mut nodes: Vec<Option<NodeProto>> = nodes.into_iter().map(Some).collect();
-    order.into_iter().filter_map(|index| nodes[index].take()).collect()
+    (order, waiting)
 }
 
 /// The values that a node reads, those of its nested graphs included.

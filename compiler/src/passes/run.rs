@@ -14,7 +14,7 @@ use melior::{
     },
     pass::{ExternalPass, Pass as MlirPass, PassManager, create_external, transform},
 };
-use mxc_dialects::{ffi, ir};
+use mxc_dialects::{erase, ir};
 use std::{
     cell::RefCell,
     io::{self, Write},
@@ -164,7 +164,7 @@ fn run_step<'c>(
                     let (pass, cx) = &mut *state;
                     // Unwinding into MLIR's C++ frames would abort the process.
                     catch_unwind(AssertUnwindSafe(|| {
-                        ffi::with_module(operation, |module| pass.run_dyn(context, module, cx))
+                        erase::with_module(operation, |module| pass.run_dyn(context, module, cx))
                             .unwrap_or_else(|| Err(PassError::new("not run on a module")))
                     }))
                     .unwrap_or_else(|_| Err(PassError::new("the pass panicked: please report this")))

@@ -21,6 +21,9 @@ use std::rc::Rc;
 /// A node's inputs, all known; `None` where one is left out.
 type Known = [Option<Rc<Tensor>>];
 
+/// One number for each input of a node, and its result's shape.
+type Fill = (Vec<Option<Rc<Tensor>>>, Vec<usize>);
+
 /// What a node on constants makes.
 type Made = Result<Vec<Rc<Tensor>>, Problem>;
 
@@ -193,7 +196,7 @@ impl Lowering<'_, '_, '_> {
 
 /// The inputs of an elementwise node as one number each, and the result's shape, where at least one input is a fill and all are
 /// one number repeated: the result is a fill, too.
-fn fills(node: &Node, inputs: &Known) -> Option<(Vec<Option<Rc<Tensor>>>, Vec<usize>)> {
+fn fills(node: &Node, inputs: &Known) -> Option<Fill> {
     let is_fill = |input: &Rc<Tensor>| matches!(input.data, Data::Fill(_));
     if !elementwise::is_elementwise(&node.op) || !inputs.iter().flatten().any(is_fill) {
         return None;
