@@ -140,15 +140,12 @@ impl Lowering<'_, '_, '_> {
         module.body().append_operation(function);
         let program =
             load::program(&module, &weights).map_err(|error| Problem::Unsupported(Some(error.to_string())))?;
-        // Everything that the run holds, at the most.
+        // Everything that the run makes, at the most.
         let words = |shape: &[Option<usize>], dtype: DType| {
             shape.iter().try_fold(dtype.words(), |words, size| words.checked_mul(size.unwrap_or(1)))
         };
-        let held = program
-            .values
-            .iter()
-            .filter(|value| value.constant.is_none())
-            .try_fold(0usize, |held, value| held.checked_add(words(&value.shape, value.dtype)?));
+        let mut made = program.nodes.iter().map(|node| &program.values[node.output]);
+        let held = made.try_fold(0usize, |held, value| held.checked_add(words(&value.shape, value.dtype)?));
         let held = held.map_or(u64::MAX, |words| (words as u64).saturating_mul(4));
         if held > self.room() {
             return Err(Problem::TooLarge(held));
