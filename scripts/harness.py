@@ -86,8 +86,7 @@ class Network:
         kernel = [int(min(self.pick([1, 3, 3]), size)) for size in self.shape[1:]]
         stride = [int(self.pick([1, 1, 2])) for _ in range(spatial)]
         pads = [int(self.pick([0, (k - 1) // 2])) for k in kernel] * 2
-        outputs = int(self.draws.integers(1, 7))
-        groups = 1
+        outputs, groups = int(self.draws.integers(1, 7)), 1
         if self.draws.random() < 0.25 and channels > 1:
             groups = channels
             outputs = channels * int(self.pick([1, 2]))
@@ -135,6 +134,31 @@ class Network:
                 pair = [product, bias] if self.draws.random() < 0.5 else [bias, product]
                 self.value = self.node("Add", pair)
         self.shape = [outputs]
+
+    def tokens(self):
+        """A matrix product over the channels of every place."""
+        if len(self.shape) == 1:
+            return self.product()
+        inputs, outputs = self.shape[0], int(self.draws.integers(1, 6))
+        length = int(np.prod(self.shape[1:]))
+        self.value = self.node("Reshape", [self.value, self.constant(np.array([0, inputs, -1], np.int64))])
+        self.value = self.node("Transpose", [self.value], perm=[0, 2, 1])
+        self.value = self.node("MatMul", [self.value, self.weight(inputs, outputs)])
+        for op in ("Add", "Mul"):
+            if self.draws.random() < 0.5:
+                self.value = self.node(op, [self.value, self.weight(outputs)])
+        self.value = self.node("Transpose", [self.value], perm=[0, 2, 1])
+        self.shape = [outputs, length]
+
+    def enlarged(self):
+        """A transposed convolution."""
+        if len(self.shape) != 3 or max(self.shape[1:]) > 10:
+            return self.layer()
+        inputs, outputs = self.shape[0], int(self.draws.integers(1, 5))
+        stride = int(self.pick([1, 2]))
+        inputs = [self.value, self.weight(inputs, outputs, 3, 3, scale=0.5), self.weight(outputs)]
+        self.value = self.node("ConvTranspose", inputs, strides=[stride, stride], pads=[1, 1, 1, 1])
+        self.shape = [outputs, *[(size - 1) * stride + 1 for size in self.shape[1:]]]
 
     # What stands around layers.
 
@@ -257,7 +281,7 @@ class Network:
 
     def build(self) -> onnx.ModelProto:
         for _ in range(int(self.draws.integers(1, 4))):
-            self.pick([self.layer] * 6 + [self.function, self.branch])()
+            self.pick([self.layer] * 6 + [self.function, self.branch, self.tokens, self.enlarged])()
             if self.draws.random() < 0.15:
                 self.dead_reader()
             for _ in range(int(self.draws.integers(0, 3))):
