@@ -1,6 +1,6 @@
 //! The command line end to end, on a trained model and the first images of Fashion-MNIST.
 
-use crate::common::{fail, json, model, mxc, small_fashion, succeed};
+use crate::common::{fail, json, model, mxc, mxc_with_signals, small_fashion, succeed};
 use ndarray::{Array2, Array4};
 use ndarray_npy::{NpzReader, NpzWriter};
 use std::{
@@ -298,7 +298,8 @@ fn interrupted_finetune_says_how_to_go_on() {
     let arguments = ["finetune", "model.mxa", "--epochs", "30", "--batch", "16", "--data", &data];
     for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
         let name = format!("{signal}.mxa");
-        let mut child = mxc(folder).args(arguments).args(["-o", &name]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            mxc_with_signals(folder).args(arguments).args(["-o", &name]).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = child.stderr.take();
         if signal == "HUP" {
             // Its terminal is gone.
@@ -328,7 +329,7 @@ fn a_signal_ends_any_command_with_its_code() {
     let (folder, data) = compiled(&[]);
     for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
         let arguments = ["eval", "model.mxa", "--seeds", "100000", "--data", &data];
-        let mut child = mxc(folder.path()).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = mxc_with_signals(folder.path()).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
         // The first line of progress comes after a second: the command is at work.
         let mut line = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();

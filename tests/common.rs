@@ -29,6 +29,15 @@ pub fn mxc(folder: &Path) -> Command {
     command
 }
 
+/// As [`mxc`], deaf to no signal: what the tests run under (nohup, a job in the background) may have it ignore some.
+pub fn mxc_with_signals(folder: &Path) -> Command {
+    let plain = mxc(folder);
+    let mut command = Command::new("/usr/bin/env");
+    command.arg("--default-signal=HUP,INT,TERM").arg(plain.get_program()).current_dir(folder).env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
 /// Runs a command that must succeed; returns its stdout.
 pub fn succeed(command: &mut Command) -> String {
     let output = run(command);
