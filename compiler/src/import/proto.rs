@@ -77,7 +77,7 @@ pub(crate) fn spelled(node: &NodeProto) -> Option<Vec<NodeProto>> {
     match (domain, node.op_type.as_str()) {
         ("", "QLinearConv") => {
             let x = spelling.dequantized("x", 0);
-            let weight = spelling.scaled("weight", [3, 4, 5]);
+            let weight = spelling.scaled("weight", [3, 4, 5], true);
             let mut inputs = vec![x, weight];
             if has(8) {
                 inputs.push(spelling.accumulator_scaled("bias", 8, [1, 4]));
@@ -94,7 +94,7 @@ pub(crate) fn spelled(node: &NodeProto) -> Option<Vec<NodeProto>> {
             let a = spelling.dequantized("a", 0);
             // Per output: the rows of a transposed B.
             let rows = node.attribute.iter().any(|attribute| attribute.name == "transB" && attribute.i != 0);
-            let b = if rows { spelling.scaled("b", [3, 4, 5]) } else { spelling.scaled_last("b", [3, 4, 5]) };
+            let b = spelling.scaled("b", [3, 4, 5], rows);
             let mut inputs = vec![a, b];
             if has(6) {
                 let mut bias = spelling.accumulator_scaled("bias", 6, [1, 4]);
@@ -241,18 +241,11 @@ impl Spelling<'_> {
         self.add("Transpose", part, &[result], Vec::new())
     }
 
-    /// Weights `(w − zero point)·scale`, by tensor or along the first axis.
-    fn scaled(&mut self, part: &str, [index, scale, zero]: [usize; 3]) -> String {
-        let centred = self.centred(&format!("{part}.centred"), index, zero, true);
+    /// Weights `(w − zero point)·scale`, by tensor or along the last axis, or, `first`, along the first one.
+    fn scaled(&mut self, part: &str, [index, scale, zero]: [usize; 3], first: bool) -> String {
+        let centred = self.centred(&format!("{part}.centred"), index, zero, first);
         let scale = self.input(scale);
-        self.along(part, "Mul", centred, scale, true)
-    }
-
-    /// Weights `(w − zero point)·scale`, by tensor or along the last axis.
-    fn scaled_last(&mut self, part: &str, [index, scale, zero]: [usize; 3]) -> String {
-        let centred = self.centred(&format!("{part}.centred"), index, zero, false);
-        let scale = self.input(scale);
-        self.along(part, "Mul", centred, scale, false)
+        self.along(part, "Mul", centred, scale, first)
     }
 
     /// Integers in units of the product of two scales.
