@@ -1,6 +1,13 @@
-//! Typed views and builders of the `denoise` dialect: trainable digital blocks on an analog layer's noisy output.
+//! Typed views and builders of the `denoise` dialect: trainable digital blocks on an analog layer's noisy output. What a
+//! denoiser computes is its [`Kind`]'s [`expression`].
+
+mod affine;
+pub mod expression;
+mod mean;
+mod paper;
 
 use crate::ir;
+use expression::Expression;
 use melior::{
     Context,
     ir::{
@@ -9,6 +16,54 @@ use melior::{
         operation::{OperationBuilder, OperationLike},
     },
 };
+use std::{fmt, sync::LazyLock};
+
+/// A kind of denoiser: what mxc knows of it.
+pub struct Kind {
+    /// Its name on the command line, in the IR and in packages.
+    pub name: &'static str,
+    /// What it is, in a few words.
+    pub about: &'static str,
+    /// Where it acts among a layer's denoisers.
+    pub stage: Stage,
+    expression: LazyLock<Expression>,
+}
+
+/// The denoisers of a layer act in this order, at most one of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// A block, on the layer's output.
+    Block,
+    /// An affine, behind the block if there is one.
+    Affine,
+}
+
+/// Every kind of denoiser.
+pub static KINDS: [&Kind; 3] = [&paper::KIND, &mean::KIND, &affine::KIND];
+
+impl Kind {
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        KINDS.into_iter().find(|kind| kind.name == name)
+    }
+
+    /// Its arithmetic.
+    pub fn expression(&self) -> &Expression {
+        &self.expression
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name)
+    }
+}
 
 /// LeakyReLU's slope in float and fixed point alike: 2⁻⁷, a shift in hardware.
 pub const SLOPE: f64 = 1.0 / 128.0;
@@ -278,6 +333,23 @@ mod tests {
     fn bottleneck_rounds_halves_up() {
         let widths: Vec<_> = [1, 2, 5, 6, 10, 16, 64].map(bottleneck).into();
         assert_eq!(widths, [1, 1, 1, 2, 3, 4, 16]);
+    }
+
+    #[test]
+    fn expressions_are_the_paper_s() {
+        for channels in [1, 10, 16, 64] {
+            for spatial in [true, false] {
+                let site = expression::Site { channels, spatial };
+                let count = |kind: &Kind| kind.expression().parameter_count(site);
+                assert_eq!(count(&paper::KIND), block_parameters(channels, spatial, true));
+                assert_eq!(count(&mean::KIND), block_parameters(channels, spatial, false));
+                assert_eq!(count(&affine::KIND), affine_parameters(channels));
+                let shapes = paper::KIND.expression().parameters().iter().map(|p| p.layout.shape(site));
+                assert!(shapes.eq(block_weight_shapes(channels, spatial)));
+            }
+        }
+        let names = paper::KIND.expression().parameters().iter().map(|parameter| parameter.name.as_str());
+        assert!(names.eq(BLOCK_WEIGHTS));
     }
 
     #[test]
