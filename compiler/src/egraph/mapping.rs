@@ -915,7 +915,11 @@ mod tests {
             rows,
             columns,
             channels,
-            block: Some(BlockShape { bottleneck: mxc_dialects::denoise::bottleneck(channels), kernel: 3, sigma }),
+            block: Some(BlockShape {
+                bottleneck: mxc_dialects::denoise::expression::Width::Bottleneck(4).of(channels),
+                kernel: 3,
+                sigma,
+            }),
             affine: false,
         }
     }

@@ -1,5 +1,5 @@
-//! Where egg works: the graph rewrites of `canonicalize-graph`, what is left of a denoising block whose σ̂ is negligible
-//! ([`cancellation`]), and a denoiser's mapping to the digital tile ([`mapping`]).
+//! Where egg works: the graph rewrites of `canonicalize-graph`, what is left of a denoiser where some of its terms are
+//! zero ([`denoiser`]), and a denoiser's mapping to the digital tile ([`mapping`]).
 //!
 //! `@main` is read into an e-graph ([`import`]), [`rules`] add equal forms until nothing new is found, [`extract`]
 //! picks the cheapest program, [`export`] writes it back. The values of weights never enter: constants are leaves,
@@ -7,7 +7,7 @@
 //! computes the tensors that are left, in f64.
 
 pub mod analysis;
-pub mod cancellation;
+pub mod denoiser;
 pub mod export;
 pub mod extract;
 pub mod fold;

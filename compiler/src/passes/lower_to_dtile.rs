@@ -31,7 +31,7 @@ use melior::{
     },
 };
 use mxc_dialects::{
-    denoise::{self, SLOPE},
+    denoise,
     dtile::{self, Symbol},
     erase::{Eraser, ModuleMut},
     ffi, ir,
@@ -124,9 +124,8 @@ fn lower<'c, 'a>(
         return Ok(());
     };
     for operation in ir::block_ops(main) {
-        let name = ir::op_name(&operation);
         // The affine of a block that has been lowered goes with it.
-        if (name != "denoise.block" && name != "denoise.affine") || eraser.is_marked(&operation) {
+        if denoise::Denoiser::new(operation).is_none() || eraser.is_marked(&operation) {
             continue;
         }
         let layer = ir::string_attr(&operation, "layer").unwrap_or_default();
@@ -211,13 +210,12 @@ fn read<'c, 'a>(
     let mut next = Some(first);
     while let Some(operation) = next {
         let result = built("a result", operation.result(0))?.into();
-        if let Some(view) = denoise::Block::new(operation) {
-            let weights = view.weights();
-            if view.slope().is_none_or(|slope| (slope - SLOPE).abs() > 1e-12) {
-                return Err(refused(format!(
-                    "its LeakyReLU's slope is not {SLOPE}, which the tile's shift by {SLOPE_SHIFT} computes"
-                )));
-            }
+        let Some(view) = denoise::Denoiser::new(operation) else {
+            break;
+        };
+        let kind = view.kind();
+        let weights = view.weights();
+        if kind.stage == denoise::Stage::Block {
             let kernel = weights
                 .get(2)
                 .and_then(|weight| dtile::shape(*weight).ok())
@@ -227,8 +225,9 @@ fn read<'c, 'a>(
             let inner =
                 |name: &str| fractions.and_then(|fractions| fractions.element_by_name(name)).and_then(ir::as_i64);
             let missing = || refused(format!("its block has no `{FRACTIONS}`")).hint("run quantize-denoisers first");
-            let shape =
-                BlockShape { bottleneck: view.bottleneck().ok_or_else(missing)?, kernel, sigma: view.has_sigma() };
+            let bottleneck =
+                weights.first().and_then(|weight| dtile::shape(*weight).ok()).and_then(|shape| shape.first().copied());
+            let shape = BlockShape { bottleneck: bottleneck.ok_or_else(missing)?, kernel, sigma: weights.len() == 8 };
             denoiser.shape.block = Some(shape);
             denoiser.block = Some(QuantisedBlock {
                 shape,
@@ -243,8 +242,8 @@ fn read<'c, 'a>(
                 },
                 output: fraction(result)?,
             });
-        } else if let Some(view) = denoise::Affine::new(operation) {
-            let (Some(scale), Some(shift)) = (view.scale(), view.shift()) else {
+        } else {
+            let [scale, shift] = weights[..] else {
                 return Err(refused("its affine lacks operands".to_owned()));
             };
             denoiser.shape.affine = true;
@@ -261,7 +260,7 @@ fn read<'c, 'a>(
         next = match users.as_slice() {
             [user]
                 if denoiser.affine.is_none()
-                    && ir::op_name(user) == "denoise.affine"
+                    && denoise::Denoiser::new(*user).is_some()
                     && ir::string_attr(user, "layer").as_deref() == Some(layer) =>
             {
                 Some(*user)

@@ -36,8 +36,7 @@ use melior::{
 };
 use mxc_dialects::{
     analog::AnalogOp,
-    denoise::{self, AFFINE_WEIGHTS, BLOCK_WEIGHTS},
-    dtile,
+    denoise, dtile,
     erase::{Eraser, ModuleMut},
     ffi, ir,
 };
@@ -156,10 +155,12 @@ fn quantise<'c, 'a>(
     let mut quantiser = Quantiser { context, module, block, cx, hardware, eraser, replaced: Vec::new() };
     for operation in ir::block_ops(block) {
         let is_f32 = operation.operand(0).is_ok_and(|input| dtile::fraction(input).is_none());
-        match ir::op_name(&operation).as_str() {
-            "denoise.block" if is_f32 => quantiser.block(operation)?,
-            "denoise.affine" if is_f32 => quantiser.affine(operation)?,
-            _ => {}
+        let Some(view) = denoise::Denoiser::new(operation).filter(|_| is_f32) else {
+            continue;
+        };
+        match view.kind().stage {
+            denoise::Stage::Block => quantiser.block(operation)?,
+            denoise::Stage::Affine => quantiser.affine(operation)?,
         }
     }
     Ok(quantiser.replaced)
@@ -314,25 +315,25 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
     }
 
     fn block(&mut self, operation: OperationRef<'c, 'a>) -> Result<(), PassError> {
-        let Some(view) = denoise::Block::new(operation) else {
+        let Some(view) = denoise::Denoiser::new(operation) else {
             return Ok(());
         };
         let layer = view.layer();
         let weights = view.weights();
-        let sizes = view.channels().zip(view.bottleneck());
-        let (Some((channels, bottleneck)), 6 | 8) = (sizes, weights.len()) else {
-            return Err(PassError::new(format!("layer '{layer}': a denoise.block of {} weights", weights.len()))
-                .at(operation.location()));
+        let Some(channels) = view.channels() else {
+            return Err(PassError::new(format!("layer '{layer}' has no static channels")).at(operation.location()));
         };
+        let part =
+            |index: usize| denoise::Kind::named("paper").map_or("", |kind| &kind.expression().parameters()[index].name);
         let (input, input_fraction) = self.input(operation, &layer)?;
         let mut operands = vec![input];
         let fail = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
 
         let x = vec![(i128::from(i16::MIN), i128::from(i16::MAX)); channels];
         let mut stage = |this: &mut Self, first: usize, input_fraction: i32, finest: i32, input: &[Interval]| {
-            let weight = this.words(operation, weights[first], &layer, BLOCK_WEIGHTS[first], MAX_FRACTION)?;
+            let weight = this.words(operation, weights[first], &layer, part(first), MAX_FRACTION)?;
             let sum_fraction = input_fraction + weight.fraction;
-            let bias = this.words(operation, weights[first + 1], &layer, BLOCK_WEIGHTS[first + 1], sum_fraction)?;
+            let bias = this.words(operation, weights[first + 1], &layer, part(first + 1), sum_fraction)?;
             operands.extend([weight.value, bias.value]);
             let shift = sum_fraction - bias.fraction;
             // The depthwise kernel is [taps, channels]; a border tap may be the padding's zero.
@@ -365,7 +366,8 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
                 if magnitude >> (this.hardware.conv.accumulator_bits - 1) != 0 {
                     return Err(fail(format!(
                         "the sums of {} may overflow the tile's {}-bit accumulators",
-                        BLOCK_WEIGHTS[first], this.hardware.conv.accumulator_bits
+                        part(first),
+                        this.hardware.conv.accumulator_bits
                     )));
                 }
                 sums.push(sum);
@@ -379,7 +381,6 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         let (hidden, h) = stage(self, 0, input_fraction, MAX_FRACTION, &x)?;
         let (depthwise, g) = stage(self, 2, hidden, MAX_FRACTION, &rectify(h))?;
         let g = rectify(g);
-        debug_assert_eq!(g.len(), bottleneck);
         let finest = (input_fraction + HEAD_BITS).min(MAX_FRACTION);
         let (mean, mean_words) = stage(self, 4, depthwise, finest, &g)?;
         let sigma = match weights.len() {
@@ -408,17 +409,17 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
     }
 
     fn affine(&mut self, operation: OperationRef<'c, 'a>) -> Result<(), PassError> {
-        let Some(view) = denoise::Affine::new(operation) else {
+        let Some(view) = denoise::Denoiser::new(operation) else {
             return Ok(());
         };
         let layer = view.layer();
-        let (Some(scale), Some(shift)) = (view.scale(), view.shift()) else {
+        let [scale, shift] = view.weights()[..] else {
             return Ok(());
         };
         let (input, input_fraction) = self.input(operation, &layer)?;
-        let scale = self.words(operation, scale, &layer, AFFINE_WEIGHTS[0], MAX_FRACTION)?;
+        let scale = self.words(operation, scale, &layer, "affine.scale", MAX_FRACTION)?;
         let sum_fraction = input_fraction + scale.fraction;
-        let shift = self.words(operation, shift, &layer, AFFINE_WEIGHTS[1], sum_fraction)?;
+        let shift = self.words(operation, shift, &layer, "affine.shift", sum_fraction)?;
         let alignment = sum_fraction - shift.fraction;
         let sums: Vec<Interval> = scale
             .words
