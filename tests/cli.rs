@@ -29,7 +29,8 @@ pub fn compiled(options: &[&str]) -> (TempDir, String) {
     (folder, data)
 }
 
-fn entry(package: &Path, name: &str) -> Vec<u8> {
+/// The bytes of a package's entry.
+pub fn entry(package: &Path, name: &str) -> Vec<u8> {
     let mut archive = zip::ZipArchive::new(fs::File::open(package).unwrap()).unwrap();
     let mut file = archive.by_name(name).unwrap();
     let mut bytes = Vec::new();
