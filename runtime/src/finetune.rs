@@ -11,8 +11,9 @@ pub use checkpoint::CheckpointError;
 
 use crate::{
     data::{self, DataError, Source},
+    error::ExecError,
     evaluate,
-    exec::{Batch, ExecError, Executor, Gradients, Key, Mode, Purpose, Targets},
+    exec::{Batch, Executor, Gradients, Key, Mode, Purpose, Targets},
     program::{Op, Program, ValueId},
 };
 use checkpoint::{Checkpoint, Tensor};

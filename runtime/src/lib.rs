@@ -9,6 +9,7 @@ extern crate self as mxc_runtime;
 
 pub mod data;
 pub mod digital;
+pub mod error;
 pub mod evaluate;
 pub mod exec;
 pub mod finetune;

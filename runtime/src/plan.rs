@@ -6,7 +6,7 @@
 
 use crate::{
     digital::program::TileProgram,
-    exec::ExecError,
+    error::ExecError,
     kernels::{
         depthwise::{Depthwise, MAX_TAPS},
         elementwise::{Broadcast, Reads, binary_reads, unary_reads},

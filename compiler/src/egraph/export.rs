@@ -1,9 +1,9 @@
 //! Writes the chosen program back into `@main` and computes the constants that it folds.
 
 use super::{
-    analysis::SiteKind,
     extract::Program,
-    fold::{self, Tensor},
+    facts::{SiteKind, Tensor},
+    fold,
     grouped::Grouped,
     import::Network,
     language::{Binary, Node, Op, Shape},

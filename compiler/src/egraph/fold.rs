@@ -1,38 +1,9 @@
 //! Computes folded constants, in f64: rounded to f32 once, at the end.
 
 use super::{
-    analysis::{Facts, Site, SiteKind, clamp},
-    language::{Fold, UNARY},
+    facts::{Facts, Site, SiteKind, Tensor},
+    language::{Fold, UNARY, clamp},
 };
-
-/// A constant in f64, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
-    /// The shape.
-    pub shape: Vec<usize>,
-    /// The values.
-    pub values: Vec<f64>,
-}
-
-impl Tensor {
-    /// One repeated value.
-    pub fn splat(shape: Vec<usize>, value: f64) -> Self {
-        let values = vec![value; shape.iter().product()];
-        Self { shape, values }
-    }
-
-    /// The only value, if all are equal.
-    pub fn repeated(&self) -> Option<f64> {
-        let first = *self.values.first()?;
-        let all = self.values.iter().all(|value| value.to_bits() == first.to_bits());
-        (all && !first.is_nan()).then_some(first)
-    }
-
-    /// The values as f32.
-    pub fn to_f32(&self) -> Vec<f32> {
-        self.values.iter().map(|value| *value as f32).collect()
-    }
-}
 
 /// Applies a folding to its operands; says what does not fit.
 pub fn apply(fold: &Fold, operands: &[&Tensor], facts: &Facts) -> Result<Tensor, String> {

@@ -1,8 +1,8 @@
 //! Reads the dataflow of `@main` into an e-graph.
 
 use super::{
-    analysis::{Facts, Graph, Known, KnownConstant, Site, SiteKind},
-    fold::Tensor,
+    analysis::Graph,
+    facts::{Facts, Known, KnownConstant, Site, SiteKind, Tensor},
     grouped::Grouped,
     language::{Binary, Node, Op, Shape, unary},
     shape_values,

@@ -14,7 +14,7 @@ use super::{
     GraphReport, OptionError, Options, Pass, PassContext, PassError,
     constants::{order_globals, remove_dead, settle_names},
 };
-use crate::egraph::{analysis::Facts, export, extract, import, language::Node, rules};
+use crate::egraph::{export, extract, facts::Facts, import, language::Node, rules};
 use egg::{Runner, SimpleScheduler, StopReason};
 use melior::{Context, ir::Module};
 use mxc_dialects::erase::{Eraser, ModuleMut};

@@ -1,11 +1,12 @@
 //! The backward pass of one sample: data gradients through the frozen backbone, weight gradients of denoisers only.
 
 use super::{
-    ExecError, Executor,
+    Executor,
     forward::{images, value},
     worker::{Buffer, Extra, Pool, Worker},
 };
 use crate::{
+    error::ExecError,
     kernels::{
         depthwise, elementwise,
         gemm::{Start, View, gemm, sum_rows, transpose},

@@ -1,10 +1,10 @@
 //! How far noise moves every layer's output from the clean network's.
 
 use super::{
-    Batch, ExecError, Executor, Key, Mode,
+    Batch, Executor, Key, Mode,
     forward::{Sample, Seen},
 };
-use crate::{plan::Goal, program::LayerId};
+use crate::{error::ExecError, plan::Goal, program::LayerId};
 
 /// What one layer's output under noise, y*, has in common with the clean network's, y; summed over samples and elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -1,10 +1,11 @@
 //! The forward pass of one sample.
 
 use super::{
-    ExecError, Executor, Key, Mode,
+    Executor, Key, Mode,
     worker::{Buffer, Extra, Worker},
 };
 use crate::{
+    error::ExecError,
     kernels::{
         depthwise,
         elementwise::{self, Normals},

@@ -18,6 +18,7 @@ mod tests;
 mod worker;
 
 use crate::{
+    error::ExecError,
     onednn::{self, Convolution, Direction, Engine},
     plan::{ConvolutionKind, Goal, Network, Plan, PlanKey},
     program::{Calibration, DType, LayerId, Program, ValueId},
@@ -105,20 +106,6 @@ pub struct Gradients {
     pub correct: usize,
     /// ∂(mean loss)/∂w of every trainable constant.
     pub weights: BTreeMap<ValueId, Vec<f32>>,
-}
-
-/// Why a program cannot be planned or run.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecError {
-    /// The program is inconsistent or uses something unsupported.
-    #[error("{0}")]
-    Program(String),
-    /// The batch does not fit the program's inputs.
-    #[error("{0}")]
-    Input(String),
-    /// oneDNN failed.
-    #[error("oneDNN: {0}")]
-    Engine(String),
 }
 
 /// The primitives of one convolution node: forward, backward.
