@@ -6,10 +6,11 @@
 
 use crate::{
     import::{self, ImportOptions, Imported},
-    passes::{
+    pass::{
         CalibrationRun, Options, PassContext, Pipeline, Placement, RunOptions, SampleSource, run::print_module,
         run_pipeline,
     },
+    passes::REGISTRY,
 };
 use melior::{
     Context,
@@ -31,7 +32,7 @@ pub enum CompileError {
     Import(#[from] import::ImportError),
     /// A pass failed.
     #[error(transparent)]
-    Pass(#[from] crate::passes::RunError),
+    Pass(#[from] crate::pass::RunError),
     /// The package could not be run.
     #[error("the model cannot be executed: {0}")]
     Program(#[from] mxc_runtime::load::LoadError),
@@ -115,7 +116,7 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
     let pairs = |entries: &[(&str, &str)]| {
         Options::new(entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
     };
-    let mut pipeline = Pipeline::default().then("canonicalize-graph", Options::default());
+    let mut pipeline = Pipeline::new(&REGISTRY).then("canonicalize-graph", Options::default());
     if level >= Level::Analog {
         let mut map = Options::default();
         if !options.keep_digital.is_empty() {
@@ -160,7 +161,7 @@ pub fn fold_constants<'c>(context: &'c Context, imported: &mut Imported<'c>) -> 
         return Ok(());
     }
     let mut cx = PassContext { weights: std::mem::take(&mut imported.weights), ..PassContext::default() };
-    let pipeline = Pipeline::default().then("canonicalize-graph", Options::default());
+    let pipeline = Pipeline::new(&REGISTRY).then("canonicalize-graph", Options::default());
     run_pipeline(context, &mut imported.module, &pipeline, &mut cx, &RunOptions::default())?;
     imported.weights = cx.weights;
     Ok(())

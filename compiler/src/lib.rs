@@ -7,4 +7,5 @@ pub mod export;
 pub mod files;
 pub mod import;
 pub mod opt;
+pub mod pass;
 pub mod passes;

@@ -10,7 +10,7 @@ use crate::{
     driver::{self, CompileOptions, Compiled, Record},
     files::Inputs,
     import::{self, Imported, SourceInfo, SourceInput},
-    passes::{
+    pass::{
         RunOptions, SampleRequest, Samples,
         run::{Times, print_module},
     },

@@ -1,7 +1,10 @@
 //! From a package to something that runs.
 
 use super::{Failure, Global, args::Arithmetic};
-use crate::passes::{PassContext, Reports, RunOptions, run_pipeline};
+use crate::{
+    pass::{PassContext, Pipeline, Reports, RunOptions, run_pipeline},
+    passes::REGISTRY,
+};
 use melior::{Context, ir::Module};
 use mxc_dialects::ir;
 use mxc_runtime::{
@@ -87,7 +90,7 @@ pub fn lower_denoisers<'c>(
     weights: WeightStore,
     hardware: &Hardware,
 ) -> Result<Reports, Failure> {
-    let pipeline = crate::passes::Pipeline::parse("lower-denoisers")?;
+    let pipeline = Pipeline::parse(&REGISTRY, "lower-denoisers")?;
     let mut cx = PassContext { weights, hardware: Some(hardware.clone()), ..PassContext::default() };
     run_pipeline(context, module, &pipeline, &mut cx, &RunOptions::default())?;
     Ok(cx.reports)

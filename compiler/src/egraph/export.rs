@@ -9,7 +9,7 @@ use super::{
     language::{Binary, Node, Op, Shape},
     origins::Origins,
 };
-use crate::passes::{
+use crate::pass::{
     PassContext, PassError,
     constants::{add_constant, built, insert_before, weight},
 };
@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAX_INLINE: usize = 16;
 
 /// Replaces the body of `@main` by `program`. `pass` is named in errors. Returns the renames of
-/// [`crate::passes::constants::add_constant`].
+/// [`crate::pass::constants::add_constant`].
 pub fn write<'c, 'a>(
     pass: &'static str,
     context: &'c Context,

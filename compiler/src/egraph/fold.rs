@@ -142,10 +142,9 @@ mod tests {
     }
 
     fn site(kind: SiteKind, groups: usize, inputs: usize, outputs: usize) -> Facts {
-        Facts {
-            sites: vec![Site { kind, layer: "l".to_owned(), groups, inputs, outputs, shape: Vec::new() }],
-            ..Facts::default()
-        }
+        let mut facts = Facts::default();
+        facts.sites.push(Site { kind, layer: "l".to_owned(), groups, inputs, outputs, shape: Vec::new() });
+        facts
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{
     language::{Binary, Node, Op, Shape, unary},
     shape_values,
 };
-use crate::passes::{PassError, constants};
+use crate::pass::{PassError, constants};
 use egg::Id;
 use melior::ir::{
     Attribute, BlockLike, BlockRef, Module, OperationRef, ShapedTypeLike, Type, TypeLike, Value, ValueLike,

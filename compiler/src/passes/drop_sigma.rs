@@ -12,12 +12,12 @@
 //! `quantize-denoisers` gives the words of X. Then ε·σ̂ seldom changes a word. The rewrite is egg's
 //! ([`crate::egraph::cancellation`]). A block without `measured` is left as it is.
 
-use super::{
+use super::quantize_denoisers::input_fraction;
+use crate::egraph::cancellation;
+use crate::pass::{
     OptionError, Options, Pass, PassContext, PassError, SigmaPath,
     constants::{self, built, insert_before},
-    quantize_denoisers::input_fraction,
 };
-use crate::egraph::cancellation;
 use melior::{
     Context,
     ir::{

@@ -10,7 +10,7 @@
 //! Layers are taken by rank, affines first, then blocks, out of one budget; each stage of `greedy` stops at its own
 //! first misfit. A fresh block is the identity: the heads start at zero, an affine at scale 1 and shift 0.
 
-use super::{
+use crate::pass::{
     LayerPlacement, OptionError, Options, Pass, PassContext, PassError, Placement,
     constants::{backbone_parameters, built, declare_global, insert_before},
     globs,

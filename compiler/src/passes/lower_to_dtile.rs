@@ -14,12 +14,12 @@
 //! run on the cores, and whether both heads share one load of g, is [`crate::egraph::mapping`]'s choice, kept in
 //! `dtile.mapping`. The program has no addresses and no times yet: `schedule-dtile` gives them.
 
-use super::{
+use super::quantize_denoisers::{FRACTIONS, HARDWARE_OPTION, cast, hardware};
+use crate::egraph::mapping::{self, BlockMapping, BlockShape, Chosen, DenoiserShape, Heads, Strip, strips, tiles};
+use crate::pass::{
     OptionError, Options, Pass, PassContext, PassError,
     constants::{self, built, fresh_symbol, insert_before},
-    quantize_denoisers::{FRACTIONS, HARDWARE_OPTION, cast, hardware},
 };
-use crate::egraph::mapping::{self, BlockMapping, BlockShape, Chosen, DenoiserShape, Heads, Strip, strips, tiles};
 use melior::{
     Context,
     ir::{

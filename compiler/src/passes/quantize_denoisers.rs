@@ -22,7 +22,7 @@
 //!
 //! That no sum overflows the accumulators is proved on the way; weights for which it cannot be are refused.
 
-use super::{
+use crate::pass::{
     OptionError, Options, Pass, PassContext, PassError,
     constants::{self, Source, built, fresh_symbol, insert_before},
 };

@@ -10,7 +10,7 @@
 //! `gradient_norm` is the mean over the samples of ‖∂L/∂y‖₂ per sample, `rank` 0 for the largest. Without data the
 //! inputs are standard normal; without labels the clean model's own predictions serve.
 
-use super::{
+use crate::pass::{
     CalibrationRun, OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
 };
 use melior::{Context, ir::operation::OperationMutLike};
