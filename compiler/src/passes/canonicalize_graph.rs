@@ -10,10 +10,12 @@
 //!
 //! The rules are in [`crate::egraph::rules`], the cost model in [`crate::egraph::extract`].
 
-use crate::egraph::{export, extract, facts::Facts, import, language::Node, rules};
-use crate::pass::{
-    GraphReport, OptionError, Options, Pass, PassContext, PassError,
-    constants::{order_globals, remove_dead, settle_names},
+use crate::{
+    egraph::{export, extract, facts::Facts, import, language::Node, rules},
+    pass::{
+        GraphReport, OptionError, Options, Pass, PassContext, PassError,
+        constants::{order_globals, remove_dead, settle_names},
+    },
 };
 use egg::{Runner, SimpleScheduler, StopReason};
 use melior::{Context, ir::Module};

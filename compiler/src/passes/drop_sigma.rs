@@ -13,10 +13,12 @@
 //! ([`crate::egraph::cancellation`]). A block without `measured` is left as it is.
 
 use super::quantize_denoisers::input_fraction;
-use crate::egraph::cancellation;
-use crate::pass::{
-    OptionError, Options, Pass, PassContext, PassError, SigmaPath,
-    constants::{self, built, insert_before},
+use crate::{
+    egraph::cancellation,
+    pass::{
+        OptionError, Options, Pass, PassContext, PassError, SigmaPath,
+        constants::{self, built, insert_before},
+    },
 };
 use melior::{
     Context,

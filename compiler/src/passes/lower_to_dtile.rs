@@ -15,10 +15,12 @@
 //! `dtile.mapping`. The program has no addresses and no times yet: `schedule-dtile` gives them.
 
 use super::quantize_denoisers::{FRACTIONS, HARDWARE_OPTION, cast, hardware};
-use crate::egraph::mapping::{self, BlockMapping, BlockShape, Chosen, DenoiserShape, Heads, Strip, strips, tiles};
-use crate::pass::{
-    OptionError, Options, Pass, PassContext, PassError,
-    constants::{self, built, fresh_symbol, insert_before},
+use crate::{
+    egraph::mapping::{self, BlockMapping, BlockShape, Chosen, DenoiserShape, Heads, Strip, strips, tiles},
+    pass::{
+        OptionError, Options, Pass, PassContext, PassError,
+        constants::{self, built, fresh_symbol, insert_before},
+    },
 };
 use melior::{
     Context,

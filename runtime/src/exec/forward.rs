@@ -13,7 +13,7 @@ use crate::{
         generic, layout, pool,
     },
     noise::{Lifetime, Scale},
-    plan::{Block, Id, Kernel, Place, Plan},
+    plan::{Block, Id, Kernel, Place, Plan, Product},
     program::{LayerId, ValueId},
     rng::{Kind, StreamKey},
 };
@@ -100,33 +100,23 @@ impl Executor {
             let mut out =
                 if step.takes_buffer { worker.values[first].take().unwrap_or_default() } else { worker.pool.take(len) };
             // Kernels that work in place find their operand in `out`.
-            let in_place = matches!(
-                step.kernel,
-                Kernel::Noise { .. }
-                    | Kernel::Block(_)
-                    | Kernel::Affine { .. }
-                    | Kernel::Tile(_)
-                    | Kernel::Unary(_)
-                    | Kernel::Silu
-            );
-            if in_place && !step.takes_buffer {
+            if step.kernel.in_place() && !step.takes_buffer {
                 out.copy_from_slice(value(self, plan, &worker.values, inputs, first));
             }
+            let operand = |position: usize| value(self, plan, &worker.values, inputs, step.inputs[position]);
             let mut extra = Extra::Nothing;
             match &step.kernel {
-                Kernel::Convolution { limit, .. }
-                | Kernel::Depthwise { limit, .. }
-                | Kernel::FullyConnected { limit, .. } => {
+                Kernel::Product { product, limit } => {
                     // The values move out of the worker while it runs the primitive.
                     let values = std::mem::take(&mut worker.values);
                     let x = value(self, plan, &values, inputs, first);
                     let clamped = limit.filter(|&limit| elementwise::absmax(x) > limit);
                     let result = match clamped {
-                        None => self.product(&step.kernel, worker, x, &mut out),
+                        None => self.product(product, worker, x, &mut out),
                         Some(limit) => {
                             let mut tile = worker.pool.take(x.len());
                             elementwise::clamp_into(x, -limit, limit, &mut tile);
-                            let result = self.product(&step.kernel, worker, &tile, &mut out);
+                            let result = self.product(product, worker, &tile, &mut out);
                             worker.pool.give(tile);
                             result
                         }
@@ -155,48 +145,43 @@ impl Executor {
                 }
                 Kernel::Unary(op) => elementwise::unary(*op, &mut out),
                 Kernel::Silu => elementwise::silu(&mut out),
-                kernel => {
-                    let operand = |position: usize| value(self, plan, &worker.values, inputs, step.inputs[position]);
-                    let x = operand(0);
-                    match kernel {
-                        Kernel::MatMul { batch, m, n, k } => {
-                            let y = operand(1);
-                            for image in 0..*batch {
-                                gemm(
-                                    [*m, *n, *k],
-                                    View::rows(&x[image * m * k..][..m * k], *k),
-                                    &y[image * k * n..][..k * n],
-                                    &mut out[image * m * n..][..m * n],
-                                    Start::Zero,
-                                );
-                            }
-                        }
-                        Kernel::Binary { op, shape } => elementwise::binary(*op, shape, x, operand(1), &mut out),
-                        Kernel::AddClamp { min, max } => elementwise::add_clamp(x, operand(1), *min, *max, &mut out),
-                        Kernel::Average(window) => images(x, &mut out, window.input, window.output, window.channels)
-                            .for_each(|(x, out)| pool::average(window, x, out)),
-                        Kernel::Maximum(window) => images(x, &mut out, window.input, window.output, window.channels)
-                            .for_each(|(x, out)| pool::maximum(window, x, out)),
-                        Kernel::Reduce { kind, shape } => pool::reduce(*kind, *shape, x, &mut out),
-                        Kernel::Gather(gather) => gather.copy(x, &mut out),
-                        Kernel::Take { shape, indices } => layout::take(*shape, indices, x, &mut out),
-                        Kernel::Generic(generic) => {
-                            let operands: Vec<&[f32]> = (0..step.inputs.len()).map(operand).collect();
-                            generic::run(generic, &operands, &mut out);
-                        }
-                        Kernel::Pad { place, value } => {
-                            out.fill(*value);
-                            place.scatter(x, &mut out);
-                        }
-                        Kernel::Concat { widths } => {
-                            let total = widths.iter().sum();
-                            let mut at = 0;
-                            for (position, &width) in widths.iter().enumerate() {
-                                layout::copy_columns(operand(position), width, at, total, &mut out);
-                                at += width;
-                            }
-                        }
-                        _ => {}
+                Kernel::MatMul { batch, m, n, k } => {
+                    let (x, y) = (operand(0), operand(1));
+                    for image in 0..*batch {
+                        gemm(
+                            [*m, *n, *k],
+                            View::rows(&x[image * m * k..][..m * k], *k),
+                            &y[image * k * n..][..k * n],
+                            &mut out[image * m * n..][..m * n],
+                            Start::Zero,
+                        );
+                    }
+                }
+                Kernel::Binary { op, shape } => elementwise::binary(*op, shape, operand(0), operand(1), &mut out),
+                Kernel::AddClamp { min, max } => {
+                    elementwise::add_clamp(operand(0), operand(1), *min, *max, &mut out);
+                }
+                Kernel::Average(window) => images(operand(0), &mut out, window.input, window.output, window.channels)
+                    .for_each(|(x, out)| pool::average(window, x, out)),
+                Kernel::Maximum(window) => images(operand(0), &mut out, window.input, window.output, window.channels)
+                    .for_each(|(x, out)| pool::maximum(window, x, out)),
+                Kernel::Reduce { kind, shape } => pool::reduce(*kind, *shape, operand(0), &mut out),
+                Kernel::Gather(gather) => gather.copy(operand(0), &mut out),
+                Kernel::Take { shape, indices } => layout::take(*shape, indices, operand(0), &mut out),
+                Kernel::Generic(generic) => {
+                    let operands: Vec<&[f32]> = (0..step.inputs.len()).map(operand).collect();
+                    generic::run(generic, &operands, &mut out);
+                }
+                Kernel::Pad { place, value } => {
+                    out.fill(*value);
+                    place.scatter(operand(0), &mut out);
+                }
+                Kernel::Concat { widths } => {
+                    let total = widths.iter().sum();
+                    let mut at = 0;
+                    for (position, &width) in widths.iter().enumerate() {
+                        layout::copy_columns(operand(position), width, at, total, &mut out);
+                        at += width;
                     }
                 }
             }
@@ -218,25 +203,24 @@ impl Executor {
     }
 
     /// An analog layer's product: bias included, before its noise.
-    fn product(&self, kernel: &Kernel, worker: &mut Worker, x: &[f32], out: &mut [f32]) -> Result<(), ExecError> {
-        match kernel {
-            Kernel::Convolution { node, .. } => {
+    fn product(&self, product: &Product, worker: &mut Worker, x: &[f32], out: &mut [f32]) -> Result<(), ExecError> {
+        match product {
+            Product::Convolution { node } => {
                 let (number, convolution) = self.convolution(*node, crate::onednn::Direction::Forward)?;
                 worker.convolve(&self.engine, number, convolution, x, out)?;
             }
-            Kernel::Depthwise { shape, filter, bias, .. } => {
+            Product::Depthwise { shape, filter, bias } => {
                 let mut work = worker.pool.take(shape.work_len());
                 images(x, out, shape.input, shape.output, shape.channels)
                     .for_each(|(x, out)| depthwise::forward(shape, x, filter, bias, &mut work, out));
                 worker.pool.give(work);
             }
-            Kernel::FullyConnected { rows, inputs, outputs, weights, transposed, bias, .. } => match transposed {
+            Product::FullyConnected { rows, inputs, outputs, weights, transposed, bias } => match transposed {
                 Some(transposed) => {
                     gemm([*rows, *outputs, *inputs], View::rows(x, *inputs), transposed, out, Start::Row(bias));
                 }
                 None => gemm::matrix_vector(self.constant(*weights), x, bias, out),
             },
-            _ => {}
         }
         Ok(())
     }
