@@ -466,7 +466,7 @@ pub fn sigma_statistics(
 }
 
 /// Every layer's mean over `samples` samples of ‖∂L/∂y‖₂ at its output on the clean model, in the order of
-/// [`Program::layers`] (DESIGN §6). The samples are those of [`calibrate`]; without labels the model's own predictions
+/// [`Program::layers`]. The samples are those of [`calibrate`]; without labels the model's own predictions
 /// serve.
 pub fn sensitivity(executor: &Executor, data: &dyn Source, samples: usize, seed: u64) -> Result<Vec<f64>, EvalError> {
     let program = executor.program();

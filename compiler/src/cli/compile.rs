@@ -90,13 +90,6 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     let start = Instant::now();
     let package = driver::package(&compiled, &options, record);
     let placement = package.manifest.placement.clone().unwrap_or_default();
-    if !placement.layers.iter().any(|layer| layer.chosen) {
-        global.ui.warn(format!(
-            "no denoiser fits the budget of {}% ({} parameters)",
-            session::percent(options.budget),
-            (placement.backbone_parameters as f64 * options.budget) as u64
-        ));
-    }
     package.write(&output)?;
     times.add("package", start.elapsed());
     if args.timing {

@@ -26,8 +26,7 @@ pub use error::{ImportError, UnsupportedNode};
 pub use inline::inline_weights;
 
 pub(crate) use decode::parse;
-pub(crate) use proto::reads as proto_reads;
-pub(crate) use proto::{inline, integer, name_nodes, rename, sort, unique};
+pub(crate) use proto::{inline, integer, name_nodes, reads, rename, sort, unique};
 
 use decode::{InputDim, Model};
 use emit::Emitter;

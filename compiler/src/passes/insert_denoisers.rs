@@ -162,8 +162,8 @@ impl Pass for InsertDenoisers {
             report.layers.push(planned);
         }
         if report.denoiser_parameters == 0 && !report.layers.is_empty() {
-            let share = 100.0 * self.budget;
-            cx.warnings.push(format!("no denoiser fits the budget of {budget} parameters ({share}% of {backbone})"));
+            let share = share::show(self.budget);
+            cx.warnings.push(format!("no denoiser fits the budget of {budget} parameters ({share} of {backbone})"));
         }
         cx.reports.placement = Some(report);
         Ok(())

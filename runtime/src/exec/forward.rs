@@ -29,19 +29,19 @@ pub(super) struct Sample {
     pub tape: bool,
 }
 
-/// Which two tensors an observer sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    /// The tile's input and its output.
-    Product,
-    /// A layer's output after its noise and saturation, twice; a layer without noise has none.
-    Noisy,
+/// What an observer sees of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Seen<'a> {
+    /// The tile's input and its output before any noise.
+    Product { input: &'a [f32], output: &'a [f32] },
+    /// The output after its noise and saturation; a layer without noise has none.
+    Noisy { output: &'a [f32] },
     /// A denoising block's input and its σ̂, where it draws ε.
-    Sigma,
+    Sigma { input: &'a [f32], sigma: &'a [f32] },
 }
 
-/// What measurements see of a layer.
-pub(super) type Observer<'a> = dyn FnMut(Seen, LayerId, &[f32], &[f32]) + 'a;
+/// What measurements see of a run's layers, in the order of the steps.
+pub(super) type Observer<'a> = dyn FnMut(LayerId, Seen<'_>) + 'a;
 
 /// A value of a plan.
 pub(super) fn value<'a>(
@@ -122,7 +122,7 @@ impl Executor {
                         }
                     };
                     if let (Some(observer), Some(layer)) = (&mut observer, step.layer) {
-                        observer(Seen::Product, layer, x, &out);
+                        observer(layer, Seen::Product { input: x, output: &out });
                     }
                     worker.values = values;
                     result?;
@@ -133,7 +133,7 @@ impl Executor {
                         extra = Extra::Magnitude(magnitude);
                     }
                     if let Some(observer) = &mut observer {
-                        observer(Seen::Noisy, *layer, &out, &out);
+                        observer(*layer, Seen::Noisy { output: &out });
                     }
                 }
                 Kernel::Block(block) => extra = self.block(block, worker, &mut out, sample, &mut observer),
@@ -318,7 +318,7 @@ impl Executor {
             Some(pair) => {
                 let sigma = head(pair, pool);
                 if let Some(observer) = observer {
-                    observer(Seen::Sigma, block.layer, x, &sigma);
+                    observer(block.layer, Seen::Sigma { input: x, sigma: &sigma });
                 }
                 let mut draws = pool.take(rows * channels);
                 self.stream(block.layer, Kind::Epsilon, 0, Lifetime::Sample, sample).fill_normals(0, &mut draws);

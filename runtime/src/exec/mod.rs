@@ -256,7 +256,7 @@ impl Executor {
         Ok(total)
     }
 
-    /// Per layer, the sum over the batch's samples of ‖∂L/∂y‖₂ on the clean model without denoisers (DESIGN §6); 0
+    /// Per layer, the sum over the batch's samples of ‖∂L/∂y‖₂ on the clean model without denoisers; 0
     /// for a layer that the loss does not depend on.
     pub fn sensitivity(&self, batch: Batch<'_>, labels: &[u32]) -> Result<Vec<f64>, ExecError> {
         let targets = Targets::Labels(labels);
@@ -299,7 +299,10 @@ impl Executor {
                 let inputs = self.sample_inputs(batch, n);
                 let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: false };
                 let mut statistics = vec![Statistics::default(); layers];
-                let mut observe = |_: Seen, layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
+                let mut observe = |layer: LayerId, seen: Seen<'_>| match seen {
+                    Seen::Product { input, output } => statistics[layer].observe(input, output),
+                    Seen::Noisy { .. } | Seen::Sigma { .. } => {}
+                };
                 self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
                 Ok(statistics)
             })?;
@@ -328,11 +331,12 @@ impl Executor {
                 let inputs = self.sample_inputs(batch, n);
                 let sample = Sample { mode: Mode::DENOISED, key, index: batch.samples[n], tape: false };
                 let mut sums = vec![[0.0f64; 3]; layers];
-                let mut observe = |seen: Seen, layer: LayerId, x: &[f32], sigma: &[f32]| {
-                    if seen == Seen::Sigma {
-                        let squares = [x, sigma].map(|values| crate::kernels::elementwise::sums(values)[1]);
-                        sums[layer] = [x.len() as f64, squares[0], squares[1]];
+                let mut observe = |layer: LayerId, seen: Seen<'_>| match seen {
+                    Seen::Sigma { input, sigma } => {
+                        let squares = [input, sigma].map(|values| crate::kernels::elementwise::sums(values)[1]);
+                        sums[layer] = [input.len() as f64, squares[0], squares[1]];
                     }
+                    Seen::Product { .. } | Seen::Noisy { .. } => {}
                 };
                 self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
                 Ok(sums)
@@ -344,15 +348,6 @@ impl Executor {
             sigma_rms: (sigma / elements).sqrt(),
         };
         Ok(total.into_iter().map(|sums| (sums[0] > 0.0).then(|| measured(sums))).collect())
-    }
-
-    /// oneDNN's kernel for every dense convolution, by node; for reports on where the time goes.
-    pub fn implementations(&self) -> Vec<(usize, &'static str)> {
-        self.convolutions
-            .iter()
-            .enumerate()
-            .filter_map(|(node, [forward, _])| Some((node, forward.get()?.implementation())))
-            .collect()
     }
 
     /// A node's primitive, made at its first use, and a number that names it.
