@@ -7,6 +7,7 @@ use mxc_compiler::{
     import::ImportOptions,
     pass::{PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
     passes::REGISTRY,
+    placement::Strategy,
 };
 use mxc_dialects::{denoise::bottleneck, dtile, ir, new_context};
 use mxc_runtime::{
@@ -494,7 +495,7 @@ fn dtile_level_of_a_whole_network() {
         noise: "gaussian(sigma=20%)".to_owned(),
         noise_scale: "range".to_owned(),
         noise_reference: "rms".to_owned(),
-        placement: "greedy-fill".to_owned(),
+        placement: Strategy::Fill,
         denoiser: "paper+affine".to_owned(),
         keep_digital: Vec::new(),
         seed: 0,

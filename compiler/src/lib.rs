@@ -9,3 +9,4 @@ pub mod import;
 pub mod opt;
 pub mod pass;
 pub mod passes;
+pub mod placement;

@@ -12,6 +12,7 @@ pub mod digital;
 pub mod error;
 pub mod evaluate;
 pub mod exec;
+pub mod files;
 pub mod finetune;
 pub mod hardware;
 pub mod kernels;

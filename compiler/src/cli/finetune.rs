@@ -18,8 +18,9 @@ use mxc_runtime::{
     data::{Source, Split},
     evaluate,
     exec::Executor,
+    files::sha256_file,
     finetune::{FinetuneOptions, Loss, Recipe, finetune},
-    package::{self, Package, Training, sha256_file},
+    package::{self, Package, Training},
     store::Weight,
 };
 use std::{

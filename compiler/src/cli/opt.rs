@@ -2,7 +2,7 @@
 
 use super::{Failure, Global, args::OptArgs};
 use crate::{opt, passes};
-use mxc_runtime::package::identity;
+use mxc_runtime::files::identity;
 use std::path::PathBuf;
 
 /// Where a failing pipeline leaves its reproducer.

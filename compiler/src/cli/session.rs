@@ -43,11 +43,6 @@ pub fn noise_option(sigma: Option<f64>, noise: Option<&NoiseSpec>) -> Option<Str
     noise.map(NoiseSpec::to_string).or_else(|| sigma.map(|sigma| NoiseSpec::gaussian(sigma).to_string()))
 }
 
-/// A fraction in percent, without the digits that binary fractions add.
-pub fn percent(fraction: f64) -> f64 {
-    (fraction * 100.0 * 1e9).round() / 1e9
-}
-
 /// The noise a package was compiled for.
 pub fn packaged_noise(package: &Package) -> Noise {
     package.manifest.noise.clone().unwrap_or_default()

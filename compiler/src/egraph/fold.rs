@@ -4,6 +4,7 @@ use super::{
     facts::{Facts, Site, SiteKind, Tensor},
     language::{Fold, UNARY, clamp},
 };
+use mxc_runtime::kernels::layout::strides;
 
 /// Applies a folding to its operands; says what does not fit.
 pub fn apply(fold: &Fold, operands: &[&Tensor], facts: &Facts) -> Result<Tensor, String> {
@@ -96,14 +97,6 @@ fn for_each_weight(weight: &Tensor, site: &Site, mut f: impl FnMut(f64, usize, u
             f(*value, input, output);
         }
     });
-}
-
-fn strides(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
-    for axis in (0..shape.len().saturating_sub(1)).rev() {
-        strides[axis] = strides[axis + 1] * shape[axis + 1];
-    }
-    strides
 }
 
 fn broadcast_offset(shape: &[usize], index: &[usize]) -> usize {

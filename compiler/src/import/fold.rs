@@ -6,8 +6,9 @@ use super::{
     attributes::{axes, axis, integers},
     decode::{Attribute, Node},
     error::{Problem, invalid, unsupported},
-    tensor::{Data, Element, Sym, Tensor, broadcast_shape, broadcast_steps, positions, strides},
+    tensor::{Data, Element, Sym, Tensor, broadcast_shape, broadcast_steps, positions},
 };
+use mxc_runtime::kernels::layout::strides;
 use std::{cmp::Ordering, rc::Rc, sync::Arc};
 
 /// Whether [`fold`] knows an operator.
