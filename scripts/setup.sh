@@ -25,7 +25,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     >/dev/null || fail "apt-get could not install: ${missing[*]}"
 fi
 
-command -v cargo >/dev/null || fail "no cargo on PATH: install Rust 1.90 or newer (rustup)"
+command -v cargo >/dev/null || fail "no cargo on PATH: install Rust with rustup (https://rustup.rs)"
 
 # oneDNN: DNNL_ROOT, else a system libdnnl 3, else the pinned PyPI wheels, unpacked into third_party/onednn.
 onednn="$root/third_party/onednn"

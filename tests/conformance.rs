@@ -6,7 +6,8 @@ use crate::common::root;
 use flate2::read::GzDecoder;
 use mxc_compiler::{
     import::{self, ImportOptions},
-    passes::{PassContext, Pipeline, RunOptions, run_pipeline},
+    pass::{PassContext, Pipeline, RunOptions, run_pipeline},
+    passes::REGISTRY,
 };
 use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
@@ -511,7 +512,7 @@ fn run(case: &Case) -> Result<bool, String> {
         check(&program)?;
         // What compile makes of it computes the same.
         let (mut module, mut cx) = (imported.module, PassContext::with_weights(imported.weights));
-        let pipeline = Pipeline::parse("canonicalize-graph,map-to-analog,annotate-noise").unwrap();
+        let pipeline = Pipeline::parse(&REGISTRY, "canonicalize-graph,map-to-analog,annotate-noise").unwrap();
         let compiled = run_pipeline(&context, &mut module, &pipeline, &mut cx, &RunOptions::default())
             .map_err(|error| error.to_string())
             .and_then(|()| load::program(&module, &cx.weights).map_err(|error| format!("load: {error}")))

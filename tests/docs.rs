@@ -60,7 +60,7 @@ fn commands_of_the_pages_run() {
 fn links_point_to_files() {
     let link = regex::Regex::new(r"\]\(([^)#:]+)\)").unwrap();
     let mut pages: Vec<_> = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    pages.push(root().join("README.md"));
+    pages.extend(["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|page| root().join(page)));
     for page in pages.iter().filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
         let text = fs::read_to_string(page).unwrap();
         for found in link.captures_iter(&text) {

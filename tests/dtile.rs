@@ -5,7 +5,9 @@ use melior::{Context, ir::Module, ir::operation::OperationLike};
 use mxc_compiler::{
     driver::{self, CompileOptions, Level},
     import::ImportOptions,
-    passes::{PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
+    pass::{PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
+    passes::REGISTRY,
+    placement::Strategy,
 };
 use mxc_dialects::{denoise::expression::Width, dtile, ir, new_context};
 use mxc_runtime::{
@@ -137,7 +139,7 @@ fn run<'c>(context: &'c Context, text: &str, passes: &str, hardware: &Hardware) 
     let mut module = ir::parse(context, text.as_bytes(), "test.mlir")?;
     let mut cx = PassContext { hardware: Some(hardware.clone()), ..PassContext::default() };
     let options = RunOptions { verify_each: true, ..RunOptions::default() };
-    let pipeline = Pipeline::parse(passes).map_err(|error| error.to_string())?;
+    let pipeline = Pipeline::parse(&REGISTRY, passes).map_err(|error| error.to_string())?;
     run_pipeline(context, &mut module, &pipeline, &mut cx, &options).map_err(|error| error.to_string())?;
     Ok(module)
 }
@@ -487,7 +489,7 @@ fn dtile_level_of_a_whole_network() {
         noise: "gaussian(sigma=20%)".to_owned(),
         noise_scale: "range".to_owned(),
         noise_reference: "rms".to_owned(),
-        placement: "greedy-fill".to_owned(),
+        placement: Strategy::Fill,
         denoiser: "paper+affine".to_owned(),
         keep_digital: Vec::new(),
         seed: 0,
@@ -509,7 +511,7 @@ fn dtile_level_of_a_whole_network() {
     let weights = compiled.all_weights();
     let float = load::program(&compiled.module, &weights).unwrap();
     let mut cx = PassContext { weights: weights.clone(), ..PassContext::default() };
-    let pipeline = Pipeline::parse("lower-denoisers").unwrap();
+    let pipeline = Pipeline::parse(&REGISTRY, "lower-denoisers").unwrap();
     run_pipeline(&context, &mut compiled.module, &pipeline, &mut cx, &RunOptions::default()).unwrap();
     let fixed = load::program(&compiled.module, &weights).unwrap();
 

@@ -1,7 +1,7 @@
 //! The steps of `docs/write-a-pass.md`: the pass shown there is `guide_pass.rs`, and does what the page says.
 
 use crate::{common::root, guide_pass::QuietLayers};
-use mxc_compiler::passes::{Options, Pass, PassContext, run::print_module};
+use mxc_compiler::pass::{Options, Pass, PassContext, run::print_module};
 use mxc_dialects::{erase::ModuleMut, ir};
 use std::fs;
 

@@ -11,7 +11,7 @@ use melior::{
     Context,
     ir::operation::{OperationLike, OperationMutLike},
 };
-use mxc_compiler::passes::{OptionError, Options, Pass, PassContext, PassError};
+use mxc_compiler::pass::{OptionError, Options, Pass, PassContext, PassError};
 use mxc_dialects::{
     analog::{AnalogOp, NOISE},
     erase::ModuleMut,

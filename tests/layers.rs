@@ -10,7 +10,8 @@ use crate::{
 use melior::Context;
 use mxc_compiler::{
     import::{self, ImportOptions, Imported},
-    passes::{PassContext, Pipeline, RunOptions, constants::backbone_parameters, run_pipeline},
+    pass::{PassContext, Pipeline, RunOptions, constants::backbone_parameters, run_pipeline},
+    passes::REGISTRY,
 };
 use mxc_dialects::analog::AnalogOp;
 use mxc_runtime::{load, store::WeightStore};
@@ -33,7 +34,7 @@ fn refusal(model: &Model) -> String {
 /// What `mxc compile` makes of an imported network: its module and weights with analog layers, these layers' names in order.
 fn analog<'c>(context: &'c Context, imported: Imported<'c>) -> (melior::ir::Module<'c>, WeightStore, Vec<String>) {
     let (mut module, mut cx) = (imported.module, PassContext::with_weights(imported.weights));
-    let pipeline = Pipeline::parse("canonicalize-graph,map-to-analog,annotate-noise").unwrap();
+    let pipeline = Pipeline::parse(&REGISTRY, "canonicalize-graph,map-to-analog,annotate-noise").unwrap();
     run_pipeline(context, &mut module, &pipeline, &mut cx, &RunOptions::default())
         .unwrap_or_else(|error| panic!("{error}"));
     let layers = AnalogOp::all(&module).into_iter().map(AnalogOp::layer).collect();

@@ -3,7 +3,8 @@
 
 use mxc_compiler::{
     opt::{self, OptError, OptOptions},
-    passes::{self, PassContext, Pipeline, RunOptions},
+    pass::{PassContext, Pipeline, RunOptions},
+    passes::REGISTRY,
 };
 use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
@@ -53,7 +54,7 @@ fn generated(source: &[u8]) -> WeightStore {
 /// Every part of a file through its pipeline: the IR (or error), warnings, and what is in the weight stores.
 pub fn transformed(text: &str) -> Vec<Result<String, String>> {
     let (pipeline, generate) = flags(text);
-    let pipeline = Pipeline::parse(&pipeline).unwrap_or_else(|error| panic!("{error}"));
+    let pipeline = Pipeline::parse(&REGISTRY, &pipeline).unwrap_or_else(|error| panic!("{error}"));
     opt::split(text)
         .iter()
         .map(|part| {
@@ -142,7 +143,7 @@ fn malformed_pipelines_are_refused() {
     ];
     let messages: Vec<String> = pipelines
         .iter()
-        .map(|pipeline| match Pipeline::parse(pipeline) {
+        .map(|pipeline| match Pipeline::parse(&REGISTRY, pipeline) {
             Ok(_) => format!("{pipeline}: accepted"),
             Err(error) => error.to_string(),
         })
@@ -155,23 +156,23 @@ fn malformed_pipelines_are_refused() {
 #[test]
 fn pipelines_round_trip() {
     let text = "builtin.module(canonicalize-graph,annotate-noise{spec='gaussian(sigma=4%) + gaussian(sigma=1%)' layer:fc*=gaussian(sigma=2%,lifetime=chip)},func.func(cse))";
-    let pipeline = Pipeline::parse(text).unwrap();
+    let pipeline = Pipeline::parse(&REGISTRY, text).unwrap();
     assert_eq!(pipeline.to_string(), text);
-    assert_eq!(Pipeline::parse(&pipeline.to_string()).unwrap(), pipeline);
-    let alias = Pipeline::parse("compile").unwrap();
+    assert_eq!(Pipeline::parse(&REGISTRY, &pipeline.to_string()).unwrap().steps, pipeline.steps);
+    let alias = Pipeline::parse(&REGISTRY, "compile").unwrap();
     assert_eq!(alias.steps.len(), 5);
 }
 
 #[test]
 fn every_alias_and_pass_is_described() {
-    for pass in passes::REGISTRY {
+    for pass in REGISTRY.passes {
         assert!(!pass.description.is_empty());
-        assert!(Pipeline::parse(pass.name).is_ok(), "{}", pass.name);
+        assert!(Pipeline::parse(&REGISTRY, pass.name).is_ok(), "{}", pass.name);
     }
-    for (alias, ..) in passes::ALIASES {
-        assert!(Pipeline::parse(alias).is_ok(), "{alias}");
+    for alias in REGISTRY.aliases {
+        assert!(Pipeline::parse(&REGISTRY, alias.name).is_ok(), "{}", alias.name);
     }
-    assert!(passes::pass_help().contains("canonicalize-graph"));
+    assert!(REGISTRY.help().contains("canonicalize-graph"));
 }
 
 #[test]
@@ -213,7 +214,7 @@ fn rewritten_graphs_compute_the_same() {
             if before.contains("attention") {
                 continue;
             }
-            let pipeline = Pipeline::parse("canonicalize-graph,map-to-analog").unwrap();
+            let pipeline = Pipeline::parse(&REGISTRY, "canonicalize-graph,map-to-analog").unwrap();
             let weights = generated(&part);
             let mut cx = PassContext::with_weights(weights.clone());
             let after = opt::transform(&part, "input.mlir", &pipeline, &mut cx, &RunOptions::default()).unwrap();
@@ -233,7 +234,7 @@ fn canonical_graphs_stay_as_they_are() {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("ir/{file}.mlir"));
         let text = fs::read_to_string(path).unwrap();
         for part in opt::split(&text) {
-            let pipeline = Pipeline::parse("canonicalize-graph").unwrap();
+            let pipeline = Pipeline::parse(&REGISTRY, "canonicalize-graph").unwrap();
             let mut cx = PassContext::with_weights(generated(&part));
             let run = |source: &[u8], cx: &mut PassContext| {
                 opt::transform(source, "input.mlir", &pipeline, cx, &RunOptions::default()).unwrap()

@@ -8,7 +8,8 @@ use crate::{
 use melior::{Context, ir::Module};
 use mxc_compiler::{
     import::{self, ImportOptions},
-    passes::{PassContext, Pipeline, RunOptions, run_pipeline},
+    pass::{PassContext, Pipeline, RunOptions, run_pipeline},
+    passes::REGISTRY,
 };
 use mxc_runtime::{
     exec::{Batch, Executor},
@@ -20,7 +21,7 @@ use std::path::Path;
 /// What compile makes of a model before it places denoisers.
 fn compiled<'c>(context: &'c Context, mut module: Module<'c>, weights: WeightStore) -> (Module<'c>, WeightStore) {
     let mut cx = PassContext::with_weights(weights);
-    let pipeline = Pipeline::parse("canonicalize-graph,map-to-analog,annotate-noise").unwrap();
+    let pipeline = Pipeline::parse(&REGISTRY, "canonicalize-graph,map-to-analog,annotate-noise").unwrap();
     run_pipeline(context, &mut module, &pipeline, &mut cx, &RunOptions::default()).unwrap();
     (module, cx.weights)
 }

@@ -6,11 +6,14 @@
 
 use crate::{
     import::{self, ImportOptions, Imported},
-    passes::{
+    pass::{
         CalibrationRun, Options, PassContext, Pipeline, Placement, RunOptions, SampleSource, run::print_module,
         run_pipeline,
     },
+    passes::REGISTRY,
+    placement::Strategy,
 };
+use clap::ValueEnum;
 use melior::{
     Context,
     ir::{Module, OperationRef},
@@ -31,7 +34,7 @@ pub enum CompileError {
     Import(#[from] import::ImportError),
     /// A pass failed.
     #[error(transparent)]
-    Pass(#[from] crate::passes::RunError),
+    Pass(#[from] crate::pass::RunError),
     /// The package could not be run.
     #[error("the model cannot be executed: {0}")]
     Program(#[from] mxc_runtime::load::LoadError),
@@ -48,8 +51,8 @@ pub struct CompileOptions {
     pub noise_scale: String,
     /// `rms`, `absmax`, `mean-abs` or `std`.
     pub noise_reference: String,
-    /// `greedy`, `greedy-fill` or `at=GLOB,…`.
-    pub placement: String,
+    /// Which layers get denoisers.
+    pub placement: Strategy,
     /// The denoiser's kind, such as `mean+affine`.
     pub denoiser: String,
     /// Globs of layers that stay digital.
@@ -62,15 +65,17 @@ pub struct CompileOptions {
     pub samples: usize,
 }
 
-/// A level to stop at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// An IR level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Level {
-    /// After `canonicalize-graph`.
+    /// TOSA after canonicalize-graph
     Graph,
-    /// After `annotate-noise`.
+    /// MVMs on analog tiles, with noise
     Analog,
-    /// After `insert-denoisers`.
+    /// Denoisers inserted
     Denoise,
+    /// Denoisers as digital-tile programs
+    Dtile,
 }
 
 /// A compiled network.
@@ -110,12 +115,12 @@ pub fn import<'c>(
     }
 }
 
-/// The passes of `mxc compile` up to a level.
+/// The passes of `mxc compile` up to a level, at most [`Level::Denoise`]: `lower-denoisers` goes on from there.
 pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
     let pairs = |entries: &[(&str, &str)]| {
         Options::new(entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
     };
-    let mut pipeline = Pipeline::default().then("canonicalize-graph", Options::default());
+    let mut pipeline = Pipeline::new(&REGISTRY).then("canonicalize-graph", Options::default());
     if level >= Level::Analog {
         let mut map = Options::default();
         if !options.keep_digital.is_empty() {
@@ -134,12 +139,13 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
         let samples = options.samples.to_string();
         let seed = options.seed.to_string();
         let budget = share::show(options.budget);
+        let placement = options.placement.to_string();
         pipeline =
             pipeline.then("rank-sensitivity", pairs(&[("samples", samples.as_str()), ("seed", seed.as_str())])).then(
                 "insert-denoisers",
                 pairs(&[
                     ("budget", budget.as_str()),
-                    ("placement", options.placement.as_str()),
+                    ("placement", placement.as_str()),
                     ("kind", options.denoiser.as_str()),
                     ("seed", seed.as_str()),
                 ]),
@@ -160,13 +166,13 @@ pub fn fold_constants<'c>(context: &'c Context, imported: &mut Imported<'c>) -> 
         return Ok(());
     }
     let mut cx = PassContext { weights: std::mem::take(&mut imported.weights), ..PassContext::default() };
-    let pipeline = Pipeline::default().then("canonicalize-graph", Options::default());
+    let pipeline = Pipeline::new(&REGISTRY).then("canonicalize-graph", Options::default());
     run_pipeline(context, &mut imported.module, &pipeline, &mut cx, &RunOptions::default())?;
     imported.weights = cx.weights;
     Ok(())
 }
 
-/// Compiles an imported model up to a level. `samples` gives calibration data; `None` calibrates on synthetic inputs.
+/// Compiles an imported model up to a level, as far as [`pipeline`] goes. `samples` gives calibration data; `None` calibrates on synthetic inputs.
 pub fn compile<'c>(
     context: &'c Context,
     imported: Imported<'c>,
@@ -179,7 +185,7 @@ pub fn compile<'c>(
     let mut cx =
         PassContext { weights, samples, seed: options.seed, threads: options.threads, ..PassContext::default() };
     run_pipeline(context, &mut module, &pipeline(options, level), &mut cx, run)?;
-    if level == Level::Denoise {
+    if level >= Level::Denoise {
         // What is packaged can be run; without layers no pass has tried.
         mxc_runtime::load::program(&module, &cx.weights.union(&cx.denoisers))?;
     }
@@ -244,7 +250,7 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
 /// The manifest's form of a placement.
 pub fn placed(placement: &Placement, options: &CompileOptions) -> package::Placement {
     package::Placement {
-        kind: options.placement.clone(),
+        kind: options.placement.to_string(),
         denoiser: options.denoiser.clone(),
         budget_percent: options.budget * 100.0,
         backbone_parameters: placement.backbone_parameters,

@@ -1,7 +1,7 @@
 //! What a command reads and writes: no output ever replaces an input.
 
 use crate::export;
-use mxc_runtime::{data, package::identity};
+use mxc_runtime::{data, files::identity};
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -7,4 +7,6 @@ pub mod export;
 pub mod files;
 pub mod import;
 pub mod opt;
+pub mod pass;
 pub mod passes;
+pub mod placement;

@@ -2,10 +2,11 @@
 
 use crate::{
     files::{Inputs, ReplacesInput},
-    passes::{
+    pass::{
         self, PassContext, Pipeline, PipelineError, RunError, RunOptions, SampleSource, WeightLoader,
         run::{Times, print_module, run_pipeline},
     },
+    passes::REGISTRY,
 };
 use mxc_dialects::{ffi, ir};
 use mxc_runtime::{package::Package, store::WeightStore};
@@ -130,8 +131,8 @@ pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
         (false, pipeline) => pipeline.clone(),
     };
     let pipeline = match text_pipeline.as_deref() {
-        Some(text) if !text.trim().is_empty() => Pipeline::parse(text)?,
-        _ => Pipeline::default(),
+        Some(text) if !text.trim().is_empty() => Pipeline::parse(&REGISTRY, text)?,
+        _ => Pipeline::new(&REGISTRY),
     };
     check_outputs(&options, &pipeline)?;
     let weights = match (&options.weights, &options.weight_loader) {
@@ -153,7 +154,7 @@ pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
     for part in &parts {
         cx.weights = weights.clone();
         cx.denoisers = WeightStore::new();
-        cx.reports = passes::Reports::default();
+        cx.reports = pass::Reports::default();
         printed.push(run_part(part, &name, &pipeline, &mut cx, &options)?);
         kept = kept.union(&cx.weights).union(&cx.denoisers);
     }

@@ -4,7 +4,7 @@ use melior::{
     Context, StringRef,
     dialect::DialectHandle,
     ir::{
-        Attribute, Location, Module, ShapedTypeLike, TypeLike, Value, ValueLike,
+        Attribute, Module, ShapedTypeLike, TypeLike, Value, ValueLike,
         attribute::{AttributeLike, DenseElementsAttribute},
         r#type::RankedTensorType,
     },
@@ -113,13 +113,6 @@ pub fn clone_module<'c>(module: &Module<'c>) -> Option<Module<'c>> {
         let operation = mlir_sys::mlirOperationClone(module.as_operation().to_raw());
         Module::from_option_raw(mlir_sys::mlirModuleFromOperation(operation))
     }
-}
-
-/// Emits an error diagnostic at a location.
-pub fn emit_error(location: Location<'_>, message: &str) {
-    let text = std::ffi::CString::new(message.replace('\0', " ")).unwrap_or_default();
-    // SAFETY: the string is zero-terminated and outlives the call.
-    unsafe { mlir_sys::mlirEmitError(location.to_raw(), text.as_ptr()) }
 }
 
 /// The values of a dense f32 elements attribute in row-major order, splats expanded; `None` for another attribute (also

@@ -3,7 +3,9 @@
 
 use crate::{
     data::{self, DataError, Source},
-    exec::{Batch, Distortion, ExecError, Executor, Key, Mode, Purpose, cross_entropy},
+    error::ExecError,
+    exec::{Batch, Distortion, Executor, Key, Mode, Purpose, cross_entropy},
+    kernels::pool::argmax,
     program::{Calibration, Program},
 };
 use mxc_dialects::denoise::Measured;
@@ -412,17 +414,6 @@ fn rank(logits: &[f32], label: usize) -> Option<usize> {
     Some(logits.iter().enumerate().filter(|&item| before(item)).count())
 }
 
-/// The class with the largest logit, the first of equal ones; class 0 if all are NaN.
-pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (class, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] || logits[best].is_nan() {
-            best = class;
-        }
-    }
-    best as u32
-}
-
 /// The mean and its interval.
 fn summary(runs: &[Accuracy]) -> Accuracies {
     let count = runs.len() as f64;
@@ -475,7 +466,7 @@ pub fn sigma_statistics(
 }
 
 /// Every layer's mean over `samples` samples of ‖∂L/∂y‖₂ at its output on the clean model, in the order of
-/// [`Program::layers`] (DESIGN §6). The samples are those of [`calibrate`]; without labels the model's own predictions
+/// [`Program::layers`]. The samples are those of [`calibrate`]; without labels the model's own predictions
 /// serve.
 pub fn sensitivity(executor: &Executor, data: &dyn Source, samples: usize, seed: u64) -> Result<Vec<f64>, EvalError> {
     let program = executor.program();
@@ -670,8 +661,6 @@ mod tests {
         assert_eq!(rank(&[2.0, f32::NAN, 3.0], 2), None);
         assert_eq!(rank(&[2.0], 1), None);
         assert_eq!(rank(&[f32::INFINITY, 0.0], 0), Some(0));
-        assert_eq!(argmax(&[0.0, 2.0, 2.0]), 1);
-        assert_eq!(argmax(&[f32::NAN, -1.0]), 1);
     }
 
     #[test]

@@ -9,8 +9,10 @@ extern crate self as mxc_runtime;
 
 pub mod data;
 pub mod digital;
+pub mod error;
 pub mod evaluate;
 pub mod exec;
+pub mod files;
 pub mod finetune;
 pub mod hardware;
 pub mod kernels;

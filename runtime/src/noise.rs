@@ -72,11 +72,6 @@ impl NoiseSpec {
     pub fn is_ideal(&self) -> bool {
         self.components.is_empty()
     }
-
-    /// The standard deviation of the components together, as a share of the layer's magnitude.
-    pub fn total_sigma(&self) -> f64 {
-        self.components.iter().map(|component| component.sigma * component.sigma).sum::<f64>().sqrt()
-    }
 }
 
 const UNSUPPORTED: [&str; 8] =

@@ -8,7 +8,7 @@ mod denoise;
 
 use crate::{
     digital::program::TileProgram,
-    exec::ExecError,
+    error::ExecError,
     kernels::{
         depthwise::{Depthwise, MAX_TAPS},
         elementwise::{Broadcast, Reads, binary_reads, unary_reads},
@@ -102,7 +102,7 @@ impl Network {
             if let Some(weight) = &value.constant {
                 let shape = match value.dtype {
                     DType::F32 => weight.shape().to_vec(),
-                    _ => sample_shape(&value.shape, 1, &value.name)?,
+                    DType::I32 | DType::I64 | DType::Bool => sample_shape(&value.shape, 1, &value.name)?,
                 };
                 let len = shape.iter().product::<usize>() * value.dtype.words();
                 if weight.len() != len {
@@ -141,15 +141,30 @@ impl Network {
                     let rest: usize = output.shape.iter().skip(1).map(|size| size.unwrap_or(1)).product();
                     operands[0].iter().product::<usize>() / rest.max(1)
                 }
-                _ => operands.iter().filter_map(|shape| shape.first()).copied().max().unwrap_or(1),
-            };
-            let multiple = match node.op {
                 Op::Conv2d { .. }
                 | Op::FullyConnected { .. }
                 | Op::Denoise { .. }
                 | Op::DenoiseTile { .. }
                 | Op::Take { .. } => operands[0].first().copied().unwrap_or(1),
-                _ => multiple,
+                Op::MatMul
+                | Op::Unary(_)
+                | Op::Binary(_)
+                | Op::AvgPool { .. }
+                | Op::MaxPool { .. }
+                | Op::Reduce { .. }
+                | Op::Transpose { .. }
+                | Op::Concat { .. }
+                | Op::Slice { .. }
+                | Op::Pad { .. }
+                | Op::Tile { .. }
+                | Op::Pick { .. }
+                | Op::Scatter { .. }
+                | Op::TopK { .. }
+                | Op::CumSum { .. }
+                | Op::GridSample(_)
+                | Op::ArgMax { .. }
+                | Op::Cast
+                | Op::Select => operands.iter().filter_map(|shape| shape.first()).copied().max().unwrap_or(1),
             };
             let shape = sample_shape(&output.shape, multiple, &output.name)?;
             check_shapes(&node.op, &operands, &shape).map_err(fail)?;
@@ -160,22 +175,21 @@ impl Network {
             {
                 return Err(fail("its layer does not exist".to_owned()));
             }
-            convolutions.push(match &node.op {
-                Op::Conv2d { stride, pad, dilation, groups, layer } => {
-                    let constant = |operand: usize| program.values[node.inputs[operand]].constant.as_ref();
-                    match (constant(1), constant(2)) {
-                        (Some(weights), Some(_)) => {
-                            let weights = weights.values();
-                            let [x, w] = [operands[0], operands[1]];
-                            Some(convolution(x, w, &shape, *stride, *pad, *dilation, *groups, weights))
-                        }
-                        _ if layer.is_some() => {
-                            return Err(fail("its weight and bias must be constants".to_owned()));
-                        }
-                        _ => None,
+            let constant = |operand: usize| program.values[node.inputs[operand]].constant.as_ref();
+            convolutions.push(if let Op::Conv2d { stride, pad, dilation, groups, layer } = &node.op {
+                match (constant(1), constant(2)) {
+                    (Some(weights), Some(_)) => {
+                        let weights = weights.values();
+                        let [x, w] = [operands[0], operands[1]];
+                        Some(convolution(x, w, &shape, *stride, *pad, *dilation, *groups, weights))
                     }
+                    _ if layer.is_some() => {
+                        return Err(fail("its weight and bias must be constants".to_owned()));
+                    }
+                    _ => None,
                 }
-                _ => None,
+            } else {
+                None
             });
             shapes[node.output] = Some(shape);
         }
@@ -216,29 +230,6 @@ impl Network {
     /// The number of words of a value for one sample: of elements, unless they are wide.
     pub fn len(&self, value: ValueId) -> usize {
         self.shapes[value].iter().product::<usize>() * self.program.values[value].dtype.words()
-    }
-
-    /// Whether only the plain interpreter can run a node: integers, conditions, weights that are computed.
-    fn is_generic(&self, node: &Node) -> bool {
-        let dtype = |id: ValueId| self.program.values[id].dtype;
-        let constant = |operand: usize| self.program.values[node.inputs[operand]].constant.is_some();
-        let typed = node.inputs.iter().chain([&node.output]).any(|&id| dtype(id) != DType::F32);
-        match &node.op {
-            // Words stay as they are.
-            Op::Reshape | Op::Unary(Unary::Identity) => false,
-            Op::Take { .. } => dtype(node.output) != DType::F32 || !constant(1),
-            Op::Conv2d { .. } => !constant(1) || !constant(2),
-            Op::Binary(op) => typed || !op.is_arithmetic(),
-            Op::Cast
-            | Op::Select
-            | Op::ArgMax { .. }
-            | Op::Pick { .. }
-            | Op::Scatter { .. }
-            | Op::TopK { .. }
-            | Op::CumSum { .. }
-            | Op::GridSample(_) => true,
-            _ => typed,
-        }
     }
 }
 
@@ -289,7 +280,20 @@ fn arity(op: &Op) -> (usize, usize) {
             (count, count)
         }
         Op::Concat { .. } => (1, usize::MAX),
-        _ => (1, 1),
+        Op::DenoiseTile { .. }
+        | Op::Unary(_)
+        | Op::AvgPool { .. }
+        | Op::MaxPool { .. }
+        | Op::Reduce { .. }
+        | Op::Reshape
+        | Op::Transpose { .. }
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::Tile { .. }
+        | Op::TopK { .. }
+        | Op::CumSum { .. }
+        | Op::ArgMax { .. }
+        | Op::Cast => (1, 1),
     }
 }
 
@@ -591,19 +595,17 @@ pub(crate) struct Value {
     saved: bool,
 }
 
-/// A kernel with its geometry.
+/// What a tile computes of its input: a product with constant weights, and a bias.
 #[derive(Clone, Debug)]
-pub(crate) enum Kernel {
-    /// The program's convolution node; the tile's input limit.
+pub(crate) enum Product {
+    /// The program's convolution node.
     Convolution {
         node: usize,
-        limit: Option<f32>,
     },
     Depthwise {
         shape: Depthwise,
         filter: Arc<[f32]>,
         bias: Arc<[f32]>,
-        limit: Option<f32>,
     },
     FullyConnected {
         rows: usize,
@@ -613,6 +615,15 @@ pub(crate) enum Kernel {
         /// `[I, O]`, for more than one row.
         transposed: Option<Arc<[f32]>>,
         bias: Arc<[f32]>,
+    },
+}
+
+/// A kernel with its geometry.
+#[derive(Clone, Debug)]
+pub(crate) enum Kernel {
+    /// The tile clamps its input to ±`limit`, if it saturates.
+    Product {
+        product: Product,
         limit: Option<f32>,
     },
     MatMul {
@@ -696,16 +707,39 @@ pub(crate) enum Kernel {
 impl Kernel {
     /// Whether it works in place on its first operand's values.
     pub fn in_place(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Noise { .. }
-                | Self::Block(_)
-                | Self::LeakyRelu
-                | Self::Affine { .. }
-                | Self::Tile(_)
-                | Self::Unary(_)
-                | Self::Silu
-        )
+            | Self::Block(_)
+            | Self::LeakyRelu
+            | Self::Affine { .. }
+            | Self::Tile(_)
+            | Self::Unary(_)
+            | Self::Silu => true,
+            Self::Product { .. }
+            | Self::MatMul { .. }
+            | Self::Pointwise { .. }
+            | Self::Filter { .. }
+            | Self::Draw { .. }
+            | Self::Binary { .. }
+            | Self::AddClamp { .. }
+            | Self::Average(_)
+            | Self::Maximum(_)
+            | Self::Reduce { .. }
+            | Self::Gather(_)
+            | Self::Take { .. }
+            | Self::Generic(_)
+            | Self::Pad { .. }
+            | Self::Concat { .. } => false,
+        }
+    }
+
+    /// Whether small changes of its operands change nothing: integers and booleans are constant almost everywhere, a draw
+    /// depends on nothing.
+    fn is_constant(&self) -> bool {
+        match self {
+            Self::Generic(generic) => generic.result.0 != DType::F32,
+            kernel => matches!(kernel, Self::Draw { .. }),
+        }
     }
 
     /// The denoiser weights that it reads.
@@ -716,9 +750,7 @@ impl Kernel {
                 [*weight].into_iter().chain(*bias).collect()
             }
             Self::Affine { scale, shift } => vec![*scale, *shift],
-            Self::Convolution { .. }
-            | Self::Depthwise { .. }
-            | Self::FullyConnected { .. }
+            Self::Product { .. }
             | Self::MatMul { .. }
             | Self::Noise { .. }
             | Self::LeakyRelu
@@ -833,7 +865,7 @@ impl Builder<'_> {
         node: usize,
         layer: Option<LayerId>,
         x: Id,
-        kernel: impl FnOnce(&Self, Option<f32>) -> Kernel,
+        product: impl FnOnce(&Self) -> Product,
     ) -> Result<Id, ExecError> {
         let network = self.network;
         let len = network.len(network.program.nodes[node].output);
@@ -849,8 +881,8 @@ impl Builder<'_> {
         }
         let limit = noise.and_then(|(_, noise)| noise.limits()).map(|limits| limits[0]);
         let noisy = noise.map(|(layer, _)| layer);
-        let kernel = kernel(self, limit);
-        let y = self.step(kernel, vec![x], len);
+        let product = product(self);
+        let y = self.step(Kernel::Product { product, limit }, vec![x], len);
         if let Some(step) = self.steps.last_mut() {
             step.layer = layer;
         }
@@ -867,10 +899,23 @@ impl Builder<'_> {
 
     /// The operand of the elementwise function that computes a value, if it is this one.
     fn operand_of(&self, id: Id, function: Unary) -> Option<Id> {
-        match self.producer(id)? {
-            Step { kernel: Kernel::Unary(op), inputs, .. } if *op == function => inputs.first().copied(),
-            _ => None,
-        }
+        let Step { kernel: Kernel::Unary(op), inputs, .. } = self.producer(id)? else {
+            return None;
+        };
+        inputs.first().copied().filter(|_| *op == function)
+    }
+
+    /// Leaves a node to the plain interpreter.
+    fn generic(&mut self, node: &Node, len: usize) -> Id {
+        let network = self.network;
+        let typed = |id: ValueId| (network.program.values[id].dtype, network.shapes[id].clone());
+        let generic = Generic {
+            op: node.op.clone(),
+            operands: node.inputs.iter().map(|&id| typed(id)).collect(),
+            result: typed(node.output),
+        };
+        let inputs = node.inputs.iter().map(|&id| self.id(id)).collect();
+        self.step(Kernel::Generic(Box::new(generic)), inputs, len)
     }
 
     #[allow(clippy::too_many_lines)]
@@ -881,45 +926,61 @@ impl Builder<'_> {
         let x = self.id(node.inputs[0]);
         let len = network.len(node.output);
         let result = &network.shapes[node.output];
+        let dtype = |id: ValueId| network.program.values[id].dtype;
+        let constant = |operand: usize| network.program.values[node.inputs[operand]].constant.is_some();
+        let typed = node.inputs.iter().chain([&node.output]).any(|&id| dtype(id) != DType::F32);
         let id = match &node.op {
-            op if network.is_generic(node) => {
-                let typed = |id: ValueId| (network.program.values[id].dtype, network.shapes[id].clone());
-                let generic = Generic {
-                    op: op.clone(),
-                    operands: node.inputs.iter().map(|&id| typed(id)).collect(),
-                    result: typed(node.output),
-                };
-                let inputs = node.inputs.iter().map(|&id| self.id(id)).collect();
-                self.step(Kernel::Generic(Box::new(generic)), inputs, len)
-            }
+            // Words stay as they are.
+            Op::Unary(Unary::Identity) | Op::Reshape => x,
+            // Only the interpreter runs these.
+            Op::Cast
+            | Op::Select
+            | Op::ArgMax { .. }
+            | Op::Pick { .. }
+            | Op::Scatter { .. }
+            | Op::TopK { .. }
+            | Op::CumSum { .. }
+            | Op::GridSample(_) => self.generic(node, len),
+            // Weights or indices that are computed.
+            Op::Conv2d { .. } if !constant(1) || !constant(2) => self.generic(node, len),
+            Op::Take { .. } if dtype(node.output) != DType::F32 || !constant(1) => self.generic(node, len),
+            Op::Binary(op) if !op.is_arithmetic() => self.generic(node, len),
             Op::Conv2d { layer, .. } => {
                 let bias = node.inputs[2];
-                self.layer(index, *layer, x, |builder, limit| match &network.convolutions[index] {
-                    Some(ConvolutionKind::Depthwise(shape, filter)) => Kernel::Depthwise {
+                self.layer(index, *layer, x, |builder| match &network.convolutions[index] {
+                    Some(ConvolutionKind::Depthwise(shape, filter)) => Product::Depthwise {
                         shape: *shape,
                         filter: Arc::clone(filter),
                         bias: builder.bias(bias, shape.channels),
-                        limit,
                     },
-                    _ => Kernel::Convolution { node: index, limit },
+                    Some(ConvolutionKind::Dense(_)) | None => Product::Convolution { node: index },
                 })?
             }
+            Op::Take { axis } => {
+                let from = shape(0);
+                let last = from[*axis].saturating_sub(1);
+                let indices = dtype(node.inputs[1]).decode(self.constant(node.inputs[1]));
+                let indices = indices.into_iter().map(|index| usize::try_from(index).unwrap_or(0).min(last)).collect();
+                let around = [from[..*axis].iter().product(), from[*axis], from[axis + 1..].iter().product()];
+                self.step(Kernel::Take { shape: around, indices }, vec![x], len)
+            }
+            // Integers and booleans.
+            _ if typed => self.generic(node, len),
             Op::FullyConnected { layer } => {
                 let (outputs, inputs) = (shape(1)[0], shape(1)[1]);
                 let rows = len / outputs.max(1);
                 let (weights, bias) = (node.inputs[1], node.inputs[2]);
-                if network.program.values[weights].constant.is_none() || network.program.values[bias].constant.is_none()
-                {
+                if !constant(1) || !constant(2) {
                     return Err(error(index, &node.op, "its weight and bias must be constants"));
                 }
-                self.layer(index, *layer, x, |builder, limit| {
+                self.layer(index, *layer, x, |builder| {
                     let transposed = (rows > 1).then(|| {
                         let mut transposed = vec![0.0; inputs * outputs];
                         crate::kernels::gemm::transpose(builder.constant(weights), inputs, &mut transposed);
                         transposed.into()
                     });
                     let bias = builder.bias(bias, outputs);
-                    Kernel::FullyConnected { rows, inputs, outputs, weights, transposed, bias, limit }
+                    Product::FullyConnected { rows, inputs, outputs, weights, transposed, bias }
                 })?
             }
             Op::MatMul => {
@@ -940,7 +1001,6 @@ impl Builder<'_> {
             op if op.cleans().is_some() && !self.key.denoise => x,
             Op::DenoiseTile { program, .. } => self.step(Kernel::Tile(Arc::clone(program)), vec![x], len),
             Op::Denoise { layer, kind } => self.denoise(*layer, kind.expression(), x, &node.inputs[1..], result),
-            Op::Unary(Unary::Identity) | Op::Reshape => x,
             // TOSA has no root and no division of floats: they are spelled with reciprocals.
             Op::Unary(op) => match self.operand_of(x, Unary::Rsqrt) {
                 Some(square) if *op == Unary::Reciprocal => self.step(Kernel::Unary(Unary::Sqrt), vec![square], len),
@@ -992,23 +1052,6 @@ impl Builder<'_> {
             }
             Op::Transpose { perms } => self.gather(Gather::transpose(shape(0), perms), x, len),
             Op::Tile { repeats } => self.gather(Gather::tile(shape(0), repeats), x, len),
-            Op::Take { axis } => {
-                let from = shape(0);
-                let last = from[*axis].saturating_sub(1);
-                let indices = network.program.values[node.inputs[1]].dtype.decode(self.constant(node.inputs[1]));
-                let indices = indices.into_iter().map(|index| usize::try_from(index).unwrap_or(0).min(last)).collect();
-                let around = [from[..*axis].iter().product(), from[*axis], from[axis + 1..].iter().product()];
-                self.step(Kernel::Take { shape: around, indices }, vec![x], len)
-            }
-            // Run by the interpreter.
-            Op::Cast
-            | Op::Select
-            | Op::ArgMax { .. }
-            | Op::Pick { .. }
-            | Op::Scatter { .. }
-            | Op::TopK { .. }
-            | Op::CumSum { .. }
-            | Op::GridSample(_) => x,
             Op::Slice { start } => self.gather(Gather::slice(shape(0), start, result), x, len),
             Op::Pad { pad, value } => {
                 let start: Vec<usize> = pad.iter().map(|[before, _]| *before).collect();
@@ -1078,17 +1121,20 @@ impl Builder<'_> {
     fn fuse_affines(&mut self, targets: &[Id]) {
         let mut uses = vec![0usize; self.values.len()];
         self.steps.iter().flat_map(|step| &step.inputs).chain(targets).for_each(|&id| uses[id] += 1);
-        let constant = |values: &[Value], step: &Step, wanted: Binary| match &step.kernel {
-            Kernel::Binary { op, shape } if *op == wanted => {
-                let (left, right) = (step.inputs[0], step.inputs[1]);
-                [(left, right, shape.clone()), (right, left, shape.swapped())].into_iter().find_map(|(x, y, shape)| {
-                    match values[y].place {
-                        Place::Constant(id) => Some((x, id, shape.per_channel()?)),
-                        _ => None,
-                    }
-                })
+        let constant = |values: &[Value], step: &Step, wanted: Binary| {
+            let Kernel::Binary { op, shape } = &step.kernel else {
+                return None;
+            };
+            if *op != wanted {
+                return None;
             }
-            _ => None,
+            let (left, right) = (step.inputs[0], step.inputs[1]);
+            [(left, right, shape.clone()), (right, left, shape.swapped())].into_iter().find_map(|(x, y, shape)| {
+                match values[y].place {
+                    Place::Constant(id) => Some((x, id, shape.per_channel()?)),
+                    Place::Input(_) | Place::Buffer => None,
+                }
+            })
         };
         for index in 1..self.steps.len() {
             let (before, after) = self.steps.split_at_mut(index);
@@ -1114,21 +1160,15 @@ impl Builder<'_> {
     /// Marks what the backward pass visits, and the values that it reads.
     fn mark_gradients(&mut self) -> Result<(), ExecError> {
         let values = &self.network.program.values;
-        let trainable = |ids: &[ValueId]| ids.iter().any(|&id| values[id].trainable);
+        let trainable = |kernel: &Kernel| kernel.parameters().iter().any(|&id| values[id].trainable);
         for index in 0..self.steps.len() {
             let step = &self.steps[index];
             let starts = match self.key.goal {
                 Goal::Sensitivity => step.layer.is_some(),
-                Goal::Train => trainable(&step.kernel.parameters()),
+                Goal::Train => trainable(&step.kernel),
                 Goal::Outputs | Goal::Logits | Goal::Layers => false,
             };
-            // Integers and booleans are constant almost everywhere; a draw depends on nothing.
-            let constant = match &step.kernel {
-                Kernel::Generic(generic) => generic.result.0 != DType::F32,
-                Kernel::Draw { .. } => true,
-                _ => false,
-            };
-            let passes = !constant && step.inputs.iter().any(|&id| self.values[id].gradient);
+            let passes = !step.kernel.is_constant() && step.inputs.iter().any(|&id| self.values[id].gradient);
             if let Kernel::Generic(generic) = &step.kernel
                 && passes
                 && generic::gradient_reads(&generic.op).is_none()
@@ -1148,20 +1188,14 @@ impl Builder<'_> {
             let step = &self.steps[index];
             let mut saved = Vec::new();
             match &step.kernel {
-                Kernel::Convolution { limit, .. }
-                | Kernel::Depthwise { limit, .. }
-                | Kernel::FullyConnected { limit, .. }
-                    if limit.is_some() =>
-                {
-                    saved.push(step.inputs[0]);
-                }
+                Kernel::Product { limit: Some(_), .. } => saved.push(step.inputs[0]),
                 Kernel::Noise { layer } => match self.network.layers[*layer].scale {
                     Scale::Range => saved.push(step.output),
                     Scale::Constant => {}
                     Scale::Signal => saved.extend([step.inputs[0], step.output]),
                 },
                 Kernel::Pointwise { .. } | Kernel::Filter { .. } | Kernel::Affine { .. }
-                    if !trainable(&step.kernel.parameters()) => {}
+                    if !trainable(&step.kernel) => {}
                 Kernel::Block(_)
                 | Kernel::Pointwise { .. }
                 | Kernel::Filter { .. }
@@ -1182,7 +1216,15 @@ impl Builder<'_> {
                 }
                 Kernel::AddClamp { .. } => saved.push(step.output),
                 Kernel::Maximum(_) | Kernel::Reduce { .. } => saved.extend([step.inputs[0], step.output]),
-                _ => {}
+                Kernel::Product { limit: None, .. }
+                | Kernel::Draw { .. }
+                | Kernel::Tile(_)
+                | Kernel::Binary { .. }
+                | Kernel::Average(_)
+                | Kernel::Gather(_)
+                | Kernel::Take { .. }
+                | Kernel::Pad { .. }
+                | Kernel::Concat { .. } => {}
             }
             saved.into_iter().for_each(|id| self.values[id].saved = true);
         }

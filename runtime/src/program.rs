@@ -51,10 +51,10 @@ impl Program {
     /// The parameters of all denoisers: trainable weights, and weights of the digital tile's programs.
     pub fn denoiser_parameters(&self) -> u64 {
         let trainable = self.values.iter().filter(|value| value.trainable).filter_map(|value| value.constant.as_ref());
-        let tile = self.nodes.iter().map(|node| match &node.op {
-            Op::DenoiseTile { program, .. } => program.parameters,
-            _ => 0,
-        });
+        let tile = self
+            .nodes
+            .iter()
+            .map(|node| if let Op::DenoiseTile { program, .. } = &node.op { program.parameters } else { 0 });
         trainable.map(|weight| weight.values().len()).chain(tile).sum::<usize>() as u64
     }
 }
@@ -297,7 +297,29 @@ impl Op {
     pub fn cleans(&self) -> Option<LayerId> {
         match self {
             Self::Denoise { layer, .. } | Self::DenoiseTile { layer, .. } => Some(*layer),
-            _ => None,
+            Self::Conv2d { .. }
+            | Self::FullyConnected { .. }
+            | Self::MatMul
+            | Self::Unary(_)
+            | Self::Binary(_)
+            | Self::AvgPool { .. }
+            | Self::MaxPool { .. }
+            | Self::Reduce { .. }
+            | Self::Reshape
+            | Self::Transpose { .. }
+            | Self::Concat { .. }
+            | Self::Slice { .. }
+            | Self::Pad { .. }
+            | Self::Tile { .. }
+            | Self::Take { .. }
+            | Self::Pick { .. }
+            | Self::Scatter { .. }
+            | Self::TopK { .. }
+            | Self::CumSum { .. }
+            | Self::GridSample(_)
+            | Self::ArgMax { .. }
+            | Self::Cast
+            | Self::Select => None,
         }
     }
 }
@@ -380,7 +402,18 @@ pub enum Binary {
 impl Binary {
     /// Whether f32 operands have a kernel and a gradient of their own.
     pub(crate) fn is_arithmetic(self) -> bool {
-        matches!(self, Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Max | Self::Min | Self::Pow)
+        match self {
+            Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Max | Self::Min | Self::Pow => true,
+            Self::IntDiv
+            | Self::Mod
+            | Self::Rem
+            | Self::Equal
+            | Self::Greater
+            | Self::GreaterEqual
+            | Self::And
+            | Self::Or
+            | Self::Xor => false,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line as clap sees it. Flags that others' scripts rely on are listed in `docs/cli.md`.
 
-use crate::import::ImportOptions;
+use crate::{driver::Level, import::ImportOptions, placement::Strategy};
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mxc_dialects::denoise::Kind;
@@ -68,19 +68,6 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-}
-
-/// An IR level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Level {
-    /// TOSA after canonicalize-graph
-    Graph,
-    /// MVMs on analog tiles, with noise
-    Analog,
-    /// Denoisers inserted
-    Denoise,
-    /// Denoisers as digital-tile programs
-    Dtile,
 }
 
 /// How denoisers compute.
@@ -157,7 +144,7 @@ pub struct CompileArgs {
     pub noise_scale: String,
     /// Where denoisers go: greedy, greedy-fill or at=GLOB,…
     #[arg(long, value_name = "HOW", default_value = "greedy")]
-    pub placement: String,
+    pub placement: Strategy,
     /// The denoisers' kind.
     #[arg(long, value_name = "KIND", default_value = "paper", help = format!("The denoiser: {}", Kind::choices()))]
     pub denoiser: String,

@@ -2,15 +2,15 @@
 
 use super::{
     Failure, Global,
-    args::{CompileArgs, Level},
+    args::CompileArgs,
     data::{Location, SkipBad, sample_source},
     session, ui,
 };
 use crate::{
-    driver::{self, CompileOptions, Compiled, Record},
+    driver::{self, CompileOptions, Compiled, Level, Record},
     files::Inputs,
     import::{self, Imported, SourceInfo, SourceInput},
-    passes::{
+    pass::{
         RunOptions, SampleRequest, Samples,
         run::{Times, print_module},
     },
@@ -22,8 +22,10 @@ use melior::ir::{
 };
 use mxc_dialects::{ffi, ir};
 use mxc_runtime::{
+    files::write_atomically,
     hardware::Hardware,
-    package::{self, Preprocessing, write_atomically},
+    package::{self, Preprocessing},
+    share,
 };
 use std::{
     path::{Path, PathBuf},
@@ -56,11 +58,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         threads: global.threads,
         samples: args.samples.unwrap_or(if args.data.is_some() { 512 } else { 64 }),
     };
-    let level = match args.emit {
-        Some(Level::Graph) => driver::Level::Graph,
-        Some(Level::Analog) => driver::Level::Analog,
-        Some(Level::Denoise | Level::Dtile) | None => driver::Level::Denoise,
-    };
+    let level = args.emit.unwrap_or(Level::Denoise);
     let skip = SkipBad::new(args.skip_bad, global);
     let samples = match &args.data {
         Some(path) => {
@@ -90,13 +88,6 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     let start = Instant::now();
     let package = driver::package(&compiled, &options, record);
     let placement = package.manifest.placement.clone().unwrap_or_default();
-    if !placement.layers.iter().any(|layer| layer.chosen) {
-        global.ui.warn(format!(
-            "no denoiser fits the budget of {}% ({} parameters)",
-            session::percent(options.budget),
-            (placement.backbone_parameters as f64 * options.budget) as u64
-        ));
-    }
     package.write(&output)?;
     times.add("package", start.elapsed());
     if args.timing {
@@ -321,7 +312,7 @@ pub fn requested_samples(request: &SampleRequest, global: &Global) -> Result<Opt
 /// The options that shaped a package: what `inspect` shows.
 fn recorded_options(args: &CompileArgs, options: &CompileOptions) -> Vec<String> {
     let mut recorded = vec![
-        format!("budget={}%", session::percent(options.budget)),
+        format!("budget={}", share::show(options.budget)),
         format!("noise={}", options.noise),
         format!("noise-scale={}", options.noise_scale),
         format!("noise-reference={}", options.noise_reference),

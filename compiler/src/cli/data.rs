@@ -1,7 +1,7 @@
 //! Data sets for the commands, and `--skip-bad`.
 
 use super::{Failure, Global, ui::Ui};
-use crate::passes::{SampleSource, Samples};
+use crate::pass::{SampleSource, Samples};
 use mxc_runtime::{
     data::{self, Dataset, Source, Split},
     package::{Package, Preprocessing},

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     files::Inputs,
-    passes::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
+    pass::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
+    passes::REGISTRY,
 };
 use melior::ir::operation::OperationMutLike;
 use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir};
@@ -17,8 +18,9 @@ use mxc_runtime::{
     data::{Source, Split},
     evaluate,
     exec::Executor,
+    files::sha256_file,
     finetune::{FinetuneOptions, Loss, Recipe, finetune},
-    package::{self, Package, Training, sha256_file},
+    package::{self, Package, Training},
     store::Weight,
 };
 use std::{
@@ -209,7 +211,7 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
     };
     let mut options = Options::default();
     options.push("samples", "512");
-    let pipeline = Pipeline::default().then("rank-sensitivity", options);
+    let pipeline = Pipeline::new(&REGISTRY).then("rank-sensitivity", options);
     run_pipeline(&context, &mut module, &pipeline, &mut cx, &RunOptions::default())?;
     let after = ranking(&module);
     let calibration = cx.reports.calibration.map(CalibrationRun::to_manifest);

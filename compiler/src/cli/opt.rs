@@ -2,7 +2,7 @@
 
 use super::{Failure, Global, args::OptArgs};
 use crate::{opt, passes};
-use mxc_runtime::package::identity;
+use mxc_runtime::files::identity;
 use std::path::PathBuf;
 
 /// Where a failing pipeline leaves its reproducer.
@@ -10,7 +10,7 @@ const REPRODUCER: &str = "mxc-reproducer.mlir";
 
 pub fn run(args: OptArgs, global: &Global) -> Result<(), Failure> {
     if args.show_passes {
-        return super::print(&passes::pass_help());
+        return super::print(&passes::REGISTRY.help());
     }
     if args.show_irdl {
         return super::print(&mxc_dialects::irdl_source());

@@ -9,7 +9,8 @@ use crate::{driver, files::Inputs};
 use mxc_runtime::{
     data::check_npz,
     exec::{Batch, Key, Mode, Purpose},
-    package::{Package, write_atomically},
+    files::write_atomically,
+    package::Package,
     program::{DType, Program},
 };
 use ndarray::{ArrayD, IxDyn};

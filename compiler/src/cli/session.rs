@@ -1,7 +1,10 @@
 //! From a package to something that runs.
 
 use super::{Failure, Global, args::Arithmetic};
-use crate::passes::{PassContext, Reports, RunOptions, run_pipeline};
+use crate::{
+    pass::{PassContext, Pipeline, Reports, RunOptions, run_pipeline},
+    passes::REGISTRY,
+};
 use melior::{Context, ir::Module};
 use mxc_dialects::ir;
 use mxc_runtime::{
@@ -38,11 +41,6 @@ pub fn packaged_hardware(package: &Package) -> Result<Hardware, Failure> {
 /// The noise of `--sigma` (the paper's Gaussian) or `--noise` in its canonical form, if one is given.
 pub fn noise_option(sigma: Option<f64>, noise: Option<&NoiseSpec>) -> Option<String> {
     noise.map(NoiseSpec::to_string).or_else(|| sigma.map(|sigma| NoiseSpec::gaussian(sigma).to_string()))
-}
-
-/// A fraction in percent, without the digits that binary fractions add.
-pub fn percent(fraction: f64) -> f64 {
-    (fraction * 100.0 * 1e9).round() / 1e9
 }
 
 /// The noise a package was compiled for.
@@ -87,7 +85,7 @@ pub fn lower_denoisers<'c>(
     weights: WeightStore,
     hardware: &Hardware,
 ) -> Result<Reports, Failure> {
-    let pipeline = crate::passes::Pipeline::parse("lower-denoisers")?;
+    let pipeline = Pipeline::parse(&REGISTRY, "lower-denoisers")?;
     let mut cx = PassContext { weights, hardware: Some(hardware.clone()), ..PassContext::default() };
     run_pipeline(context, module, &pipeline, &mut cx, &RunOptions::default())?;
     Ok(cx.reports)

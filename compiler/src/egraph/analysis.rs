@@ -1,110 +1,14 @@
 //! What is known of an e-class.
 
 use super::{
-    fold::{self, Tensor},
-    language::{Binary, Fold, Node, Op, Shape, UNARY},
+    facts::{Facts, MAX_KNOWN_ELEMENTS, Tensor},
+    fold,
+    language::{Binary, Fold, Node, Op, Shape, UNARY, clamp},
 };
 use egg::{Analysis, DidMerge, EGraph, Id};
-use std::collections::BTreeMap;
-
-/// Constants of up to this many elements are computed while rewriting, so that equal ones are one e-class; larger
-/// ones (the weights) stay symbolic.
-pub const MAX_KNOWN_ELEMENTS: usize = 4096;
 
 /// The e-graph of a network.
 pub type Graph = EGraph<Node, Facts>;
-
-/// What is known of the leaves, and the tables that nodes index.
-#[derive(Clone, Debug, Default)]
-pub struct Facts {
-    /// The arguments of `@main`.
-    pub arguments: Vec<Known>,
-    /// The constants of the source program.
-    pub constants: Vec<KnownConstant>,
-    /// Convolutions and matrix products.
-    pub sites: Vec<Site>,
-    /// The results of other operations.
-    pub opaque: Vec<Known>,
-    /// The values of [`Op::Value`].
-    pub values: Vec<Tensor>,
-    /// The number of a value, by shape and bits.
-    pub(super) numbers: BTreeMap<(Vec<usize>, Vec<u64>), usize>,
-}
-
-impl Facts {
-    /// The number of a small constant's values; `None` for one that is too large.
-    pub fn intern(&mut self, tensor: Tensor) -> Option<usize> {
-        if tensor.values.len() > MAX_KNOWN_ELEMENTS {
-            return None;
-        }
-        let bits = tensor.values.iter().map(|value| value.to_bits()).collect();
-        let next = self.values.len();
-        let number = *self.numbers.entry((tensor.shape.clone(), bits)).or_insert(next);
-        if number == next {
-            self.values.push(tensor);
-        }
-        Some(number)
-    }
-
-    fn fold(&mut self, fold: &Fold, operands: &[usize]) -> Option<usize> {
-        let operands: Vec<&Tensor> = operands.iter().map(|number| &self.values[*number]).collect();
-        let tensor = fold::apply(fold, &operands, self).ok()?;
-        self.intern(tensor)
-    }
-}
-
-/// A value's type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// The shape; empty for a value that is no tensor.
-    pub shape: Shape,
-    /// Whether its elements are f32.
-    pub float: bool,
-}
-
-/// What is known of a constant.
-#[derive(Clone, Debug)]
-pub struct KnownConstant {
-    /// The shape.
-    pub shape: Vec<usize>,
-    /// Whether its elements are f32.
-    pub float: bool,
-    /// Its only value, if it repeats one.
-    pub splat: Option<f64>,
-    /// The number of its values, if it is small and they are at hand.
-    pub value: Option<usize>,
-}
-
-/// Which operation a site is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SiteKind {
-    /// `tosa.conv2d`, weight OHWI.
-    Conv2d,
-    /// `tosa.depthwise_conv2d`, weight HWCM.
-    Depthwise,
-    /// `tosa.custom` (mxc's grouped convolution), weight OHWI with I = C / groups.
-    Grouped,
-    /// `tosa.matmul`, right operand `[N, I, O]`.
-    MatMul,
-}
-
-/// One convolution or matrix product of the source program. Every site is distinct, even from one that computes the
-/// same: two layers have two names and independent noise.
-#[derive(Clone, Debug)]
-pub struct Site {
-    /// Which operation.
-    pub kind: SiteKind,
-    /// The layer's name, for the names of folded weights.
-    pub layer: String,
-    /// Groups; 1 unless `Grouped`.
-    pub groups: usize,
-    /// Input channels.
-    pub inputs: usize,
-    /// Output channels.
-    pub outputs: usize,
-    /// The result's shape.
-    pub shape: Shape,
-}
 
 /// What is known of an e-class.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,6 +134,13 @@ fn describe(egraph: &Graph, node: &Node) -> Data {
     }
 }
 
+/// The number of a folded constant's values; `None` for one that is too large or cannot be computed.
+fn folded(facts: &mut Facts, fold: &Fold, operands: &[usize]) -> Option<usize> {
+    let operands: Vec<&Tensor> = operands.iter().map(|number| &facts.values[*number]).collect();
+    let tensor = fold::apply(fold, &operands, facts).ok()?;
+    facts.intern(tensor)
+}
+
 impl Analysis<Node> for Facts {
     type Data = Data;
 
@@ -246,7 +157,7 @@ impl Analysis<Node> for Facts {
                     .iter()
                     .map(|child| egraph[*child].data.value)
                     .collect::<Option<Vec<usize>>>()
-                    .and_then(|operands| egraph.analysis.fold(fold, &operands)),
+                    .and_then(|operands| folded(&mut egraph.analysis, fold, &operands)),
                 (Op::Splat(..), Some(splat), Some(shape)) if data.elements() <= MAX_KNOWN_ELEMENTS as u64 => {
                     egraph.analysis.intern(Tensor::splat(shape, splat))
                 }
@@ -295,12 +206,6 @@ impl Analysis<Node> for Facts {
         let known = egraph.add(Node::new(known, []));
         egraph.union(id, known);
     }
-}
-
-/// `tosa.clamp` on a constant; the bounds are the bits of f32.
-pub fn clamp(x: f64, min: u32, max: u32) -> f64 {
-    // Not f64::clamp, which panics on min > max.
-    x.max(f64::from(f32::from_bits(min))).min(f64::from(f32::from_bits(max)))
 }
 
 /// The nodes of an e-class that apply a binary operation, as operand pairs.

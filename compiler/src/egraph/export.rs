@@ -1,15 +1,15 @@
 //! Writes the chosen program back into `@main` and computes the constants that it folds.
 
 use super::{
-    analysis::SiteKind,
     extract::Program,
-    fold::{self, Tensor},
+    facts::{SiteKind, Tensor},
+    fold,
     grouped::Grouped,
     import::Network,
     language::{Binary, Node, Op, Shape},
     origins::Origins,
 };
-use crate::passes::{
+use crate::pass::{
     PassContext, PassError,
     constants::{add_constant, built, insert_before, weight},
 };
@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAX_INLINE: usize = 16;
 
 /// Replaces the body of `@main` by `program`. `pass` is named in errors. Returns the renames of
-/// [`crate::passes::constants::add_constant`].
+/// [`crate::pass::constants::add_constant`].
 pub fn write<'c, 'a>(
     pass: &'static str,
     context: &'c Context,

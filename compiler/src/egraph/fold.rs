@@ -1,38 +1,10 @@
 //! Computes folded constants, in f64: rounded to f32 once, at the end.
 
 use super::{
-    analysis::{Facts, Site, SiteKind, clamp},
-    language::{Fold, UNARY},
+    facts::{Facts, Site, SiteKind, Tensor},
+    language::{Fold, UNARY, clamp},
 };
-
-/// A constant in f64, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
-    /// The shape.
-    pub shape: Vec<usize>,
-    /// The values.
-    pub values: Vec<f64>,
-}
-
-impl Tensor {
-    /// One repeated value.
-    pub fn splat(shape: Vec<usize>, value: f64) -> Self {
-        let values = vec![value; shape.iter().product()];
-        Self { shape, values }
-    }
-
-    /// The only value, if all are equal.
-    pub fn repeated(&self) -> Option<f64> {
-        let first = *self.values.first()?;
-        let all = self.values.iter().all(|value| value.to_bits() == first.to_bits());
-        (all && !first.is_nan()).then_some(first)
-    }
-
-    /// The values as f32.
-    pub fn to_f32(&self) -> Vec<f32> {
-        self.values.iter().map(|value| *value as f32).collect()
-    }
-}
+use mxc_runtime::kernels::layout::strides;
 
 /// Applies a folding to its operands; says what does not fit.
 pub fn apply(fold: &Fold, operands: &[&Tensor], facts: &Facts) -> Result<Tensor, String> {
@@ -127,14 +99,6 @@ fn for_each_weight(weight: &Tensor, site: &Site, mut f: impl FnMut(f64, usize, u
     });
 }
 
-fn strides(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
-    for axis in (0..shape.len().saturating_sub(1)).rev() {
-        strides[axis] = strides[axis + 1] * shape[axis + 1];
-    }
-    strides
-}
-
 fn broadcast_offset(shape: &[usize], index: &[usize]) -> usize {
     shape.iter().zip(index).fold(0, |offset, (size, i)| offset * size + if *size == 1 { 0 } else { *i })
 }
@@ -171,10 +135,9 @@ mod tests {
     }
 
     fn site(kind: SiteKind, groups: usize, inputs: usize, outputs: usize) -> Facts {
-        Facts {
-            sites: vec![Site { kind, layer: "l".to_owned(), groups, inputs, outputs, shape: Vec::new() }],
-            ..Facts::default()
-        }
+        let mut facts = Facts::default();
+        facts.sites.push(Site { kind, layer: "l".to_owned(), groups, inputs, outputs, shape: Vec::new() });
+        facts
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Reads the dataflow of `@main` into an e-graph.
 
 use super::{
-    analysis::{Facts, Graph, Known, KnownConstant, Site, SiteKind},
-    fold::Tensor,
+    analysis::Graph,
+    facts::{Facts, Known, KnownConstant, Site, SiteKind, Tensor},
     grouped::Grouped,
     language::{Binary, Node, Op, Shape, unary},
     shape_values,
 };
-use crate::passes::{PassError, constants};
+use crate::pass::{PassError, constants};
 use egg::Id;
 use melior::ir::{
     Attribute, BlockLike, BlockRef, Module, OperationRef, ShapedTypeLike, Type, TypeLike, Value, ValueLike,

@@ -14,7 +14,7 @@ pub struct Node {
     pub children: Box<[Id]>,
 }
 
-/// What a node does. Numbers index the tables of [`crate::egraph::analysis::Facts`].
+/// What a node does. Numbers index the tables of [`crate::egraph::facts::Facts`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op {
     /// An argument of `@main`.
@@ -115,6 +115,12 @@ pub const UNARY: [(&str, Option<Function>); 11] = [
     ("tosa.floor", Some(f64::floor)),
     ("tosa.ceil", Some(f64::ceil)),
 ];
+
+/// `tosa.clamp` on a constant; the bounds are the bits of f32.
+pub fn clamp(x: f64, min: u32, max: u32) -> f64 {
+    // Not f64::clamp, which panics on min > max.
+    x.max(f64::from(f32::from_bits(min))).min(f64::from(f32::from_bits(max)))
+}
 
 /// The static name of an elementwise function of one operand.
 pub fn unary(name: &str) -> Option<&'static str> {

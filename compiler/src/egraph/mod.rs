@@ -10,6 +10,7 @@ pub mod analysis;
 pub mod denoiser;
 pub mod export;
 pub mod extract;
+pub mod facts;
 pub mod fold;
 pub mod grouped;
 pub mod import;

@@ -5,7 +5,8 @@
 //! Rules that only move cheap operations leave the choice to the cost model.
 
 use super::{
-    analysis::{Data, Facts, Graph, binaries},
+    analysis::{Data, Graph, binaries},
+    facts::Facts,
     language::{Binary, Fold, Node, Op, Shape},
 };
 use egg::{Applier, Id, PatternAst, Rewrite, SearchMatches, Searcher, Subst, Symbol, Var};
@@ -219,7 +220,7 @@ fn fuse_clamps(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
             .iter()
             .filter_map(|inner| match inner.op {
                 Op::Clamp(low, high) => {
-                    let bound = |x: u32| super::analysis::clamp(f64::from(f32::from_bits(x)), *min, *max);
+                    let bound = |x: u32| super::language::clamp(f64::from(f32::from_bits(x)), *min, *max);
                     let op = Op::Clamp(bits(bound(low)), bits(bound(high)));
                     Some(node(op, [inner.children[0].into()]))
                 }

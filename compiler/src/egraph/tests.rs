@@ -1,8 +1,9 @@
 //! What the e-graph finds beyond a greedy rewriter with a fixed order of rules.
 
 use super::{
-    analysis::{Facts, Graph},
+    analysis::Graph,
     extract::{Program, extract},
+    facts::Facts,
     import::{count_uses, read},
     language::{Binary, Node, Op},
     rules::{RULES, Rule, rewrites_of},

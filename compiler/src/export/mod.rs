@@ -25,15 +25,13 @@ use mxc_dialects::{
     origin::{self, Origin},
 };
 use mxc_runtime::{
+    files::{sha256, write_atomically},
     program::Program,
     store::{Weight, WeightStore},
 };
 use onnx_protobuf::{Message, NodeProto, TensorProto};
-use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
-    io::Write as _,
     path::{Component, Path, PathBuf},
 };
 
@@ -187,7 +185,7 @@ pub fn onnx(
     options: &ExportOptions,
 ) -> Result<Vec<u8>, ExportError> {
     if let Some(expected) = &options.sha256 {
-        let found = digest(source);
+        let found = sha256(source);
         if !found.eq_ignore_ascii_case(expected) {
             return Err(ExportError::Hash { file: file.to_owned(), found, expected: expected.clone() });
         }
@@ -249,9 +247,7 @@ pub fn onnx_file(
             }
         }
     }
-    let mut file = tempfile::NamedTempFile::new_in(&to).map_err(failed(&to))?;
-    file.write_all(&exported).and_then(|()| file.as_file().sync_all()).map_err(failed(target))?;
-    file.persist(target).map_err(|error| ExportError::Io { path: target.to_owned(), source: error.error })?;
+    write_atomically(target, &exported).map_err(failed(target))?;
     Ok(verified)
 }
 
@@ -285,12 +281,4 @@ pub fn external_files(source: &[u8], file: &str) -> Result<Vec<PathBuf>, ExportE
         collect(&function.node, &mut found);
     }
     Ok(found.into_iter().collect())
-}
-
-fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

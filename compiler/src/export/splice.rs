@@ -88,7 +88,7 @@ fn denoise(
     let mut behind: BTreeSet<String> = BTreeSet::new();
     let mut chosen: Vec<&Origin> = Vec::new();
     for node in &graph.node {
-        let follows = import::proto_reads(node).iter().any(|read| behind.contains(read));
+        let follows = import::reads(node).iter().any(|read| behind.contains(read));
         for output in node.output.iter().filter(|output| !output.is_empty()) {
             let origin = layer.origins.iter().find(|origin| origin.value == *output);
             if follows {

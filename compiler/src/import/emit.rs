@@ -105,6 +105,8 @@ pub(super) struct Emitter<'c, 'a> {
     /// Loads of globals and inline constants made so far.
     loads: BTreeMap<String, Value<'c, 'a>>,
     constants: BTreeMap<(Vec<usize>, Vec<u32>), Value<'c, 'a>>,
+    /// The shift operand of `tosa.mul`, once there is one.
+    shift: Option<Value<'c, 'a>>,
     /// The floats that hold the same whole numbers as values of integers, by the integers' value.
     whole: BTreeMap<usize, Value<'c, 'a>>,
     /// The axis of the channels in each function argument, as far as known: the first layout-sensitive use tells.
@@ -125,6 +127,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
             converted: BTreeMap::new(),
             loads: BTreeMap::new(),
             constants: BTreeMap::new(),
+            shift: None,
             whole: BTreeMap::new(),
             channel_axes: BTreeMap::new(),
             arguments,
@@ -725,15 +728,13 @@ impl<'c, 'a> Emitter<'c, 'a> {
 
     /// The shift operand of `tosa.mul`, 0 for floats.
     fn shift(&mut self) -> Result<Value<'c, 'a>, Problem> {
-        // Not a valid f32 constant's key: the shape has no elements' worth of values.
-        let key = (vec![1], Vec::new());
-        if let Some(&value) = self.constants.get(&key) {
+        if let Some(value) = self.shift {
             return Ok(value);
         }
         let tensor = self.fixed_tensor(IntegerType::new(self.context, 8).into(), &[1]);
         let attribute = DenseElementsAttribute::i8_values(tensor, &[0]);
         let value = self.constant_op("tosa.const", &[("values", attribute.into())], tensor)?;
-        self.constants.insert(key, value);
+        self.shift = Some(value);
         Ok(value)
     }
 

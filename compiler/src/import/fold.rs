@@ -6,8 +6,9 @@ use super::{
     attributes::{axes, axis, integers},
     decode::{Attribute, Node},
     error::{Problem, invalid, unsupported},
-    tensor::{Data, Element, Sym, Tensor, broadcast_shape, broadcast_steps, positions, strides},
+    tensor::{Data, Element, Sym, Tensor, broadcast_shape, broadcast_steps, positions},
 };
+use mxc_runtime::kernels::layout::strides;
 use std::{cmp::Ordering, rc::Rc, sync::Arc};
 
 /// Whether [`fold`] knows an operator.
@@ -111,6 +112,25 @@ pub(super) fn fold(
     folded(node, inputs, opset, room).map(Some)
 }
 
+/// A node's inputs; `None` where one is left out.
+#[derive(Clone, Copy)]
+struct Inputs<'t>(&'t [Option<Rc<Tensor>>]);
+
+impl<'t> Inputs<'t> {
+    fn get(self, index: usize) -> Result<&'t Rc<Tensor>, Problem> {
+        self.optional(index).map_or_else(|| invalid(format!("its input {index} is missing")), Ok)
+    }
+
+    fn optional(self, index: usize) -> Option<&'t Rc<Tensor>> {
+        self.0.get(index).and_then(Option::as_ref)
+    }
+
+    /// All of them, none left out.
+    fn all(self) -> Result<Vec<&'t Tensor>, Problem> {
+        (0..self.0.len()).map(|index| self.get(index).map(Rc::as_ref)).collect()
+    }
+}
+
 fn folded(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64, room: u64) -> Result<Vec<Rc<Tensor>>, Problem> {
     let inputs = &if keeps_fills(&node.op) {
         inputs.to_vec()
@@ -118,219 +138,226 @@ fn folded(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64, room: u64) -> 
         let written = |input: &Rc<Tensor>| written_out(input, room);
         inputs.iter().map(|input| input.as_ref().map(written).transpose()).collect::<Result<Vec<_>, _>>()?
     };
-    let input = |index: usize| -> Result<&Rc<Tensor>, Problem> {
-        match inputs.get(index) {
-            Some(Some(tensor)) => Ok(tensor),
-            _ => invalid(format!("its input {index} is missing")),
-        }
-    };
-    let optional = |index: usize| inputs.get(index).and_then(Option::as_ref);
-    let one = |tensor: Tensor| Ok(vec![Rc::new(tensor)]);
-    match node.op.as_str() {
-        "Identity" | "Dropout" => Ok(vec![input(0)?.clone()]),
-        "Constant" => one(constant(node)?),
+    let inputs = Inputs(inputs);
+    let tensor = match node.op.as_str() {
+        "Identity" | "Dropout" => return Ok(vec![inputs.get(0)?.clone()]),
+        "Split" => return split(node, inputs),
+        "Constant" => constant(node)?,
+        "ConstantOfShape" => constant_of_shape(node, inputs, room)?,
+        "Range" => range(inputs, room)?,
         "Shape" => {
-            let shape = input(0)?.shape.iter().map(|&size| Sym::from(size as i64)).collect();
-            one(shape_of(node, shape)?)
+            let shape = inputs.get(0)?.shape.iter().map(|&size| Sym::from(size as i64)).collect();
+            shape_of(node, shape)?
         }
-        "Size" => one(Tensor::ints(vec![], [Sym::from(input(0)?.len() as i64)])),
-        "Cast" => one(cast(input(0)?, node.int("to", 1)?)?),
+        "Size" => Tensor::ints(vec![], [Sym::from(inputs.get(0)?.len() as i64)]),
+        "Cast" => cast(inputs.get(0)?, node.int("to", 1)?)?,
         "CastLike" => {
-            let to = match input(1)?.data {
+            let to = match inputs.get(1)?.data {
                 Data::Float(_) | Data::Fill(_) => 1,
                 Data::Int(_) => 7,
                 Data::Bool(_) => 9,
             };
-            one(cast(input(0)?, to)?)
+            cast(inputs.get(0)?, to)?
         }
-        "Abs" | "Neg" => one(size_or_negative(&node.op, input(0)?)?),
-        "NonZero" => one(non_zero(input(0)?)?),
-        "Not" => match &input(0)?.data {
+        "Abs" | "Neg" => size_or_negative(&node.op, inputs.get(0)?)?,
+        "NonZero" => non_zero(inputs.get(0)?)?,
+        "Not" => match &inputs.get(0)?.data {
             Data::Bool(values) => {
-                one(Tensor::bools(input(0)?.shape.clone(), values.iter().map(|value| !value).collect::<Vec<_>>()))
+                Tensor::bools(inputs.get(0)?.shape.clone(), values.iter().map(|value| !value).collect::<Vec<_>>())
             }
-            _ => invalid("its input must be boolean"),
+            Data::Float(_) | Data::Fill(_) | Data::Int(_) => return invalid("its input must be boolean"),
         },
         "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Equal" | "Greater" | "GreaterOrEqual" | "Less"
         | "LessOrEqual" | "And" | "Or" | "Xor" => {
             let op = if node.op == "Mod" && node.int("fmod", 0)? != 0 { "Rem" } else { &node.op };
-            one(binary(op, input(0)?, input(1)?, room)?)
+            binary(op, inputs.get(0)?, inputs.get(1)?, room)?
         }
         "Max" | "Min" | "Sum" => {
             let pairwise = if node.op == "Sum" { "Add" } else { &node.op };
-            let mut result = input(0)?.as_ref().clone();
-            for index in 1..inputs.len() {
-                result = binary(pairwise, &result, input(index)?, room)?;
+            let mut result = inputs.get(0)?.as_ref().clone();
+            for index in 1..inputs.0.len() {
+                result = binary(pairwise, &result, inputs.get(index)?, room)?;
             }
-            one(result)
+            result
         }
-        "Where" => one(select(input(0)?, input(1)?, input(2)?, room)?),
-        "Reshape" => {
-            let tensor = input(0)?;
-            let target = match optional(1) {
-                Some(target) => integers("shape", target)?,
-                None => node.ints("shape")?.unwrap_or_default(),
-            };
-            let shape = reshape(&tensor.shape, &target, node.int("allowzero", 0)? != 0)?;
-            one(tensor.reshaped(shape))
-        }
-        "Flatten" => {
-            let tensor = input(0)?;
-            let at = split_axis(node.int("axis", 1)?, tensor.shape.len())?;
-            let (outer, inner) = tensor.shape.split_at(at);
-            one(tensor.reshaped(vec![outer.iter().product(), inner.iter().product()]))
+        "Where" => select(inputs.get(0)?, inputs.get(1)?, inputs.get(2)?, room)?,
+        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
+            let tensor = inputs.get(0)?;
+            tensor.reshaped(other_shape(node, tensor, inputs.optional(1))?)
         }
         "Transpose" => {
-            let tensor = input(0)?;
-            let perms = perms(node, tensor.shape.len())?;
-            one(tensor.transposed(&perms))
+            let tensor = inputs.get(0)?;
+            tensor.transposed(&perms(node, tensor.shape.len())?)
         }
-        "Squeeze" => {
-            let tensor = input(0)?;
-            let given = list(node, "axes", optional(1))?;
-            let dropped = match given {
-                Some(given) => axes(&given, tensor.shape.len())?,
-                None => (0..tensor.shape.len()).filter(|&axis| tensor.shape[axis] == 1).collect(),
-            };
-            if let Some(axis) = dropped.iter().find(|&&axis| tensor.shape[axis] != 1) {
-                return invalid(format!("axis {axis} of shape {:?} is not 1", tensor.shape));
-            }
-            let shape =
-                (0..tensor.shape.len()).filter(|axis| !dropped.contains(axis)).map(|axis| tensor.shape[axis]).collect();
-            one(tensor.reshaped(shape))
-        }
-        "Unsqueeze" => {
-            let tensor = input(0)?;
-            let given = list(node, "axes", optional(1))?.unwrap_or_default();
-            let added = axes(&given, tensor.shape.len() + given.len())?;
-            let mut sizes = tensor.shape.iter();
-            let shape = (0..tensor.shape.len() + given.len())
-                .map(|axis| if added.contains(&axis) { 1 } else { sizes.next().copied().unwrap_or(1) })
-                .collect();
-            one(tensor.reshaped(shape))
-        }
-        "Concat" => {
-            let tensors = (0..inputs.len()).map(|index| input(index).cloned()).collect::<Result<Vec<_>, _>>()?;
-            one(concat(&tensors, node.int("axis", 0)?, room)?)
-        }
-        "Gather" => {
-            let (tensor, indices) = (input(0)?, input(1)?);
-            let axis = axis(node.int("axis", 0)?, tensor.shape.len())?;
-            let indices_shape = indices.shape.clone();
-            let indices = integers("indices", indices)?
-                .into_iter()
-                .map(|index| self::axis(index, tensor.shape[axis]))
-                .collect::<Result<Vec<_>, _>>()?;
-            let strides = strides(&tensor.shape);
-            let outer = positions(&tensor.shape[..axis], &strides[..axis], 0);
-            let inner = positions(&tensor.shape[axis + 1..], &strides[axis + 1..], 0);
-            let count = outer.len().saturating_mul(indices.len()).saturating_mul(inner.len());
-            bounded(count, tensor, room)?;
-            let mut picked = Vec::new();
-            for &outer in &outer {
-                for &index in &indices {
-                    picked.extend(inner.iter().map(|inner| outer + index * strides[axis] + inner));
-                }
-            }
-            let shape = [&tensor.shape[..axis], &indices_shape, &tensor.shape[axis + 1..]].concat();
-            one(tensor.gather(shape, &picked))
-        }
-        "Slice" => {
-            let tensor = input(0)?;
-            let ranges = slices(node, &tensor.shape, &|index| optional(index).cloned(), opset)?;
-            let strides = strides(&tensor.shape);
-            let mut picked = vec![0];
-            for (range, stride) in ranges.iter().zip(&strides) {
-                let indices: Vec<_> = range.indices().map(|index| index * stride).collect();
-                picked = picked.iter().flat_map(|&at| indices.iter().map(move |index| at + index)).collect();
-            }
-            one(tensor.gather(ranges.iter().map(|range| range.count).collect(), &picked))
-        }
-        "Split" => {
-            let tensor = input(0)?;
-            let axis = axis(node.int("axis", 0)?, tensor.shape.len())?;
-            let sizes = split_sizes(node, tensor.shape[axis], list(node, "split", optional(1))?)?;
-            let strides = strides(&tensor.shape);
-            let mut start = 0;
-            let mut parts = Vec::with_capacity(sizes.len());
-            for size in sizes {
-                let mut shape = tensor.shape.clone();
-                shape[axis] = size;
-                let positions = positions(&shape, &strides, start * strides[axis]);
-                parts.push(Rc::new(tensor.gather(shape, &positions)));
-                start += size;
-            }
-            Ok(parts)
-        }
+        "Concat" => concat(&inputs.all()?, node.int("axis", 0)?, room)?,
+        "Gather" => gather(node, inputs, room)?,
+        "Slice" => slice(node, inputs, opset)?,
         "Expand" => {
-            let tensor = input(0)?;
-            let target = sizes(&integers("shape", input(1)?)?)?;
+            let tensor = inputs.get(0)?;
+            let target = sizes(&integers("shape", inputs.get(1)?)?)?;
             let Some(shape) = broadcast_shape(&tensor.shape, &target) else {
                 return invalid(format!("cannot expand {:?} to {target:?}", tensor.shape));
             };
-            one(spread(tensor, &shape, room)?)
+            spread(tensor, &shape, room)?
         }
-        "Tile" => {
-            let tensor = input(0)?;
-            let repeats = sizes(&integers("repeats", input(1)?)?)?;
-            if repeats.len() != tensor.shape.len() {
-                return invalid(format!("'repeats' has {} values for {} axes", repeats.len(), tensor.shape.len()));
-            }
-            // Repeating an axis is broadcasting a new axis before it.
-            let apart: Vec<_> = tensor.shape.iter().flat_map(|&size| [1, size]).collect();
-            let wide: Vec<_> = tensor.shape.iter().zip(&repeats).flat_map(|(&size, &times)| [times, size]).collect();
-            let wide = spread(&tensor.reshaped(apart), &wide, room)?;
-            let shape = tensor.shape.iter().zip(&repeats).map(|(size, times)| size * times).collect();
-            one(wide.reshaped(shape))
-        }
-        "ConstantOfShape" => {
-            let shape = sizes(&integers("shape", input(0)?)?)?;
-            let value = match node.attributes.get("value") {
-                Some(Attribute::Tensor(value)) if value.len() == 1 => value.reshaped(vec![]),
-                Some(_) => return invalid("attribute 'value' must be a tensor with one element"),
-                None => Tensor::floats(vec![], [0.0]),
-            };
-            one(spread(&value, &shape, room)?)
-        }
-        "Range" => {
-            if let (Some(start), Some(limit), Some(step)) =
-                (input(0)?.known_ints(), input(1)?.known_ints(), input(2)?.known_ints())
-                && let (&[start], &[limit], &[step]) = (start.as_slice(), limit.as_slice(), step.as_slice())
-                && step != 0
-            {
-                let span = i128::from(limit) - i128::from(start);
-                let count = (span + i128::from(step) - i128::from(step.signum())) / i128::from(step);
-                let count = usize::try_from(count.max(0)).unwrap_or(usize::MAX);
-                bounded(count, input(0)?, room)?;
-                let values: Vec<_> =
-                    (0..count as i64).map(|index| Sym::from(start.wrapping_add(index.wrapping_mul(step)))).collect();
-                return one(Tensor::ints(vec![count], values));
-            }
-            if let (Data::Float(start), Data::Float(limit), Data::Float(step)) =
-                (&input(0)?.data, &input(1)?.data, &input(2)?.data)
-                && let (&[start], &[limit], &[step]) = (start.as_ref(), limit.as_ref(), step.as_ref())
-                && step != 0.0
-            {
-                let count = ((f64::from(limit) - f64::from(start)) / f64::from(step)).ceil().max(0.0) as usize;
-                bounded(count, input(0)?, room)?;
-                let values: Vec<_> =
-                    (0..count).map(|index| (f64::from(start) + index as f64 * f64::from(step)) as f32).collect();
-                return one(Tensor::floats(vec![count], values));
-            }
-            unsupported("only ranges of known numbers are supported")
-        }
+        "Tile" => tile(inputs.get(0)?, &sizes(&integers("repeats", inputs.get(1)?)?)?, room)?,
         "ReduceSum" | "ReduceProd" | "ReduceMax" | "ReduceMin" => {
-            let tensor = input(0)?;
-            let given = list(node, "axes", optional(1))?.unwrap_or_default();
+            let tensor = inputs.get(0)?;
+            let given = list(node, "axes", inputs.optional(1))?.unwrap_or_default();
             if given.is_empty() && node.int("noop_with_empty_axes", 0)? != 0 {
                 return Ok(vec![tensor.clone()]);
             }
             let reduced =
                 if given.is_empty() { (0..tensor.shape.len()).collect() } else { axes(&given, tensor.shape.len())? };
-            one(reduce(&node.op, tensor, &reduced, node.int("keepdims", 1)? != 0)?)
+            reduce(&node.op, tensor, &reduced, node.int("keepdims", 1)? != 0)?
         }
-        _ => Err(Problem::Unsupported(None)),
+        _ => return Err(Problem::Unsupported(None)),
+    };
+    Ok(vec![Rc::new(tensor)])
+}
+
+/// The shape that Reshape, Flatten, Squeeze or Unsqueeze gives a tensor; `argument` is the input that newer opsets say it with.
+fn other_shape(node: &Node, tensor: &Tensor, argument: Option<&Rc<Tensor>>) -> Result<Vec<usize>, Problem> {
+    let rank = tensor.shape.len();
+    match node.op.as_str() {
+        "Reshape" => {
+            let target = match argument {
+                Some(target) => integers("shape", target)?,
+                None => node.ints("shape")?.unwrap_or_default(),
+            };
+            reshape(&tensor.shape, &target, node.int("allowzero", 0)? != 0)
+        }
+        "Flatten" => {
+            let (outer, inner) = tensor.shape.split_at(split_axis(node.int("axis", 1)?, rank)?);
+            Ok(vec![outer.iter().product(), inner.iter().product()])
+        }
+        "Squeeze" => {
+            let dropped = match list(node, "axes", argument)? {
+                Some(given) => axes(&given, rank)?,
+                None => (0..rank).filter(|&axis| tensor.shape[axis] == 1).collect(),
+            };
+            if let Some(axis) = dropped.iter().find(|&&axis| tensor.shape[axis] != 1) {
+                return invalid(format!("axis {axis} of shape {:?} is not 1", tensor.shape));
+            }
+            Ok((0..rank).filter(|axis| !dropped.contains(axis)).map(|axis| tensor.shape[axis]).collect())
+        }
+        _ => {
+            let given = list(node, "axes", argument)?.unwrap_or_default();
+            let added = axes(&given, rank + given.len())?;
+            let mut sizes = tensor.shape.iter();
+            Ok((0..rank + given.len())
+                .map(|axis| if added.contains(&axis) { 1 } else { sizes.next().copied().unwrap_or(1) })
+                .collect())
+        }
     }
+}
+
+/// Gather.
+fn gather(node: &Node, inputs: Inputs<'_>, room: u64) -> Result<Tensor, Problem> {
+    let (tensor, indices) = (inputs.get(0)?, inputs.get(1)?);
+    let axis = axis(node.int("axis", 0)?, tensor.shape.len())?;
+    let indices_shape = indices.shape.clone();
+    let indices = integers("indices", indices)?
+        .into_iter()
+        .map(|index| self::axis(index, tensor.shape[axis]))
+        .collect::<Result<Vec<_>, _>>()?;
+    let strides = strides(&tensor.shape);
+    let outer = positions(&tensor.shape[..axis], &strides[..axis], 0);
+    let inner = positions(&tensor.shape[axis + 1..], &strides[axis + 1..], 0);
+    let count = outer.len().saturating_mul(indices.len()).saturating_mul(inner.len());
+    bounded(count, tensor, room)?;
+    let mut picked = Vec::new();
+    for &outer in &outer {
+        for &index in &indices {
+            picked.extend(inner.iter().map(|inner| outer + index * strides[axis] + inner));
+        }
+    }
+    let shape = [&tensor.shape[..axis], &indices_shape, &tensor.shape[axis + 1..]].concat();
+    Ok(tensor.gather(shape, &picked))
+}
+
+/// Slice.
+fn slice(node: &Node, inputs: Inputs<'_>, opset: i64) -> Result<Tensor, Problem> {
+    let tensor = inputs.get(0)?;
+    let ranges = slices(node, &tensor.shape, &|index| inputs.optional(index).cloned(), opset)?;
+    let strides = strides(&tensor.shape);
+    let mut picked = vec![0];
+    for (range, stride) in ranges.iter().zip(&strides) {
+        let indices: Vec<_> = range.indices().map(|index| index * stride).collect();
+        picked = picked.iter().flat_map(|&at| indices.iter().map(move |index| at + index)).collect();
+    }
+    Ok(tensor.gather(ranges.iter().map(|range| range.count).collect(), &picked))
+}
+
+/// Split: its parts.
+fn split(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Rc<Tensor>>, Problem> {
+    let tensor = inputs.get(0)?;
+    let axis = axis(node.int("axis", 0)?, tensor.shape.len())?;
+    let sizes = split_sizes(node, tensor.shape[axis], list(node, "split", inputs.optional(1))?)?;
+    let strides = strides(&tensor.shape);
+    let mut start = 0;
+    let mut parts = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        let mut shape = tensor.shape.clone();
+        shape[axis] = size;
+        let positions = positions(&shape, &strides, start * strides[axis]);
+        parts.push(Rc::new(tensor.gather(shape, &positions)));
+        start += size;
+    }
+    Ok(parts)
+}
+
+/// Tile.
+fn tile(tensor: &Tensor, repeats: &[usize], room: u64) -> Result<Tensor, Problem> {
+    if repeats.len() != tensor.shape.len() {
+        return invalid(format!("'repeats' has {} values for {} axes", repeats.len(), tensor.shape.len()));
+    }
+    // Repeating an axis is broadcasting a new axis before it.
+    let apart: Vec<_> = tensor.shape.iter().flat_map(|&size| [1, size]).collect();
+    let wide: Vec<_> = tensor.shape.iter().zip(repeats).flat_map(|(&size, &times)| [times, size]).collect();
+    let wide = spread(&tensor.reshaped(apart), &wide, room)?;
+    let shape = tensor.shape.iter().zip(repeats).map(|(size, times)| size * times).collect();
+    Ok(wide.reshaped(shape))
+}
+
+/// ConstantOfShape.
+fn constant_of_shape(node: &Node, inputs: Inputs<'_>, room: u64) -> Result<Tensor, Problem> {
+    let shape = sizes(&integers("shape", inputs.get(0)?)?)?;
+    let value = match node.attributes.get("value") {
+        Some(Attribute::Tensor(value)) if value.len() == 1 => value.reshaped(vec![]),
+        Some(_) => return invalid("attribute 'value' must be a tensor with one element"),
+        None => Tensor::floats(vec![], [0.0]),
+    };
+    spread(&value, &shape, room)
+}
+
+/// Range.
+fn range(inputs: Inputs<'_>, room: u64) -> Result<Tensor, Problem> {
+    let (start, limit, step) = (inputs.get(0)?, inputs.get(1)?, inputs.get(2)?);
+    let like = start;
+    if let (Some(start), Some(limit), Some(step)) = (start.known_ints(), limit.known_ints(), step.known_ints())
+        && let (&[start], &[limit], &[step]) = (start.as_slice(), limit.as_slice(), step.as_slice())
+        && step != 0
+    {
+        let span = i128::from(limit) - i128::from(start);
+        let count = (span + i128::from(step) - i128::from(step.signum())) / i128::from(step);
+        let count = usize::try_from(count.max(0)).unwrap_or(usize::MAX);
+        bounded(count, like, room)?;
+        let values: Vec<_> =
+            (0..count as i64).map(|index| Sym::from(start.wrapping_add(index.wrapping_mul(step)))).collect();
+        return Ok(Tensor::ints(vec![count], values));
+    }
+    if let (Data::Float(start), Data::Float(limit), Data::Float(step)) = (&start.data, &limit.data, &step.data)
+        && let (&[start], &[limit], &[step]) = (start.as_ref(), limit.as_ref(), step.as_ref())
+        && step != 0.0
+    {
+        let count = ((f64::from(limit) - f64::from(start)) / f64::from(step)).ceil().max(0.0) as usize;
+        bounded(count, like, room)?;
+        let values: Vec<_> =
+            (0..count).map(|index| (f64::from(start) + index as f64 * f64::from(step)) as f32).collect();
+        return Ok(Tensor::floats(vec![count], values));
+    }
+    unsupported("only ranges of known numbers are supported")
 }
 
 /// The value of a Constant node.
@@ -725,7 +752,7 @@ fn select(condition: &Tensor, a: &Tensor, b: &Tensor, room: u64) -> Result<Tenso
 }
 
 /// Concat.
-fn concat(tensors: &[Rc<Tensor>], at: i64, room: u64) -> Result<Tensor, Problem> {
+fn concat(tensors: &[&Tensor], at: i64, room: u64) -> Result<Tensor, Problem> {
     let Some(first) = tensors.first() else {
         return invalid("it has no inputs");
     };
@@ -742,51 +769,35 @@ fn concat(tensors: &[Rc<Tensor>], at: i64, room: u64) -> Result<Tensor, Problem>
     }
     bounded_shape(&shape, first, room)?;
     let outer: usize = shape[..at].iter().product();
-    fn join<T: Copy>(parts: &[(&[T], usize)], outer: usize) -> Vec<T> {
-        (0..outer)
-            .flat_map(|index| {
-                parts.iter().flat_map(move |(part, run)| part[index * run..(index + 1) * run].iter().copied())
-            })
-            .collect()
+    /// The tensors' values joined; `None` where one has values of another type.
+    fn join<T: Copy>(
+        tensors: &[&Tensor],
+        at: usize,
+        outer: usize,
+        values: impl Fn(&Tensor) -> Option<&[T]>,
+    ) -> Option<Vec<T>> {
+        let run = |tensor: &Tensor| tensor.shape[at..].iter().product::<usize>();
+        let parts: Vec<(&[T], usize)> =
+            tensors.iter().map(|tensor| Some((values(tensor)?, run(tensor)))).collect::<Option<_>>()?;
+        let runs = |index: usize| {
+            parts.iter().flat_map(move |(part, run)| part[index * run..(index + 1) * run].iter().copied())
+        };
+        Some((0..outer).flat_map(runs).collect())
     }
-    let run = |tensor: &Tensor| tensor.shape[at..].iter().product::<usize>();
-    let mixed = || invalid("its inputs have different data types");
-    Ok(match &first.data {
-        Data::Float(_) | Data::Fill(_) => {
-            let parts: Option<Vec<(&[f32], usize)>> = tensors
-                .iter()
-                .map(|tensor| match &tensor.data {
-                    Data::Float(values) => Some((values.as_ref(), run(tensor))),
-                    _ => None,
-                })
-                .collect();
-            match parts {
-                Some(parts) => Tensor::floats(shape, join(&parts, outer)),
-                None => return mixed(),
-            }
-        }
-        Data::Int(_) => {
-            let parts: Option<Vec<(&[Sym], usize)>> =
-                tensors.iter().map(|tensor| Some((tensor.syms()?, run(tensor)))).collect();
-            match parts {
-                Some(parts) => Tensor::ints(shape, join(&parts, outer)),
-                None => return mixed(),
-            }
-        }
-        Data::Bool(_) => {
-            let parts: Option<Vec<(&[bool], usize)>> = tensors
-                .iter()
-                .map(|tensor| match &tensor.data {
-                    Data::Bool(values) => Some((values.as_ref(), run(tensor))),
-                    _ => None,
-                })
-                .collect();
-            match parts {
-                Some(parts) => Tensor::bools(shape, join(&parts, outer)),
-                None => return mixed(),
-            }
-        }
-    })
+    let joined = match &first.data {
+        Data::Float(_) | Data::Fill(_) => join(tensors, at, outer, |tensor| match &tensor.data {
+            Data::Float(values) => Some(values),
+            Data::Fill(_) | Data::Int(_) | Data::Bool(_) => None,
+        })
+        .map(|values| Tensor::floats(shape, values)),
+        Data::Int(_) => join(tensors, at, outer, Tensor::syms).map(|values| Tensor::ints(shape, values)),
+        Data::Bool(_) => join(tensors, at, outer, |tensor| match &tensor.data {
+            Data::Bool(values) => Some(values),
+            Data::Float(_) | Data::Fill(_) | Data::Int(_) => None,
+        })
+        .map(|values| Tensor::bools(shape, values)),
+    };
+    joined.map_or_else(|| invalid("its inputs have different data types"), Ok)
 }
 
 /// ReduceSum, ReduceProd, ReduceMax, ReduceMin.

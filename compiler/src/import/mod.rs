@@ -26,8 +26,7 @@ pub use error::{ImportError, UnsupportedNode};
 pub use inline::inline_weights;
 
 pub(crate) use decode::parse;
-pub(crate) use proto::reads as proto_reads;
-pub(crate) use proto::{inline, integer, name_nodes, rename, sort, unique};
+pub(crate) use proto::{inline, integer, name_nodes, reads, rename, sort, unique};
 
 use decode::{InputDim, Model};
 use emit::Emitter;
@@ -46,11 +45,9 @@ use mxc_dialects::{
     ir,
     origin::{self, Origin},
 };
-use mxc_runtime::store::WeightStore;
-use sha2::{Digest, Sha256};
+use mxc_runtime::{files::sha256, store::WeightStore};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write,
     path::Path,
 };
 use tensor::{Dim, Element, show};
@@ -134,7 +131,7 @@ pub struct SourceInput {
 pub fn onnx<'c>(context: &'c Context, path: &Path, options: &ImportOptions) -> Result<Imported<'c>, ImportError> {
     let bytes = read(path)?;
     let file = path.display().to_string();
-    let (model, found) = (decode::parse(&bytes, &file)?, File { sha256: digest(&bytes), size: bytes.len() as u64 });
+    let (model, found) = (decode::parse(&bytes, &file)?, File { sha256: sha256(&bytes), size: bytes.len() as u64 });
     // The model holds its weights now; a second copy would be most of the peak.
     drop(bytes);
     onnx_model(context, model, found, &file, path.parent().unwrap_or(Path::new("")), options)
@@ -148,7 +145,7 @@ pub fn onnx_bytes<'c>(
     folder: &Path,
     options: &ImportOptions,
 ) -> Result<Imported<'c>, ImportError> {
-    let found = File { sha256: digest(bytes), size: bytes.len() as u64 };
+    let found = File { sha256: sha256(bytes), size: bytes.len() as u64 };
     onnx_model(context, decode::parse(bytes, file)?, found, file, folder, options)
 }
 
@@ -405,7 +402,7 @@ pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<
         .collect();
     Ok(Imported {
         weights,
-        source: SourceInfo { sha256: digest(bytes), whole, inputs, outputs, ..SourceInfo::default() },
+        source: SourceInfo { sha256: sha256(bytes), whole, inputs, outputs, ..SourceInfo::default() },
         module,
     })
 }
@@ -419,14 +416,6 @@ fn attribute_name(function: &melior::ir::OperationRef<'_, '_>, list: &str, index
 
 fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
     std::fs::read(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })
-}
-
-fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The graph's inputs with the batch made dynamic, and the batch size that the file fixes, if it does.

@@ -1,6 +1,6 @@
 //! Shapes with a symbolic batch, and constants as they are known at import time.
 
-use mxc_runtime::store::permuted;
+use mxc_runtime::{kernels::layout::strides, store::permuted};
 use std::{fmt, sync::Arc};
 
 /// An integer that may depend on the batch size N: `constant + batch·N`.
@@ -372,15 +372,6 @@ impl Tensor {
         let positions = positions(shape, &steps, 0);
         self.gather(shape.to_vec(), &positions)
     }
-}
-
-/// Row-major strides.
-pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
-    for axis in (1..shape.len()).rev() {
-        strides[axis - 1] = strides[axis] * shape[axis];
-    }
-    strides
 }
 
 /// The step per axis of `shape` in a tensor of shape `from`, broadcast by NumPy's rules: 0 where it repeats.

@@ -7,7 +7,7 @@
 //! %1 = "analog.conv2d"(…) {layer = "conv1", noise = {spec = "gaussian(sigma=15%)", scale = "range", …}, …}
 //! ```
 
-use super::{OptionError, Options, Pass, PassContext, PassError, globs};
+use crate::pass::{OptionError, Options, Pass, PassContext, PassError, globs};
 use globset::GlobMatcher;
 use melior::{Context, ir::operation::OperationMutLike};
 use mxc_dialects::{

@@ -10,11 +10,13 @@
 //!
 //! The rules are in [`crate::egraph::rules`], the cost model in [`crate::egraph::extract`].
 
-use super::{
-    GraphReport, OptionError, Options, Pass, PassContext, PassError,
-    constants::{order_globals, remove_dead, settle_names},
+use crate::{
+    egraph::{export, extract, facts::Facts, import, language::Node, rules},
+    pass::{
+        OptionError, Options, Pass, PassContext, PassError,
+        constants::{order_globals, remove_dead, settle_names},
+    },
 };
-use crate::egraph::{analysis::Facts, export, extract, import, language::Node, rules};
 use egg::{Runner, SimpleScheduler, StopReason};
 use melior::{Context, ir::Module};
 use mxc_dialects::erase::{Eraser, ModuleMut};
@@ -50,12 +52,6 @@ impl Pass for CanonicalizeGraph {
         module.erasing(remove_dead);
         settle_names(context, module, cx, &renames);
         order_globals(module);
-        let after = mxc_dialects::ir::main_function(module)
-            .and_then(mxc_dialects::ir::entry_block)
-            .map_or(0, |block| mxc_dialects::ir::block_ops(block).len().saturating_sub(1));
-        if let Some(report) = &mut cx.reports.graph {
-            report.operations[1] = after;
-        }
         Ok(())
     }
 }
@@ -70,7 +66,6 @@ impl CanonicalizeGraph {
         cx: &mut PassContext,
     ) -> Result<Vec<(String, String)>, PassError> {
         let mut network = import::read(module, &cx.weights)?;
-        let before = network.operations.len();
         let egraph = std::mem::replace(&mut network.egraph, crate::egraph::analysis::Graph::new(Facts::default()));
         let runner: Runner<Node, Facts> = Runner::new(Facts::default())
             .with_egraph(egraph)
@@ -86,19 +81,13 @@ impl CanonicalizeGraph {
             Some(StopReason::NodeLimit(limit)) => Some(format!("{limit} e-nodes")),
             Some(other) => Some(format!("{other:?}")),
         };
-        if let Some(limit) = &limit {
+        if let Some(limit) = limit {
             cx.warnings
                 .push(format!("canonicalize-graph stopped at its limit of {limit} before it had tried everything"));
         }
         network.egraph = runner.egraph;
         let program = extract::extract(&network.egraph, &network.roots)
             .ok_or_else(|| PassError::new("the e-graph holds no program for @main"))?;
-        cx.reports.graph = Some(GraphReport {
-            iterations: runner.iterations.len(),
-            nodes: network.egraph.total_size(),
-            limit,
-            operations: [before, 0],
-        });
         export::write(Self::NAME, context, module, &network, &program, cx, eraser)
     }
 }

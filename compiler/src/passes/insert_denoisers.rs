@@ -10,13 +10,14 @@
 //! Layers are taken by rank, affines first, then blocks, out of one budget; each stage of `greedy` stops at its own
 //! first misfit. Every kind starts as the identity.
 
-use super::{
-    LayerPlacement, OptionError, Options, Pass, PassContext, PassError, Placement,
-    constants::{backbone_parameters, built, declare_global, insert_before},
-    globs,
-    random::Source,
+use crate::{
+    pass::{
+        LayerPlacement, OptionError, Options, Pass, PassContext, PassError, Placement,
+        constants::{backbone_parameters, built, declare_global, insert_before},
+        random::Source,
+    },
+    placement::Strategy,
 };
-use globset::GlobMatcher;
 use melior::{
     Context,
     ir::{
@@ -42,16 +43,6 @@ pub struct InsertDenoisers {
     placement: Strategy,
     kinds: Kinds,
     seed: Option<u64>,
-}
-
-/// In which order, and how far, layers are taken.
-enum Strategy {
-    /// By rank, until the first that does not fit.
-    Greedy,
-    /// By rank, leaving out what does not fit.
-    Fill,
-    /// As `Greedy`, among the layers that match.
-    At(Vec<GlobMatcher>),
 }
 
 /// Which denoisers: kinds of different stages, in the order in which they act.
@@ -94,17 +85,13 @@ impl Pass for InsertDenoisers {
             (Some(_), Some(_)) => {
                 return Err(OptionError("options placement= and at= exclude each other".to_owned()));
             }
-            (Some(list), None) => Strategy::at(list)?,
-            (None, None | Some("greedy")) => Strategy::Greedy,
-            (None, Some("greedy-fill")) => Strategy::Fill,
-            (None, Some(text)) => match text.strip_prefix("at=") {
-                Some(list) => Strategy::at(list)?,
-                None => {
-                    return Err(OptionError(format!(
-                        "option placement={text}: greedy, greedy-fill or at=GLOB,… expected"
-                    )));
-                }
-            },
+            (Some(list), None) => {
+                Strategy::at(list).map_err(|reason| OptionError(format!("option at={list}: {reason}")))?
+            }
+            (None, None) => Strategy::Greedy,
+            (None, Some(text)) => {
+                text.parse().map_err(|reason| OptionError(format!("option placement={text}: {reason}")))?
+            }
         };
         Ok(Self {
             budget,
@@ -137,22 +124,11 @@ impl Pass for InsertDenoisers {
             report.layers.push(planned);
         }
         if report.denoiser_parameters == 0 && !report.layers.is_empty() {
-            let share = 100.0 * self.budget;
-            cx.warnings.push(format!("no denoiser fits the budget of {budget} parameters ({share}% of {backbone})"));
+            let share = share::show(self.budget);
+            cx.warnings.push(format!("no denoiser fits the budget of {budget} parameters ({share} of {backbone})"));
         }
         cx.reports.placement = Some(report);
         Ok(())
-    }
-}
-
-impl Strategy {
-    fn at(list: &str) -> Result<Self, OptionError> {
-        let globs: Vec<String> =
-            list.split(',').map(str::trim).filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
-        if globs.is_empty() {
-            return Err(OptionError("option at= names no layer: at=GLOB,… expected".to_owned()));
-        }
-        Ok(Self::At(globs::matchers(&globs)?))
     }
 }
 

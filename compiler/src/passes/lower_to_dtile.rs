@@ -14,12 +14,14 @@
 //! run on the cores, and whether both heads share one load of g, is [`crate::egraph::mapping`]'s choice, kept in
 //! `dtile.mapping`. The program has no addresses and no times yet: `schedule-dtile` gives them.
 
-use super::{
-    OptionError, Options, Pass, PassContext, PassError,
-    constants::{self, built, fresh_symbol, insert_before},
-    quantize_denoisers::{FRACTIONS, HARDWARE_OPTION, cast, hardware},
+use super::quantize_denoisers::{FRACTIONS, HARDWARE_OPTION, cast, hardware};
+use crate::{
+    egraph::mapping::{self, BlockMapping, BlockShape, Chosen, DenoiserShape, Heads, Strip, strips, tiles},
+    pass::{
+        OptionError, Options, Pass, PassContext, PassError,
+        constants::{self, built, fresh_symbol, insert_before},
+    },
 };
-use crate::egraph::mapping::{self, BlockMapping, BlockShape, Chosen, DenoiserShape, Heads, Strip, strips, tiles};
 use melior::{
     Context,
     ir::{
@@ -142,12 +144,12 @@ fn lower<'c, 'a>(
         let words = ir::value_shape(denoiser.input)
             .map(|shape| ir::tensor_type(IntegerType::new(context, 16).into(), &shape))
             .unwrap_or(denoiser.input.r#type());
-        let stored = cast(context, main, operation, "quant.scast", denoiser.input, words)?;
+        let stored = cast(main, operation, "quant.scast", denoiser.input, words)?;
         let launch =
             dtile::Launch { input: stored, program: Symbol(symbol), layer, types: vec![words], lifetime: PhantomData };
         let launch = built("a launch", launch.build(context, operation.location()))?;
         let launched = insert_before(main, operation, launch)?;
-        let result = cast(context, main, operation, "quant.scast", launched, denoiser.output.r#type())?;
+        let result = cast(main, operation, "quant.scast", launched, denoiser.output.r#type())?;
         ffi::replace_all_uses(denoiser.output, result);
         for operation in denoiser.operations {
             eraser.erase(operation);

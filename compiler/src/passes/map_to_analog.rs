@@ -10,12 +10,16 @@
 //! product takes up its reshapes and its bias. Products of two activations stay digital. After this pass no pass moves,
 //! merges or refolds an analog layer.
 
-use super::{
-    OptionError, Options, Pass, PassContext, PassError,
-    constants::{Source, add_constant, built, fresh, insert_before, remove_dead, settle_names, source, users, weight},
-    globs,
+use crate::{
+    egraph::grouped,
+    pass::{
+        OptionError, Options, Pass, PassContext, PassError,
+        constants::{
+            Source, add_constant, built, fresh, insert_before, remove_dead, settle_names, source, users, weight,
+        },
+        globs,
+    },
 };
-use crate::egraph::grouped;
 use globset::GlobMatcher;
 use melior::{
     Context,

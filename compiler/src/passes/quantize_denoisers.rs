@@ -22,7 +22,7 @@
 //!
 //! That no sum overflows the accumulators is proved on the way; weights for which it cannot be are refused.
 
-use super::{
+use crate::pass::{
     OptionError, Options, Pass, PassContext, PassError,
     constants::{self, Source, built, fresh_symbol, insert_before},
 };
@@ -109,14 +109,12 @@ pub fn quantised_type<'c>(context: &'c Context, fraction: i32, shape: &[Option<u
 
 /// `quant.qcast`, `quant.dcast` or `quant.scast`.
 pub fn cast<'c, 'a>(
-    context: &'c Context,
     block: BlockRef<'c, 'a>,
     before: OperationRef<'c, 'a>,
     name: &str,
     value: Value<'c, 'a>,
     to: Type<'c>,
 ) -> Result<Value<'c, 'a>, PassError> {
-    let _ = context;
     let operation = OperationBuilder::new(name, before.location()).add_operands(&[value]).add_results(&[to]).build();
     insert_before(block, before, built(name, operation)?)
 }
@@ -217,7 +215,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         let fraction = input_fraction(self.module, operation, layer)?;
         let shape = ir::value_shape(value).unwrap_or_default();
         let to = quantised_type(self.context, fraction, &shape)?;
-        let cast = cast(self.context, self.block, operation, "quant.qcast", value, to)?;
+        let cast = cast(self.block, operation, "quant.qcast", value, to)?;
         Ok((cast, fraction))
     }
 
@@ -254,7 +252,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         let load = insert_before(self.block, operation, load)?;
         let shape: Vec<_> = weight.shape().iter().map(|&size| Some(size)).collect();
         let to = quantised_type(self.context, fraction, &shape)?;
-        let value = cast(self.context, self.block, operation, "quant.scast", load, to)?;
+        let value = cast(self.block, operation, "quant.scast", load, to)?;
         Ok(Words { words, fraction, value })
     }
 
@@ -302,7 +300,7 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
             .add_results(&[quantised_type(self.context, output_fraction, &shape)?])
             .build();
         let quantised = insert_before(self.block, operation, built("a denoiser", quantised)?)?;
-        let float = cast(self.context, self.block, operation, "quant.dcast", quantised, result.r#type())?;
+        let float = cast(self.block, operation, "quant.dcast", quantised, result.r#type())?;
         ffi::replace_all_uses(result.into(), float);
         self.eraser.erase(operation);
         if let Some(cast) = ir::defining_op(before)

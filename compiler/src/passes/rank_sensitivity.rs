@@ -10,7 +10,7 @@
 //! `gradient_norm` is the mean over the samples of ‖∂L/∂y‖₂ per sample, `rank` 0 for the largest. Without data the
 //! inputs are standard normal; without labels the clean model's own predictions serve.
 
-use super::{
+use crate::pass::{
     CalibrationRun, OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
 };
 use melior::{Context, ir::operation::OperationMutLike};
@@ -20,8 +20,10 @@ use mxc_dialects::{
     ffi, ir,
 };
 use mxc_runtime::{
-    evaluate::{self, argmax},
+    error::ExecError,
+    evaluate,
     exec::{Batch, Executor, Key, Mode, Purpose},
+    kernels::pool::argmax,
     load,
     program::DType,
     store::WeightStore,
@@ -142,7 +144,7 @@ impl Pass for RankSensitivity {
 
         let labels = samples.labels.as_ref().unwrap_or(&predicted);
         let batches: Vec<(Vec<&[f32]>, Range<usize>)> = batches(&samples, &request.shapes);
-        let failed = |error: mxc_runtime::exec::ExecError| PassError::new(error.to_string());
+        let failed = |error: ExecError| PassError::new(error.to_string());
         let mut sums = vec![0.0; names.len()];
         for (inputs, range) in &batches {
             let batch = Batch { inputs, samples: &samples.indices[range.clone()] };

@@ -13,11 +13,8 @@
 //! when they fit it together; otherwise every program brings its own along in a first phase. Activation buffers share the
 //! memory by their lifetimes ([`mxc_runtime::digital::memory`]). A program that does not fit is refused by its layer's name.
 
-use super::{
-    OptionError, Options, Pass, PassContext, PassError,
-    constants::built,
-    quantize_denoisers::{HARDWARE_OPTION, hardware},
-};
+use super::quantize_denoisers::{HARDWARE_OPTION, hardware};
+use crate::pass::{OptionError, Options, Pass, PassContext, PassError, constants::built};
 use melior::{
     Context,
     ir::{BlockLike, Module, OperationRef, Value, operation::OperationLike},

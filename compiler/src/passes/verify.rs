@@ -5,7 +5,7 @@
 //! %1 = "analog.conv2d"(%x, %w, %b) {layer = "conv1", …} : (…, tensor<8x3x3x3xf32>, tensor<4xf32>) -> …
 //! ```
 
-use super::{OptionError, Options, Pass, PassContext, PassError};
+use crate::pass::{OptionError, Options, Pass, PassContext, PassError};
 use melior::Context;
 use mxc_dialects::erase::ModuleMut;
 

@@ -1,12 +1,13 @@
 //! The backward pass of one sample: data gradients through the frozen backbone, weight gradients of denoisers only.
 
 use super::{
-    ExecError, Executor,
+    Executor,
     denoise::{Saved, filter_backward},
     forward::{images, value},
     worker::{Buffer, Extra, Pool, Worker},
 };
 use crate::{
+    error::ExecError,
     kernels::{
         depthwise, elementwise,
         gemm::{Start, View, gemm, sum_rows, transpose},
@@ -14,7 +15,7 @@ use crate::{
     },
     noise::Scale,
     onednn::Direction,
-    plan::{Id, Kernel, Plan},
+    plan::{Id, Kernel, Plan, Product},
     program::{LayerId, ValueId},
 };
 use mxc_dialects::denoise::SLOPE;
@@ -89,16 +90,10 @@ impl Executor {
             let y = read(step.output);
             let pool = &mut worker.pool;
             match &step.kernel {
-                Kernel::Convolution { .. } | Kernel::Depthwise { .. } | Kernel::FullyConnected { .. } => {
+                Kernel::Product { product, limit } => {
                     if gradients.wanted(first) {
                         let mut out = pool.take(plan.values[first].len);
-                        self.product_backward(&step.kernel, worker, &g, &mut out)?;
-                        let (Kernel::Convolution { limit, .. }
-                        | Kernel::Depthwise { limit, .. }
-                        | Kernel::FullyConnected { limit, .. }) = &step.kernel
-                        else {
-                            continue;
-                        };
+                        self.product_backward(product, worker, &g, &mut out)?;
                         if let (Some(limit), Extra::Clamped(true)) = (limit, &worker.extras[index]) {
                             elementwise::mask_beyond(&mut out, x, *limit);
                         }
@@ -185,7 +180,7 @@ impl Executor {
                 Kernel::Unary(op) => {
                     let saved = match elementwise::unary_reads(*op) {
                         elementwise::Reads::Output => y,
-                        _ => x,
+                        elementwise::Reads::Input | elementwise::Reads::Nothing => x,
                     };
                     elementwise::unary_backward(*op, &mut g, saved);
                     gradients.add(first, g, pool);
@@ -250,56 +245,62 @@ impl Executor {
                     }
                     pool.give(g);
                 }
-                kernel => {
-                    let mut out = match kernel {
-                        Kernel::Gather(_) | Kernel::Concat { .. } | Kernel::Pad { .. } => Buffer::default(),
-                        _ => gradients.take(first, pool),
-                    };
-                    match kernel {
-                        Kernel::Average(window) => {
-                            images(&g, &mut out, window.output, window.input, window.channels)
-                                .for_each(|(g, out)| pool::average_backward(window, g, out));
+                Kernel::Average(window) => {
+                    let mut out = gradients.take(first, pool);
+                    images(&g, &mut out, window.output, window.input, window.channels)
+                        .for_each(|(g, out)| pool::average_backward(window, g, out));
+                    gradients.of[first] = Some(out);
+                    pool.give(g);
+                }
+                Kernel::Maximum(window) => {
+                    let mut out = gradients.take(first, pool);
+                    let one = window.output[0] * window.output[1] * window.channels;
+                    let mut taken = pool.take(one);
+                    let whole = window.input[0] * window.input[1] * window.channels;
+                    images(&g, &mut out, window.output, window.input, window.channels).enumerate().for_each(
+                        |(image, (g, out))| {
+                            let (x, y) = (&x[image * whole..][..whole], &y[image * one..][..one]);
+                            pool::maximum_backward(window, x, y, g, out, &mut taken);
+                        },
+                    );
+                    pool.give(taken);
+                    gradients.of[first] = Some(out);
+                    pool.give(g);
+                }
+                Kernel::Take { shape, indices } => {
+                    let mut out = gradients.take(first, pool);
+                    layout::take_backward(*shape, indices, &g, &mut out);
+                    gradients.of[first] = Some(out);
+                    pool.give(g);
+                }
+                Kernel::Reduce { kind, shape } => {
+                    let mut out = gradients.take(first, pool);
+                    pool::reduce_backward(*kind, *shape, (x, y), &g, &mut out);
+                    gradients.of[first] = Some(out);
+                    pool.give(g);
+                }
+                Kernel::Gather(gather) => {
+                    let mut part = pool.take_zeroed(plan.values[first].len);
+                    gather.scatter_add(&g, &mut part);
+                    gradients.add(first, part, pool);
+                    pool.give(g);
+                }
+                Kernel::Pad { place, .. } => {
+                    let mut part = pool.take(plan.values[first].len);
+                    place.copy(&g, &mut part);
+                    gradients.add(first, part, pool);
+                    pool.give(g);
+                }
+                Kernel::Concat { widths } => {
+                    let total = widths.iter().sum();
+                    let mut at = 0;
+                    for (&id, &width) in step.inputs.iter().zip(widths) {
+                        if gradients.wanted(id) {
+                            let mut part = pool.take(plan.values[id].len);
+                            layout::take_columns(&g, width, at, total, &mut part);
+                            gradients.add(id, part, pool);
                         }
-                        Kernel::Maximum(window) => {
-                            let one = window.output[0] * window.output[1] * window.channels;
-                            let mut taken = pool.take(one);
-                            let whole = window.input[0] * window.input[1] * window.channels;
-                            images(&g, &mut out, window.output, window.input, window.channels).enumerate().for_each(
-                                |(image, (g, out))| {
-                                    let (x, y) = (&x[image * whole..][..whole], &y[image * one..][..one]);
-                                    pool::maximum_backward(window, x, y, g, out, &mut taken);
-                                },
-                            );
-                            pool.give(taken);
-                        }
-                        Kernel::Take { shape, indices } => layout::take_backward(*shape, indices, &g, &mut out),
-                        Kernel::Reduce { kind, shape } => pool::reduce_backward(*kind, *shape, (x, y), &g, &mut out),
-                        Kernel::Gather(gather) => {
-                            let mut part = pool.take_zeroed(plan.values[first].len);
-                            gather.scatter_add(&g, &mut part);
-                            gradients.add(first, part, pool);
-                        }
-                        Kernel::Pad { place, .. } => {
-                            let mut part = pool.take(plan.values[first].len);
-                            place.copy(&g, &mut part);
-                            gradients.add(first, part, pool);
-                        }
-                        Kernel::Concat { widths } => {
-                            let total = widths.iter().sum();
-                            let mut at = 0;
-                            for (&id, &width) in step.inputs.iter().zip(widths) {
-                                if gradients.wanted(id) {
-                                    let mut part = pool.take(plan.values[id].len);
-                                    layout::take_columns(&g, width, at, total, &mut part);
-                                    gradients.add(id, part, pool);
-                                }
-                                at += width;
-                            }
-                        }
-                        _ => {}
-                    }
-                    if !matches!(kernel, Kernel::Gather(_) | Kernel::Concat { .. } | Kernel::Pad { .. }) {
-                        gradients.of[first] = Some(out);
+                        at += width;
                     }
                     pool.give(g);
                 }
@@ -315,26 +316,25 @@ impl Executor {
     /// The gradient of an analog layer's operand.
     fn product_backward(
         &self,
-        kernel: &Kernel,
+        product: &Product,
         worker: &mut Worker,
         g: &[f32],
         out: &mut [f32],
     ) -> Result<(), ExecError> {
-        match kernel {
-            Kernel::Convolution { node, .. } => {
+        match product {
+            Product::Convolution { node } => {
                 let (number, convolution) = self.convolution(*node, Direction::BackwardData)?;
                 worker.convolve(&self.engine, number, convolution, g, out)?;
             }
-            Kernel::Depthwise { shape, filter, .. } => {
+            Product::Depthwise { shape, filter, .. } => {
                 let mut work = worker.pool.take(shape.work_len());
                 images(g, out, shape.output, shape.input, shape.channels)
                     .for_each(|(g, out)| depthwise::backward_data(shape, g, filter, &mut work, out));
                 worker.pool.give(work);
             }
-            Kernel::FullyConnected { rows, inputs, outputs, weights, .. } => {
+            Product::FullyConnected { rows, inputs, outputs, weights, .. } => {
                 gemm([*rows, *inputs, *outputs], View::rows(g, *outputs), self.constant(*weights), out, Start::Zero);
             }
-            _ => {}
         }
         Ok(())
     }

@@ -106,7 +106,7 @@ impl Executor {
             Some(pair) => {
                 let sigma = head(pair, pool);
                 if let Some(observer) = observer {
-                    observer(Seen::Sigma, block.layer, x, &sigma);
+                    observer(block.layer, Seen::Sigma { input: x, sigma: &sigma });
                 }
                 let mut draws = pool.take(rows * channels);
                 self.stream(block.layer, Kind::Epsilon, 0, Lifetime::Sample, sample).fill_normals(0, &mut draws);

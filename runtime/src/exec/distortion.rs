@@ -1,10 +1,10 @@
 //! How far noise moves every layer's output from the clean network's.
 
 use super::{
-    Batch, ExecError, Executor, Key, Mode,
+    Batch, Executor, Key, Mode,
     forward::{Sample, Seen},
 };
-use crate::{plan::Goal, program::LayerId};
+use crate::{error::ExecError, plan::Goal, program::LayerId};
 
 /// What one layer's output under noise, y*, has in common with the clean network's, y; summed over samples and elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -55,12 +55,13 @@ impl Executor {
             let mut outputs: [Vec<Vec<f32>>; 3] = std::array::from_fn(|_| vec![Vec::new(); layers]);
             for ((mode, plan), outputs) in plans.iter().zip(&mut outputs) {
                 let sample = Sample { mode: *mode, key, index: batch.samples[n], tape: false };
-                let mut observe = |seen: Seen, layer: LayerId, _: &[f32], y: &[f32]| {
+                let mut observe = |layer: LayerId, seen: Seen<'_>| match seen {
                     // A layer's noise follows its product, and what is seen last counts.
-                    if seen != Seen::Sigma {
+                    Seen::Product { output, .. } | Seen::Noisy { output } => {
                         outputs[layer].clear();
-                        outputs[layer].extend_from_slice(y);
+                        outputs[layer].extend_from_slice(output);
                     }
+                    Seen::Sigma { .. } => {}
                 };
                 self.run_forward(plan, worker, &inputs, &sample, Some(&mut observe))?;
             }

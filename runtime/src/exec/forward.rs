@@ -1,11 +1,12 @@
 //! The forward pass of one sample.
 
 use super::{
-    ExecError, Executor, Key, Mode,
+    Executor, Key, Mode,
     denoise::{filter, pointwise},
     worker::{Buffer, Extra, Worker},
 };
 use crate::{
+    error::ExecError,
     kernels::{
         depthwise,
         elementwise::{self, Normals},
@@ -13,7 +14,7 @@ use crate::{
         generic, layout, pool,
     },
     noise::{Lifetime, Scale},
-    plan::{Id, Kernel, Place, Plan},
+    plan::{Id, Kernel, Place, Plan, Product},
     program::LayerId,
     rng::{Kind, StreamKey},
 };
@@ -30,19 +31,19 @@ pub(super) struct Sample {
     pub tape: bool,
 }
 
-/// Which two tensors an observer sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    /// The tile's input and its output.
-    Product,
-    /// A layer's output after its noise and saturation, twice; a layer without noise has none.
-    Noisy,
+/// What an observer sees of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Seen<'a> {
+    /// The tile's input and its output before any noise.
+    Product { input: &'a [f32], output: &'a [f32] },
+    /// The output after its noise and saturation; a layer without noise has none.
+    Noisy { output: &'a [f32] },
     /// A denoising block's input and its σ̂, where it draws ε.
-    Sigma,
+    Sigma { input: &'a [f32], sigma: &'a [f32] },
 }
 
-/// What measurements see of a layer.
-pub(super) type Observer<'a> = dyn FnMut(Seen, LayerId, &[f32], &[f32]) + 'a;
+/// What measurements see of a run's layers, in the order of the steps.
+pub(super) type Observer<'a> = dyn FnMut(LayerId, Seen<'_>) + 'a;
 
 /// A value of a plan.
 pub(super) fn value<'a>(
@@ -104,27 +105,26 @@ impl Executor {
             if step.kernel.in_place() && !step.takes_buffer {
                 out.copy_from_slice(value(self, plan, &worker.values, inputs, first));
             }
+            let operand = |position: usize| value(self, plan, &worker.values, inputs, step.inputs[position]);
             let mut extra = Extra::Nothing;
             match &step.kernel {
-                Kernel::Convolution { limit, .. }
-                | Kernel::Depthwise { limit, .. }
-                | Kernel::FullyConnected { limit, .. } => {
+                Kernel::Product { product, limit } => {
                     // The values move out of the worker while it runs the primitive.
                     let values = std::mem::take(&mut worker.values);
                     let x = value(self, plan, &values, inputs, first);
                     let clamped = limit.filter(|&limit| elementwise::absmax(x) > limit);
                     let result = match clamped {
-                        None => self.product(&step.kernel, worker, x, &mut out),
+                        None => self.product(product, worker, x, &mut out),
                         Some(limit) => {
                             let mut tile = worker.pool.take(x.len());
                             elementwise::clamp_into(x, -limit, limit, &mut tile);
-                            let result = self.product(&step.kernel, worker, &tile, &mut out);
+                            let result = self.product(product, worker, &tile, &mut out);
                             worker.pool.give(tile);
                             result
                         }
                     };
                     if let (Some(observer), Some(layer)) = (&mut observer, step.layer) {
-                        observer(Seen::Product, layer, x, &out);
+                        observer(layer, Seen::Product { input: x, output: &out });
                     }
                     worker.values = values;
                     result?;
@@ -135,7 +135,7 @@ impl Executor {
                         extra = Extra::Magnitude(magnitude);
                     }
                     if let Some(observer) = &mut observer {
-                        observer(Seen::Noisy, *layer, &out, &out);
+                        observer(*layer, Seen::Noisy { output: &out });
                     }
                 }
                 Kernel::Block(block) => extra = self.block(block, worker, &mut out, sample, &mut observer),
@@ -148,68 +148,59 @@ impl Executor {
                 }
                 Kernel::Unary(op) => elementwise::unary(*op, &mut out),
                 Kernel::Silu => elementwise::silu(&mut out),
-                kernel => {
-                    let operand = |position: usize| value(self, plan, &worker.values, inputs, step.inputs[position]);
-                    let x = operand(0);
-                    match kernel {
-                        Kernel::Pointwise { rows, inputs, outputs, weight, bias } => {
-                            let bias = bias.map(|bias| self.constant(bias));
-                            let weight = self.constant(*weight);
-                            pointwise([*rows, *inputs, *outputs], x, weight, bias, &mut worker.pool, &mut out);
-                        }
-                        Kernel::Filter { shape, weight, bias } => {
-                            let bias = bias.map(|bias| self.constant(bias));
-                            filter(shape, x, self.constant(*weight), bias, &mut worker.pool, &mut out);
-                        }
-                        Kernel::Draw { layer, number } => {
-                            if sample.mode.sampling {
-                                if let Some(observer) = &mut observer {
-                                    observer(Seen::Sigma, *layer, x, operand(1));
-                                }
-                                self.stream(*layer, Kind::Epsilon, *number, Lifetime::Sample, sample)
-                                    .fill_normals(0, &mut out);
-                            } else {
-                                out.fill(0.0);
-                            }
-                        }
-                        Kernel::MatMul { batch, m, n, k } => {
-                            let y = operand(1);
-                            for image in 0..*batch {
-                                gemm(
-                                    [*m, *n, *k],
-                                    View::rows(&x[image * m * k..][..m * k], *k),
-                                    &y[image * k * n..][..k * n],
-                                    &mut out[image * m * n..][..m * n],
-                                    Start::Zero,
-                                );
-                            }
-                        }
-                        Kernel::Binary { op, shape } => elementwise::binary(*op, shape, x, operand(1), &mut out),
-                        Kernel::AddClamp { min, max } => elementwise::add_clamp(x, operand(1), *min, *max, &mut out),
-                        Kernel::Average(window) => images(x, &mut out, window.input, window.output, window.channels)
-                            .for_each(|(x, out)| pool::average(window, x, out)),
-                        Kernel::Maximum(window) => images(x, &mut out, window.input, window.output, window.channels)
-                            .for_each(|(x, out)| pool::maximum(window, x, out)),
-                        Kernel::Reduce { kind, shape } => pool::reduce(*kind, *shape, x, &mut out),
-                        Kernel::Gather(gather) => gather.copy(x, &mut out),
-                        Kernel::Take { shape, indices } => layout::take(*shape, indices, x, &mut out),
-                        Kernel::Generic(generic) => {
-                            let operands: Vec<&[f32]> = (0..step.inputs.len()).map(operand).collect();
-                            generic::run(generic, &operands, &mut out);
-                        }
-                        Kernel::Pad { place, value } => {
-                            out.fill(*value);
-                            place.scatter(x, &mut out);
-                        }
-                        Kernel::Concat { widths } => {
-                            let total = widths.iter().sum();
-                            let mut at = 0;
-                            for (position, &width) in widths.iter().enumerate() {
-                                layout::copy_columns(operand(position), width, at, total, &mut out);
-                                at += width;
-                            }
-                        }
-                        _ => {}
+                Kernel::Pointwise { rows, inputs, outputs, weight, bias } => {
+                    let bias = bias.map(|bias| self.constant(bias));
+                    let weight = self.constant(*weight);
+                    pointwise([*rows, *inputs, *outputs], operand(0), weight, bias, &mut worker.pool, &mut out);
+                }
+                Kernel::Filter { shape, weight, bias } => {
+                    let bias = bias.map(|bias| self.constant(bias));
+                    filter(shape, operand(0), self.constant(*weight), bias, &mut worker.pool, &mut out);
+                }
+                Kernel::Draw { layer, number } if sample.mode.sampling => {
+                    if let Some(observer) = &mut observer {
+                        observer(*layer, Seen::Sigma { input: operand(0), sigma: operand(1) });
+                    }
+                    self.stream(*layer, Kind::Epsilon, *number, Lifetime::Sample, sample).fill_normals(0, &mut out);
+                }
+                Kernel::Draw { .. } => out.fill(0.0),
+                Kernel::MatMul { batch, m, n, k } => {
+                    let (x, y) = (operand(0), operand(1));
+                    for image in 0..*batch {
+                        gemm(
+                            [*m, *n, *k],
+                            View::rows(&x[image * m * k..][..m * k], *k),
+                            &y[image * k * n..][..k * n],
+                            &mut out[image * m * n..][..m * n],
+                            Start::Zero,
+                        );
+                    }
+                }
+                Kernel::Binary { op, shape } => elementwise::binary(*op, shape, operand(0), operand(1), &mut out),
+                Kernel::AddClamp { min, max } => {
+                    elementwise::add_clamp(operand(0), operand(1), *min, *max, &mut out);
+                }
+                Kernel::Average(window) => images(operand(0), &mut out, window.input, window.output, window.channels)
+                    .for_each(|(x, out)| pool::average(window, x, out)),
+                Kernel::Maximum(window) => images(operand(0), &mut out, window.input, window.output, window.channels)
+                    .for_each(|(x, out)| pool::maximum(window, x, out)),
+                Kernel::Reduce { kind, shape } => pool::reduce(*kind, *shape, operand(0), &mut out),
+                Kernel::Gather(gather) => gather.copy(operand(0), &mut out),
+                Kernel::Take { shape, indices } => layout::take(*shape, indices, operand(0), &mut out),
+                Kernel::Generic(generic) => {
+                    let operands: Vec<&[f32]> = (0..step.inputs.len()).map(operand).collect();
+                    generic::run(generic, &operands, &mut out);
+                }
+                Kernel::Pad { place, value } => {
+                    out.fill(*value);
+                    place.scatter(operand(0), &mut out);
+                }
+                Kernel::Concat { widths } => {
+                    let total = widths.iter().sum();
+                    let mut at = 0;
+                    for (position, &width) in widths.iter().enumerate() {
+                        layout::copy_columns(operand(position), width, at, total, &mut out);
+                        at += width;
                     }
                 }
             }
@@ -231,25 +222,24 @@ impl Executor {
     }
 
     /// An analog layer's product: bias included, before its noise.
-    fn product(&self, kernel: &Kernel, worker: &mut Worker, x: &[f32], out: &mut [f32]) -> Result<(), ExecError> {
-        match kernel {
-            Kernel::Convolution { node, .. } => {
+    fn product(&self, product: &Product, worker: &mut Worker, x: &[f32], out: &mut [f32]) -> Result<(), ExecError> {
+        match product {
+            Product::Convolution { node } => {
                 let (number, convolution) = self.convolution(*node, crate::onednn::Direction::Forward)?;
                 worker.convolve(&self.engine, number, convolution, x, out)?;
             }
-            Kernel::Depthwise { shape, filter, bias, .. } => {
+            Product::Depthwise { shape, filter, bias } => {
                 let mut work = worker.pool.take(shape.work_len());
                 images(x, out, shape.input, shape.output, shape.channels)
                     .for_each(|(x, out)| depthwise::forward(shape, x, filter, Some(bias), &mut work, out));
                 worker.pool.give(work);
             }
-            Kernel::FullyConnected { rows, inputs, outputs, weights, transposed, bias, .. } => match transposed {
+            Product::FullyConnected { rows, inputs, outputs, weights, transposed, bias } => match transposed {
                 Some(transposed) => {
                     gemm([*rows, *outputs, *inputs], View::rows(x, *inputs), transposed, out, Start::Row(bias));
                 }
                 None => gemm::matrix_vector(self.constant(*weights), x, bias, out),
             },
-            _ => {}
         }
         Ok(())
     }

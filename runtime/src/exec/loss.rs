@@ -1,6 +1,6 @@
 //! The losses of training, per sample: the value and its gradient at the logits.
 
-use crate::evaluate::argmax;
+use crate::kernels::pool::argmax;
 
 /// What a batch's samples are trained towards.
 #[derive(Clone, Copy, Debug)]

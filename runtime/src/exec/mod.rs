@@ -19,6 +19,7 @@ mod tests;
 mod worker;
 
 use crate::{
+    error::ExecError,
     onednn::{self, Convolution, Direction, Engine},
     plan::{ConvolutionKind, Goal, Network, Plan, PlanKey},
     program::{Calibration, DType, LayerId, Program, ValueId},
@@ -106,20 +107,6 @@ pub struct Gradients {
     pub correct: usize,
     /// ∂(mean loss)/∂w of every trainable constant.
     pub weights: BTreeMap<ValueId, Vec<f32>>,
-}
-
-/// Why a program cannot be planned or run.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecError {
-    /// The program is inconsistent or uses something unsupported.
-    #[error("{0}")]
-    Program(String),
-    /// The batch does not fit the program's inputs.
-    #[error("{0}")]
-    Input(String),
-    /// oneDNN failed.
-    #[error("oneDNN: {0}")]
-    Engine(String),
 }
 
 /// The primitives of one convolution node: forward, backward.
@@ -270,7 +257,7 @@ impl Executor {
         Ok(total)
     }
 
-    /// Per layer, the sum over the batch's samples of ‖∂L/∂y‖₂ on the clean model without denoisers (DESIGN §6); 0
+    /// Per layer, the sum over the batch's samples of ‖∂L/∂y‖₂ on the clean model without denoisers; 0
     /// for a layer that the loss does not depend on.
     pub fn sensitivity(&self, batch: Batch<'_>, labels: &[u32]) -> Result<Vec<f64>, ExecError> {
         let targets = Targets::Labels(labels);
@@ -313,7 +300,10 @@ impl Executor {
                 let inputs = self.sample_inputs(batch, n);
                 let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: false };
                 let mut statistics = vec![Statistics::default(); layers];
-                let mut observe = |_: Seen, layer: LayerId, x: &[f32], y: &[f32]| statistics[layer].observe(x, y);
+                let mut observe = |layer: LayerId, seen: Seen<'_>| match seen {
+                    Seen::Product { input, output } => statistics[layer].observe(input, output),
+                    Seen::Noisy { .. } | Seen::Sigma { .. } => {}
+                };
                 self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
                 Ok(statistics)
             })?;
@@ -342,11 +332,12 @@ impl Executor {
                 let inputs = self.sample_inputs(batch, n);
                 let sample = Sample { mode: Mode::DENOISED, key, index: batch.samples[n], tape: false };
                 let mut sums = vec![[0.0f64; 3]; layers];
-                let mut observe = |seen: Seen, layer: LayerId, x: &[f32], sigma: &[f32]| {
-                    if seen == Seen::Sigma {
-                        let squares = [x, sigma].map(|values| crate::kernels::elementwise::sums(values)[1]);
-                        sums[layer] = [x.len() as f64, squares[0], squares[1]];
+                let mut observe = |layer: LayerId, seen: Seen<'_>| match seen {
+                    Seen::Sigma { input, sigma } => {
+                        let squares = [input, sigma].map(|values| crate::kernels::elementwise::sums(values)[1]);
+                        sums[layer] = [input.len() as f64, squares[0], squares[1]];
                     }
+                    Seen::Product { .. } | Seen::Noisy { .. } => {}
                 };
                 self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
                 Ok(sums)
@@ -358,15 +349,6 @@ impl Executor {
             sigma_rms: (sigma / elements).sqrt(),
         };
         Ok(total.into_iter().map(|sums| (sums[0] > 0.0).then(|| measured(sums))).collect())
-    }
-
-    /// oneDNN's kernel for every dense convolution, by node; for reports on where the time goes.
-    pub fn implementations(&self) -> Vec<(usize, &'static str)> {
-        self.convolutions
-            .iter()
-            .enumerate()
-            .filter_map(|(node, [forward, _])| Some((node, forward.get()?.implementation())))
-            .collect()
     }
 
     /// A node's primitive, made at its first use, and a number that names it.

@@ -1,7 +1,7 @@
 //! What one thread needs to run plans: buffers, bound primitives, and draws that outlast a sample.
 
-use super::ExecError;
 use crate::{
+    error::ExecError,
     onednn::{BoundConvolution, Convolution, Engine, Stream},
     program::LayerId,
     rng,
@@ -148,11 +148,5 @@ impl Worker {
         }
         self.values.resize_with(values, || None);
         self.extras.resize_with(steps, Extra::default);
-    }
-}
-
-impl From<crate::onednn::Error> for ExecError {
-    fn from(error: crate::onednn::Error) -> Self {
-        Self::Engine(error.to_string())
     }
 }

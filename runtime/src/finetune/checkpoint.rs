@@ -1,6 +1,6 @@
 //! The training state on disk (`OUT.mxa.ckpt`): a magic number, the SHA-256 of the rest, and a protobuf message.
 
-use crate::package::write_atomically;
+use crate::files::write_atomically;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::{

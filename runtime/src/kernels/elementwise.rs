@@ -334,7 +334,7 @@ fn exp_beside_one(x: f32) -> f32 {
     mantissa * power_of_two(n)
 }
 
-/// A layer output's magnitude s (DESIGN §4, scale `signal`).
+/// The magnitude s of a layer's output y that its noise is a share of under the scale `signal`.
 pub fn magnitude(y: &[f32], reference: Reference) -> f64 {
     let n = y.len().max(1) as f64;
     match reference {

@@ -4,6 +4,7 @@
 use super::{
     elementwise::chain,
     indexed::{self, Operand},
+    layout::walk,
     sample,
 };
 use crate::program::{Binary, DType, Op, Reduce, Scattering, Unary};
@@ -337,21 +338,6 @@ fn write_bits(dtype: DType, values: &[i64], out: &mut [f32]) {
         DType::F32 => out.iter_mut().zip(values).for_each(|(out, &value)| *out = f32::from_bits(value as u32)),
         dtype => out.copy_from_slice(&dtype.encode(values)),
     }
-}
-
-/// A tensor whose element at each index is `element`.
-pub(super) fn walk<T>(shape: &[usize], mut element: impl FnMut(&[usize]) -> T) -> Vec<T> {
-    let mut index = vec![0; shape.len()];
-    (0..shape.iter().product())
-        .map(|at: usize| {
-            let mut rest = at;
-            for axis in (0..shape.len()).rev() {
-                index[axis] = rest % shape[axis];
-                rest /= shape[axis];
-            }
-            element(&index)
-        })
-        .collect()
 }
 
 /// Where a move takes the element at an index of the result from; `None` outside.

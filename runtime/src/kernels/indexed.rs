@@ -2,8 +2,7 @@
 
 use super::{
     elementwise::{chain, greater, lesser},
-    generic::walk,
-    layout::strides,
+    layout::{strides, walk},
 };
 use crate::program::{DType, Scattering};
 use std::cmp::Ordering;

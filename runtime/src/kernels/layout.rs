@@ -123,6 +123,21 @@ pub fn strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
+/// A tensor whose element at each index is `element`.
+pub(super) fn walk<T>(shape: &[usize], mut element: impl FnMut(&[usize]) -> T) -> Vec<T> {
+    let mut index = vec![0; shape.len()];
+    (0..shape.iter().product())
+        .map(|at: usize| {
+            let mut rest = at;
+            for axis in (0..shape.len()).rev() {
+                index[axis] = rest % shape[axis];
+                rest /= shape[axis];
+            }
+            element(&index)
+        })
+        .collect()
+}
+
 /// `out = x[:, indices, :]` of `[outer, axis, inner]`.
 pub fn take([outer, axis, inner]: [usize; 3], indices: &[usize], x: &[f32], out: &mut [f32]) {
     for o in 0..outer {

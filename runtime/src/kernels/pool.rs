@@ -1,4 +1,4 @@
-//! Pooling over NHWC activations, and reductions over one axis.
+//! Pooling over NHWC activations, and reductions.
 
 use super::elementwise::{chain, greater, lesser};
 use crate::program::Reduce;
@@ -167,5 +167,27 @@ pub fn reduce_backward(
                 }
             }
         }
+    }
+}
+
+/// The class with the largest logit, the first of equal ones; class 0 if all are NaN.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (class, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] || logits[best].is_nan() {
+            best = class;
+        }
+    }
+    best as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_the_largest_and_no_nan() {
+        assert_eq!(argmax(&[0.0, 2.0, 2.0]), 1);
+        assert_eq!(argmax(&[f32::NAN, -1.0]), 1);
     }
 }

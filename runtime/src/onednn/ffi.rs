@@ -3,7 +3,7 @@
 //! Everything unsafe about oneDNN is in this file: the rest of the crate sees owning types whose methods check sizes.
 
 use std::{
-    ffi::{c_char, c_int, c_void},
+    ffi::{c_int, c_void},
     marker::PhantomData,
     ptr::{self, NonNull},
     sync::Arc,
@@ -93,7 +93,6 @@ unsafe extern "C" {
         destination_engine: Handle,
         attr: *const Opaque,
     ) -> Status;
-    fn dnnl_primitive_desc_query(desc: *const Opaque, what: c_int, index: c_int, result: *mut c_void) -> Status;
     fn dnnl_primitive_desc_query_md(desc: *const Opaque, what: c_int, index: c_int) -> *const Opaque;
     fn dnnl_primitive_desc_destroy(desc: Handle) -> Status;
     fn dnnl_primitive_create(primitive: *mut Handle, desc: *const Opaque) -> Status;
@@ -110,7 +109,6 @@ const IN_ORDER: u32 = 1;
 const USER_SCRATCHPAD: c_int = 1;
 const FORWARD_TRAINING: c_int = 64;
 const CONVOLUTION_DIRECT: c_int = 1;
-const QUERY_IMPLEMENTATION: c_int = 8;
 const QUERY_WEIGHTS: c_int = 131;
 const QUERY_SCRATCHPAD: c_int = 136;
 const ARG_SOURCE: c_int = 1;
@@ -282,18 +280,6 @@ impl PrimitiveDesc {
         // SAFETY: `borrowed` is a live descriptor.
         MemoryDesc::create("dnnl_memory_desc_clone", |handle| unsafe { dnnl_memory_desc_clone(handle, borrowed) })
     }
-
-    fn implementation(&self) -> &'static str {
-        let mut name: *const c_char = ptr::null();
-        // SAFETY: this query writes a pointer to a string constant of the library.
-        let status =
-            unsafe { dnnl_primitive_desc_query(self.raw(), QUERY_IMPLEMENTATION, 0, (&raw mut name).cast::<c_void>()) };
-        if status != 0 || name.is_null() {
-            return "unknown";
-        }
-        // SAFETY: a NUL-terminated string constant of a library that is never unloaded.
-        unsafe { std::ffi::CStr::from_ptr(name) }.to_str().unwrap_or("unknown")
-    }
 }
 
 impl Memory {
@@ -398,7 +384,6 @@ pub struct Convolution {
     packed: Vec<f32>,
     bias_values: Vec<f32>,
     geometry: Geometry,
-    implementation: &'static str,
 }
 
 impl Convolution {
@@ -489,13 +474,7 @@ impl Convolution {
             packed,
             bias_values: bias.to_vec(),
             geometry: geometry.clone(),
-            implementation: desc.implementation(),
         })
-    }
-
-    /// oneDNN's name for the kernel it chose.
-    pub fn implementation(&self) -> &'static str {
-        self.implementation
     }
 
     /// What one thread needs to run it.

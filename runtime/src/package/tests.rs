@@ -1,5 +1,6 @@
 use super::*;
 use crate::store::Weight;
+use std::fs;
 
 fn example() -> Package {
     let mut backbone = WeightStore::new();

@@ -6,8 +6,9 @@ use crate::import::{
     attributes::{axis, integers},
     emit::{Activation, check_picked, logical},
     error::{Problem, invalid, unsupported},
-    tensor::{Data, Dim, Element, Sym, Tensor, element_count, show, strides},
+    tensor::{Data, Dim, Element, Sym, Tensor, element_count, show},
 };
+use mxc_runtime::kernels::layout::strides;
 use std::rc::Rc;
 
 /// An integer constant of the graph's own.

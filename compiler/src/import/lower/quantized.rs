@@ -13,6 +13,7 @@ use crate::import::{
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Element, Tensor},
 };
+use mxc_runtime::kernels::layout::strides;
 use std::rc::Rc;
 
 /// The domains that QONNX's operators have been written under.
@@ -290,7 +291,7 @@ fn by_blocks(blocks: &Tensor, shape: &[Dim], at: usize, block: usize) -> Result<
     let Some(size) = shape[at].fixed().filter(|size| blocks.shape.get(at) == Some(&size.div_ceil(block))) else {
         return invalid(format!("blocks of {block} along axis {at} do not fit a scale of shape {:?}", blocks.shape));
     };
-    let strides = crate::import::tensor::strides(&blocks.shape);
+    let strides = strides(&blocks.shape);
     let mut wide = blocks.shape.clone();
     wide[at] = size;
     let positions: Vec<usize> = (0..wide.iter().product::<usize>())

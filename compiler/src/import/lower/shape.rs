@@ -30,6 +30,23 @@ fn batch_axis(shape: &[Sym]) -> Option<usize> {
     (*size == Sym { constant: 0, batch: 1 } && axes.next().is_none()).then_some(axis)
 }
 
+/// Dropout: its input, and a mask that keeps everything.
+fn dropout<'c, 'a>(call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    let trains = call.optional_constant(2)?.and_then(|mode| mode.scalar()).is_some_and(|mode| mode != 0.0);
+    if trains {
+        return unsupported("training_mode; export the model in evaluation mode");
+    }
+    let mut results = vec![Entry::Activation(input.clone())];
+    // Everything is kept.
+    if let Some(shape) = input.shape.iter().map(|dim| dim.fixed()).collect::<Option<Vec<_>>>()
+        && call.node.outputs.len() > 1
+    {
+        let mask = vec![true; shape.iter().product()];
+        results.push(Entry::Constant(Rc::new(Tensor::bools(shape, mask))));
+    }
+    Ok(results)
+}
+
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     pub(super) fn reshaping(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
@@ -47,42 +64,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             return self.gather(call, &indices.clone());
         }
         let input = call.activation(0)?.clone();
-        let rank = input.rank();
         match node.op.as_str() {
             "Identity" => one(input),
-            "Dropout" => {
-                let trains = call.optional_constant(2)?.and_then(|mode| mode.scalar()).is_some_and(|mode| mode != 0.0);
-                if trains {
-                    return unsupported("training_mode; export the model in evaluation mode");
-                }
-                let mut results = vec![Entry::Activation(input.clone())];
-                // Everything is kept.
-                if let Some(shape) = input.shape.iter().map(|dim| dim.fixed()).collect::<Option<Vec<_>>>()
-                    && node.outputs.len() > 1
-                {
-                    let mask = vec![true; shape.iter().product()];
-                    results.push(Entry::Constant(Rc::new(Tensor::bools(shape, mask))));
-                }
-                Ok(results)
-            }
-            "Tile" => {
-                let repeats = crate::import::fold::sizes(&integers(node.input(1), call.constant(1)?)?)?;
-                if repeats.len() != rank {
-                    return invalid(format!("'repeats' has {} values for {rank} axes", repeats.len()));
-                }
-                let mut shape = input.shape.clone();
-                for (dim, &times) in shape.iter_mut().zip(&repeats) {
-                    match dim {
-                        Dim::Fixed(size) => *size = size.saturating_mul(times),
-                        Dim::Batch(_) if times == 1 => {}
-                        Dim::Batch(_) => return unsupported("it repeats the batch"),
-                    }
-                }
-                if repeats.contains(&0) {
-                    return unsupported("it would make an empty tensor");
-                }
-                one(self.emit.tile(&input, &repeats, shape)?)
-            }
+            "Dropout" => dropout(call, &input),
+            "Tile" => self.tile(call, &input),
             "Shape" => Ok(vec![Entry::Constant(Rc::new(shape_of(node, syms(&input.shape))?))]),
             "Size" => match element_count(&input.shape) {
                 Some((count, power @ (0 | 1))) => {
@@ -91,16 +76,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 }
                 _ => unsupported("the shape of its input depends on the batch in two axes"),
             },
-            "Flatten" => {
-                let at = split_axis(node.int("axis", 1)?, rank)?;
-                let merge = |dims: &[Dim]| match element_count(dims) {
-                    Some((count, 0)) => Ok(Dim::Fixed(count)),
-                    Some((count, 1)) => Ok(Dim::Batch(count)),
-                    _ => unsupported("the shape of its input depends on the batch in two axes"),
-                };
-                let shape = [merge(&input.shape[..at])?, merge(&input.shape[at..])?];
-                one(self.emit.reshape(&input, &shape)?)
-            }
+            "Flatten" => self.flatten(call, &input),
             "Reshape" => {
                 let target: Vec<Sym> = match call.optional_constant(1)? {
                     Some(target) => match &target.data {
@@ -113,123 +89,179 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 one(self.emit.reshape(&input, &shape)?)
             }
             "Transpose" => {
-                let perms = perms(node, rank)?;
+                let perms = perms(node, input.rank())?;
                 one(self.permuted(&input, &perms))
             }
-            "Squeeze" => {
-                let dropped = match call.list("axes", 1)? {
-                    Some(given) => axes(&given, rank)?,
-                    // The batch of a file that fixes it to 1 is such an axis: the network has none.
-                    None if self.fixed_batch == Some(1) && input.has_batch() => {
-                        return unsupported("it drops the batch axis, whose size the file fixes to 1");
-                    }
-                    None => (0..rank).filter(|&axis| input.shape[axis].is_one()).collect(),
-                };
-                if let Some(axis) = dropped.iter().find(|&&axis| !input.shape[axis].is_one()) {
-                    return invalid(format!("axis {axis} of shape {} is not 1", show(&input.shape)));
-                }
-                one(self.squeeze(&input, &dropped)?)
-            }
-            "Unsqueeze" => {
-                let given = call.list("axes", 1)?.unwrap_or_default();
-                let added = axes(&given, rank + given.len())?;
-                let mut dims = input.shape.iter();
-                let shape: Vec<_> = (0..rank + added.len())
-                    .map(|axis| {
-                        if added.contains(&axis) {
-                            Dim::Fixed(1)
-                        } else {
-                            dims.next().copied().unwrap_or(Dim::Fixed(1))
-                        }
-                    })
-                    .collect();
-                one(self.emit.reshape(&input, &shape)?)
-            }
-            "Split" => {
-                let axis = axis(node.int("axis", 0)?, rank)?;
-                let Some(size) = input.shape[axis].fixed() else {
-                    return unsupported("it splits the batch");
-                };
-                let sizes = split_sizes(node, size, call.list("split", 1)?)?;
-                let mut start = vec![0; rank];
-                let mut parts = Vec::with_capacity(sizes.len());
-                for size in sizes {
-                    let mut shape = input.shape.clone();
-                    shape[axis] = Dim::Fixed(size);
-                    if size == 0
-                        && let Some(shape) = shape.iter().map(|dim| dim.fixed()).collect::<Option<Vec<_>>>()
-                    {
-                        // Nothing, which no graph value can hold, is known.
-                        parts.push(Entry::Constant(Rc::new(Tensor::floats(shape, []))));
-                        continue;
-                    }
-                    parts.push(Entry::Activation(self.emit.slice(&input, &start, &shape)?));
-                    start[axis] += size;
-                }
-                Ok(parts)
-            }
-            "Slice" => {
-                // An axis that depends on the batch counts as endless.
-                let sizes: Vec<_> = input.shape.iter().map(|dim| dim.fixed().unwrap_or(usize::MAX)).collect();
-                for index in 1..call.inputs.len() {
-                    call.optional_constant(index)?;
-                }
-                let constant = |index: usize| call.optional_constant(index).ok().flatten().cloned();
-                let ranges = slices(node, &sizes, &constant, call.opset)?;
-                let mut result = input.clone();
-                for (axis, range) in ranges.iter().enumerate().filter(|(_, range)| range.step != 1) {
-                    if input.shape[axis].fixed().is_some() && range.count != 1 {
-                        check_picked(range.count)?;
-                        result = self.emit.take(&result, axis, &range.indices().collect::<Vec<_>>())?;
-                    }
-                }
-                let mut shape = result.shape.clone();
-                let mut start = vec![0; rank];
-                for ((axis, dim), range) in shape.iter_mut().enumerate().zip(&ranges) {
-                    let whole = range.start == 0 && range.step == 1 && range.count >= i64::MAX as usize;
-                    match dim {
-                        Dim::Batch(_) if whole => {}
-                        Dim::Batch(_) => return unsupported("it takes a part of the batch"),
-                        // Taken above.
-                        Dim::Fixed(_) if range.step != 1 && range.count != 1 => {}
-                        Dim::Fixed(size) => (*size, start[axis]) = (range.count, range.start),
-                    }
-                }
-                one(self.emit.slice(&result, &start, &shape)?)
-            }
-            "Gather" => {
-                let axis = axis(node.int("axis", 0)?, rank)?;
-                let indices = call.constant(1)?;
-                let Some(size) = input.shape[axis].fixed() else {
-                    return unsupported("it picks samples out of the batch");
-                };
-                let numbers = integers(node.input(1), indices)?;
-                let &[index] = numbers.as_slice() else {
-                    let numbers: Vec<_> =
-                        numbers.into_iter().map(|index| self::axis(index, size)).collect::<Result<_, _>>()?;
-                    let taken = self.emit.take(&input, axis, &numbers)?;
-                    if indices.shape.len() == 1 {
-                        return one(taken);
-                    }
-                    let inner: Vec<_> = indices.shape.iter().map(|&size| Dim::Fixed(size)).collect();
-                    let shape = [&input.shape[..axis], &inner, &input.shape[axis + 1..]].concat();
-                    return one(self.emit.reshape(&taken, &shape)?);
-                };
-                let mut start = vec![0; rank];
-                start[axis] = self::axis(index, size)?;
-                let mut shape = input.shape.clone();
-                shape[axis] = Dim::Fixed(1);
-                let picked = self.emit.slice(&input, &start, &shape)?;
-                if indices.shape.is_empty() {
-                    return one(self.squeeze(&picked, &[axis])?);
-                }
-                let lead = vec![Dim::Fixed(1); indices.shape.len()];
-                let shape = [&input.shape[..axis], &lead, &input.shape[axis + 1..]].concat();
-                one(self.emit.reshape(&picked, &shape)?)
-            }
+            "Squeeze" => self.squeezed(call, &input),
+            "Unsqueeze" => self.unsqueezed(call, &input),
+            "Split" => self.split(call, &input),
+            "Slice" => self.slice(call, &input),
+            "Gather" => self.pick(call, &input),
             "Pad" => self.pad(call, &input),
             _ => self.expand(call, &input),
         }
+    }
+
+    /// Tile.
+    fn tile(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let rank = input.rank();
+        let repeats = crate::import::fold::sizes(&integers(node.input(1), call.constant(1)?)?)?;
+        if repeats.len() != rank {
+            return invalid(format!("'repeats' has {} values for {rank} axes", repeats.len()));
+        }
+        let mut shape = input.shape.clone();
+        for (dim, &times) in shape.iter_mut().zip(&repeats) {
+            match dim {
+                Dim::Fixed(size) => *size = size.saturating_mul(times),
+                Dim::Batch(_) if times == 1 => {}
+                Dim::Batch(_) => return unsupported("it repeats the batch"),
+            }
+        }
+        if repeats.contains(&0) {
+            return unsupported("it would make an empty tensor");
+        }
+        one(self.emit.tile(input, &repeats, shape)?)
+    }
+
+    /// Flatten.
+    fn flatten(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let rank = input.rank();
+        let at = split_axis(node.int("axis", 1)?, rank)?;
+        let merge = |dims: &[Dim]| match element_count(dims) {
+            Some((count, 0)) => Ok(Dim::Fixed(count)),
+            Some((count, 1)) => Ok(Dim::Batch(count)),
+            _ => unsupported("the shape of its input depends on the batch in two axes"),
+        };
+        let shape = [merge(&input.shape[..at])?, merge(&input.shape[at..])?];
+        one(self.emit.reshape(input, &shape)?)
+    }
+
+    /// Squeeze.
+    fn squeezed(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+        let rank = input.rank();
+        let dropped = match call.list("axes", 1)? {
+            Some(given) => axes(&given, rank)?,
+            // The batch of a file that fixes it to 1 is such an axis: the network has none.
+            None if self.fixed_batch == Some(1) && input.has_batch() => {
+                return unsupported("it drops the batch axis, whose size the file fixes to 1");
+            }
+            None => (0..rank).filter(|&axis| input.shape[axis].is_one()).collect(),
+        };
+        if let Some(axis) = dropped.iter().find(|&&axis| !input.shape[axis].is_one()) {
+            return invalid(format!("axis {axis} of shape {} is not 1", show(&input.shape)));
+        }
+        one(self.squeeze(input, &dropped)?)
+    }
+
+    /// Unsqueeze.
+    fn unsqueezed(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+        let rank = input.rank();
+        let given = call.list("axes", 1)?.unwrap_or_default();
+        let added = axes(&given, rank + given.len())?;
+        let mut dims = input.shape.iter();
+        let shape: Vec<_> = (0..rank + added.len())
+            .map(
+                |axis| {
+                    if added.contains(&axis) { Dim::Fixed(1) } else { dims.next().copied().unwrap_or(Dim::Fixed(1)) }
+                },
+            )
+            .collect();
+        one(self.emit.reshape(input, &shape)?)
+    }
+
+    /// Split: its parts.
+    fn split(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let rank = input.rank();
+        let axis = axis(node.int("axis", 0)?, rank)?;
+        let Some(size) = input.shape[axis].fixed() else {
+            return unsupported("it splits the batch");
+        };
+        let sizes = split_sizes(node, size, call.list("split", 1)?)?;
+        let mut start = vec![0; rank];
+        let mut parts = Vec::with_capacity(sizes.len());
+        for size in sizes {
+            let mut shape = input.shape.clone();
+            shape[axis] = Dim::Fixed(size);
+            if size == 0
+                && let Some(shape) = shape.iter().map(|dim| dim.fixed()).collect::<Option<Vec<_>>>()
+            {
+                // Nothing, which no graph value can hold, is known.
+                parts.push(Entry::Constant(Rc::new(Tensor::floats(shape, []))));
+                continue;
+            }
+            parts.push(Entry::Activation(self.emit.slice(input, &start, &shape)?));
+            start[axis] += size;
+        }
+        Ok(parts)
+    }
+
+    /// Slice.
+    fn slice(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let rank = input.rank();
+        // An axis that depends on the batch counts as endless.
+        let sizes: Vec<_> = input.shape.iter().map(|dim| dim.fixed().unwrap_or(usize::MAX)).collect();
+        for index in 1..call.inputs.len() {
+            call.optional_constant(index)?;
+        }
+        let constant = |index: usize| call.optional_constant(index).ok().flatten().cloned();
+        let ranges = slices(node, &sizes, &constant, call.opset)?;
+        let mut result = input.clone();
+        for (axis, range) in ranges.iter().enumerate().filter(|(_, range)| range.step != 1) {
+            if input.shape[axis].fixed().is_some() && range.count != 1 {
+                check_picked(range.count)?;
+                result = self.emit.take(&result, axis, &range.indices().collect::<Vec<_>>())?;
+            }
+        }
+        let mut shape = result.shape.clone();
+        let mut start = vec![0; rank];
+        for ((axis, dim), range) in shape.iter_mut().enumerate().zip(&ranges) {
+            let whole = range.start == 0 && range.step == 1 && range.count >= i64::MAX as usize;
+            match dim {
+                Dim::Batch(_) if whole => {}
+                Dim::Batch(_) => return unsupported("it takes a part of the batch"),
+                // Taken above.
+                Dim::Fixed(_) if range.step != 1 && range.count != 1 => {}
+                Dim::Fixed(size) => (*size, start[axis]) = (range.count, range.start),
+            }
+        }
+        one(self.emit.slice(&result, &start, &shape)?)
+    }
+
+    /// Gather, of indices that are known.
+    fn pick(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let rank = input.rank();
+        let axis = axis(node.int("axis", 0)?, rank)?;
+        let indices = call.constant(1)?;
+        let Some(size) = input.shape[axis].fixed() else {
+            return unsupported("it picks samples out of the batch");
+        };
+        let numbers = integers(node.input(1), indices)?;
+        let &[index] = numbers.as_slice() else {
+            let numbers: Vec<_> = numbers.into_iter().map(|index| self::axis(index, size)).collect::<Result<_, _>>()?;
+            let taken = self.emit.take(input, axis, &numbers)?;
+            if indices.shape.len() == 1 {
+                return one(taken);
+            }
+            let inner: Vec<_> = indices.shape.iter().map(|&size| Dim::Fixed(size)).collect();
+            let shape = [&input.shape[..axis], &inner, &input.shape[axis + 1..]].concat();
+            return one(self.emit.reshape(&taken, &shape)?);
+        };
+        let mut start = vec![0; rank];
+        start[axis] = self::axis(index, size)?;
+        let mut shape = input.shape.clone();
+        shape[axis] = Dim::Fixed(1);
+        let picked = self.emit.slice(input, &start, &shape)?;
+        if indices.shape.is_empty() {
+            return one(self.squeeze(&picked, &[axis])?);
+        }
+        let lead = vec![Dim::Fixed(1); indices.shape.len()];
+        let shape = [&input.shape[..axis], &lead, &input.shape[axis + 1..]].concat();
+        one(self.emit.reshape(&picked, &shape)?)
     }
 
     /// An activation with its logical axes permuted: logical axis `i` of the result is `perms[i]` of the input.

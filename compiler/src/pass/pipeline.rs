@@ -4,12 +4,17 @@
 //! spaces; a value runs to the next space outside quotes and brackets, so that `spec=gaussian(sigma=6%)+adc(bits=8)`
 //! and `at=conv1,conv2` need no quotes. Upstream passes may be nested under `func.func(…)`.
 
-use super::{ALIASES, Options, PassInfo, UPSTREAM, find};
+use super::{
+    definition::Options,
+    registry::{Alias, Registry},
+};
 use std::fmt;
 
 /// What a pipeline runs, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Pipeline {
+    /// What its steps are names of.
+    pub registry: &'static Registry,
     /// The passes, aliases expanded.
     pub steps: Vec<Step>,
 }
@@ -25,13 +30,6 @@ pub struct Step {
     pub anchor: Option<String>,
 }
 
-impl Step {
-    /// The pass of ours that it names.
-    pub fn info(&self) -> Option<&'static PassInfo> {
-        find(&self.name)
-    }
-}
-
 /// Why a pipeline is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("pass pipeline: {message}\n  {text}\n  {:>width$}", "^", width = position + 1)]
@@ -42,16 +40,21 @@ pub struct PipelineError {
 }
 
 impl Pipeline {
+    /// A pipeline without steps.
+    pub fn new(registry: &'static Registry) -> Self {
+        Self { registry, steps: Vec::new() }
+    }
+
     /// Parses a pipeline and checks that every pass exists and takes its options.
-    pub fn parse(text: &str) -> Result<Self, PipelineError> {
-        let mut parser = Parser { text, position: 0 };
+    pub fn parse(registry: &'static Registry, text: &str) -> Result<Self, PipelineError> {
+        let mut parser = Parser { registry, text, position: 0 };
         let mut steps = Vec::new();
         parser.list(None, 0, &mut steps)?;
         parser.skip_spaces();
         if parser.position < text.len() {
             return Err(parser.error("unexpected text"));
         }
-        Ok(Self { steps })
+        Ok(Self { registry, steps })
     }
 
     /// Appends a pass.
@@ -113,6 +116,7 @@ fn balanced(value: &str) -> bool {
 }
 
 struct Parser<'t> {
+    registry: &'static Registry,
     text: &'t str,
     position: usize,
 }
@@ -192,21 +196,21 @@ impl<'t> Parser<'t> {
             return Ok(());
         }
         let options = if self.eat('{') { self.options()? } else { Options::default() };
-        if let Some((_, pipeline, _)) = ALIASES.iter().find(|alias| alias.0 == name) {
+        if let Some(Alias { pipeline, .. }) = self.registry.find_alias(&name) {
             if !options.is_empty() {
                 let message = format!("{name} is an alias of {pipeline}: give the options to its passes");
                 return Err(self.error_at(start, message));
             }
-            let expanded = Pipeline::parse(pipeline)
+            let expanded = Pipeline::parse(self.registry, pipeline)
                 .map_err(|error| self.error_at(start, format!("{name}: {}", error.message)))?;
             steps.extend(expanded.steps);
             return Ok(());
         }
-        if UPSTREAM.iter().any(|pass| pass.0 == name) {
+        if self.registry.find_upstream(&name).is_some() {
             if !options.is_empty() {
                 return Err(self.error_at(start, format!("{name} takes no options here")));
             }
-        } else if let Some(info) = find(&name) {
+        } else if let Some(info) = self.registry.find(&name) {
             if let Some(anchor) = anchor {
                 let message = format!("{name} runs on the module, not on {anchor}");
                 return Err(self.error_at(start, message));
@@ -215,7 +219,7 @@ impl<'t> Parser<'t> {
                 return Err(self.error_at(start, format!("{name}: {error}")));
             }
         } else {
-            let message = match nearest(&name) {
+            let message = match nearest(&name, self.registry.names()) {
                 Some(near) => format!("no pass named {name}; did you mean {near}?"),
                 None => format!("no pass named {name}; mxc opt --show-passes lists them"),
             };
@@ -278,12 +282,8 @@ impl<'t> Parser<'t> {
 }
 
 /// The known name nearest to a misspelt one, within three edits.
-fn nearest(name: &str) -> Option<&'static str> {
-    let ours = super::REGISTRY.iter().map(|pass| pass.name);
-    let upstream = UPSTREAM.iter().map(|pass| pass.0);
-    let aliases = ALIASES.iter().map(|alias| alias.0);
-    ours.chain(upstream)
-        .chain(aliases)
+fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    known
         .map(|known| (edit_distance(name, known), known))
         .filter(|(distance, _)| *distance <= 3)
         .min()

@@ -1,6 +1,6 @@
 //! Globs over layer names: `*` also crosses `/`, which ONNX node names are full of.
 
-use super::OptionError;
+use super::definition::OptionError;
 use globset::{GlobBuilder, GlobMatcher};
 
 /// Compiles a glob.

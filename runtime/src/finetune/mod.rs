@@ -11,8 +11,9 @@ pub use checkpoint::CheckpointError;
 
 use crate::{
     data::{self, DataError, Source},
+    error::ExecError,
     evaluate,
-    exec::{Batch, ExecError, Executor, Gradients, Key, Mode, Purpose, Targets},
+    exec::{Batch, Executor, Gradients, Key, Mode, Purpose, Targets},
     program::{Op, Program, ValueId},
 };
 use checkpoint::{Checkpoint, Tensor};
@@ -326,16 +327,9 @@ impl Teacher {
     }
 }
 
-fn train<T: Trainee>(
-    trainee: &mut T,
-    data: &dyn Source,
-    options: &FinetuneOptions,
-    checkpoint: Option<&Path>,
-    stop: &AtomicBool,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<FinetuneReport, FinetuneError> {
-    let samples = options.limit.unwrap_or(usize::MAX).min(data.len());
-    if samples == 0 || options.batch == 0 {
+/// Checks that there is something to train, and that the options, the data and the network go together.
+fn check(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> Result<(), FinetuneError> {
+    if data.len().min(options.limit.unwrap_or(usize::MAX)) == 0 || options.batch == 0 {
         return Err(FinetuneError::Options(
             "there is nothing to train on: the data, --limit and --batch must not be 0".into(),
         ));
@@ -348,49 +342,71 @@ fn train<T: Trainee>(
             "cross-entropy needs labels and the data has none; --loss distill does without".into(),
         ));
     }
-    if trainee.program().inputs.len() != 1 {
+    if program.inputs.len() != 1 {
         return Err(FinetuneError::Options(format!(
             "the network has {} inputs; only networks with one can be trained",
-            trainee.program().inputs.len()
+            program.inputs.len()
         )));
     }
     if options.loss == Loss::CrossEntropy {
-        let outputs =
-            evaluate::classes(trainee.program()).map_err(|error| FinetuneError::Options(error.to_string()))?;
+        let outputs = evaluate::classes(program).map_err(|error| FinetuneError::Options(error.to_string()))?;
         data.check_classes(outputs)?;
     }
-    if trainee.program().nodes.iter().any(|node| matches!(node.op, Op::DenoiseTile { .. })) {
+    if program.nodes.iter().any(|node| matches!(node.op, Op::DenoiseTile { .. })) {
         return Err(FinetuneError::Options(
             "its denoisers are integers of the digital tile; train the package before it is lowered".into(),
         ));
     }
-    let parameters = trainable(trainee.program());
-    let steps_per_epoch = samples.div_ceil(options.batch) as u64;
-    let steps = steps_per_epoch * u64::from(options.epochs);
-    let mut report = FinetuneReport {
-        completed: true,
-        resumed_from: None,
-        steps: 0,
-        samples,
-        losses: Vec::new(),
-        accuracies: Vec::new(),
-    };
-    if parameters.is_empty() {
-        return Ok(report);
+    Ok(())
+}
+
+/// How far a run has come: all that a checkpoint holds but the weights' values.
+struct State {
+    identity: BTreeMap<String, String>,
+    parameters: Vec<(ValueId, String)>,
+    optimizers: Vec<Adam>,
+    report: FinetuneReport,
+    /// The sum of the losses, and the hits, of the epoch that `report.steps` is in.
+    loss: f64,
+    correct: u64,
+}
+
+impl State {
+    /// The start of a run over so many samples.
+    fn new<T: Trainee>(trainee: &T, data: &dyn Source, options: &FinetuneOptions, samples: usize) -> Self {
+        let parameters = trainable(trainee.program());
+        Self {
+            identity: identity(trainee.program(), data, options),
+            optimizers: parameters.iter().map(|&(id, _)| Adam::new(trainee.weight(id).len())).collect(),
+            parameters,
+            report: FinetuneReport {
+                completed: true,
+                resumed_from: None,
+                steps: 0,
+                samples,
+                losses: Vec::new(),
+                accuracies: Vec::new(),
+            },
+            loss: 0.0,
+            correct: 0,
+        }
     }
 
-    let identity = identity(trainee.program(), data, options);
-    let mut optimizers: Vec<Adam> = parameters.iter().map(|&(id, _)| Adam::new(trainee.weight(id).len())).collect();
-    // The loss and hits of the epoch that `report.steps` is in.
-    let (mut loss, mut correct) = (0.0, 0u64);
-    if let Some(path) = checkpoint.filter(|path| options.resume && path.exists()) {
-        let state = Checkpoint::read(path)?;
-        state.check_options(path, &identity)?;
-        let fits = state.tensors.len() == parameters.len()
-            && state.step <= steps
-            && state.losses.len() as u64 == state.step / steps_per_epoch
-            && state.accuracies.len() == state.losses.len()
-            && state.tensors.iter().zip(&parameters).all(|(tensor, (id, name))| {
+    /// Goes on where a checkpoint left off.
+    fn resume<T: Trainee>(
+        &mut self,
+        trainee: &mut T,
+        path: &Path,
+        steps: u64,
+        steps_per_epoch: u64,
+    ) -> Result<(), FinetuneError> {
+        let saved = Checkpoint::read(path)?;
+        saved.check_options(path, &self.identity)?;
+        let fits = saved.tensors.len() == self.parameters.len()
+            && saved.step <= steps
+            && saved.losses.len() as u64 == saved.step / steps_per_epoch
+            && saved.accuracies.len() == saved.losses.len()
+            && saved.tensors.iter().zip(&self.parameters).all(|(tensor, (id, name))| {
                 let len = trainee.weight(*id).len();
                 tensor.name == *name
                     && [&tensor.weight, &tensor.first, &tensor.second].iter().all(|values| values.len() == len)
@@ -398,31 +414,31 @@ fn train<T: Trainee>(
         if !fits {
             return Err(CheckpointError::corrupt(path, "its weights are not this package's").into());
         }
-        for ((tensor, &(id, _)), optimizer) in state.tensors.iter().zip(&parameters).zip(&mut optimizers) {
+        for ((tensor, &(id, _)), optimizer) in saved.tensors.iter().zip(&self.parameters).zip(&mut self.optimizers) {
             trainee.set_weight(id, &tensor.weight)?;
-            *optimizer = Adam::resume(tensor.first.clone(), tensor.second.clone(), state.step);
+            *optimizer = Adam::resume(tensor.first.clone(), tensor.second.clone(), saved.step);
         }
-        report.steps = state.step;
-        report.resumed_from = Some(state.step);
-        report.losses = state.losses;
-        report.accuracies = state.accuracies;
-        (loss, correct) = (state.epoch_loss, state.epoch_correct);
+        self.report.steps = saved.step;
+        self.report.resumed_from = Some(saved.step);
+        self.report.losses = saved.losses;
+        self.report.accuracies = saved.accuracies;
+        (self.loss, self.correct) = (saved.epoch_loss, saved.epoch_correct);
+        Ok(())
     }
 
-    let save = |trainee: &T, optimizers: &[Adam], report: &FinetuneReport, loss: f64, correct: u64| {
-        let Some(path) = checkpoint else {
-            return Ok(());
-        };
+    /// Writes a checkpoint.
+    fn save<T: Trainee>(&self, trainee: &T, path: &Path) -> Result<(), CheckpointError> {
         Checkpoint {
-            options: identity.clone(),
-            step: report.steps,
-            epoch_loss: loss,
-            epoch_correct: correct,
-            losses: report.losses.clone(),
-            accuracies: report.accuracies.clone(),
-            tensors: parameters
+            options: self.identity.clone(),
+            step: self.report.steps,
+            epoch_loss: self.loss,
+            epoch_correct: self.correct,
+            losses: self.report.losses.clone(),
+            accuracies: self.report.accuracies.clone(),
+            tensors: self
+                .parameters
                 .iter()
-                .zip(optimizers)
+                .zip(&self.optimizers)
                 .map(|((id, name), optimizer)| Tensor {
                     name: name.clone(),
                     weight: trainee.weight(*id).to_vec(),
@@ -432,25 +448,65 @@ fn train<T: Trainee>(
                 .collect(),
         }
         .write(path)
-    };
+    }
+
+    /// One step of every optimizer.
+    fn update<T: Trainee>(&mut self, trainee: &mut T, gradients: &Gradients, rate: f64) -> Result<(), ExecError> {
+        let mut weights = Vec::new();
+        for (&(id, ref name), optimizer) in self.parameters.iter().zip(&mut self.optimizers) {
+            let gradient = gradients
+                .weights
+                .get(&id)
+                .ok_or_else(|| ExecError::Program(format!("the executor gave no gradient for `{name}`")))?;
+            weights.clear();
+            weights.extend_from_slice(trainee.weight(id));
+            optimizer.step(&mut weights, gradient, rate);
+            trainee.set_weight(id, &weights)?;
+        }
+        self.loss += gradients.loss;
+        self.correct += gradients.correct as u64;
+        self.report.steps += 1;
+        Ok(())
+    }
+}
+
+fn train<T: Trainee>(
+    trainee: &mut T,
+    data: &dyn Source,
+    options: &FinetuneOptions,
+    checkpoint: Option<&Path>,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<FinetuneReport, FinetuneError> {
+    check(trainee.program(), data, options)?;
+    let samples = options.limit.unwrap_or(usize::MAX).min(data.len());
+    let steps_per_epoch = samples.div_ceil(options.batch) as u64;
+    let steps = steps_per_epoch * u64::from(options.epochs);
+    let mut state = State::new(trainee, data, options, samples);
+    if state.parameters.is_empty() {
+        return Ok(state.report);
+    }
+    if let Some(path) = checkpoint.filter(|path| options.resume && path.exists()) {
+        state.resume(trainee, path, steps, steps_per_epoch)?;
+    }
+    let save = |state: &State, trainee: &T| checkpoint.map_or(Ok(()), |path| state.save(trainee, path));
 
     let start = Instant::now();
     let mut trained = 0;
     let mut inputs = Vec::new();
-    let mut weights = Vec::new();
     let mut teacher = Teacher::default();
-    while report.steps < steps {
-        let epoch = report.steps / steps_per_epoch;
+    while state.report.steps < steps {
+        let epoch = state.report.steps / steps_per_epoch;
         let order = data::permutation(samples, options.seed, "train", epoch);
-        let done = (report.steps % steps_per_epoch) as usize;
+        let done = (state.report.steps % steps_per_epoch) as usize;
         data.announce(order.chunks(options.batch).skip(done).map(<[usize]>::to_vec).collect());
         for indices in order.chunks(options.batch).skip(done) {
             if stop.load(Ordering::Relaxed) {
-                report.completed = false;
-                save(trainee, &optimizers, &report, loss, correct)?;
-                return Ok(report);
+                state.report.completed = false;
+                save(&state, trainee)?;
+                return Ok(state.report);
             }
-            let step = report.steps;
+            let step = state.report.steps;
             data.load(indices, &mut inputs)?;
             let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
             let batch = Batch { inputs: &[&inputs], samples: &ids };
@@ -468,39 +524,26 @@ fn train<T: Trainee>(
             if !gradients.loss.is_finite() {
                 return Err(FinetuneError::Diverged { step, loss: gradients.loss });
             }
-            let rate = options.recipe.scheduled(options.learning_rate, step, steps);
-            for (&(id, ref name), optimizer) in parameters.iter().zip(&mut optimizers) {
-                let gradient = gradients
-                    .weights
-                    .get(&id)
-                    .ok_or_else(|| ExecError::Program(format!("the executor gave no gradient for `{name}`")))?;
-                weights.clear();
-                weights.extend_from_slice(trainee.weight(id));
-                optimizer.step(&mut weights, gradient, rate);
-                trainee.set_weight(id, &weights)?;
-            }
-            loss += gradients.loss;
-            correct += gradients.correct as u64;
+            state.update(trainee, &gradients, options.recipe.scheduled(options.learning_rate, step, steps))?;
             trained += indices.len();
-            report.steps += 1;
             let seen = ((step % steps_per_epoch) as usize + 1) * options.batch;
             let seen = seen.min(samples) as f64;
             progress(Progress {
                 epoch: epoch as u32,
                 epochs: options.epochs,
-                step: report.steps,
+                step: state.report.steps,
                 steps,
-                loss: loss / seen,
-                accuracy: 100.0 * correct as f64 / seen,
+                loss: state.loss / seen,
+                accuracy: 100.0 * state.correct as f64 / seen,
                 images_per_second: trained as f64 / start.elapsed().as_secs_f64().max(1e-9),
             });
         }
-        report.losses.push(loss / samples as f64);
-        report.accuracies.push(100.0 * correct as f64 / samples as f64);
-        (loss, correct) = (0.0, 0);
-        save(trainee, &optimizers, &report, loss, correct)?;
+        state.report.losses.push(state.loss / samples as f64);
+        state.report.accuracies.push(100.0 * state.correct as f64 / samples as f64);
+        (state.loss, state.correct) = (0.0, 0);
+        save(&state, trainee)?;
     }
-    Ok(report)
+    Ok(state.report)
 }
 
 #[cfg(test)]

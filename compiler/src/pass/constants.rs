@@ -1,6 +1,6 @@
 //! Constants as the passes see them: the values behind `tosa.const` and `ml_program.global_load_const`, and new ones.
 
-use super::{PassContext, PassError};
+use super::definition::{PassContext, PassError};
 use melior::{
     Context,
     ir::{

@@ -5,8 +5,6 @@ use mxc_runtime::package::CalibrationSource;
 /// What the passes of a pipeline reported; the last run of a pass counts.
 #[derive(Clone, Debug, Default)]
 pub struct Reports {
-    /// By `canonicalize-graph`.
-    pub graph: Option<GraphReport>,
     /// By `rank-sensitivity`.
     pub calibration: Option<CalibrationRun>,
     /// By `insert-denoisers`.
@@ -26,19 +24,6 @@ pub struct SigmaPath {
     pub limit: f64,
     /// Whether the ratio reaches the limit.
     pub kept: bool,
-}
-
-/// How the graph rewriting went.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GraphReport {
-    /// Iterations until saturation or a limit.
-    pub iterations: usize,
-    /// E-nodes at the end.
-    pub nodes: usize,
-    /// The limit that ended it before saturation, in words.
-    pub limit: Option<String>,
-    /// Operations before and after.
-    pub operations: [usize; 2],
 }
 
 /// What calibration ran on.

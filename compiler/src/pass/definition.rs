@@ -1,6 +1,6 @@
 //! What a pass is: its trait, its options, what it may read and leave behind besides the IR, and how it fails.
 
-use crate::passes::reports::Reports;
+use super::reports::Reports;
 use melior::Context;
 use mxc_dialects::erase::ModuleMut;
 use mxc_runtime::{hardware::Hardware, store::WeightStore};

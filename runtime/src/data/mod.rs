@@ -20,10 +20,7 @@ mod npz;
 mod picture;
 mod resize;
 
-use crate::{
-    package::{Preprocessing, identity},
-    sync::lock,
-};
+use crate::{files::identity, package::Preprocessing, sync::lock};
 use folder::ImageFolder;
 pub use folder::read_classes;
 pub use npz::check_npz;

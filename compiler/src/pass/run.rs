@@ -4,7 +4,11 @@
 //! slot beside it; diagnostics that MLIR itself emits (its verifier, upstream passes) are added to it. Each step has
 //! a pass manager of its own, which lets the failing step be named and the IR be looked at in between.
 
-use super::{PassContext, PassError, Pipeline, pipeline::Step};
+use super::{
+    definition::{PassContext, PassError},
+    pipeline::{Pipeline, Step},
+    registry::Registry,
+};
 use melior::{
     Context,
     ir::{
@@ -12,7 +16,7 @@ use melior::{
         operation::{OperationLike, OperationPrintingFlags},
         r#type::TypeId,
     },
-    pass::{ExternalPass, Pass as MlirPass, PassManager, create_external, transform},
+    pass::{ExternalPass, PassManager, create_external},
 };
 use mxc_dialects::{erase, ir};
 use std::{
@@ -120,7 +124,7 @@ pub fn run_pipeline<'c>(
     }
     for step in &pipeline.steps {
         let start = Instant::now();
-        let error = run_step(context, module, step, cx).err();
+        let error = run_step(pipeline.registry, context, module, step, cx).err();
         if let Some(times) = options.timing {
             times.add(&step.name, start.elapsed());
         }
@@ -144,6 +148,7 @@ pub fn run_pipeline<'c>(
 }
 
 fn run_step<'c>(
+    registry: &Registry,
     context: &'c Context,
     module: &mut Module<'c>,
     step: &Step,
@@ -154,7 +159,7 @@ fn run_step<'c>(
     manager.enable_verifier(true);
     let result;
     let messages;
-    if let Some(info) = step.info() {
+    if let Some(info) = registry.find(&step.name) {
         let pass = info.build(&step.options).map_err(|error| PassError::new(error.to_string()))?;
         // The pass manager may clone a pass, hence shared cells; nothing here outlives this function.
         let state = RefCell::new((pass, cx));
@@ -188,8 +193,10 @@ fn run_step<'c>(
         (result, messages) = ir::with_diagnostics(context, || manager.run(module));
         drop(manager);
     } else {
-        let pass =
-            upstream(&step.name).ok_or_else(|| PassError::new("no such pass; mxc opt --show-passes lists them"))?;
+        let upstream = registry
+            .find_upstream(&step.name)
+            .ok_or_else(|| PassError::new("no such pass; mxc opt --show-passes lists them"))?;
+        let pass = (upstream.create)();
         match &step.anchor {
             Some(anchor) => manager.nested_under(anchor).add_pass(pass),
             None => manager.add_pass(pass),
@@ -206,14 +213,5 @@ fn run_step<'c>(
         (None, Ok(())) => Ok(()),
         (None, Err(_)) if messages.is_empty() => Err(PassError::new("MLIR gave no reason")),
         (None, Err(_)) => Err(PassError::new(messages.join("\n  "))),
-    }
-}
-
-fn upstream(name: &str) -> Option<MlirPass> {
-    match name {
-        "canonicalize" => Some(transform::create_canonicalizer()),
-        "cse" => Some(transform::create_cse()),
-        "symbol-dce" => Some(transform::create_symbol_dce()),
-        _ => None,
     }
 }
