@@ -8,3 +8,4 @@ pub mod files;
 pub mod import;
 pub mod opt;
 pub mod passes;
+pub mod tile;

@@ -1,5 +1,5 @@
-//! Where egg works: the graph rewrites of `canonicalize-graph`, what is left of a denoising block whose σ̂ is negligible
-//! ([`cancellation`]), and a denoiser's mapping to the digital tile ([`mapping`]).
+//! Where egg works on the network: the graph rewrites of `canonicalize-graph`, and what is left of a denoising block whose σ̂ is
+//! negligible ([`cancellation`]).
 //!
 //! `@main` is read into an e-graph ([`import`]), [`rules`] add equal forms until nothing new is found, [`extract`]
 //! picks the cheapest program, [`export`] writes it back. The values of weights never enter: constants are leaves,
@@ -14,7 +14,6 @@ pub mod fold;
 pub mod grouped;
 pub mod import;
 pub mod language;
-pub mod mapping;
 pub mod origins;
 pub mod rules;
 
