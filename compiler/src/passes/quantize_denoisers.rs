@@ -424,6 +424,10 @@ impl<'c, 'a, 'x> Quantiser<'c, 'a, 'x> {
             let (Some(None), Some(weight)) = (quantised.get(index), weights.get(index)) else {
                 return Err(placed.refused(format!("one term, and only one, must read {part}")));
             };
+            let shape: Vec<_> = parameters[index].layout.shape(placed.site).into_iter().map(Some).collect();
+            if ir::value_shape(*weight) != Some(shape) {
+                return Err(placed.refused(format!("{part} has the type {}, which does not fit", weight.r#type())));
+            }
             let words = this.words(*operation, *weight, layer, part, finest)?;
             quantised[index] = Some(words.value);
             Ok(words)

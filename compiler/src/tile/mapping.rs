@@ -419,29 +419,23 @@ impl Search<'_> {
     /// What the chosen nodes say.
     fn mapping(&self, partial: &Partial) -> Mapping {
         let mut mapping = Mapping { strip_rows: partial.strip_rows, ..Mapping::default() };
-        let mut pairs = Vec::new();
         for node in &partial.nodes {
             let numbers: Vec<usize> = node.children().iter().filter_map(|child| self.number(*child)).collect();
-            let cores: Vec<ConvMapping> = node.children().iter().filter_map(|child| self.cores(*child)).collect();
-            let heads = match (node, &numbers[..]) {
+            let convs = match (node, &numbers[..]) {
                 (Tile::ConvOn(_) | Tile::PairOn(_), stages) => stages.to_vec(),
-                (Tile::CancelPair(_), stages) => {
-                    pairs.extend(stages);
-                    Vec::new()
-                }
                 (Tile::ExpandPair(_) | Tile::Expand(_), &[cancel, tile]) => {
                     mapping.channel_tiles.insert(cancel, tile);
-                    if let Tile::ExpandPair(_) = node {
-                        pairs.push(cancel);
-                    }
                     self.task.stages.heads(cancel)
                 }
                 _ => Vec::new(),
             };
+            if let (Tile::CancelPair(_) | Tile::ExpandPair(_), Some(cancel)) = (node, numbers.first()) {
+                mapping.pairs.insert(*cancel);
+            }
+            let cores: Vec<ConvMapping> = node.children().iter().filter_map(|child| self.cores(*child)).collect();
             // A pair has one mapping.
-            mapping.cores.extend(heads.into_iter().zip(cores.into_iter().cycle()));
+            mapping.cores.extend(convs.into_iter().zip(cores.into_iter().cycle()));
         }
-        mapping.pairs.extend(pairs);
         mapping
     }
 

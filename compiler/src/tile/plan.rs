@@ -117,7 +117,7 @@ impl Task {
     }
 
     /// The words of the sums that a step spills.
-    pub fn spilled_words(&self, hardware: &Hardware, strip: &Strip, step: &Step, channels: usize) -> usize {
+    fn spilled_words(&self, hardware: &Hardware, strip: &Strip, step: &Step, channels: usize) -> usize {
         let shape = self.conv_shape(strip, &step.stages, channels);
         step.cores.map_or(0, |cores| cycles::spilled_words(hardware, &shape, &cores))
     }
@@ -144,7 +144,7 @@ impl Task {
     }
 
     /// The cycles of a step for so many channels of its result.
-    pub fn step_cycles(&self, hardware: &Hardware, strip: &Strip, step: &Step, channels: usize) -> u64 {
+    fn step_cycles(&self, hardware: &Hardware, strip: &Strip, step: &Step, channels: usize) -> u64 {
         let all = self.stages.all();
         let words = |rows: Range<usize>| rows.len() * self.columns * channels;
         let unit_cycles = |stage: &StageId| {

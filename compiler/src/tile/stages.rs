@@ -246,7 +246,8 @@ impl Stages {
         Ok(stages.last().copied().flatten().unwrap_or(x))
     }
 
-    /// Checks that units working in place destroy nothing that is read later, and that whole buffers are what is cancelled.
+    /// Checks that units working in place destroy nothing that is read later, that whole buffers are what is cancelled, and
+    /// that no strip draws for another's rows.
     fn check(&self, denoisers: &[&Expression]) -> Result<(), String> {
         for (id, stage) in self.all.iter().enumerate() {
             let term = |id: StageId| &denoisers[self.all[id].denoiser].terms()[self.all[id].term].name;
@@ -268,6 +269,12 @@ impl Stages {
                     "adds some of the rows of `{}` that the tile holds: its noise-cancellation unit takes whole buffers",
                     term(more)
                 )));
+            }
+            if matches!(stage.unit, Unit::Cancel { drawn: Some(_), .. }) && stage.halo > 0 {
+                return Err(refused(
+                    "is random and read by a 3×3 convolution: the tile cannot draw the same for two strips that both need a row"
+                        .to_owned(),
+                ));
             }
         }
         Ok(())
@@ -413,5 +420,9 @@ mod tests {
         e.term("sum", Primitive::Subtract([0, noise]));
         let message = refusal(e);
         assert!(message.contains("`sum` adds some of the rows of `mean`"), "{message}");
+
+        let paper = Kind::named("paper").unwrap().expression();
+        let message = Stages::new(&[paper, &depthwise()], SITE).unwrap_err();
+        assert!(message.contains("`block` is random and read by a 3×3 convolution"), "{message}");
     }
 }
