@@ -77,7 +77,7 @@ fn the_stock_tool_rejects_bad_ir() {
         // A convolution without its window.
         format!(r#"%1 = "analog.conv2d"(%x, %w, %b) {{layer = "conv", {NOISE}}} : {types}"#),
         // A block without its segment sizes and heads.
-        r#"%1 = "denoise.block"(%x, %w, %b) {layer = "fc"} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>"#.to_owned(),
+        r#"%1 = "denoise.paper"(%x, %w, %b) {layer = "fc"} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>"#.to_owned(),
         r#"%1 = "denoise.affine"(%x, %b) {layer = "fc"} : (tensor<?x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>"#.to_owned(),
         // Operations that do not exist.
         r#"%1 = "analog.pooling"(%x) : (tensor<?x2xf32>) -> tensor<?x2xf32>"#.to_owned(),

@@ -7,7 +7,7 @@ use mxc_compiler::{
     import::ImportOptions,
     passes::{PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
 };
-use mxc_dialects::{denoise::bottleneck, dtile, ir, new_context};
+use mxc_dialects::{denoise::expression::Width, dtile, ir, new_context};
 use mxc_runtime::{
     digital::{self, fixed, interpret::Draw, program::TileProgram},
     exec::{Batch, Executor, Key, Mode, Purpose, Targets},
@@ -56,7 +56,7 @@ struct Weights {
 
 fn weights(case: &Case) -> Weights {
     let c = case.sample[2];
-    let b = bottleneck(c);
+    let b = Width::Bottleneck(4).of(c);
     let taps = if case.spatial { 3 } else { 1 };
     let mut numbers = Numbers(c as u64);
     let mut shapes = vec![vec![b, 1, 1, c], vec![b], vec![taps, taps, b, 1], vec![b], vec![c, 1, 1, b], vec![c]];
@@ -115,12 +115,10 @@ fn source(case: &Case) -> String {
     ));
     let mut last = "%y";
     if case.block {
-        let sigma = u8::from(case.sigma);
+        let kind = if case.sigma { "paper" } else { "mean" };
         text.push_str(&format!(
-            "  %d = \"denoise.block\"({last}{operands}) {{bottleneck = {} : i64, layer = \"conv1\", \
-             operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 1, 1, {sigma}, {sigma}>, slope = 7.8125e-03 : f32}} \
-             : ({tensor}{types}) -> {tensor}\n",
-            bottleneck(c)
+            "  %d = \"denoise.{kind}\"({last}{operands}) {{layer = \"conv1\"}} \
+             : ({tensor}{types}) -> {tensor}\n"
         ));
         last = "%d";
     }
@@ -172,7 +170,7 @@ fn float_model(case: &Case, x: &[f64]) -> Vec<f64> {
     let mut out = x.to_vec();
     if case.block {
         let get = |index: usize| -> Vec<f64> { weights.block[index].1.iter().map(|value| f64::from(*value)).collect() };
-        let b = bottleneck(c);
+        let b = Width::Bottleneck(4).of(c);
         let lrelu = |x: f64| if x >= 0.0 { x } else { x / 128.0 };
         let pointwise = |x: &[f64], inputs: usize, w: Vec<f64>, bias: Vec<f64>| -> Vec<f64> {
             x.chunks(inputs)
@@ -568,7 +566,7 @@ fn cost_with_sigma(steps: Option<f64>) -> digital::DenoiserCost {
         let sigma = steps * fixed::exp2(-13);
         format!("measured = {{samples = 4 : i64, input_rms = 5.0e-01 : f64, sigma_rms = {sigma:?} : f64}}, ")
     });
-    let text = text.replace("{bottleneck", &format!("{{{measured}bottleneck"));
+    let text = text.replacen("{layer", &format!("{{{measured}layer"), 1);
     let module = run(&context, &text, "lower-denoisers", &paper).unwrap();
     digital::report(&module, &paper).unwrap().denoisers.remove(0)
 }
@@ -600,7 +598,7 @@ fn what_is_quantised_but_on_no_tile_is_refused() {
     };
     let text = |passes| print_module(&run(&context, &source(&SMALL), passes, &paper).unwrap(), false);
     let error = refused(&text("quantize-denoisers"));
-    assert!(error.contains("denoise.block") && error.contains("only the digital tile"), "{error}");
+    assert!(error.contains("denoise.paper") && error.contains("only the digital tile"), "{error}");
     let error = refused(&text("quantize-denoisers,lower-to-dtile"));
     assert!(error.contains("run schedule-dtile"), "{error}");
 

@@ -7,10 +7,16 @@ use crate::{
 use insta::assert_snapshot;
 use mxc_compiler::{
     driver,
-    export::{self, Affine, Block, ExportError, ExportOptions, LayerDenoisers},
+    export::{self, Denoiser, ExportError, ExportOptions, LayerDenoisers},
     import::{self, ImportOptions},
 };
-use mxc_dialects::origin::Origin;
+use mxc_dialects::{
+    denoise::{
+        Kind,
+        expression::{Parameter, Site},
+    },
+    origin::Origin,
+};
 use mxc_runtime::{
     load,
     store::{Weight, WeightStore},
@@ -28,22 +34,12 @@ fn weight(shape: &[usize], seed: usize) -> Weight {
     Weight::new(shape.to_vec(), values).unwrap()
 }
 
-/// A block for C channels with bottleneck B; `taps` is 3 with spatial axes, else 1.
-fn block(channels: usize, bottleneck: usize, taps: usize, sigma: bool) -> Block {
-    Block {
-        reduce_weight: weight(&[bottleneck, 1, 1, channels], 1),
-        reduce_bias: weight(&[bottleneck], 2),
-        depthwise_weight: weight(&[taps, taps, bottleneck, 1], 3),
-        depthwise_bias: weight(&[bottleneck], 4),
-        mean_weight: weight(&[channels, 1, 1, bottleneck], 5),
-        mean_bias: weight(&[channels], 6),
-        sigma: sigma.then(|| (weight(&[channels, 1, 1, bottleneck], 7), weight(&[channels], 8))),
-        slope: 1.0 / 128.0,
-    }
-}
-
-fn affine(channels: usize) -> Affine {
-    Affine { scale: weight(&[channels], 9), shift: weight(&[channels], 10) }
+/// A denoiser with weights of distinct values.
+fn denoiser(kind: &str, channels: usize, spatial: bool) -> Denoiser {
+    let kind = Kind::named(kind).unwrap();
+    let shape = |parameter: &Parameter| parameter.layout.shape(Site { channels, spatial });
+    let parameters = kind.expression().parameters().iter().enumerate();
+    Denoiser { kind, weights: parameters.map(|(index, parameter)| weight(&shape(parameter), index + 1)).collect() }
 }
 
 /// Two convolutions (one with batch normalization, one with its scale and shift written out), a residual and a classifier.
@@ -74,24 +70,24 @@ fn network() -> Model {
 }
 
 /// The denoisers of a layer whose output, channels last, is a value of the model that has its channels behind the batch.
-fn at(layer: &str, value: &str, shape: &[usize], block: Option<Block>, affine: Option<Affine>) -> LayerDenoisers {
+fn at(layer: &str, value: &str, shape: &[usize], kinds: &[&str]) -> LayerDenoisers {
     let order: &[usize] = if shape.len() == 3 { &[0, 2, 3, 1] } else { &[0, 1] };
     let shape: Vec<_> = std::iter::once(None).chain(shape.iter().copied().map(Some)).collect();
+    let (channels, spatial) = (shape[shape.len() - 1].unwrap(), shape.len() == 4);
     LayerDenoisers {
         layer: layer.to_owned(),
         origins: vec![Origin::new(value, order, &shape)],
-        spatial: shape.len() == 4,
+        spatial,
         shape,
-        block,
-        affine,
+        denoisers: kinds.iter().map(|kind| denoiser(kind, channels, spatial)).collect(),
     }
 }
 
 fn denoisers() -> Vec<LayerDenoisers> {
     vec![
-        at("conv1", "n1", &[4, 5, 4], Some(block(4, 1, 3, true)), Some(affine(4))),
-        at("c2", "n2", &[4, 5, 4], Some(block(4, 2, 3, false)), None),
-        at("fc", "logits", &[3], Some(block(3, 1, 1, true)), Some(affine(3))),
+        at("conv1", "n1", &[4, 5, 4], &["paper", "affine"]),
+        at("c2", "n2", &[4, 5, 4], &["mean"]),
+        at("fc", "logits", &[3], &["paper", "affine"]),
     ]
 }
 
@@ -137,18 +133,22 @@ fn the_rest_of_the_file_stays() {
         assert_eq!((&same.op_type, &same.attribute), (&node.op_type, &node.attribute));
     }
     let parameters: usize = new.iter().map(|tensor| tensor.raw_data.len() / 4).sum();
-    // Without sampling the σ̂ heads stay out: 4 channels with B = 1 and 2, 3 channels with B = 1 and one tap, two affines.
-    assert_eq!(parameters, (4 + 1 + 9 + 1 + 4 + 4) + (8 + 2 + 18 + 2 + 8 + 4) + (3 + 1 + 1 + 1 + 3 + 3) + 8 + 6);
+    // Without sampling the σ̂ heads stay out: twice 4 channels, 3 channels with one tap, all with B = 1; two affines.
+    assert_eq!(parameters, 2 * (4 + 1 + 9 + 1 + 4 + 4) + (3 + 1 + 1 + 1 + 3 + 3) + 8 + 6);
 }
 
-/// The denoisers of one layer on one sample `[H, W, C]`, straight from their definition.
-fn denoise(x: &[f32], [height, width, channels]: [usize; 3], denoisers: &LayerDenoisers) -> Vec<f32> {
+/// The denoisers of one layer on one sample `[H, W, C]` with ε = 0, straight from their definition.
+fn denoise(x: &[f32], [height, width, channels]: [usize; 3], layer: &LayerDenoisers) -> Vec<f32> {
     let mut result = x.to_vec();
-    if let Some(block) = &denoisers.block {
-        let bottleneck = block.reduce_bias.values().len();
-        let lrelu = |value: f32| {
-            if value < 0.0 { value * block.slope } else { value }
-        };
+    for Denoiser { kind, weights } in &layer.denoisers {
+        let channel = |index: usize, of: &Weight| of.values()[index % channels];
+        if kind.name == "affine" {
+            let map = |(index, x): (usize, &f32)| x * channel(index, &weights[0]) + channel(index, &weights[1]);
+            result = result.iter().enumerate().map(map).collect();
+            continue;
+        }
+        let bottleneck = weights[1].len();
+        let lrelu = |value: f32| if value < 0.0 { value / 128.0 } else { value };
         let pointwise = |x: &[f32], weight: &Weight, bias: &Weight| -> Vec<f32> {
             let (outputs, inputs) = (weight.shape()[0], weight.shape()[3]);
             x.chunks(inputs)
@@ -160,31 +160,26 @@ fn denoise(x: &[f32], [height, width, channels]: [usize; 3], denoisers: &LayerDe
                 })
                 .collect()
         };
-        let h: Vec<f32> = pointwise(x, &block.reduce_weight, &block.reduce_bias).into_iter().map(lrelu).collect();
-        let taps = block.depthwise_weight.shape()[0];
+        let h: Vec<f32> = pointwise(&result, &weights[0], &weights[1]).into_iter().map(lrelu).collect();
+        let taps = weights[2].shape()[0];
         let mut g = vec![0.0; h.len()];
         for row in 0..height {
             for column in 0..width {
                 for channel in 0..bottleneck {
-                    let mut sum = block.depthwise_bias.values()[channel];
+                    let mut sum = weights[3].values()[channel];
                     for (dy, dx) in (0..taps).flat_map(|dy| (0..taps).map(move |dx| (dy, dx))) {
                         let (y, x) = ((row + dy).wrapping_sub(taps / 2), (column + dx).wrapping_sub(taps / 2));
                         if y < height && x < width {
                             sum += h[(y * width + x) * bottleneck + channel]
-                                * block.depthwise_weight.values()[(dy * taps + dx) * bottleneck + channel];
+                                * weights[2].values()[(dy * taps + dx) * bottleneck + channel];
                         }
                     }
                     g[(row * width + column) * bottleneck + channel] = lrelu(sum);
                 }
             }
         }
-        let mean = pointwise(&g, &block.mean_weight, &block.mean_bias);
+        let mean = pointwise(&g, &weights[4], &weights[5]);
         result.iter_mut().zip(mean).for_each(|(value, mean)| *value -= mean);
-    }
-    if let Some(affine) = &denoisers.affine {
-        for (index, value) in result.iter_mut().enumerate() {
-            *value = *value * affine.scale.values()[index % channels] + affine.shift.values()[index % channels];
-        }
     }
     result
 }
@@ -322,7 +317,7 @@ fn external_data_goes_along() {
     import::onnx(&context, &path("out/model.onnx"), &options).unwrap();
     // A package that computes something else is found out.
     let mut other = denoisers();
-    other[0].affine = None;
+    other[0].denoisers.pop();
     let error =
         export::onnx_file(&path("model.onnx"), &path("other.onnx"), &other, &ExportOptions::default(), &program);
     assert!(matches!(error, Err(ExportError::Differs { .. })) && !path("other.onnx").exists());
@@ -336,17 +331,17 @@ fn errors() {
     let error = |layers: &[LayerDenoisers], options: &ExportOptions| {
         export::onnx(&network().bytes(), "model.onnx", layers, options).err().unwrap().to_string()
     };
-    let at = |value: &str, block: Block| at("conv1", value, &[4, 5, 4], Some(block), None);
+    let at = |value: &str| at("conv1", value, &[4, 5, 4], &["paper"]);
     let options = ExportOptions::default();
     assert_snapshot!(
-        error(&[at("c9", block(4, 1, 3, true))], &options),
+        error(&[at("c9")], &options),
         @"the model has no value that is the output of layer 'conv1' (looked for: c9)"
     );
-    let mut wrong = block(4, 1, 3, true);
-    wrong.mean_weight = weight(&[4, 1, 1, 2], 5);
+    let mut wrong = at("n1");
+    wrong.denoisers[0].weights[4] = weight(&[4, 1, 1, 2], 5);
     assert_snapshot!(
-        error(&[at("n1", wrong)], &options),
-        @"the denoiser of layer 'conv1' does not fit: the shapes of its weights do not fit together"
+        error(&[wrong], &options),
+        @"the denoiser of layer 'conv1' does not fit: its mean.weight has shape [4, 1, 1, 2], not [4, 1, 1, 1]"
     );
     let options = ExportOptions { sha256: Some("00".to_owned()), ..Default::default() };
     assert!(error(&denoisers(), &options).contains("is not the model that the package was compiled from"));
@@ -359,18 +354,7 @@ fn denoisers_of_a_module() {
     let mut globals = String::new();
     let mut loads = String::new();
     let mut operands = Vec::new();
-    let full = block(4, 1, 3, true);
-    let (sigma_weight, sigma_bias) = full.sigma.clone().unwrap();
-    let all = [
-        full.reduce_weight,
-        full.reduce_bias,
-        full.depthwise_weight,
-        full.depthwise_bias,
-        full.mean_weight,
-        full.mean_bias,
-        sigma_weight,
-        sigma_bias,
-    ];
+    let all = denoiser("paper", 4, true).weights;
     let mut types = Vec::new();
     for (index, weight) in all.into_iter().enumerate() {
         let dims: String = weight.shape().iter().map(|size| format!("{size}x")).collect();
@@ -384,8 +368,7 @@ fn denoisers_of_a_module() {
     let source = format!(
         "{globals}func.func @main(%x: tensor<?x4x5x4xf32>) -> tensor<?x4x5x4xf32> {{
         {loads}
-        %y = \"denoise.block\"(%x, {}) {{layer = \"conv1\", bottleneck = 1 : i64, slope = 7.8125e-3 : f64,
-            operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 1, 1, 1, 1>}}
+        %y = \"denoise.paper\"(%x, {}) {{layer = \"conv1\"}}
             : (tensor<?x4x5x4xf32>, {}) -> tensor<?x4x5x4xf32>
         return %y : tensor<?x4x5x4xf32>
         }}",
@@ -396,8 +379,7 @@ fn denoisers_of_a_module() {
     let found = export::denoisers(&module, &weights).unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].layer, "conv1");
-    let block = found[0].block.as_ref().unwrap();
-    assert_eq!(block.slope, 1.0 / 128.0);
-    assert_eq!(block.sigma.as_ref().unwrap().1.values(), weights.get("w7").unwrap().values());
-    assert!(found[0].affine.is_none());
+    let [denoiser] = found[0].denoisers.as_slice() else { panic!("{found:?}") };
+    assert_eq!((denoiser.kind.name, denoiser.weights.len()), ("paper", 8));
+    assert_eq!(denoiser.weights[7].values(), weights.get("w7").unwrap().values());
 }

@@ -15,6 +15,7 @@ mod guide_pass;
 mod images;
 mod import;
 mod inputs;
+mod kinds;
 mod layers;
 mod models;
 mod onnx_model;

@@ -1,6 +1,6 @@
 //! The `analog`, `denoise` and `dtile` MLIR dialects of mxc.
 //!
-//! The dialects are IRDL files (`dialects/irdl`), loaded into a context by [`new_context`]; a stock
+//! The dialects are IRDL (`dialects/irdl`, and [`denoise::irdl`] made from the kinds of denoisers), loaded into a context by [`new_context`]; a stock
 //! `mlir-opt --irdl-file=…` given [`irdl_source`] reads the same IR. The modules [`analog`], [`denoise`] and [`dtile`]
 //! hold typed views of their operations, [`ir`] what all of them and the passes need of MLIR, [`erase`] the way to erase
 //! operations, [`verify`] the checks that IRDL cannot state, and [`ffi`] the few calls that melior lacks.
@@ -21,12 +21,11 @@ use melior::{
 };
 
 const ANALOG: &str = include_str!("../irdl/analog.mlir");
-const DENOISE: &str = include_str!("../irdl/denoise.mlir");
 const DTILE: &str = include_str!("../irdl/dtile.mlir");
 
-/// The three IRDL files concatenated into one, as `mlir-opt --irdl-file` takes it (it honours only its last occurrence).
+/// The three IRDL definitions concatenated into one, as `mlir-opt --irdl-file` takes it (it honours only its last occurrence).
 pub fn irdl_source() -> String {
-    [ANALOG, DENOISE, DTILE].concat()
+    [ANALOG, &denoise::irdl(), DTILE].concat()
 }
 
 /// A single-threaded context that knows every dialect mxc reads or writes: `builtin`, `func`, `tosa`, `ml_program`,
@@ -34,7 +33,7 @@ pub fn irdl_source() -> String {
 ///
 /// # Panics
 ///
-/// When the IRDL files built into this crate do not load, which the crate's tests exclude.
+/// When the IRDL built into this crate does not load, which the crate's tests exclude.
 pub fn new_context() -> Context {
     let registry = DialectRegistry::new();
     for handle in [
@@ -52,7 +51,7 @@ pub fn new_context() -> Context {
     context.load_all_available_dialects();
     let loaded =
         Module::parse(&context, &irdl_source()).is_some_and(|module| melior::utility::load_irdl_dialects(&module));
-    assert!(loaded, "the IRDL files of mxc-dialects are valid");
+    assert!(loaded, "the IRDL of mxc-dialects is valid");
     context
 }
 
@@ -67,8 +66,7 @@ mod tests {
             "analog.conv2d",
             "analog.depthwise_conv2d",
             "analog.fully_connected",
-            "denoise.block",
-            "denoise.affine",
+            "denoise.paper",
             "tosa.conv2d",
             "ml_program.global",
         ] {

@@ -2,7 +2,8 @@
 
 use crate::{
     analog::{self, AnalogOp, Kind, Window},
-    denoise, dtile, ir,
+    denoise::{self, expression::Site},
+    dtile, ir,
 };
 use melior::ir::{
     Module, OperationRef, ShapedTypeLike, TypeLike, Value, ValueLike, operation::OperationLike,
@@ -23,20 +24,19 @@ pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
         }
     }
     let mut layers = BTreeSet::new();
-    let mut blocks = BTreeSet::new();
-    let mut affines = BTreeSet::new();
+    let mut placed = BTreeSet::new();
     for function in functions {
         let mut outputs = BTreeMap::new();
         for operation in ir::entry_block(function).map(ir::block_ops).unwrap_or_default() {
             let name = ir::op_name(&operation);
-            let result = match name.as_str() {
-                "ml_program.global_load_const" => verify_load(&operation, &globals),
-                "denoise.block" => verify_block(operation, &outputs, &mut blocks),
-                "denoise.affine" => verify_affine(operation, &outputs, &mut affines),
-                _ => match AnalogOp::new(operation) {
-                    Some(op) => verify_analog(op, &mut layers, &mut outputs),
-                    None => Ok(()),
-                },
+            let result = if name == "ml_program.global_load_const" {
+                verify_load(&operation, &globals)
+            } else if let Some(block) = denoise::Denoiser::new(operation) {
+                verify_denoiser(block, &outputs, &mut placed)
+            } else if let Some(op) = AnalogOp::new(operation) {
+                verify_analog(op, &mut layers, &mut outputs)
+            } else {
+                Ok(())
             };
             if let Err(message) = result {
                 let layer =
@@ -94,7 +94,7 @@ fn float_shape(what: &str, value: Option<Value<'_, '_>>) -> Result<Shape, String
 fn verify_analog(
     op: AnalogOp<'_, '_>,
     layers: &mut BTreeSet<String>,
-    layer_outputs: &mut BTreeMap<String, LayerOutput>,
+    layer_outputs: &mut BTreeMap<String, Site>,
 ) -> Result<(), String> {
     let layer = op.layer();
     if layer.is_empty() {
@@ -146,7 +146,7 @@ fn verify_analog(
             outputs.map_or("?".to_owned(), |outputs| outputs.to_string())
         ));
     }
-    layer_outputs.insert(layer, LayerOutput { channels: outputs.unwrap_or_default(), is_spatial: op.is_spatial() });
+    layer_outputs.insert(layer, Site { channels: outputs.unwrap_or_default(), spatial: op.is_spatial() });
     Ok(())
 }
 
@@ -211,73 +211,32 @@ fn convolution_output(
     Ok(output)
 }
 
-/// What an analog layer gives its denoisers.
-#[derive(Clone, Copy)]
-struct LayerOutput {
-    channels: usize,
-    /// See [`AnalogOp::is_spatial`].
-    is_spatial: bool,
-}
-
-/// What both denoisers have in common; what their layer gives them.
 fn verify_denoiser(
-    operation: &OperationRef<'_, '_>,
-    layers: &BTreeMap<String, LayerOutput>,
-    placed: &mut BTreeSet<String>,
-) -> Result<LayerOutput, String> {
-    let layer = ir::string_attr(operation, analog::LAYER).unwrap_or_default();
-    let found = *layers.get(&layer).ok_or("no analog layer of this name comes before it")?;
-    if !placed.insert(layer) {
-        return Err("the layer has another denoiser of this kind".to_owned());
+    block: denoise::Denoiser<'_, '_>,
+    layers: &BTreeMap<String, Site>,
+    placed: &mut BTreeSet<(String, denoise::Stage)>,
+) -> Result<(), String> {
+    let layer = block.layer();
+    let site = *layers.get(&layer).ok_or("no analog layer of this name comes before it")?;
+    let kind = block.kind();
+    if placed.range((layer.clone(), kind.stage)..).next().is_some_and(|(other, _)| *other == layer) {
+        return Err(match kind.stage {
+            denoise::Stage::Block => "the layer has another block, or an affine before it".to_owned(),
+            denoise::Stage::Affine => "the layer has another affine".to_owned(),
+        });
     }
+    placed.insert((layer, kind.stage));
     let shape = |value: Option<Value<'_, '_>>| value.and_then(ir::value_shape).unwrap_or_default();
-    let input = shape(operation.operand(0).ok());
-    let output = shape(operation.result(0).ok().map(Value::from));
+    let (input, output) = (shape(block.input()), shape(block.output()));
     if input != output {
         return Err(format!("the input is {} but the output {}", show(&input), show(&output)));
     }
-    if input.last() != Some(&Some(found.channels)) {
-        return Err(format!("the input is {} but the layer has {} channels", show(&input), found.channels));
-    }
-    Ok(found)
-}
-
-fn verify_block(
-    operation: OperationRef<'_, '_>,
-    layers: &BTreeMap<String, LayerOutput>,
-    placed: &mut BTreeSet<String>,
-) -> Result<(), String> {
-    let LayerOutput { channels, is_spatial } = verify_denoiser(&operation, layers, placed)?;
-    let block = denoise::Block::new(operation).ok_or("it is no denoise.block")?;
-    let width = denoise::bottleneck(channels);
-    if block.bottleneck() != Some(width) {
-        return Err(format!("its bottleneck must be {width} for {channels} channels"));
-    }
-    if !block.slope().is_some_and(|slope| slope > 0.0 && slope < 1.0) {
-        return Err("its slope must lie between 0 and 1".to_owned());
+    if input.last() != Some(&Some(site.channels)) {
+        return Err(format!("the input is {} but the layer has {} channels", show(&input), site.channels));
     }
     block.measured()?;
-    let weights = block.weights();
-    if weights.len() != 6 && weights.len() != 8 {
-        return Err("sigma_weight and sigma_bias go together".to_owned());
-    }
-    let shapes = denoise::block_weight_shapes(channels, is_spatial);
-    for ((part, shape), weight) in denoise::BLOCK_WEIGHTS.iter().zip(shapes).zip(weights) {
-        check_weight(part, weight, &shape)?;
-    }
-    Ok(())
-}
-
-fn verify_affine(
-    operation: OperationRef<'_, '_>,
-    layers: &BTreeMap<String, LayerOutput>,
-    placed: &mut BTreeSet<String>,
-) -> Result<(), String> {
-    let channels = verify_denoiser(&operation, layers, placed)?.channels;
-    let affine = denoise::Affine::new(operation).ok_or("it is no denoise.affine")?;
-    let weights = [affine.scale(), affine.shift()];
-    for (part, weight) in denoise::AFFINE_WEIGHTS.iter().zip(weights) {
-        check_weight(part, weight.ok_or("it lacks an operand")?, &[channels])?;
+    for (parameter, weight) in kind.expression().parameters().iter().zip(block.weights()) {
+        check_weight(&parameter.name, weight, &parameter.layout.shape(site))?;
     }
     Ok(())
 }

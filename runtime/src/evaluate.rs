@@ -784,7 +784,11 @@ mod tests {
             reference: "rms".into(),
             calibration: None,
         };
-        let node = Node { op: Op::DenoiseAffine { layer: 0 }, inputs: vec![0, 2, 2], output: 1 };
+        let node = Node {
+            op: Op::Denoise { layer: 0, kind: mxc_dialects::denoise::Kind::named("affine").unwrap() },
+            inputs: vec![0, 2, 2],
+            output: 1,
+        };
         let weight = Weight::new(vec![3], vec![1.0; 3]);
         Fake {
             program: Program {

@@ -27,7 +27,7 @@ use std::{
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 /// The version of the package format that this program reads and writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// The feature of packages whose model takes bytes, [`Preprocessing::bytes`].
 pub const BYTE_INPUT: &str = "byte-input";
 /// The required features that this program knows; a package that needs another is refused.

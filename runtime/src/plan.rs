@@ -4,6 +4,8 @@
 //! A plan runs **one sample**: batch axes have size 1 (or k, where a reshape folded another axis into the batch). So a
 //! result cannot depend on the batch that a sample comes in.
 
+mod denoise;
+
 use crate::{
     digital::program::TileProgram,
     exec::ExecError,
@@ -20,6 +22,8 @@ use crate::{
     rng::layer_hash,
     store::Weight,
 };
+pub(crate) use denoise::Block;
+use mxc_dialects::denoise::expression::Layout;
 use std::{collections::BTreeSet, sync::Arc};
 
 /// A value of a plan.
@@ -142,8 +146,7 @@ impl Network {
             let multiple = match node.op {
                 Op::Conv2d { .. }
                 | Op::FullyConnected { .. }
-                | Op::DenoiseBlock { .. }
-                | Op::DenoiseAffine { .. }
+                | Op::Denoise { .. }
                 | Op::DenoiseTile { .. }
                 | Op::Take { .. } => operands[0].first().copied().unwrap_or(1),
                 _ => multiple,
@@ -242,7 +245,7 @@ impl Network {
 /// Gradients are known of denoiser weights only.
 fn check_trainables(program: &Program) -> Result<(), ExecError> {
     for (index, node) in program.nodes.iter().enumerate() {
-        let denoiser = matches!(node.op, Op::DenoiseBlock { .. } | Op::DenoiseAffine { .. });
+        let denoiser = matches!(node.op, Op::Denoise { .. });
         for (position, &id) in node.inputs.iter().enumerate() {
             let value = &program.values[id];
             if value.trainable && !(denoiser && position > 0) {
@@ -278,10 +281,13 @@ fn sample_shape(shape: &[Option<usize>], multiple: usize, name: &str) -> Result<
 /// The least and the greatest number of operands.
 fn arity(op: &Op) -> (usize, usize) {
     match op {
-        Op::Conv2d { .. } | Op::FullyConnected { .. } | Op::DenoiseAffine { .. } => (3, 3),
+        Op::Conv2d { .. } | Op::FullyConnected { .. } => (3, 3),
         Op::MatMul | Op::Binary(_) | Op::Take { .. } | Op::Pick { .. } | Op::GridSample(_) => (2, 2),
         Op::Select | Op::Scatter { .. } => (3, 3),
-        Op::DenoiseBlock { .. } => (7, 9),
+        Op::Denoise { kind, .. } => {
+            let count = 1 + kind.expression().parameters().len();
+            (count, count)
+        }
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -297,12 +303,6 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
         (x.len() == wanted).then_some(()).ok_or_else(|| format!("its operand has rank {}, not {wanted}", x.len()))
     };
     let axis_in = |axis: usize| (axis < x.len()).then_some(()).ok_or_else(|| format!("there is no axis {axis}"));
-    let vector = |operand: usize, len: usize| {
-        let shape = operands[operand];
-        (shape.iter().product::<usize>() == len)
-            .then_some(())
-            .ok_or_else(|| format!("operand {operand} has shape {shape:?}, not {len} elements"))
-    };
     let windows = |kernel: [usize; 2], stride: [usize; 2], pad: [usize; 4], dilation: [usize; 2]| {
         let mut sizes = [0; 2];
         for axis in 0..2 {
@@ -358,33 +358,13 @@ fn check_shapes(op: &Op, operands: &[&Vec<usize>], result: &[usize]) -> Result<(
             }
             expect("the product", [images, &[*rows, *columns]].concat())
         }
-        Op::DenoiseBlock { .. } => {
-            let channels = x.last().copied().unwrap_or(0);
-            let bottleneck = operands[2].iter().product::<usize>();
-            // 3×3 after a convolution, 1×1 after a fully connected layer.
-            let taps = if x.len() == 4 && operands[3].iter().product::<usize>() != bottleneck { 9 } else { 1 };
-            for (operand, len) in [
-                (1, bottleneck * channels),
-                (3, taps * bottleneck),
-                (4, bottleneck),
-                (5, bottleneck * channels),
-                (6, channels),
-                (7, bottleneck * channels),
-                (8, channels),
-            ] {
-                if operand < operands.len() {
-                    vector(operand, len)?;
-                }
+        Op::Denoise { kind, .. } => {
+            let shapes: Vec<_> = operands[1..].iter().map(|shape| shape.as_slice()).collect();
+            let site = kind.expression().fit(x.last().copied().unwrap_or(0), &shapes)?;
+            let reaches = |layout| matches!(layout, Layout::Depthwise(_));
+            if site.spatial && kind.expression().parameters().iter().any(|parameter| reaches(parameter.layout)) {
+                rank(4)?;
             }
-            if operands.len() == 8 {
-                return Err("its sigma path has no bias".to_owned());
-            }
-            expect("the denoiser", x.clone())
-        }
-        Op::DenoiseAffine { .. } => {
-            let channels = x.last().copied().unwrap_or(0);
-            vector(1, channels)?;
-            vector(2, channels)?;
             expect("the denoiser", x.clone())
         }
         Op::DenoiseTile { program, .. } => {
@@ -611,25 +591,6 @@ pub(crate) struct Value {
     saved: bool,
 }
 
-/// The geometry of a denoising block, and its weights.
-#[derive(Clone, Debug)]
-pub(crate) struct Block {
-    pub layer: LayerId,
-    pub slope: f32,
-    /// Pixels: rows of the operand.
-    pub rows: usize,
-    pub channels: usize,
-    pub bottleneck: usize,
-    /// The depthwise stage (1×1 over one row of pixels after a fully connected layer), for each of `images`.
-    pub depthwise: Depthwise,
-    pub images: usize,
-    /// Weights and biases: reduce, depthwise, mean, and sigma unless the kind is `mean`.
-    pub reduce: [ValueId; 2],
-    pub spatial: [ValueId; 2],
-    pub mean: [ValueId; 2],
-    pub sigma: Option<[ValueId; 2]>,
-}
-
 /// A kernel with its geometry.
 #[derive(Clone, Debug)]
 pub(crate) enum Kernel {
@@ -664,8 +625,29 @@ pub(crate) enum Kernel {
     Noise {
         layer: LayerId,
     },
-    /// In place.
+    /// A whole denoising block, in place.
     Block(Box<Block>),
+    /// A denoiser's 1×1 convolution.
+    Pointwise {
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+        weight: ValueId,
+        bias: Option<ValueId>,
+    },
+    /// A denoiser's depthwise convolution.
+    Filter {
+        shape: Depthwise,
+        weight: ValueId,
+        bias: Option<ValueId>,
+    },
+    /// In place.
+    LeakyRelu,
+    /// A denoiser's `number`th ε for every element of its second operand; the first is the denoiser's input.
+    Draw {
+        layer: LayerId,
+        number: usize,
+    },
     /// In place.
     Affine {
         scale: ValueId,
@@ -713,11 +695,48 @@ pub(crate) enum Kernel {
 
 impl Kernel {
     /// Whether it works in place on its first operand's values.
-    fn in_place(&self) -> bool {
+    pub fn in_place(&self) -> bool {
         matches!(
             self,
-            Self::Noise { .. } | Self::Block(_) | Self::Affine { .. } | Self::Tile(_) | Self::Unary(_) | Self::Silu
+            Self::Noise { .. }
+                | Self::Block(_)
+                | Self::LeakyRelu
+                | Self::Affine { .. }
+                | Self::Tile(_)
+                | Self::Unary(_)
+                | Self::Silu
         )
+    }
+
+    /// The denoiser weights that it reads.
+    fn parameters(&self) -> Vec<ValueId> {
+        match self {
+            Self::Block(block) => block.parameters(),
+            Self::Pointwise { weight, bias, .. } | Self::Filter { weight, bias, .. } => {
+                [*weight].into_iter().chain(*bias).collect()
+            }
+            Self::Affine { scale, shift } => vec![*scale, *shift],
+            Self::Convolution { .. }
+            | Self::Depthwise { .. }
+            | Self::FullyConnected { .. }
+            | Self::MatMul { .. }
+            | Self::Noise { .. }
+            | Self::LeakyRelu
+            | Self::Draw { .. }
+            | Self::Tile(_)
+            | Self::Unary(_)
+            | Self::Silu
+            | Self::Binary { .. }
+            | Self::AddClamp { .. }
+            | Self::Average(_)
+            | Self::Maximum(_)
+            | Self::Reduce { .. }
+            | Self::Gather(_)
+            | Self::Take { .. }
+            | Self::Generic(_)
+            | Self::Pad { .. }
+            | Self::Concat { .. } => Vec::new(),
+        }
     }
 }
 
@@ -920,40 +939,7 @@ impl Builder<'_> {
             }
             op if op.cleans().is_some() && !self.key.denoise => x,
             Op::DenoiseTile { program, .. } => self.step(Kernel::Tile(Arc::clone(program)), vec![x], len),
-            Op::DenoiseBlock { layer, slope } => {
-                let channels = result.last().copied().unwrap_or(1);
-                let bottleneck = network.len(node.inputs[2]);
-                let (images, [h, w], kernel) = match result.as_slice() {
-                    &[n, h, w, _] if network.len(node.inputs[3]) != bottleneck => (n, [h, w], 3),
-                    _ => (1, [1, len / channels.max(1)], 1),
-                };
-                let pair = |at: usize| [node.inputs[at], node.inputs[at + 1]];
-                let block = Block {
-                    layer: *layer,
-                    slope: *slope,
-                    rows: len / channels.max(1),
-                    channels,
-                    bottleneck,
-                    depthwise: Depthwise {
-                        input: [h, w],
-                        output: [h, w],
-                        channels: bottleneck,
-                        kernel: [kernel; 2],
-                        stride: [1; 2],
-                        pad: [kernel / 2; 2],
-                        dilation: [1; 2],
-                    },
-                    images,
-                    reduce: pair(1),
-                    spatial: pair(3),
-                    mean: pair(5),
-                    sigma: (node.inputs.len() == 9).then(|| pair(7)),
-                };
-                self.step(Kernel::Block(Box::new(block)), vec![x], len)
-            }
-            Op::DenoiseAffine { .. } => {
-                self.step(Kernel::Affine { scale: node.inputs[1], shift: node.inputs[2] }, vec![x], len)
-            }
+            Op::Denoise { layer, kind } => self.denoise(*layer, kind.expression(), x, &node.inputs[1..], result),
             Op::Unary(Unary::Identity) | Op::Reshape => x,
             // TOSA has no root and no division of floats: they are spelled with reciprocals.
             Op::Unary(op) => match self.operand_of(x, Unary::Rsqrt) {
@@ -1131,18 +1117,18 @@ impl Builder<'_> {
         let trainable = |ids: &[ValueId]| ids.iter().any(|&id| values[id].trainable);
         for index in 0..self.steps.len() {
             let step = &self.steps[index];
-            let starts = match (&step.kernel, self.key.goal) {
-                (_, Goal::Sensitivity) => step.layer.is_some(),
-                (Kernel::Affine { scale, shift }, _) => trainable(&[*scale, *shift]),
-                (Kernel::Block(block), _) => [Some(block.reduce), Some(block.spatial), Some(block.mean), block.sigma]
-                    .iter()
-                    .flatten()
-                    .any(|pair| trainable(pair)),
+            let starts = match self.key.goal {
+                Goal::Sensitivity => step.layer.is_some(),
+                Goal::Train => trainable(&step.kernel.parameters()),
+                Goal::Outputs | Goal::Logits | Goal::Layers => false,
+            };
+            // Integers and booleans are constant almost everywhere; a draw depends on nothing.
+            let constant = match &step.kernel {
+                Kernel::Generic(generic) => generic.result.0 != DType::F32,
+                Kernel::Draw { .. } => true,
                 _ => false,
             };
-            // Integers and booleans have no gradient: they are constant almost everywhere.
-            let integers = matches!(&step.kernel, Kernel::Generic(generic) if generic.result.0 != DType::F32);
-            let passes = !integers && step.inputs.iter().any(|&id| self.values[id].gradient);
+            let passes = !constant && step.inputs.iter().any(|&id| self.values[id].gradient);
             if let Kernel::Generic(generic) = &step.kernel
                 && passes
                 && generic::gradient_reads(&generic.op).is_none()
@@ -1174,8 +1160,14 @@ impl Builder<'_> {
                     Scale::Constant => {}
                     Scale::Signal => saved.extend([step.inputs[0], step.output]),
                 },
-                Kernel::Affine { scale, shift } if !trainable(&[*scale, *shift]) => {}
-                Kernel::Block(_) | Kernel::Affine { .. } | Kernel::Silu => saved.push(step.inputs[0]),
+                Kernel::Pointwise { .. } | Kernel::Filter { .. } | Kernel::Affine { .. }
+                    if !trainable(&step.kernel.parameters()) => {}
+                Kernel::Block(_)
+                | Kernel::Pointwise { .. }
+                | Kernel::Filter { .. }
+                | Kernel::Affine { .. }
+                | Kernel::Silu => saved.push(step.inputs[0]),
+                Kernel::LeakyRelu => saved.push(step.output),
                 Kernel::Unary(op) => match unary_reads(*op) {
                     Reads::Nothing => {}
                     Reads::Input => saved.push(step.inputs[0]),

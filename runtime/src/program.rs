@@ -8,6 +8,7 @@
 
 use crate::{digital::program::TileProgram, store::Weight};
 pub use mxc_dialects::analog::Calibration;
+use mxc_dialects::denoise::Kind;
 use std::sync::Arc;
 
 /// The index of a value in [`Program::values`].
@@ -39,9 +40,12 @@ impl Program {
         self.nodes.iter().any(|node| node.op.cleans().is_some())
     }
 
-    /// Whether any denoising block has a σ̂ path: a block's operands are its input, six weights, and two more for σ̂.
+    /// Whether any denoiser draws: has a σ̂ path.
     pub fn has_sigma(&self) -> bool {
-        self.nodes.iter().any(|node| matches!(node.op, Op::DenoiseBlock { .. }) && node.inputs.len() == 9)
+        self.nodes.iter().any(|node| match node.op {
+            Op::Denoise { kind, .. } => kind.expression().drawn().next().is_some(),
+            _ => false,
+        })
     }
 
     /// The parameters of all denoisers: trainable weights, and weights of the digital tile's programs.
@@ -163,19 +167,12 @@ pub enum Op {
     },
     /// `[…, H, C] × […, C, W] → […, H, W]`, of rank 3 or more and equal leading axes.
     MatMul,
-    /// The denoising block (paper §III-B): input, reduce weight `[B,1,1,C]` and bias, depthwise weight `[3,3,B,1]`
-    /// (`[1,1,B,1]` after a fully connected layer) and bias, mean weight `[C,1,1,B]` and bias, and, unless the kind is `mean`, sigma
-    /// weight `[C,1,1,B]` and bias.
-    DenoiseBlock {
+    /// A denoiser: input, then the parameters of the kind's expression, in order.
+    Denoise {
         /// The layer it cleans.
         layer: LayerId,
-        /// LeakyReLU's slope.
-        slope: f32,
-    },
-    /// input, scale `[C]`, shift `[C]` → `x·scale + shift` per channel (last axis).
-    DenoiseAffine {
-        /// The layer it cleans.
-        layer: LayerId,
+        /// What it computes.
+        kind: &'static Kind,
     },
     /// A layer's denoisers in integers, as a program of the digital tile: quantises, runs the program, dequantises.
     DenoiseTile {
@@ -299,9 +296,7 @@ impl Op {
     /// The layer that it cleans, if it is a denoiser.
     pub fn cleans(&self) -> Option<LayerId> {
         match self {
-            Self::DenoiseBlock { layer, .. } | Self::DenoiseAffine { layer } | Self::DenoiseTile { layer, .. } => {
-                Some(*layer)
-            }
+            Self::Denoise { layer, .. } | Self::DenoiseTile { layer, .. } => Some(*layer),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 use crate::import::ImportOptions;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mxc_dialects::denoise::Kind;
 use mxc_runtime::{noise::NoiseSpec, share};
 use std::{fmt, path::PathBuf};
 
@@ -157,8 +158,8 @@ pub struct CompileArgs {
     /// Where denoisers go: greedy, greedy-fill or at=GLOB,…
     #[arg(long, value_name = "HOW", default_value = "greedy")]
     pub placement: String,
-    /// The denoiser: paper, mean, affine, or a sum such as mean+affine
-    #[arg(long, value_name = "KIND", default_value = "paper")]
+    /// The denoisers' kind.
+    #[arg(long, value_name = "KIND", default_value = "paper", help = format!("The denoiser: {}", Kind::choices()))]
     pub denoiser: String,
     /// The output that holds the logits [default: the first of floats]
     #[arg(long, value_name = "NAME")]

@@ -169,16 +169,13 @@ fn record_sigma(package: &mut Package, path: &Path, executor: &Executor, data: &
     let measured = evaluate::sigma_statistics(executor, data, samples, calibration.seed)?;
     let context = mxc_dialects::new_context();
     let module = ir::parse(&context, &package.module, &path.display().to_string())?;
-    let main = ir::main_function(&module).and_then(ir::entry_block);
-    for operation in main.map(ir::block_ops).unwrap_or_default() {
-        let Some(block) = denoise::Block::new(operation) else {
-            continue;
-        };
+    for block in denoise::Denoiser::all(&module) {
+        let draws = block.kind().expression().drawn().next().is_some();
         let layers = executor.program().layers.iter().zip(&measured);
         let found = layers.filter(|(layer, _)| layer.name == block.layer()).find_map(|(_, measured)| *measured);
         // Without a signal there is no share of it to record.
-        if let Some(found) = found.filter(|found| found.input_rms.is_normal() && found.sigma_rms.is_finite()) {
-            ffi::as_mut(operation).set_attribute(denoise::MEASURED, found.to_attribute(&context));
+        if let Some(found) = found.filter(|found| draws && found.input_rms.is_normal() && found.sigma_rms.is_finite()) {
+            ffi::as_mut(block.operation()).set_attribute(denoise::MEASURED, found.to_attribute(&context));
         }
     }
     package.module = print_module(&module, true).into_bytes();

@@ -1,5 +1,5 @@
-//! Where egg works on the network: the graph rewrites of `canonicalize-graph`, and what is left of a denoising block whose σ̂ is
-//! negligible ([`cancellation`]).
+//! Where egg works on the network and its denoisers: the graph rewrites of `canonicalize-graph`, and what is left of a denoiser
+//! where some of its terms are zero ([`denoiser`]).
 //!
 //! `@main` is read into an e-graph ([`import`]), [`rules`] add equal forms until nothing new is found, [`extract`]
 //! picks the cheapest program, [`export`] writes it back. The values of weights never enter: constants are leaves,
@@ -7,7 +7,7 @@
 //! computes the tensors that are left, in f64.
 
 pub mod analysis;
-pub mod cancellation;
+pub mod denoiser;
 pub mod export;
 pub mod extract;
 pub mod fold;

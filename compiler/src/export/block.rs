@@ -1,8 +1,14 @@
 //! The nodes of one layer's denoisers, in f32 whatever the layer's data type.
 
-use super::{Affine, Block, ExportError, LayerDenoisers};
-use crate::import::{self, integer};
-use mxc_dialects::origin::Step;
+use super::{Denoiser, ExportError, LayerDenoisers};
+use crate::{
+    egraph::denoiser::simplify,
+    import::{self, integer},
+};
+use mxc_dialects::{
+    denoise::{SLOPE, expression::Primitive},
+    origin::Step,
+};
 use mxc_runtime::store::Weight;
 use onnx_protobuf::{AttributeProto, NodeProto, TensorProto, attribute_proto::AttributeType, tensor_proto::DataType};
 use protobuf::Enum;
@@ -16,20 +22,6 @@ pub(super) enum Place {
     First(Vec<usize>),
     /// On the last axis; rows and columns, if there are any, are of size 1, or the block does not reach over them.
     Last,
-}
-
-/// The number of channels that a layer's denoisers work on.
-pub(super) fn channels(denoisers: &LayerDenoisers) -> Result<usize, ExportError> {
-    let block = denoisers.block.as_ref().map(|block| block.mean_bias.shape());
-    let affine = denoisers.affine.as_ref().map(|affine| affine.scale.shape());
-    match (block, affine) {
-        (Some(&[block]), Some(&[affine])) if block == affine => Ok(block),
-        (Some(&[channels]), None) | (None, Some(&[channels])) => Ok(channels),
-        _ => Err(ExportError::Weights {
-            layer: denoisers.layer.clone(),
-            reason: "its parts have different numbers of channels".to_owned(),
-        }),
-    }
 }
 
 /// Builds the nodes of one layer's denoisers.
@@ -51,10 +43,6 @@ impl Builder<'_> {
         let name = import::unique(&format!("mxc.{}.{part}", self.layer), |name| self.taken.contains(name));
         self.taken.insert(name.clone());
         name
-    }
-
-    fn weights_error<T>(&self, reason: impl Into<String>) -> Result<T, ExportError> {
-        Err(ExportError::Weights { layer: self.layer.to_owned(), reason: reason.into() })
     }
 
     fn node(&mut self, op: &str, inputs: &[&str], part: &str, attributes: Vec<AttributeProto>) -> String {
@@ -120,11 +108,8 @@ impl Builder<'_> {
         for step in forth {
             value = self.step(&value, step);
         }
-        if let Some(block) = &denoisers.block {
-            value = self.block(&value, block, sampling)?;
-        }
-        if let Some(affine) = &denoisers.affine {
-            value = self.affine(&value, affine)?;
+        for denoiser in &denoisers.denoisers {
+            value = self.terms(&value, denoiser, sampling)?;
         }
         for step in back {
             value = self.step(&value, step);
@@ -161,108 +146,132 @@ impl Builder<'_> {
         }
     }
 
-    /// `x − (μ̂ [+ ε·σ̂])`.
-    fn block(&mut self, x: &str, block: &Block, sampling: bool) -> Result<String, ExportError> {
-        let &[bottleneck, 1, 1, channels] = block.reduce_weight.shape() else {
-            return self.weights_error(format!("its reduce weight has the shape {:?}", block.reduce_weight.shape()));
+    /// A denoiser, term by term; without sampling ε = 0, and what is left over then.
+    fn terms(&mut self, x: &str, denoiser: &Denoiser, sampling: bool) -> Result<String, ExportError> {
+        let whole = denoiser.kind.expression();
+        let failed = |reason: String| ExportError::Weights { layer: self.layer.to_owned(), reason };
+        let shapes: Vec<_> = denoiser.weights.iter().map(Weight::shape).collect();
+        whole.fit(self.channels, &shapes).map_err(failed)?;
+        let draw = |term: &usize| matches!(whole.terms()[*term].primitive, Primitive::Draw { .. });
+        let zero: Vec<_> = (0..whole.terms().len()).filter(|term| !sampling && draw(term)).collect();
+        let expression = simplify(whole, &zero).map_err(failed)?;
+        let weight = |parameter: usize| {
+            let wanted = &expression.parameters()[parameter];
+            let mut pairs = whole.parameters().iter().zip(&denoiser.weights);
+            pairs.find_map(|(parameter, weight)| (parameter == wanted).then_some(weight))
         };
-        let &[kernel, width, middle, 1] = block.depthwise_weight.shape() else {
-            return self
-                .weights_error(format!("its depthwise weight has the shape {:?}", block.depthwise_weight.shape()));
-        };
-        let mut heads = vec![(&block.mean_weight, &block.mean_bias)];
-        heads.extend(block.sigma.as_ref().map(|(weight, bias)| (weight, bias)));
-        let heads_fit = heads
-            .iter()
-            .all(|(weight, bias)| weight.shape() == [channels, 1, 1, bottleneck] && bias.shape() == [channels]);
-        if channels != self.channels
-            || (kernel, middle) != (width, bottleneck)
-            || kernel % 2 != 1
-            || block.reduce_bias.shape() != [bottleneck]
-            || block.depthwise_bias.shape() != [bottleneck]
-            || !heads_fit
-        {
-            return self.weights_error("the shapes of its weights do not fit together");
+        let missing = || failed("one of its weights is missing".to_owned());
+        let mut values: Vec<String> = Vec::new();
+        for term in expression.terms() {
+            let name = term.name.as_str();
+            let value = match &term.primitive {
+                Primitive::Input => x.to_owned(),
+                Primitive::Pointwise { x, weight: w, bias } => {
+                    let w = weight(*w).ok_or_else(missing)?;
+                    self.pointwise(&values[*x], name, w, bias.and_then(weight))
+                }
+                Primitive::Depthwise { x, weight: w, bias } => {
+                    let w = weight(*w).ok_or_else(missing)?;
+                    self.depthwise(&values[*x], name, w, bias.and_then(weight))
+                }
+                Primitive::LeakyRelu { x } => {
+                    self.node("LeakyRelu", &[&values[*x]], name, vec![float("alpha", SLOPE as f32)])
+                }
+                Primitive::ScaleShift { x, scale, shift } => {
+                    let (scale, shift) = weight(*scale).zip(weight(*shift)).ok_or_else(missing)?;
+                    self.scale_shift(&values[*x], name, scale, shift)
+                }
+                Primitive::Draw { like } => self.node("RandomNormalLike", &[&values[*like]], name, vec![]),
+                Primitive::Multiply([a, b]) => self.node("Mul", &[&values[*a], &values[*b]], name, vec![]),
+                Primitive::Add([a, b]) => self.node("Add", &[&values[*a], &values[*b]], name, vec![]),
+                Primitive::Subtract([a, b]) => self.node("Sub", &[&values[*a], &values[*b]], name, vec![]),
+            };
+            values.push(value);
         }
-        let slope = || vec![float("alpha", block.slope)];
-        let reduced = self.pointwise(x, "reduce", &block.reduce_weight, &block.reduce_bias);
-        let h = self.node("LeakyRelu", &[&reduced], "reduce.relu", slope());
-        let depthwise = self.depthwise(&h, kernel, bottleneck, block);
-        let g = self.node("LeakyRelu", &[&depthwise], "depthwise.relu", slope());
-        let mut noise = self.pointwise(&g, "mean", &block.mean_weight, &block.mean_bias);
-        if let Some((weight, bias)) = block.sigma.as_ref().filter(|_| sampling) {
-            let sigma = self.pointwise(&g, "sigma", weight, bias);
-            let epsilon = self.node("RandomNormalLike", &[&sigma], "epsilon", vec![]);
-            let drawn = self.node("Mul", &[&epsilon, &sigma], "drawn", vec![]);
-            noise = self.node("Add", &[&drawn, &noise], "noise", vec![]);
-        }
-        Ok(self.node("Sub", &[x, &noise], "block", vec![]))
+        values.pop().ok_or_else(missing)
     }
 
     /// A 1×1 convolution, or a matrix product over the last axis; weight `[O, 1, 1, I]`.
-    fn pointwise(&mut self, x: &str, part: &str, weight: &Weight, bias: &Weight) -> String {
+    fn pointwise(&mut self, x: &str, part: &str, weight: &Weight, bias: Option<&Weight>) -> String {
         let (outputs, inputs) = (weight.shape()[0], weight.shape()[3]);
-        let bias = self.constant(&format!("{part}.bias"), &[outputs], bias.values());
+        let bias = bias.map(|bias| self.constant(&format!("{part}.bias"), &[outputs], bias.values()));
         if let Place::First(axes) = &self.place {
             // [O, 1, 1, I] and [O, I, 1, 1] are the same bytes.
             let ones = vec![1; axes.len()];
             let kernel: Vec<i64> = vec![1; axes.len()];
             let dims = [&[outputs, inputs], ones.as_slice()].concat();
             let weight = self.constant(&format!("{part}.weight"), &dims, weight.values());
-            return self.node("Conv", &[x, &weight, &bias], part, vec![integers("kernel_shape", &kernel)]);
+            return self.convolution(x, part, &weight, bias.as_deref(), vec![integers("kernel_shape", &kernel)]);
         }
         let values: Vec<f32> = (0..inputs)
             .flat_map(|input| (0..outputs).map(move |output| (input, output)))
             .map(|(input, output)| weight.values()[output * inputs + input])
             .collect();
         let weight = self.constant(&format!("{part}.weight"), &[inputs, outputs], &values);
-        let product = self.node("MatMul", &[x, &weight], &format!("{part}.product"), vec![]);
-        self.node("Add", &[&product, &bias], part, vec![])
+        self.plus("MatMul", x, part, &weight, bias.as_deref())
     }
 
-    /// One filter per channel; weight `[K, K, B, 1]`. Along an axis of size 1, and along one that is not there, only the
+    fn convolution(
+        &mut self,
+        x: &str,
+        part: &str,
+        weight: &str,
+        bias: Option<&str>,
+        attributes: Vec<AttributeProto>,
+    ) -> String {
+        let inputs: Vec<&str> = [x, weight].into_iter().chain(bias).collect();
+        self.node("Conv", &inputs, part, attributes)
+    }
+
+    /// A product and, if there is one, a bias.
+    fn plus(&mut self, op: &str, x: &str, part: &str, weight: &str, bias: Option<&str>) -> String {
+        let Some(bias) = bias else {
+            return self.node(op, &[x, weight], part, vec![]);
+        };
+        let product = self.node(op, &[x, weight], &format!("{part}.product"), vec![]);
+        self.node("Add", &[&product, bias], part, vec![])
+    }
+
+    /// One filter per channel; weight `[K, K, C, 1]`. Along an axis of size 1, and along one that is not there, only the
     /// middle of a filter meets anything but padding.
-    fn depthwise(&mut self, x: &str, kernel: usize, bottleneck: usize, block: &Block) -> String {
-        let (weight, bias) = (&block.depthwise_weight, &block.depthwise_bias);
-        let bias = self.constant("depthwise.bias", &[bottleneck], bias.values());
+    fn depthwise(&mut self, x: &str, part: &str, weight: &Weight, bias: Option<&Weight>) -> String {
+        let (kernel, channels) = (weight.shape()[0], weight.shape()[2]);
+        let bias = bias.map(|bias| self.constant(&format!("{part}.bias"), &[channels], bias.values()));
         let middle = kernel / 2;
         let along = |axis: usize, axes: &[usize]| if axes.contains(&axis) { 0..kernel } else { middle..middle + 1 };
         let taps = |axes: &[usize]| -> Vec<f32> {
             let (rows, columns) = (along(0, axes), along(1, axes));
-            (0..bottleneck)
+            (0..channels)
                 .flat_map(|channel| rows.clone().map(move |row| (channel, row)))
                 .flat_map(|(channel, row)| columns.clone().map(move |column| (channel, row, column)))
-                .map(|(channel, row, column)| weight.values()[(row * kernel + column) * bottleneck + channel])
+                .map(|(channel, row, column)| weight.values()[(row * kernel + column) * channels + channel])
                 .collect()
         };
+        let name = format!("{part}.weight");
         let Place::First(axes) = self.place.clone() else {
-            let weight = self.constant("depthwise.weight", &[bottleneck], &taps(&[]));
-            let scaled = self.node("Mul", &[x, &weight], "depthwise.product", vec![]);
-            return self.node("Add", &[&scaled, &bias], "depthwise", vec![]);
+            let weight = self.constant(&name, &[channels], &taps(&[]));
+            return self.plus("Mul", x, part, &weight, bias.as_deref());
         };
-        let dims = [vec![bottleneck, 1], vec![kernel; axes.len()]].concat();
-        let weight = self.constant("depthwise.weight", &dims, &taps(&axes));
+        let dims = [vec![channels, 1], vec![kernel; axes.len()]].concat();
+        let weight = self.constant(&name, &dims, &taps(&axes));
         let attributes = vec![
             integers("kernel_shape", &vec![kernel as i64; axes.len()]),
             integers("pads", &vec![middle as i64; 2 * axes.len()]),
-            integer("group", bottleneck as i64),
+            integer("group", channels as i64),
         ];
-        self.node("Conv", &[x, &weight, &bias], "depthwise", attributes)
+        self.convolution(x, part, &weight, bias.as_deref(), attributes)
     }
 
     /// `x·scale + shift` per channel.
-    fn affine(&mut self, x: &str, affine: &Affine) -> Result<String, ExportError> {
-        if affine.scale.shape() != [self.channels] || affine.shift.shape() != [self.channels] {
-            return self.weights_error("its scale and shift do not have one value per channel");
-        }
+    fn scale_shift(&mut self, x: &str, part: &str, scale: &Weight, shift: &Weight) -> String {
         let dims = match &self.place {
-            Place::First(axes) => [vec![self.channels], vec![1; axes.len()]].concat(),
-            Place::Last => vec![self.channels],
+            Place::First(axes) => [vec![scale.len()], vec![1; axes.len()]].concat(),
+            Place::Last => vec![scale.len()],
         };
-        let scale = self.constant("scale", &dims, affine.scale.values());
-        let shift = self.constant("shift", &dims, affine.shift.values());
+        let scale = self.constant("scale", &dims, scale.values());
+        let shift = self.constant("shift", &dims, shift.values());
         let scaled = self.node("Mul", &[x, &scale], "scaled", vec![]);
-        Ok(self.node("Add", &[&scaled, &shift], "affine", vec![]))
+        self.node("Add", &[&scaled, &shift], part, vec![])
     }
 }
 

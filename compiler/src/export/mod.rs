@@ -17,9 +17,10 @@ mod verify;
 pub use verify::Verified;
 
 use crate::import::{self, ImportError};
-use melior::ir::{Module, OperationRef, operation::OperationLike};
+use melior::ir::{Module, Value};
 use mxc_dialects::{
     analog::AnalogOp,
+    denoise::{self, Kind},
     ir,
     origin::{self, Origin},
 };
@@ -36,7 +37,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// The denoisers of one layer. Where it has both, X̂ = affine(block(y)).
+/// The denoisers of one layer.
 #[derive(Clone, Debug, Default)]
 pub struct LayerDenoisers {
     /// The layer's name: its ONNX node's name, or that node's first output's.
@@ -45,42 +46,19 @@ pub struct LayerDenoisers {
     pub origins: Vec<Origin>,
     /// Its output's shape, channels last; `None` is the batch.
     pub shape: Vec<Option<usize>>,
-    /// Whether its output has rows and columns before the channels, over which the block's middle stage reaches.
+    /// Whether its output has rows and columns before the channels, over which depthwise convolutions reach.
     pub spatial: bool,
-    /// The denoising block.
-    pub block: Option<Block>,
-    /// The per-channel affine.
-    pub affine: Option<Affine>,
+    /// In the order in which they act.
+    pub denoisers: Vec<Denoiser>,
 }
 
-/// A denoising block's weights, laid out as the operands of `denoise.block`.
+/// One denoiser.
 #[derive(Clone, Debug)]
-pub struct Block {
-    /// `[B, 1, 1, C]`.
-    pub reduce_weight: Weight,
-    /// `[B]`.
-    pub reduce_bias: Weight,
-    /// `[K, K, B, 1]`.
-    pub depthwise_weight: Weight,
-    /// `[B]`.
-    pub depthwise_bias: Weight,
-    /// `[C, 1, 1, B]`.
-    pub mean_weight: Weight,
-    /// `[C]`.
-    pub mean_bias: Weight,
-    /// The σ̂ head: `[C, 1, 1, B]` and `[C]`; `None` for the kind `mean`.
-    pub sigma: Option<(Weight, Weight)>,
-    /// LeakyReLU's slope.
-    pub slope: f32,
-}
-
-/// A per-channel affine's weights, laid out as the operands of `denoise.affine`.
-#[derive(Clone, Debug)]
-pub struct Affine {
-    /// `[C]`.
-    pub scale: Weight,
-    /// `[C]`.
-    pub shift: Weight,
+pub struct Denoiser {
+    /// What it computes.
+    pub kind: &'static Kind,
+    /// Its weights, in the order of the kind's parameters.
+    pub weights: Vec<Weight>,
 }
 
 /// What the caller decides about an export.
@@ -171,13 +149,8 @@ fn looked_for(values: &[String]) -> String {
 pub fn denoisers(module: &Module<'_>, weights: &WeightStore) -> Result<Vec<LayerDenoisers>, ExportError> {
     let mut layers: Vec<LayerDenoisers> = Vec::new();
     let analog = AnalogOp::all(module);
-    let block = ir::main_function(module).and_then(ir::entry_block);
-    for operation in block.map(ir::block_ops).unwrap_or_default() {
-        let name = ir::op_name(&operation);
-        if name != "denoise.block" && name != "denoise.affine" {
-            continue;
-        }
-        let layer = ir::string_attr(&operation, "layer").unwrap_or_default();
+    for denoiser in denoise::Denoiser::all(module) {
+        let (layer, kind) = (denoiser.layer(), denoiser.kind());
         let index = match layers.iter().position(|each| each.layer == layer) {
             Some(index) => index,
             None => {
@@ -187,40 +160,22 @@ pub fn denoisers(module: &Module<'_>, weights: &WeightStore) -> Result<Vec<Layer
                     origins: op.map(|op| origin::of(&op.operation())).unwrap_or_default(),
                     shape: op.and_then(|op| ir::value_shape(op.output()?)).unwrap_or_default(),
                     spatial: op.is_some_and(|op| op.is_spatial()),
-                    ..Default::default()
+                    denoisers: Vec::new(),
                 });
                 layers.len() - 1
             }
         };
-        let operand = |index: usize| operand_weight(&operation, index, &layer, weights);
-        if name == "denoise.affine" {
-            layers[index].affine = Some(Affine { scale: operand(1)?, shift: operand(2)? });
-        } else {
-            layers[index].block = Some(Block {
-                reduce_weight: operand(1)?,
-                reduce_bias: operand(2)?,
-                depthwise_weight: operand(3)?,
-                depthwise_bias: operand(4)?,
-                mean_weight: operand(5)?,
-                mean_bias: operand(6)?,
-                sigma: if operation.operand_count() > 8 { Some((operand(7)?, operand(8)?)) } else { None },
-                slope: ir::f64_attr(&operation, "slope").unwrap_or(1.0 / 128.0) as f32,
-            });
-        }
+        let weights =
+            denoiser.weights().into_iter().map(|value| weight(value, &layer, weights)).collect::<Result<_, _>>()?;
+        layers[index].denoisers.push(Denoiser { kind, weights });
     }
     Ok(layers)
 }
 
-/// The weight behind an operand of a denoiser.
-fn operand_weight(
-    operation: &OperationRef<'_, '_>,
-    index: usize,
-    layer: &str,
-    weights: &WeightStore,
-) -> Result<Weight, ExportError> {
+/// The weight that a denoiser reads.
+fn weight(value: Value<'_, '_>, layer: &str, weights: &WeightStore) -> Result<Weight, ExportError> {
     let failed = |reason: String| ExportError::Weights { layer: layer.to_owned(), reason };
-    let value = operation.operand(index).map_err(|error| failed(error.to_string()))?;
-    let name = ir::loaded_global(value).ok_or_else(|| failed(format!("its operand {index} is no weight")))?;
+    let name = ir::loaded_global(value).ok_or_else(|| failed("one of its operands is no weight".to_owned()))?;
     weights.get(&name).cloned().ok_or_else(|| failed(format!("the weight '{name}' is missing")))
 }
 

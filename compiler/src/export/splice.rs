@@ -2,7 +2,7 @@
 
 use super::{
     ExportError, ExportOptions, LayerDenoisers,
-    block::{Builder, Place, channels},
+    block::{Builder, Place},
 };
 use crate::import;
 use mxc_dialects::origin::{Origin, Step};
@@ -19,7 +19,7 @@ pub(super) fn splice(
     let given: Vec<String> = model.graph.iter().flat_map(|graph| &graph.node).map(|node| node.name.clone()).collect();
     import::name_nodes(model);
     let unique: Vec<String> = model.graph.iter().flat_map(|graph| &graph.node).map(|node| node.name.clone()).collect();
-    let layers: Vec<_> = layers.iter().filter(|layer| layer.block.is_some() || layer.affine.is_some()).collect();
+    let layers: Vec<_> = layers.iter().filter(|layer| !layer.denoisers.is_empty()).collect();
     open(model, &layers)?;
     let constants_as_nodes = model.ir_version < 4;
     if let Some(graph) = model.graph.as_mut() {
@@ -124,7 +124,12 @@ fn put_behind(
     let mut builder = Builder {
         layer: &layer.layer,
         place,
-        channels: channels(layer)?,
+        channels: layer
+            .shape
+            .last()
+            .copied()
+            .flatten()
+            .ok_or_else(|| failed("its layer's output has no fixed number of channels"))?,
         taken: &mut names,
         nodes: Vec::new(),
         initializers: Vec::new(),

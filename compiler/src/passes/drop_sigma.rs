@@ -1,40 +1,48 @@
 //! `drop-sigma`: removes the σ̂ path of blocks where it is smaller than what the digital tile can represent.
 //!
 //! ```mlir
-//! %2 = "denoise.block"(%1, …, %mean.bias, %sigma.weight, %sigma.bias) {layer = "conv1",
-//!   measured = {input_rms = 0.5, samples = 512 : i64, sigma_rms = 2.0e-05}, operandSegmentSizes = array<i32: …, 1, 1>, …}
+//! %2 = "denoise.paper"(%1, …, %mean.bias, %sigma.weight, %sigma.bias) {layer = "conv1",
+//!   measured = {input_rms = 0.5, samples = 512 : i64, sigma_rms = 2.0e-05}}
 //! // becomes, if conv1's words have 12 fraction bits, so that one step is 2.4e-4
-//! %2 = "denoise.block"(%1, …, %mean.bias) {layer = "conv1", operandSegmentSizes = array<i32: …, 0, 0>, …}
+//! %2 = "denoise.mean"(%1, …, %mean.bias) {layer = "conv1"}
 //! ```
 //!
 //! A path goes when rms(σ̂)/rms(X), which `mxc finetune` measures on the calibration samples of the noisy, denoised network and
 //! leaves as `measured`, is below one fixed-point step relative to rms(X): 2^-f / rms(X), where f is the fraction bits that
-//! `quantize-denoisers` gives the words of X. Then ε·σ̂ seldom changes a word. The rewrite is egg's
-//! ([`crate::egraph::cancellation`]). A block without `measured` is left as it is.
+//! `quantize-denoisers` gives the words of X. Then ε·σ̂ seldom changes a word. What the
+//! block is without σ̂ is found by egg ([`crate::egraph::denoiser`]): its arithmetic with σ̂ = 0, which must be that of another kind.
+//! A block without `measured` is left as it is.
 
 use super::{
     OptionError, Options, Pass, PassContext, PassError, SigmaPath,
     constants::{self, built, insert_before},
     quantize_denoisers::input_fraction,
 };
-use crate::egraph::cancellation;
+use crate::egraph::denoiser;
 use melior::{
     Context,
     ir::{
-        Identifier, Module, Value, ValueLike,
+        Module, Value, ValueLike,
         operation::{OperationBuilder, OperationLike},
     },
 };
 use mxc_dialects::{
-    denoise::{self, BLOCK_WEIGHTS, MEASURED, SEGMENTS},
+    denoise::{self, KINDS, Kind, MEASURED},
     dtile,
     erase::{Eraser, ModuleMut},
     ffi, ir,
 };
 use mxc_runtime::digital::fixed;
 
-/// The weights of a block without σ̂.
-const MEAN_WEIGHTS: usize = BLOCK_WEIGHTS.len() - 2;
+/// The kind that a kind is without its σ̂ path, if there is one.
+fn without_sigma(kind: &Kind) -> Result<Option<&'static Kind>, String> {
+    let sigma: Vec<_> = kind.expression().drawn().collect();
+    if sigma.is_empty() {
+        return Ok(None);
+    }
+    let left = denoiser::simplify(kind.expression(), &sigma)?;
+    Ok(KINDS.into_iter().find(|other| other.stage == kind.stage && *other.expression() == left))
+}
 
 /// See the module.
 pub struct DropSigma {
@@ -57,12 +65,12 @@ impl Pass for DropSigma {
 
     fn run<'c>(
         &mut self,
-        context: &'c Context,
+        _: &'c Context,
         module: &mut ModuleMut<'c, '_>,
         cx: &mut PassContext,
     ) -> Result<(), PassError> {
         cx.reports.sigma.clear();
-        let unused = module.erasing(|module, eraser| self.drop(context, module, eraser, cx))?;
+        let unused = module.erasing(|module, eraser| self.drop(module, eraser, cx))?;
         module.erasing(constants::remove_dead);
         let used = constants::referenced_globals(module);
         module.erasing(|module, eraser| {
@@ -80,7 +88,6 @@ impl DropSigma {
     /// Replaces the blocks whose σ̂ path is too small; returns the globals that these paths used.
     fn drop<'c, 'a>(
         &self,
-        context: &'c Context,
         module: &'a Module<'c>,
         eraser: &mut Eraser<'c, 'a>,
         cx: &mut PassContext,
@@ -89,10 +96,8 @@ impl DropSigma {
         let Some(main) = ir::main_function(module).and_then(ir::entry_block) else {
             return Ok(unused);
         };
-        for operation in ir::block_ops(main) {
-            let Some(block) = denoise::Block::new(operation).filter(|block| block.has_sigma()) else {
-                continue;
-            };
+        for block in denoise::Denoiser::all(module) {
+            let operation = block.operation();
             // Quantised blocks have their σ̂ words already.
             let is_f32 = block.input().is_some_and(|input| dtile::fraction(input).is_none());
             let layer = block.layer();
@@ -100,32 +105,35 @@ impl DropSigma {
             let Some(measured) = block.measured().map_err(fail)?.filter(|_| is_f32) else {
                 continue;
             };
+            let kind = block.kind();
+            let Some(smaller) = without_sigma(kind).map_err(fail)? else {
+                continue;
+            };
             let limit = self.steps * fixed::exp2(-input_fraction(module, operation, &layer)?) / measured.input_rms;
             let ratio = measured.sigma_rms / measured.input_rms;
-            let kept = cancellation::needs_sigma(ratio < limit).map_err(fail)?;
+            let kept = ratio >= limit;
             cx.reports.sigma.push(SigmaPath { layer: layer.clone(), ratio, limit, kept });
             if kept {
                 continue;
             }
-            let weights = block.weights();
-            let mut operands: Vec<Value<'c, '_>> = block.input().into_iter().collect();
-            operands.extend(&weights[..MEAN_WEIGHTS]);
-            let mut attributes: Vec<_> = operation
+            let (mut operands, mut left): (Vec<Value<'c, '_>>, Vec<_>) = (block.input().into_iter().collect(), vec![]);
+            for (parameter, weight) in kind.expression().parameters().iter().zip(block.weights()) {
+                let stays = smaller.expression().parameters().contains(parameter);
+                if stays { operands.push(weight) } else { left.push(weight) }
+            }
+            let attributes: Vec<_> = operation
                 .attributes()
-                .filter(|(name, _)| {
-                    !ffi::identifier_text(*name).is_some_and(|name| [SEGMENTS, MEASURED].contains(&name.as_str()))
-                })
+                .filter(|(name, _)| ffi::identifier_text(*name).is_none_or(|name| name != MEASURED))
                 .collect();
-            attributes.push((Identifier::new(context, SEGMENTS), denoise::segments(context, false)));
             let result = Value::from(built("a result", operation.result(0))?);
-            let mean = OperationBuilder::new(&ir::op_name(&operation), operation.location())
+            let mean = OperationBuilder::new(&smaller.operation_name(), operation.location())
                 .add_operands(&operands)
                 .add_attributes(&attributes)
                 .add_results(&[result.r#type()])
                 .build();
             let mean = insert_before(main, operation, built("a block", mean)?)?;
             ffi::replace_all_uses(result, mean);
-            unused.extend(weights[MEAN_WEIGHTS..].iter().filter_map(|weight| ir::loaded_global(*weight)));
+            unused.extend(left.into_iter().filter_map(ir::loaded_global));
             eraser.erase(operation);
         }
         Ok(unused)

@@ -4,11 +4,11 @@
 //! %1 = "analog.conv2d"(%0, %w, %b) {layer = "conv1", rank = 0 : i64, …} : (…) -> tensor<?x8x8x16xf32>
 //! // becomes, with the uses of %1 replaced by %2
 //! %1 = "analog.conv2d"(%0, %w, %b) {layer = "conv1", chosen = true, denoisers = ["paper"], …}
-//! %2 = "denoise.block"(%1, %reduce, …) {layer = "conv1", bottleneck = 4 : i64, slope = 7.812500e-03 : f32, …}
+//! %2 = "denoise.paper"(%1, %reduce, …) {layer = "conv1"}
 //! ```
 //!
 //! Layers are taken by rank, affines first, then blocks, out of one budget; each stage of `greedy` stops at its own
-//! first misfit. A fresh block is the identity: the heads start at zero, an affine at scale 1 and shift 0.
+//! first misfit. Every kind starts as the identity.
 
 use super::{
     LayerPlacement, OptionError, Options, Pass, PassContext, PassError, Placement,
@@ -27,7 +27,10 @@ use melior::{
 };
 use mxc_dialects::{
     analog::{self, AnalogOp},
-    denoise,
+    denoise::{
+        self, Kind,
+        expression::{Initial, Parameter, Site},
+    },
     erase::ModuleMut,
     ffi, ir, origin,
 };
@@ -37,7 +40,7 @@ use mxc_runtime::{share, store::Weight};
 pub struct InsertDenoisers {
     budget: f64,
     placement: Strategy,
-    kind: Kinds,
+    kinds: Kinds,
     seed: Option<u64>,
 }
 
@@ -51,46 +54,18 @@ enum Strategy {
     At(Vec<GlobMatcher>),
 }
 
-/// Which denoisers.
-#[derive(Clone, Copy)]
-struct Kinds {
-    affine: bool,
-    block: Option<Block>,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Block {
-    Paper,
-    Mean,
-}
-
-impl Block {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Paper => "paper",
-            Self::Mean => "mean",
-        }
-    }
-}
+/// Which denoisers: kinds of different stages, in the order in which they act.
+struct Kinds(Vec<&'static Kind>);
 
 impl Kinds {
     fn parse(text: &str) -> Result<Self, OptionError> {
-        let unknown = || {
-            OptionError(format!("option kind={text}: one of paper, mean, affine, paper+affine, mean+affine expected"))
-        };
-        let mut kinds = Self { affine: false, block: None };
+        let mut kinds: Vec<&'static Kind> = Vec::new();
         for part in text.split('+') {
-            let repeated = match part.trim() {
-                "affine" => std::mem::replace(&mut kinds.affine, true),
-                "paper" => kinds.block.replace(Block::Paper).is_some(),
-                "mean" => kinds.block.replace(Block::Mean).is_some(),
-                _ => return Err(unknown()),
-            };
-            if repeated {
-                return Err(unknown());
-            }
+            let kind = Kind::named(part.trim()).filter(|kind| kinds.iter().all(|other| other.stage != kind.stage));
+            kinds.push(kind.ok_or_else(|| OptionError(format!("option kind={text}: {} expected", Kind::choices())))?);
         }
-        Ok(kinds)
+        kinds.sort_by_key(|kind| kind.stage);
+        Ok(Self(kinds))
     }
 }
 
@@ -107,7 +82,7 @@ impl Pass for InsertDenoisers {
         ("budget", "parameters allowed, of the backbone's (default 4%)"),
         ("placement", "greedy (default), greedy-fill or at=GLOB,…"),
         ("at", "the same as placement=at=GLOB,…"),
-        ("kind", "paper (default), mean, affine, paper+affine, mean+affine"),
+        ("kind", "paper (default), another kind of denoiser, or one with +affine"),
         ("seed", "the seed of the initial weights"),
     ];
 
@@ -134,7 +109,7 @@ impl Pass for InsertDenoisers {
         Ok(Self {
             budget,
             placement,
-            kind: Kinds::parse(options.take("kind").as_deref().unwrap_or("paper"))?,
+            kinds: Kinds::parse(options.take("kind").as_deref().unwrap_or("paper"))?,
             seed: options.take_parsed("seed", "a number")?,
         })
     }
@@ -155,7 +130,7 @@ impl Pass for InsertDenoisers {
         for (layer, planned) in layers.iter().zip(plan) {
             let mut inserter = Inserter { context, module, layer, seed, cx };
             if !planned.denoisers.is_empty() {
-                inserter.insert(&planned, self.kind)?;
+                inserter.insert(&planned, &self.kinds)?;
             }
             annotate(context, layer.op, &planned);
             report.denoiser_parameters += planned.parameters;
@@ -194,7 +169,7 @@ fn allowance(fraction: f64, backbone: u64) -> u64 {
 struct Ranked<'c, 'a> {
     op: AnalogOp<'c, 'a>,
     name: String,
-    channels: usize,
+    site: Site,
 }
 
 impl InsertDenoisers {
@@ -212,7 +187,7 @@ impl InsertDenoisers {
             let channels = op.channels().ok_or_else(|| {
                 PassError::new(format!("layer \"{name}\" has no static channels")).at(op.operation().location())
             })?;
-            layers.push(Ranked { op, name, channels });
+            layers.push(Ranked { op, name, site: Site { channels, spatial: op.is_spatial() } });
         }
         let unranked = layers.iter().find(|layer| layer.op.rank().is_none());
         match (unranked, &self.placement) {
@@ -234,7 +209,7 @@ impl InsertDenoisers {
             .iter()
             .map(|layer| LayerPlacement {
                 layer: layer.name.clone(),
-                channels: layer.channels,
+                channels: layer.site.channels,
                 reference: layer.op.calibration().ok().flatten().and_then(|calibration| {
                     let noise = layer.op.noise().ok()?;
                     calibration.reference(&noise.reference)
@@ -245,14 +220,9 @@ impl InsertDenoisers {
             })
             .collect();
         let mut left = budget;
-        let mut stages = Vec::new();
-        if self.kind.affine {
-            stages.push(("affine", None));
-        }
-        if let Some(block) = self.kind.block {
-            stages.push((block.name(), Some(block)));
-        }
-        for (name, block) in stages {
+        // What costs least goes first.
+        for kind in self.kinds.0.iter().rev() {
+            let name = kind.name;
             let mut stopped = false;
             for (layer, placed) in layers.iter().zip(&mut plan) {
                 if let Strategy::At(globs) = &self.placement
@@ -266,13 +236,7 @@ impl InsertDenoisers {
                         "no value of the ONNX model is its output, so that export could not express it".to_owned();
                     continue;
                 }
-                let cost = match block {
-                    None => denoise::affine_parameters(layer.channels),
-                    Some(block) => {
-                        let sigma = block == Block::Paper;
-                        denoise::block_parameters(layer.channels, layer.op.is_spatial(), sigma)
-                    }
-                };
+                let cost = kind.expression().parameter_count(layer.site);
                 let outcome = if stopped {
                     format!("{name}: after the first layer that did not fit")
                 } else if cost > left {
@@ -314,41 +278,25 @@ struct Inserter<'c, 'a, 'p> {
 }
 
 impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
-    fn insert(&mut self, planned: &LayerPlacement, kinds: Kinds) -> Result<(), PassError> {
+    fn insert(&mut self, planned: &LayerPlacement, kinds: &Kinds) -> Result<(), PassError> {
         let operation = self.layer.op.operation();
         let location = operation.location();
         let output =
             self.layer.op.output().ok_or_else(|| PassError::new("an analog layer has no result").at(location))?;
         let after = operation.next_in_block().ok_or_else(|| PassError::new("@main does not end in func.return"))?;
         let context = self.context;
-        let block_kind = kinds.block.filter(|kind| planned.denoisers.iter().any(|name| name == kind.name()));
-        let affine = planned.denoisers.iter().any(|name| name == "affine");
         // Other uses are replaced before the denoisers use the output themselves.
         let mut current = output;
         let mut inserted: Vec<OperationRef<'c, 'a>> = Vec::new();
         let block = operation.block().ok_or_else(|| PassError::new("an analog layer is in no block").at(location))?;
-        if let Some(kind) = block_kind {
-            let shapes = denoise::block_weight_shapes(self.layer.channels, self.layer.op.is_spatial());
-            let count = if kind == Block::Paper { 8 } else { 6 };
-            let mut weights = Vec::new();
-            for (part, shape) in denoise::BLOCK_WEIGHTS.into_iter().zip(shapes).take(count) {
-                weights.push(self.weight(part, shape, after)?);
-            }
-            let bottleneck = denoise::bottleneck(self.layer.channels);
-            let built_block = denoise::block(context, location, current, &weights, &self.layer.name, bottleneck);
-            let operation = block.insert_operation_before(after, built("denoise.block", built_block)?);
+        for kind in kinds.0.iter().filter(|kind| planned.denoisers.iter().any(|name| name == kind.name)) {
+            let parameters = kind.expression().parameters();
+            let weights =
+                parameters.iter().map(|parameter| self.weight(parameter, after)).collect::<Result<Vec<_>, _>>()?;
+            let denoiser = denoise::build(context, location, kind, current, &weights, &self.layer.name);
+            let operation = block.insert_operation_before(after, built(kind.name, denoiser)?);
             inserted.push(operation);
-            current = built("denoise.block", operation.result(0))?.into();
-        }
-        if affine {
-            let channels = vec![self.layer.channels];
-            let [scale, shift] = denoise::AFFINE_WEIGHTS;
-            let scale = self.weight(scale, channels.clone(), after)?;
-            let shift = self.weight(shift, channels, after)?;
-            let built_affine = denoise::affine(context, location, current, scale, shift, &self.layer.name);
-            let operation = block.insert_operation_before(after, built("denoise.affine", built_affine)?);
-            inserted.push(operation);
-            current = built("denoise.affine", operation.result(0))?.into();
+            current = built(kind.name, operation.result(0))?.into();
         }
         if let Some(first) = inserted.first() {
             ffi::replace_all_uses_except(output, current, *first);
@@ -357,18 +305,13 @@ impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
     }
 
     /// A denoiser weight: a global of its own, its initial values in the context.
-    fn weight(
-        &mut self,
-        part: &str,
-        shape: Vec<usize>,
-        before: OperationRef<'c, 'a>,
-    ) -> Result<Value<'c, 'a>, PassError> {
-        let name = denoise::global_name(&self.layer.name, part);
+    fn weight(&mut self, parameter: &Parameter, before: OperationRef<'c, 'a>) -> Result<Value<'c, 'a>, PassError> {
+        let name = denoise::global_name(&self.layer.name, &parameter.name);
         if ir::globals(self.module).contains_key(&name) {
             return Err(PassError::new(format!("the symbol @{name} is taken")));
         }
-        let taps = if self.layer.op.is_spatial() { 9 } else { 1 };
-        let values = initial(self.seed, &name, part, &shape, self.layer.channels, taps);
+        let shape = parameter.layout.shape(self.layer.site);
+        let values = initial(self.seed, &name, parameter, self.layer.site);
         let weight = Weight::new(shape.clone(), values)
             .ok_or_else(|| PassError::new(format!("{name}: its values do not fit its shape")))?;
         declare_global(self.context, self.module, &name, &shape)?;
@@ -380,20 +323,18 @@ impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
     }
 }
 
-/// The initial values of a denoiser weight. The heads start at zero, so that a fresh block is the identity; the other
-/// convolutions start as PyTorch's do: uniform in ±1/√fan-in, weights and biases alike.
-fn initial(seed: u64, name: &str, part: &str, shape: &[usize], channels: usize, taps: usize) -> Vec<f32> {
-    let count = shape.iter().product();
-    let fan_in = match part {
-        "affine.scale" => return vec![1.0; count],
-        "reduce.weight" | "reduce.bias" => channels,
-        // A window of one channel.
-        "depthwise.weight" | "depthwise.bias" => taps,
-        _ => return vec![0.0; count],
-    };
-    let bound = 1.0 / (fan_in as f64).sqrt();
-    let source = Source::new(seed, name);
-    (0..count as u64).map(|index| ((2.0 * source.uniform(index) - 1.0) * bound) as f32).collect()
+/// The initial values of a denoiser weight; random ones depend on the seed and the weight's name.
+fn initial(seed: u64, name: &str, parameter: &Parameter, site: Site) -> Vec<f32> {
+    let count: usize = parameter.layout.shape(site).iter().product();
+    match parameter.initial {
+        Initial::Zero => vec![0.0; count],
+        Initial::One => vec![1.0; count],
+        Initial::Uniform(convolution) => {
+            let bound = 1.0 / (convolution.fan_in(site) as f64).sqrt();
+            let source = Source::new(seed, name);
+            (0..count as u64).map(|index| ((2.0 * source.uniform(index) - 1.0) * bound) as f32).collect()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -420,20 +361,26 @@ mod tests {
 
     #[test]
     fn kinds() {
-        assert!(Kinds::parse("mean+affine").is_ok());
-        assert!(Kinds::parse("affine+paper").is_ok());
+        let names = |text| Kinds::parse(text).map(|kinds| kinds.0.iter().map(|kind| kind.name).collect::<Vec<_>>());
+        assert_eq!(names("mean+affine"), Ok(vec!["mean", "affine"]));
+        assert_eq!(names("affine + paper"), Ok(vec!["paper", "affine"]));
         for bad in ["", "paper+mean", "affine+affine", "median"] {
-            assert!(Kinds::parse(bad).is_err(), "{bad}");
+            assert!(names(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn initial_values_are_reproducible_and_bounded() {
-        let values = initial(7, "denoise.l.reduce.weight", "reduce.weight", &[4, 1, 1, 16], 16, 9);
-        assert_eq!(values, initial(7, "denoise.l.reduce.weight", "reduce.weight", &[4, 1, 1, 16], 16, 9));
-        assert!(values.iter().all(|value| value.abs() <= 0.25));
-        assert!(values.iter().any(|value| *value != values[0]));
-        assert!(initial(7, "n", "mean.weight", &[16, 1, 1, 4], 16, 9).iter().all(|value| *value == 0.0));
-        assert!(initial(7, "n", "affine.scale", &[16], 16, 9).iter().all(|value| *value == 1.0));
+        let site = Site { channels: 16, spatial: true };
+        let values = |kind: &str, parameter: usize| {
+            let parameters = Kind::named(kind).unwrap().expression().parameters();
+            initial(7, "denoise.l.reduce.weight", &parameters[parameter], site)
+        };
+        let reduce = values("paper", 0);
+        assert_eq!(reduce, values("paper", 0));
+        assert!(reduce.iter().all(|value| value.abs() <= 0.25));
+        assert!(reduce.iter().any(|value| *value != reduce[0]));
+        assert!(values("paper", 4).iter().all(|value| *value == 0.0));
+        assert!(values("affine", 0).iter().all(|value| *value == 1.0));
     }
 }

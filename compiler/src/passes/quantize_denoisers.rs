@@ -1,12 +1,12 @@
 //! `quantize-denoisers`: gives every tensor of a denoiser a 16-bit fixed-point format and its weights their words.
 //!
 //! ```mlir
-//! %2 = "denoise.block"(%1, %reduce, …) {layer = "conv1", …} : (tensor<?x8x8x16xf32>, …) -> tensor<?x8x8x16xf32>
+//! %2 = "denoise.paper"(%1, %reduce, …) {layer = "conv1"} : (tensor<?x8x8x16xf32>, …) -> tensor<?x8x8x16xf32>
 //! // becomes
 //! %2 = quant.qcast %1 : tensor<?x8x8x16xf32> to tensor<?x8x8x16x!quant.uniform<i16:f32, 2.44140625E-4>>
 //! %3 = ml_program.global_load_const @denoise.conv1.reduce.weight.i16 : tensor<4x1x1x16xi16>
 //! %4 = quant.scast %3 : tensor<4x1x1x16xi16> to tensor<4x1x1x16x!quant.uniform<i16:f32, 3.05175781E-5>>
-//! %5 = "denoise.block"(%2, %4, …) {fractions = {depthwise = 11, mean = 11, reduce = 12, sigma = 13}, layer = "conv1", …}
+//! %5 = "denoise.paper"(%2, %4, …) {fractions = {depthwise = 11, mean = 11, reduce = 12, sigma = 13}, layer = "conv1"}
 //! %6 = quant.dcast %5 : … to tensor<?x8x8x16xf32>
 //! ```
 //!
@@ -39,7 +39,7 @@ use melior::{
 use mxc_dialects::{
     analog::AnalogOp,
     denoise::{
-        self, Kind,
+        self,
         expression::{Expression, Site},
     },
     dtile,
@@ -60,8 +60,6 @@ use std::path::PathBuf;
 pub const FRACTIONS: &str = "fractions";
 /// How many bits finer than the input what is cancelled from it may be.
 const HEAD_BITS: i32 = 8;
-/// LeakyReLU's slope as a shift.
-pub const SLOPE_SHIFT: u32 = 7;
 
 /// See the module.
 pub struct QuantizeDenoisers {
@@ -164,7 +162,7 @@ fn quantise<'c, 'a>(
     let mut quantiser = Quantiser::new(context, module, block, cx, hardware, eraser);
     for operation in ir::block_ops(block) {
         let is_f32 = operation.operand(0).is_ok_and(|input| dtile::fraction(input).is_none());
-        if is_f32 && let Some(placed) = Placed::read(module, operation)? {
+        if is_f32 && let Some(placed) = Placed::read(operation)? {
             quantiser.denoiser(&placed)?;
         }
     }
@@ -189,27 +187,25 @@ pub struct Placed<'c, 'a, 'e> {
 
 impl<'c, 'a> Placed<'c, 'a, 'static> {
     /// Reads an operation; `None` when it is no denoiser.
-    pub fn read(module: &Module<'_>, operation: OperationRef<'c, 'a>) -> Result<Option<Self>, PassError> {
-        let refused = |message: String| PassError::new(message).at(operation.location());
-        let (name, layer) = match (denoise::Block::new(operation), denoise::Affine::new(operation)) {
-            (Some(block), _) => (if block.has_sigma() { "paper" } else { "mean" }, block.layer()),
-            (None, Some(affine)) => ("affine", affine.layer()),
-            (None, None) => return Ok(None),
+    pub fn read(operation: OperationRef<'c, 'a>) -> Result<Option<Self>, PassError> {
+        let Some(view) = denoise::Denoiser::new(operation) else {
+            return Ok(None);
         };
-        let kind = Kind::named(name).ok_or_else(|| refused(format!("no denoiser is called '{name}'")))?;
-        let channels = ir::value_shape(built("an operand", operation.operand(0))?)
-            .and_then(|shape| shape.last().copied().flatten())
-            .ok_or_else(|| refused(format!("layer '{layer}': its denoiser's channels are not known")))?;
-        let site = Site { channels, spatial: analog_layer(module, operation, &layer)?.is_spatial() };
-        let weights = operation.operands().skip(1).collect();
-        Ok(Some(Self { operation, layer, stage: kind.stage, expression: kind.expression(), site, weights }))
+        let (layer, weights, expression) = (view.layer(), view.weights(), view.kind().expression());
+        let refused = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
+        let channels = view.channels().ok_or_else(|| refused("its denoiser's channels are not known".to_owned()))?;
+        let shapes: Vec<Vec<usize>> =
+            weights.iter().map(|weight| dtile::shape(*weight)).collect::<Result<_, _>>().map_err(refused)?;
+        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        let site = expression.fit(channels, &shapes).map_err(refused)?;
+        Ok(Some(Self { operation, layer, stage: view.kind().stage, expression, site, weights }))
     }
 }
 
 impl Placed<'_, '_, '_> {
     /// What the tile does for it alone.
     fn stages(&self) -> Result<Stages, PassError> {
-        Stages::new(&[self.expression], self.site).map_err(|message| self.refused(message))
+        Stages::new(&[(self.expression, self.site)]).map_err(|message| self.refused(message))
     }
 
     /// An error about it.
@@ -218,22 +214,13 @@ impl Placed<'_, '_, '_> {
     }
 }
 
-/// The layer that a denoiser cleans.
-fn analog_layer<'c, 'a>(
-    module: &'a Module<'c>,
-    denoiser: OperationRef<'_, '_>,
-    layer: &str,
-) -> Result<AnalogOp<'c, 'a>, PassError> {
-    AnalogOp::all(module).into_iter().find(|op| op.layer() == layer).ok_or_else(|| {
-        PassError::new(format!("layer '{layer}': its denoiser has no analog layer of that name"))
-            .at(denoiser.location())
-    })
-}
-
 /// The fraction bits of a layer's output, as the denoiser `operation` reads it.
 pub fn input_fraction(module: &Module<'_>, operation: OperationRef<'_, '_>, layer: &str) -> Result<i32, PassError> {
     let refused = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
-    let op = analog_layer(module, operation, layer)?;
+    let op = AnalogOp::all(module)
+        .into_iter()
+        .find(|op| op.layer() == layer)
+        .ok_or_else(|| refused("its denoiser has no analog layer of that name".to_owned()))?;
     let calibration = op.calibration().map_err(refused)?.ok_or_else(|| {
         refused("it is not calibrated, so the range of its words is not known".to_owned())
             .hint("run rank-sensitivity before, or `mxc compile`, which does")
@@ -271,7 +258,7 @@ struct Format {
 impl Format {
     /// That of its LeakyReLU.
     fn rectified(&self) -> Self {
-        let rectify = |word: i128| i128::from(fixed::leaky_relu(word as i16, SLOPE_SHIFT));
+        let rectify = |word: i128| i128::from(fixed::leaky_relu(word as i16, denoise::SLOPE_SHIFT));
         let words = self.words.iter().map(|(low, high)| (rectify(*low), rectify(*high))).collect();
         Self { fraction: self.fraction, words }
     }
@@ -424,10 +411,6 @@ impl<'c, 'a, 'x> Quantiser<'c, 'a, 'x> {
             let (Some(None), Some(weight)) = (quantised.get(index), weights.get(index)) else {
                 return Err(placed.refused(format!("one term, and only one, must read {part}")));
             };
-            let shape: Vec<_> = parameters[index].layout.shape(placed.site).into_iter().map(Some).collect();
-            if ir::value_shape(*weight) != Some(shape) {
-                return Err(placed.refused(format!("{part} has the type {}, which does not fit", weight.r#type())));
-            }
             let words = this.words(*operation, *weight, layer, part, finest)?;
             quantised[index] = Some(words.value);
             Ok(words)

@@ -108,16 +108,15 @@ pub struct Stages {
 
 impl Stages {
     /// The stages of a layer's denoisers, in the order in which they act; says which term the tile has no unit for.
-    pub fn new(denoisers: &[&Expression], site: Site) -> Result<Self, String> {
-        let input = |expression: &&Expression| {
-            expression.terms().iter().position(|term| matches!(term.primitive, Primitive::Input))
-        };
-        let term = denoisers.first().and_then(input).unwrap_or_default();
+    pub fn new(denoisers: &[(&Expression, Site)]) -> Result<Self, String> {
+        let (expression, site) = denoisers.first().ok_or("it has no denoiser")?;
+        let input = expression.terms().iter().position(|term| matches!(term.primitive, Primitive::Input));
+        let term = input.ok_or("its denoiser does not read it")?;
         let load = Stage { unit: Unit::Load, denoiser: 0, term, channels: site.channels, halo: 0, buffer: 0 };
         let mut stages = Self { all: vec![load] };
         let mut x = 0;
-        for (denoiser, expression) in denoisers.iter().enumerate() {
-            x = stages.append(denoiser, expression, site, x)?;
+        for (denoiser, (expression, site)) in denoisers.iter().enumerate() {
+            x = stages.append(denoiser, expression, *site, x)?;
         }
         stages.all.push(Stage { unit: Unit::Store { x }, ..stages.all[x] });
         for id in (0..stages.all.len()).rev() {
@@ -248,10 +247,10 @@ impl Stages {
 
     /// Checks that units working in place destroy nothing that is read later, that whole buffers are what is cancelled, and
     /// that no strip draws for another's rows.
-    fn check(&self, denoisers: &[&Expression]) -> Result<(), String> {
+    fn check(&self, denoisers: &[(&Expression, Site)]) -> Result<(), String> {
         for (id, stage) in self.all.iter().enumerate() {
-            let term = |id: StageId| &denoisers[self.all[id].denoiser].terms()[self.all[id].term].name;
-            let refused = |message: String| refused(denoisers[stage.denoiser], stage.term, &message);
+            let term = |id: StageId| &denoisers[self.all[id].denoiser].0.terms()[self.all[id].term].name;
+            let refused = |message: String| refused(denoisers[stage.denoiser].0, stage.term, &message);
             if let Some(x) = stage.unit.overwrites()
                 && let Some(reader) = self.readers(x).find(|reader| *reader > id)
             {
@@ -306,7 +305,7 @@ impl Sums {
     fn of(expression: &Expression) -> Self {
         let terms = expression.terms();
         let mut readers = vec![0; terms.len()];
-        terms.iter().flat_map(|term| term.primitive.operands()).for_each(|operand| readers[operand] += 1);
+        terms.iter().flat_map(|term| term.primitive.terms()).for_each(|operand| readers[operand] += 1);
         // A draw and the other factor, of a product that one sum can take.
         let product = |term: TermId| match terms[term].primitive {
             Primitive::Multiply(pair) if readers[term] == 1 => {
@@ -363,12 +362,12 @@ mod tests {
     const SITE: Site = Site { channels: 8, spatial: true };
 
     fn refusal(sketch: Sketch) -> String {
-        Stages::new(&[&sketch.finish()], SITE).unwrap_err()
+        Stages::new(&[(&sketch.finish(), SITE)]).unwrap_err()
     }
 
     #[test]
     fn the_paper_s_block_is_a_stage_a_term_and_one_cancellation() {
-        let stages = Stages::new(&[Kind::named("paper").unwrap().expression()], SITE).unwrap();
+        let stages = Stages::new(&[(Kind::named("paper").unwrap().expression(), SITE)]).unwrap();
         let buffers: Vec<_> = stages.all().iter().map(|stage| (stage.buffer, stage.halo, stage.channels)).collect();
         // X, h and its LeakyReLU, g and its, μ̂, σ̂, the cancellation on X, the store.
         let expected =
@@ -383,9 +382,9 @@ mod tests {
         let mut e = Sketch::default();
         let noise = e.depthwise("noise", 0, Width::Channels);
         e.term("sum", Primitive::Add([noise, 0]));
-        let stages = Stages::new(&[&e.finish()], SITE).unwrap();
-        assert_eq!(stages, Stages::new(&[&depthwise()], SITE).unwrap());
-        let stages = Stages::new(&[&mixed()], SITE).unwrap();
+        let stages = Stages::new(&[(&e.finish(), SITE)]).unwrap();
+        assert_eq!(stages, Stages::new(&[(&depthwise(), SITE)]).unwrap());
+        let stages = Stages::new(&[(&mixed(), SITE)]).unwrap();
         let sum = stages.all().iter().find(|stage| matches!(stage.unit, Unit::Cancel { x: 0, .. })).unwrap();
         assert!(matches!(sum.unit, Unit::Cancel { mean: Some(_), drawn: Some(_), adds: true, .. }), "{sum:?}");
     }
@@ -422,7 +421,7 @@ mod tests {
         assert!(message.contains("`sum` adds some of the rows of `mean`"), "{message}");
 
         let paper = Kind::named("paper").unwrap().expression();
-        let message = Stages::new(&[paper, &depthwise()], SITE).unwrap_err();
+        let message = Stages::new(&[(paper, SITE), (&depthwise(), SITE)]).unwrap_err();
         assert!(message.contains("`block` is random and read by a 3×3 convolution"), "{message}");
     }
 }

@@ -119,5 +119,6 @@ pub fn kinds(names: &[&str], [rows, columns, channels]: [usize; 3]) -> Task {
 
 /// Denoisers, one behind the other, on an output with rows and columns.
 pub fn task(expressions: &[&Expression], [rows, columns, channels]: [usize; 3]) -> Task {
-    Task { rows, columns, stages: Stages::new(expressions, Site { channels, spatial: true }).unwrap() }
+    let denoisers: Vec<_> = expressions.iter().map(|e| (*e, Site { channels, spatial: true })).collect();
+    Task { rows, columns, stages: Stages::new(&denoisers).unwrap() }
 }

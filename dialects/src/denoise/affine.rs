@@ -4,14 +4,8 @@ use super::{
     Kind, Stage,
     expression::{Builder, Expression},
 };
-use std::sync::LazyLock;
 
-pub(super) static KIND: Kind = Kind {
-    name: "affine",
-    about: "a scale and a shift per channel",
-    stage: Stage::Affine,
-    expression: LazyLock::new(expression),
-};
+pub(super) static KIND: Kind = Kind::new("affine", "a scale and a shift per channel", Stage::Affine, expression);
 
 fn expression() -> Expression {
     let mut e = Builder::default();

@@ -3,6 +3,8 @@
 //! Everything that mxc does with a denoiser walks its expression: shapes and initial values of its parameters, verification,
 //! execution and gradients, ONNX export, fixed point, and the program of the digital tile.
 
+use std::fmt;
+
 /// The index of a term in [`Expression::terms`].
 pub type TermId = usize;
 /// The index of a parameter in [`Expression::parameters`].
@@ -76,14 +78,15 @@ pub enum Primitive {
 }
 
 impl Primitive {
-    /// The terms it reads the values of, in order.
-    pub fn operands(&self) -> Vec<TermId> {
+    /// The terms it depends on, in order.
+    pub fn terms(&self) -> Vec<TermId> {
         match self {
-            Self::Input | Self::Draw { .. } => Vec::new(),
+            Self::Input => Vec::new(),
             Self::Pointwise { x, .. }
             | Self::Depthwise { x, .. }
             | Self::LeakyRelu { x }
-            | Self::ScaleShift { x, .. } => vec![*x],
+            | Self::ScaleShift { x, .. }
+            | Self::Draw { like: x } => vec![*x],
             Self::Multiply(pair) | Self::Add(pair) | Self::Subtract(pair) => pair.to_vec(),
         }
     }
@@ -102,6 +105,32 @@ impl Primitive {
             | Self::Add(_)
             | Self::Subtract(_) => Vec::new(),
         }
+    }
+
+    /// The same of other terms and parameters.
+    pub fn renumbered<E>(
+        &self,
+        term: impl Fn(TermId) -> Result<TermId, E>,
+        parameter: impl Fn(ParameterId) -> ParameterId,
+    ) -> Result<Self, E> {
+        let pair = |pair: [TermId; 2]| Ok([term(pair[0])?, term(pair[1])?]);
+        Ok(match *self {
+            Self::Input => Self::Input,
+            Self::Pointwise { x, weight, bias } => {
+                Self::Pointwise { x: term(x)?, weight: parameter(weight), bias: bias.map(parameter) }
+            }
+            Self::Depthwise { x, weight, bias } => {
+                Self::Depthwise { x: term(x)?, weight: parameter(weight), bias: bias.map(parameter) }
+            }
+            Self::LeakyRelu { x } => Self::LeakyRelu { x: term(x)? },
+            Self::ScaleShift { x, scale, shift } => {
+                Self::ScaleShift { x: term(x)?, scale: parameter(scale), shift: parameter(shift) }
+            }
+            Self::Draw { like } => Self::Draw { like: term(like)? },
+            Self::Multiply(operands) => Self::Multiply(pair(operands)?),
+            Self::Add(operands) => Self::Add(pair(operands)?),
+            Self::Subtract(operands) => Self::Subtract(pair(operands)?),
+        })
     }
 }
 
@@ -242,17 +271,58 @@ impl Expression {
         }
     }
 
-    /// The terms that a draw multiplies, such as the paper's σ̂.
-    pub fn drawn(&self) -> Vec<TermId> {
-        let draws = |term: TermId| matches!(self.terms[term].primitive, Primitive::Draw { .. });
-        self.terms
-            .iter()
-            .filter_map(|term| match term.primitive {
-                Primitive::Multiply([a, b]) if draws(a) => Some(b),
-                Primitive::Multiply([a, b]) if draws(b) => Some(a),
-                _ => None,
+    /// The terms that random parts are drawn like, which scale them: the paper's σ̂.
+    pub fn drawn(&self) -> impl Iterator<Item = TermId> {
+        self.terms.iter().filter_map(|term| match term.primitive {
+            Primitive::Draw { like } => Some(like),
+            _ => None,
+        })
+    }
+
+    /// The site that parameters of these shapes are for, on C channels: with rows and columns, unless they only fit without. Says
+    /// which parameter fits neither.
+    pub fn fit(&self, channels: usize, shapes: &[&[usize]]) -> Result<Site, String> {
+        let misfit = |site: Site| {
+            let mut pairs = self.parameters.iter().zip(shapes);
+            pairs.find_map(|(parameter, shape)| {
+                let wanted = parameter.layout.shape(site);
+                (wanted != **shape).then(|| format!("its {} has shape {shape:?}, not {wanted:?}", parameter.name))
             })
-            .collect()
+        };
+        if shapes.len() != self.parameters.len() {
+            return Err(format!("it has {} weights, not {}", shapes.len(), self.parameters.len()));
+        }
+        let [spatial, pixels] = [true, false].map(|spatial| Site { channels, spatial });
+        match (misfit(spatial), misfit(pixels)) {
+            (None, _) => Ok(spatial),
+            (Some(_), None) => Ok(pixels),
+            (Some(message), Some(_)) => Err(message),
+        }
+    }
+}
+
+/// One line a term: `h = pointwise(x)`.
+impl fmt::Display for Expression {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |term: &TermId| self.terms[*term].name.as_str();
+        for term in &self.terms {
+            let parameter = |index: &ParameterId| self.parameters[*index].name.as_str();
+            let value = match &term.primitive {
+                Primitive::Input => continue,
+                Primitive::Pointwise { x, .. } => format!("pointwise({})", name(x)),
+                Primitive::Depthwise { x, .. } => format!("depthwise({})", name(x)),
+                Primitive::LeakyRelu { x } => format!("lrelu({})", name(x)),
+                Primitive::ScaleShift { x, scale, shift } => {
+                    format!("{} * {} + {}", name(x), parameter(scale), parameter(shift))
+                }
+                Primitive::Draw { like } => format!("draw({})", name(like)),
+                Primitive::Multiply([a, b]) => format!("{} * {}", name(a), name(b)),
+                Primitive::Add([a, b]) => format!("{} + {}", name(a), name(b)),
+                Primitive::Subtract([a, b]) => format!("{} - {}", name(a), name(b)),
+            };
+            writeln!(formatter, "{} = {value}", term.name)?;
+        }
+        Ok(())
     }
 }
 
@@ -293,10 +363,7 @@ impl Builder {
     }
 
     fn convolution(&mut self, name: &str, layout: Layout, to: Width, initial: Start) -> (ParameterId, ParameterId) {
-        let initial = match initial {
-            Start::Zero => Initial::Zero,
-            Start::Uniform => Initial::Uniform(layout),
-        };
+        let initial = initial.of(layout);
         let weight = self.parameter(format!("{name}.weight"), layout, initial);
         (weight, self.parameter(format!("{name}.bias"), Layout::PerChannel(to), initial))
     }
@@ -348,4 +415,13 @@ pub(super) enum Start {
     Zero,
     /// See [`Initial::Uniform`].
     Uniform,
+}
+
+impl Start {
+    fn of(self, layout: Layout) -> Initial {
+        match self {
+            Self::Zero => Initial::Zero,
+            Self::Uniform => Initial::Uniform(layout),
+        }
+    }
 }

@@ -4,14 +4,8 @@ use super::{
     Kind, Stage,
     expression::{Builder, Expression, Start, TermId, Width},
 };
-use std::sync::LazyLock;
 
-pub(super) static KIND: Kind = Kind {
-    name: "mean",
-    about: "the paper's block without the σ̂ path",
-    stage: Stage::Block,
-    expression: LazyLock::new(expression),
-};
+pub(super) static KIND: Kind = Kind::new("mean", "the paper's block without the σ̂ path", Stage::Block, expression);
 
 fn expression() -> Expression {
     let mut e = Builder::default();

@@ -11,8 +11,8 @@ use expression::Expression;
 use melior::{
     Context,
     ir::{
-        Attribute, Identifier, Location, Operation, OperationRef, Type, Value, ValueLike,
-        attribute::{DenseI32ArrayAttribute, DictionaryAttribute, FloatAttribute},
+        Attribute, Identifier, Location, Module, Operation, OperationRef, Value, ValueLike,
+        attribute::DictionaryAttribute,
         operation::{OperationBuilder, OperationLike},
     },
 };
@@ -38,13 +38,37 @@ pub enum Stage {
     Affine,
 }
 
+/// What the dialect's operations begin with.
+const PREFIX: &str = "denoise.";
+
 /// Every kind of denoiser.
 pub static KINDS: [&Kind; 3] = [&paper::KIND, &mean::KIND, &affine::KIND];
 
 impl Kind {
+    /// A kind; `expression` writes its arithmetic down, and is called once.
+    pub const fn new(name: &'static str, about: &'static str, stage: Stage, expression: fn() -> Expression) -> Self {
+        Self { name, about, stage, expression: LazyLock::new(expression) }
+    }
+
     /// The kind of that name.
     pub fn named(name: &str) -> Option<&'static Self> {
         KINDS.into_iter().find(|kind| kind.name == name)
+    }
+
+    /// Its operation's name: `denoise.KIND`.
+    pub fn operation_name(&self) -> String {
+        format!("{PREFIX}{}", self.name)
+    }
+
+    /// The kind whose operation has that name.
+    pub fn of_operation(name: &str) -> Option<&'static Self> {
+        Self::named(name.strip_prefix(PREFIX)?)
+    }
+
+    /// What can be asked for, in words: every kind, and how kinds go together.
+    pub fn choices() -> String {
+        let names: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
+        format!("{}, or a sum of a block and affine such as mean+affine", names.join(", "))
     }
 
     /// Its arithmetic.
@@ -65,58 +89,17 @@ impl fmt::Debug for Kind {
     }
 }
 
-/// LeakyReLU's slope in float and fixed point alike: 2⁻⁷, a shift in hardware.
-pub const SLOPE: f64 = 1.0 / 128.0;
-
-/// The bottleneck width of a block on C channels: max(1, round(C / 4)), halves away from zero.
-pub fn bottleneck(channels: usize) -> usize {
-    // round(c/4) with halves up is floor((c + 2) / 4) for non-negative integers.
-    (channels.saturating_add(2) / 4).max(1)
-}
-
-/// The parameters of a block: C·B + T·B + 2·B·C weights and 2·B + 2·C biases, where T is 9 with spatial axes and 1
-/// without; without σ̂ (`sigma = false`, the kind `mean`) B·C weights and C biases fewer.
-pub fn block_parameters(channels: usize, spatial: bool, sigma: bool) -> u64 {
-    let (c, b) = (channels as u64, bottleneck(channels) as u64);
-    let taps = if spatial { 9 } else { 1 };
-    let heads = if sigma { 2 } else { 1 };
-    c * b + taps * b + heads * b * c + 2 * b + heads * c
-}
-
-/// The parameters of an affine: a scale and a shift per channel.
-pub fn affine_parameters(channels: usize) -> u64 {
-    2 * channels as u64
-}
-
-/// The operands of a block after its input, in order, as the last part of their globals' names
-/// (`denoise.LAYER.reduce.weight`, …). The kind `mean` has the first six.
-pub const BLOCK_WEIGHTS: [&str; 8] = [
-    "reduce.weight",
-    "reduce.bias",
-    "depthwise.weight",
-    "depthwise.bias",
-    "mean.weight",
-    "mean.bias",
-    "sigma.weight",
-    "sigma.bias",
-];
-
-/// The operands of an affine after its input, likewise (`denoise.LAYER.affine.scale`, …).
-pub const AFFINE_WEIGHTS: [&str; 2] = ["affine.scale", "affine.shift"];
-
-/// The shapes of a block's weights, in the order of [`BLOCK_WEIGHTS`].
-pub fn block_weight_shapes(channels: usize, spatial: bool) -> [Vec<usize>; 8] {
-    let (c, b) = (channels, bottleneck(channels));
-    let taps = if spatial { 3 } else { 1 };
-    [vec![b, 1, 1, c], vec![b], vec![taps, taps, b, 1], vec![b], vec![c, 1, 1, b], vec![c], vec![c, 1, 1, b], vec![c]]
-}
+/// LeakyReLU's slope in float and fixed point alike: a power of two, so a shift in hardware.
+pub const SLOPE: f64 = 1.0 / (1u32 << SLOPE_SHIFT) as f64;
+/// The bits by which [`SLOPE`] shifts right.
+pub const SLOPE_SHIFT: u32 = 7;
 
 /// The name of a denoiser weight's global: `denoise.LAYER.PART`.
 pub fn global_name(layer: &str, part: &str) -> String {
     format!("denoise.{layer}.{part}")
 }
 
-/// The attribute of a trained `denoise.block` with a σ̂ head: [`Measured`].
+/// The attribute of a trained denoiser that draws: [`Measured`].
 pub const MEASURED: &str = "measured";
 
 /// What `mxc finetune` measured of a block, over all elements of the calibration samples on the noisy, denoised network.
@@ -165,203 +148,152 @@ impl Measured {
     }
 }
 
-/// A view of `denoise.block`.
+/// A view of a denoiser: the operation `denoise.KIND`.
 #[derive(Clone, Copy, Debug)]
-pub struct Block<'c, 'a>(OperationRef<'c, 'a>);
+pub struct Denoiser<'c, 'a> {
+    operation: OperationRef<'c, 'a>,
+    kind: &'static Kind,
+}
 
-/// A view of `denoise.affine`.
-#[derive(Clone, Copy, Debug)]
-pub struct Affine<'c, 'a>(OperationRef<'c, 'a>);
-
-impl<'c, 'a> Block<'c, 'a> {
+impl<'c, 'a> Denoiser<'c, 'a> {
     /// The view of an operation; `None` when it is another.
     pub fn new(operation: OperationRef<'c, 'a>) -> Option<Self> {
-        (ir::op_name(&operation) == "denoise.block").then_some(Self(operation))
+        Some(Self { operation, kind: Kind::of_operation(&ir::op_name(&operation))? })
+    }
+
+    /// The denoisers of `@main`, in order.
+    pub fn all(module: &'a Module<'c>) -> Vec<Self> {
+        let main = ir::main_function(module).and_then(ir::entry_block);
+        main.map(ir::block_ops).unwrap_or_default().into_iter().filter_map(Self::new).collect()
     }
 
     /// The operation.
     pub fn operation(self) -> OperationRef<'c, 'a> {
-        self.0
+        self.operation
     }
 
     /// The layer it cleans.
     pub fn layer(self) -> String {
-        ir::string_attr(&self.0, crate::analog::LAYER).unwrap_or_default()
+        ir::string_attr(&self.operation, crate::analog::LAYER).unwrap_or_default()
     }
 
-    /// The bottleneck width B.
-    pub fn bottleneck(self) -> Option<usize> {
-        ir::i64_attr(&self.0, "bottleneck").and_then(|b| usize::try_from(b).ok())
+    /// Its kind.
+    pub fn kind(self) -> &'static Kind {
+        self.kind
     }
 
-    /// LeakyReLU's slope.
-    pub fn slope(self) -> Option<f64> {
-        ir::f64_attr(&self.0, "slope")
-    }
-
-    /// The noisy input.
+    /// The noisy input X.
     pub fn input(self) -> Option<Value<'c, 'a>> {
-        self.0.operand(0).ok()
+        self.operation.operand(0).ok()
     }
 
-    /// The weights, in the order of [`BLOCK_WEIGHTS`]: eight, or six without the σ̂ head.
+    /// The weights, in the order of the kind's [`Expression::parameters`].
     pub fn weights(self) -> Vec<Value<'c, 'a>> {
-        self.0.operands().skip(1).collect()
-    }
-
-    /// Whether it has the σ̂ head.
-    pub fn has_sigma(self) -> bool {
-        self.0.operand_count() == 9
+        self.operation.operands().skip(1).collect()
     }
 
     /// What fine-tuning measured; `Ok(None)` before it.
     pub fn measured(self) -> Result<Option<Measured>, String> {
-        ir::dict_attr(&self.0, MEASURED).map(|dictionary| Measured::from_attribute(&dictionary)).transpose()
+        ir::dict_attr(&self.operation, MEASURED).map(|dictionary| Measured::from_attribute(&dictionary)).transpose()
     }
 
-    /// The cleaned output.
+    /// The cleaned output X̂.
     pub fn output(self) -> Option<Value<'c, 'a>> {
-        self.0.result(0).ok().map(Value::from)
+        self.operation.result(0).ok().map(Value::from)
     }
 
     /// The channels C: the size of the input's last axis.
     pub fn channels(self) -> Option<usize> {
-        last_axis(self.input()?)
+        ir::value_shape(self.input()?)?.last().copied().flatten()
     }
 }
 
-impl<'c, 'a> Affine<'c, 'a> {
-    /// The view of an operation; `None` when it is another.
-    pub fn new(operation: OperationRef<'c, 'a>) -> Option<Self> {
-        (ir::op_name(&operation) == "denoise.affine").then_some(Self(operation))
-    }
-
-    /// The operation.
-    pub fn operation(self) -> OperationRef<'c, 'a> {
-        self.0
-    }
-
-    /// The layer it cleans.
-    pub fn layer(self) -> String {
-        ir::string_attr(&self.0, crate::analog::LAYER).unwrap_or_default()
-    }
-
-    /// The input.
-    pub fn input(self) -> Option<Value<'c, 'a>> {
-        self.0.operand(0).ok()
-    }
-
-    /// The scale per channel.
-    pub fn scale(self) -> Option<Value<'c, 'a>> {
-        self.0.operand(1).ok()
-    }
-
-    /// The shift per channel.
-    pub fn shift(self) -> Option<Value<'c, 'a>> {
-        self.0.operand(2).ok()
-    }
-
-    /// The output.
-    pub fn output(self) -> Option<Value<'c, 'a>> {
-        self.0.result(0).ok().map(Value::from)
-    }
-
-    /// The channels C: the size of the input's last axis.
-    pub fn channels(self) -> Option<usize> {
-        last_axis(self.input()?)
-    }
-}
-
-fn last_axis(value: Value<'_, '_>) -> Option<usize> {
-    ir::value_shape(value)?.last().copied().flatten()
-}
-
-/// The attribute of `denoise.block` that says how many values each operand takes: IRDL's variadic operands.
-pub const SEGMENTS: &str = "operandSegmentSizes";
-
-/// The value of [`SEGMENTS`] with or without the weights of σ̂.
-pub fn segments<'c>(context: &'c Context, sigma: bool) -> Attribute<'c> {
-    let sigma = i32::from(sigma);
-    DenseI32ArrayAttribute::new(context, &[1, 1, 1, 1, 1, 1, 1, sigma, sigma]).into()
-}
-
-/// Builds `denoise.block`; `weights` are six or eight values in the order of [`BLOCK_WEIGHTS`].
-pub fn block<'c>(
+/// Builds a denoiser; `weights` are in the order of the kind's [`Expression::parameters`].
+pub fn build<'c>(
     context: &'c Context,
     location: Location<'c>,
+    kind: &Kind,
     input: Value<'c, '_>,
     weights: &[Value<'c, '_>],
     layer: &str,
-    bottleneck: usize,
 ) -> Result<Operation<'c>, melior::Error> {
-    let id = |name: &str| Identifier::new(context, name);
     let mut operands = vec![input];
     operands.extend_from_slice(weights);
-    OperationBuilder::new("denoise.block", location)
+    OperationBuilder::new(&kind.operation_name(), location)
         .add_operands(&operands)
-        .add_results(&[input.r#type()])
-        .add_attributes(&[
-            (id(crate::analog::LAYER), ir::string(context, layer)),
-            (id("bottleneck"), ir::integer(context, bottleneck as i64)),
-            (id("slope"), FloatAttribute::new(context, Type::float32(context), SLOPE).into()),
-            (id(SEGMENTS), segments(context, weights.len() == 8)),
-        ])
-        .build()
-}
-
-/// Builds `denoise.affine`.
-pub fn affine<'c>(
-    context: &'c Context,
-    location: Location<'c>,
-    input: Value<'c, '_>,
-    scale: Value<'c, '_>,
-    shift: Value<'c, '_>,
-    layer: &str,
-) -> Result<Operation<'c>, melior::Error> {
-    OperationBuilder::new("denoise.affine", location)
-        .add_operands(&[input, scale, shift])
         .add_results(&[input.r#type()])
         .add_attributes(&[(Identifier::new(context, crate::analog::LAYER), ir::string(context, layer))])
         .build()
 }
 
+/// The dialect's IRDL definition: an operation for every kind.
+pub fn irdl() -> String {
+    let mut text = "// The denoise dialect: trainable digital blocks on an analog layer's noisy output.\n\
+        //\n\
+        // `layer` names the analog op whose output x the block cleans. Weights are ml_program globals of their own. Input and\n\
+        // output have C channels on the last axis; what a kind computes is beside it. After quantize-denoisers every tensor is\n\
+        // of 16-bit !quant.uniform words, input and output with scales of their own.\n\
+        irdl.dialect @denoise {\n"
+        .to_owned();
+    for kind in KINDS {
+        let operands: Vec<String> =
+            kind.expression().parameters().iter().map(|parameter| parameter.name.replace('.', "_")).collect();
+        text += &format!("  // {}:\n", kind.about);
+        text.extend(kind.expression().to_string().lines().map(|line| format!("  //   {line}\n")));
+        text += &format!("  irdl.operation @{} {{\n", kind.name);
+        // A constraint of its own for each: one that is shared makes the types equal.
+        for value in operands.iter().map(String::as_str).chain(["input", "output"]) {
+            text += &format!("    %{value} = irdl.base \"!builtin.tensor\"\n");
+        }
+        let operands: String = operands.iter().map(|name| format!(", {name}: %{name}")).collect();
+        text += &format!(
+            "    %layer = irdl.base \"#builtin.string\"\n    irdl.operands(input: %input{operands})\n    \
+             irdl.results(output: %output)\n    irdl.attributes {{ \"layer\" = %layer }}\n  }}\n"
+        );
+    }
+    text + "}\n"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use expression::{Site, Width};
+    use std::collections::BTreeSet;
 
     #[test]
     fn bottleneck_rounds_halves_up() {
-        let widths: Vec<_> = [1, 2, 5, 6, 10, 16, 64].map(bottleneck).into();
+        let widths: Vec<_> = [1, 2, 5, 6, 10, 16, 64].map(|channels| Width::Bottleneck(4).of(channels)).into();
         assert_eq!(widths, [1, 1, 1, 2, 3, 4, 16]);
     }
 
+    /// The counts of the paper: C·B + T·B + 2·B·C weights and 2·B + 2·C biases, T = 9 with rows and columns.
     #[test]
-    fn expressions_are_the_paper_s() {
-        for channels in [1, 10, 16, 64] {
-            for spatial in [true, false] {
-                let site = expression::Site { channels, spatial };
-                let count = |kind: &Kind| kind.expression().parameter_count(site);
-                assert_eq!(count(&paper::KIND), block_parameters(channels, spatial, true));
-                assert_eq!(count(&mean::KIND), block_parameters(channels, spatial, false));
-                assert_eq!(count(&affine::KIND), affine_parameters(channels));
-                let shapes = paper::KIND.expression().parameters().iter().map(|p| p.layout.shape(site));
-                assert!(shapes.eq(block_weight_shapes(channels, spatial)));
-            }
+    fn parameters_count_as_in_the_paper() {
+        let count = |kind: &Kind, channels, spatial| kind.expression().parameter_count(Site { channels, spatial });
+        for (channels, b, spatial) in [(1, 1, true), (10, 3, false), (16, 4, true), (64, 16, true)] {
+            let (c, taps) = (channels as u64, if spatial { 9 } else { 1 });
+            assert_eq!(count(&paper::KIND, channels, spatial), 3 * c * b + taps * b + 2 * b + 2 * c);
+            assert_eq!(count(&mean::KIND, channels, spatial), 2 * c * b + taps * b + 2 * b + c);
+            assert_eq!(count(&affine::KIND, channels, spatial), 2 * c);
         }
-        let names = paper::KIND.expression().parameters().iter().map(|parameter| parameter.name.as_str());
-        assert!(names.eq(BLOCK_WEIGHTS));
     }
 
+    /// What everything that walks an expression relies on.
     #[test]
-    fn parameter_counts_follow_the_shapes() {
-        for (channels, spatial) in [(1, true), (10, false), (16, true), (64, true)] {
-            let sizes = block_weight_shapes(channels, spatial).map(|shape| shape.iter().product::<usize>() as u64);
-            let all: u64 = sizes.iter().sum();
-            let mean: u64 = sizes[..6].iter().sum();
-            assert_eq!(block_parameters(channels, spatial, true), all);
-            assert_eq!(block_parameters(channels, spatial, false), mean);
+    fn expressions_are_well_formed() {
+        for kind in KINDS {
+            let expression = kind.expression();
+            let names: BTreeSet<_> = expression.terms().iter().map(|term| &term.name).collect();
+            assert_eq!(names.len(), expression.terms().len(), "{kind:?}: two terms of one name");
+            let read: Vec<_> = expression.terms().iter().flat_map(|term| term.primitive.parameters()).collect();
+            assert!(read.into_iter().eq(0..expression.parameters().len()), "{kind:?}: parameters out of order");
+            for (index, term) in expression.terms().iter().enumerate() {
+                assert!(term.primitive.terms().iter().all(|operand| *operand < index), "{kind:?}: {}", term.name);
+                if let [a, b] = *term.primitive.terms() {
+                    assert_eq!(expression.width(a), expression.width(b), "{kind:?}: {}", term.name);
+                }
+            }
+            assert_eq!(expression.width(expression.result()), Width::Channels, "{kind:?}");
         }
-        assert_eq!(block_parameters(16, true, true), 64 + 36 + 128 + 8 + 32);
-        assert_eq!(affine_parameters(10), 20);
     }
 }

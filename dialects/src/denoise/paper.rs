@@ -5,14 +5,9 @@ use super::{
     expression::{Builder, Expression, Start, Width},
     mean,
 };
-use std::sync::LazyLock;
 
-pub(super) static KIND: Kind = Kind {
-    name: "paper",
-    about: "the paper's block, which subtracts a mean and a random part",
-    stage: Stage::Block,
-    expression: LazyLock::new(expression),
-};
+pub(super) static KIND: Kind =
+    Kind::new("paper", "the paper's block, which subtracts a mean and a random part", Stage::Block, expression);
 
 fn expression() -> Expression {
     let mut e = Builder::default();

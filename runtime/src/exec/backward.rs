@@ -2,6 +2,7 @@
 
 use super::{
     ExecError, Executor,
+    denoise::{Saved, filter_backward},
     forward::{images, value},
     worker::{Buffer, Extra, Pool, Worker},
 };
@@ -13,9 +14,10 @@ use crate::{
     },
     noise::Scale,
     onednn::Direction,
-    plan::{Block, Id, Kernel, Plan},
+    plan::{Id, Kernel, Plan},
     program::{LayerId, ValueId},
 };
+use mxc_dialects::denoise::SLOPE;
 use std::collections::BTreeMap;
 
 /// Sums of the trainable weights' gradients.
@@ -130,6 +132,36 @@ impl Executor {
                     }
                     gradients.add(first, g, &mut worker.pool);
                 }
+                Kernel::Pointwise { rows, inputs, outputs, weight, bias } => {
+                    if let Some(total) = bias.and_then(|bias| weights.get_mut(&bias)) {
+                        sum_rows(&g, total);
+                    }
+                    if let Some(total) = weights.get_mut(weight) {
+                        gemm([*outputs, *inputs, *rows], View::transposed(&g, *outputs), x, total, Start::Result);
+                    }
+                    if gradients.wanted(first) {
+                        let mut out = pool.take(plan.values[first].len);
+                        let g = View::rows(&g, *outputs);
+                        gemm([*rows, *inputs, *outputs], g, self.constant(*weight), &mut out, Start::Zero);
+                        gradients.add(first, out, pool);
+                    }
+                    pool.give(g);
+                }
+                Kernel::Filter { shape, weight, bias } => {
+                    if let Some(total) = bias.and_then(|bias| weights.get_mut(&bias)) {
+                        sum_rows(&g, total);
+                    }
+                    let mut out = pool.take(plan.values[first].len);
+                    filter_backward(shape, (x, &g), self.constant(*weight), weights.get_mut(weight), pool, &mut out);
+                    gradients.add(first, out, pool);
+                    pool.give(g);
+                }
+                Kernel::LeakyRelu => {
+                    elementwise::leaky_relu_backward(&mut g, y, SLOPE as f32);
+                    gradients.add(first, g, pool);
+                }
+                // It depends on nothing: no plan has a gradient of it.
+                Kernel::Draw { .. } => pool.give(g),
                 Kernel::Affine { scale, shift } => {
                     let values = self.constant(*scale);
                     if !weights.contains_key(scale) && !weights.contains_key(shift) {
@@ -306,86 +338,6 @@ impl Executor {
         }
         Ok(())
     }
-
-    /// The block's gradients: adds to `weights` and turns `out` into the operand's gradient.
-    fn block_backward(
-        &self,
-        block: &Block,
-        pool: &mut Pool,
-        out: &mut [f32],
-        saved: &Saved<'_>,
-        weights: &mut WeightGradients,
-    ) {
-        let Block { rows, channels, bottleneck, ref depthwise, .. } = *block;
-        // Everything below the subtraction sees the negated gradient.
-        let mut back = pool.take_copy(out);
-        elementwise::negate(&mut back);
-        let mut inner = pool.take(rows * bottleneck);
-        let mut filter = pool.take(channels * bottleneck);
-        let mut head = |pair: [ValueId; 2], g: &[f32], inner: &mut [f32], start: Start<'_>| {
-            if let Some(total) = weights.get_mut(&pair[0]) {
-                // [B, C], then added transposed.
-                gemm([bottleneck, channels, rows], View::transposed(saved.g, bottleneck), g, &mut filter, Start::Zero);
-                for (channel, total) in total.chunks_exact_mut(bottleneck.max(1)).enumerate() {
-                    for (at, total) in total.iter_mut().enumerate() {
-                        *total += filter[at * channels + channel];
-                    }
-                }
-            }
-            if let Some(total) = weights.get_mut(&pair[1]) {
-                sum_rows(g, total);
-            }
-            gemm([rows, bottleneck, channels], View::rows(g, channels), self.constant(pair[0]), inner, start);
-        };
-        head(block.mean, &back, &mut inner, Start::Zero);
-        if let (Some(pair), Some(epsilon)) = (block.sigma, saved.epsilon) {
-            let mut scaled = pool.take(rows * channels);
-            elementwise::multiply(&back, epsilon, &mut scaled);
-            head(pair, &scaled, &mut inner, Start::Result);
-            pool.give(scaled);
-        }
-        elementwise::leaky_relu_backward(&mut inner, saved.g, block.slope);
-        if let Some(total) = weights.get_mut(&block.spatial[1]) {
-            sum_rows(&inner, total);
-        }
-        let image = depthwise.input[0] * depthwise.input[1] * bottleneck;
-        let mut work = pool.take(depthwise.work_len());
-        if let Some(total) = weights.get_mut(&block.spatial[0]) {
-            for (h, g) in saved.h.chunks_exact(image.max(1)).zip(inner.chunks_exact(image.max(1))).take(block.images) {
-                depthwise::backward_weights(depthwise, h, g, &mut work, total);
-            }
-        }
-        let mut outer = pool.take(rows * bottleneck);
-        let spatial = self.constant(block.spatial[0]);
-        images(&inner, &mut outer, depthwise.output, depthwise.input, bottleneck)
-            .for_each(|(g, out)| depthwise::backward_data(depthwise, g, spatial, &mut work, out));
-        pool.give(work);
-        elementwise::leaky_relu_backward(&mut outer, saved.h, block.slope);
-        if let Some(total) = weights.get_mut(&block.reduce[1]) {
-            sum_rows(&outer, total);
-        }
-        if let Some(total) = weights.get_mut(&block.reduce[0]) {
-            gemm([bottleneck, channels, rows], View::transposed(&outer, bottleneck), saved.x, total, Start::Result);
-        }
-        gemm(
-            [rows, channels, bottleneck],
-            View::rows(&outer, bottleneck),
-            self.constant(block.reduce[0]),
-            out,
-            Start::Result,
-        );
-        for buffer in [back, inner, filter, outer] {
-            pool.give(buffer);
-        }
-    }
-}
-
-/// What a block's forward pass kept.
-struct Saved<'a> {
-    x: &'a [f32],
-    h: &'a [f32],
-    g: &'a [f32],
-    epsilon: Option<&'a [f32]>,
 }
 
 /// The gradient of a sum of equal shapes: the same for both operands.

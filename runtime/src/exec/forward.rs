@@ -2,6 +2,7 @@
 
 use super::{
     ExecError, Executor, Key, Mode,
+    denoise::{filter, pointwise},
     worker::{Buffer, Extra, Worker},
 };
 use crate::{
@@ -12,10 +13,11 @@ use crate::{
         generic, layout, pool,
     },
     noise::{Lifetime, Scale},
-    plan::{Block, Id, Kernel, Place, Plan},
-    program::{LayerId, ValueId},
+    plan::{Id, Kernel, Place, Plan},
+    program::LayerId,
     rng::{Kind, StreamKey},
 };
+use mxc_dialects::denoise::SLOPE;
 
 /// What a run of one sample depends on.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +61,7 @@ pub(super) fn value<'a>(
 
 impl Executor {
     /// The normals' stream of a noise component or a denoiser.
-    fn stream(
+    pub(super) fn stream(
         &self,
         layer: LayerId,
         kind: Kind,
@@ -99,16 +101,7 @@ impl Executor {
             let mut out =
                 if step.takes_buffer { worker.values[first].take().unwrap_or_default() } else { worker.pool.take(len) };
             // Kernels that work in place find their operand in `out`.
-            let in_place = matches!(
-                step.kernel,
-                Kernel::Noise { .. }
-                    | Kernel::Block(_)
-                    | Kernel::Affine { .. }
-                    | Kernel::Tile(_)
-                    | Kernel::Unary(_)
-                    | Kernel::Silu
-            );
-            if in_place && !step.takes_buffer {
+            if step.kernel.in_place() && !step.takes_buffer {
                 out.copy_from_slice(value(self, plan, &worker.values, inputs, first));
             }
             let mut extra = Extra::Nothing;
@@ -149,6 +142,7 @@ impl Executor {
                 Kernel::Affine { scale, shift } => {
                     elementwise::affine(&mut out, self.constant(*scale), self.constant(*shift));
                 }
+                Kernel::LeakyRelu => elementwise::leaky_relu(&mut out, SLOPE as f32),
                 Kernel::Tile(program) => {
                     program.denoise(&mut out, sample.index, sample.mode.sampling.then_some(sample.key));
                 }
@@ -158,6 +152,26 @@ impl Executor {
                     let operand = |position: usize| value(self, plan, &worker.values, inputs, step.inputs[position]);
                     let x = operand(0);
                     match kernel {
+                        Kernel::Pointwise { rows, inputs, outputs, weight, bias } => {
+                            let bias = bias.map(|bias| self.constant(bias));
+                            let weight = self.constant(*weight);
+                            pointwise([*rows, *inputs, *outputs], x, weight, bias, &mut worker.pool, &mut out);
+                        }
+                        Kernel::Filter { shape, weight, bias } => {
+                            let bias = bias.map(|bias| self.constant(bias));
+                            filter(shape, x, self.constant(*weight), bias, &mut worker.pool, &mut out);
+                        }
+                        Kernel::Draw { layer, number } => {
+                            if sample.mode.sampling {
+                                if let Some(observer) = &mut observer {
+                                    observer(Seen::Sigma, *layer, x, operand(1));
+                                }
+                                self.stream(*layer, Kind::Epsilon, *number, Lifetime::Sample, sample)
+                                    .fill_normals(0, &mut out);
+                            } else {
+                                out.fill(0.0);
+                            }
+                        }
                         Kernel::MatMul { batch, m, n, k } => {
                             let y = operand(1);
                             for image in 0..*batch {
@@ -226,7 +240,7 @@ impl Executor {
             Kernel::Depthwise { shape, filter, bias, .. } => {
                 let mut work = worker.pool.take(shape.work_len());
                 images(x, out, shape.input, shape.output, shape.channels)
-                    .for_each(|(x, out)| depthwise::forward(shape, x, filter, bias, &mut work, out));
+                    .for_each(|(x, out)| depthwise::forward(shape, x, filter, Some(bias), &mut work, out));
                 worker.pool.give(work);
             }
             Kernel::FullyConnected { rows, inputs, outputs, weights, transposed, bias, .. } => match transposed {
@@ -280,72 +294,6 @@ impl Executor {
             .collect();
         elementwise::add_noise(y, offset as f32, &parts, noise.limits().map(|limits| limits[1]));
         (noise.scale == Scale::Signal).then_some(magnitude)
-    }
-
-    /// The paper's block in place: `x − (ε ⊙ σ̂ + μ̂)`.
-    fn block(
-        &self,
-        block: &Block,
-        worker: &mut Worker,
-        x: &mut [f32],
-        sample: &Sample,
-        observer: &mut Option<&mut Observer<'_>>,
-    ) -> Extra {
-        let Block { rows, channels, bottleneck, .. } = *block;
-        let pool = &mut worker.pool;
-        let mut filter = pool.take(channels * bottleneck);
-        let mut h = pool.take(rows * bottleneck);
-        gemm::transpose(self.constant(block.reduce[0]), channels, &mut filter);
-        gemm(
-            [rows, bottleneck, channels],
-            View::rows(x, channels),
-            &filter,
-            &mut h,
-            Start::Row(self.constant(block.reduce[1])),
-        );
-        elementwise::leaky_relu(&mut h, block.slope);
-
-        let mut g = pool.take(rows * bottleneck);
-        let shape = &block.depthwise;
-        let mut padded = pool.take(shape.work_len());
-        let (weights, bias) = (self.constant(block.spatial[0]), self.constant(block.spatial[1]));
-        images(&h, &mut g, shape.input, shape.output, bottleneck)
-            .take(block.images)
-            .for_each(|(h, g)| depthwise::forward(shape, h, weights, bias, &mut padded, g));
-        pool.give(padded);
-        elementwise::leaky_relu(&mut g, block.slope);
-
-        let mut head = |pair: [ValueId; 2], pool: &mut super::worker::Pool| {
-            let mut out = pool.take(rows * channels);
-            gemm::transpose(self.constant(pair[0]), bottleneck, &mut filter);
-            gemm(
-                [rows, channels, bottleneck],
-                View::rows(&g, bottleneck),
-                &filter,
-                &mut out,
-                Start::Row(self.constant(pair[1])),
-            );
-            out
-        };
-        let mu = head(block.mean, pool);
-        let mut epsilon = None;
-        match block.sigma.filter(|_| sample.mode.sampling) {
-            Some(pair) => {
-                let sigma = head(pair, pool);
-                if let Some(observer) = observer {
-                    observer(Seen::Sigma, block.layer, x, &sigma);
-                }
-                let mut draws = pool.take(rows * channels);
-                self.stream(block.layer, Kind::Epsilon, 0, Lifetime::Sample, sample).fill_normals(0, &mut draws);
-                elementwise::subtract_noise(x, &mu, &sigma, &draws);
-                pool.give(sigma);
-                epsilon = Some(draws);
-            }
-            None => elementwise::subtract(x, &mu),
-        }
-        pool.give(mu);
-        pool.give(filter);
-        Extra::Block { h, g, epsilon }
     }
 }
 

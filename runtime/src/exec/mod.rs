@@ -6,6 +6,7 @@
 //! order: over the samples of a shard of 16, then over the shards. Bit-identity holds per instruction set.
 
 mod backward;
+mod denoise;
 mod distortion;
 mod forward;
 mod loss;

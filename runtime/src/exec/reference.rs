@@ -11,6 +11,10 @@ use crate::{
     },
     rng::{Kind, StreamKey, layer_hash},
 };
+use mxc_dialects::denoise::{
+    SLOPE,
+    expression::{Expression, Primitive},
+};
 use std::collections::BTreeMap;
 
 /// A dense tensor.
@@ -211,6 +215,77 @@ impl Run<'_> {
         y
     }
 
+    /// A denoiser, term by term.
+    fn denoise(&self, layer: usize, expression: &Expression, operands: &[&Tensor], shape: Vec<usize>) -> Tensor {
+        let channels = *shape.last().unwrap();
+        // Images, rows, columns; what has none is one column of pixels.
+        let image = match shape.as_slice() {
+            &[n, h, w, _] => [n, h, w],
+            _ => [1, operands[0].values.len() / channels, 1],
+        };
+        let weight = |parameter: usize| operands[1 + parameter];
+        let bias = |bias: Option<usize>, channel: usize| bias.map_or(0.0, |bias| weight(bias).values[channel]);
+        let mut values: Vec<Tensor> = Vec::new();
+        for (index, term) in expression.terms().iter().enumerate() {
+            let full = [image.as_slice(), &[expression.width(index).of(channels)]].concat();
+            let both = |[a, b]: [usize; 2], f: fn(f64, f64) -> f64| {
+                let pairs = values[a].values.iter().zip(&values[b].values);
+                Tensor { shape: full.clone(), values: pairs.map(|(a, b)| f(*a, *b)).collect() }
+            };
+            let value = match &term.primitive {
+                Primitive::Input => Tensor { shape: full.clone(), values: operands[0].values.clone() },
+                Primitive::Pointwise { x, weight: w, bias: b } => {
+                    let (x, w) = (&values[*x], weight(*w));
+                    let inputs = x.shape[3];
+                    Tensor::from_fn(&full, |i| {
+                        let products = (0..inputs).map(|k| x.at(&[i[0], i[1], i[2], k]) * w.values[i[3] * inputs + k]);
+                        bias(*b, i[3]) + products.sum::<f64>()
+                    })
+                }
+                Primitive::Depthwise { x, weight: w, bias: b } => {
+                    let (x, w) = (&values[*x], weight(*w));
+                    let kernel = w.shape[0];
+                    let half = kernel / 2;
+                    Tensor::from_fn(&full, |i| {
+                        let mut sum = bias(*b, i[3]);
+                        for (kh, kw) in (0..kernel).flat_map(|kh| (0..kernel).map(move |kw| (kh, kw))) {
+                            let (row, column) = (i[1] + kh, i[2] + kw);
+                            if row >= half && column >= half && row - half < full[1] && column - half < full[2] {
+                                sum += x.at(&[i[0], row - half, column - half, i[3]])
+                                    * w.values[(kh * kernel + kw) * full[3] + i[3]];
+                            }
+                        }
+                        sum
+                    })
+                }
+                Primitive::LeakyRelu { x } => {
+                    let rectified = |&x: &f64| if x >= 0.0 { x } else { SLOPE * x };
+                    Tensor { shape: full.clone(), values: values[*x].values.iter().map(rectified).collect() }
+                }
+                Primitive::ScaleShift { x, scale, shift } => Tensor::from_fn(&full, |i| {
+                    values[*x].at(i) * weight(*scale).values[i[3]] + weight(*shift).values[i[3]]
+                }),
+                Primitive::Draw { .. } => {
+                    let count = full.iter().product();
+                    let number = expression.terms()[..index]
+                        .iter()
+                        .filter(|term| matches!(term.primitive, Primitive::Draw { .. }))
+                        .count() as u32;
+                    let values = match self.mode.sampling {
+                        true => self.normals(layer, Kind::Epsilon, number, false, count),
+                        false => vec![0.0; count],
+                    };
+                    Tensor { shape: full.clone(), values }
+                }
+                Primitive::Multiply(pair) => both(*pair, |a, b| a * b),
+                Primitive::Add(pair) => both(*pair, |a, b| a + b),
+                Primitive::Subtract(pair) => both(*pair, |a, b| a - b),
+            };
+            values.push(value);
+        }
+        Tensor { shape, values: values.pop().unwrap().values }
+    }
+
     fn node(&self, op: &Op, operands: &[&Tensor], shape: Vec<usize>) -> Tensor {
         let x = operands[0];
         match op {
@@ -263,58 +338,7 @@ impl Run<'_> {
             }),
             op if op.cleans().is_some() && !self.mode.denoise => x.clone(),
             Op::DenoiseTile { .. } => unreachable!("the reference computes in floating point"),
-            Op::DenoiseBlock { layer, slope } => {
-                let c = *shape.last().unwrap();
-                let b = operands[2].values.len();
-                let lrelu = |x: f64| if x >= 0.0 { x } else { f64::from(*slope) * x };
-                let flat = |x: &Tensor| match shape.len() {
-                    4 => x.shape.clone(),
-                    _ => vec![1, x.values.len() / x.shape.last().unwrap(), 1, *x.shape.last().unwrap()],
-                };
-                let spatial = flat(x);
-                let x4 = Tensor { shape: spatial.clone(), values: x.values.clone() };
-                let mut narrow = spatial.clone();
-                narrow[3] = b;
-                let h = Tensor::from_fn(&narrow, |i| {
-                    let sum: f64 =
-                        (0..c).map(|k| x4.at(&[i[0], i[1], i[2], k]) * operands[1].values[i[3] * c + k]).sum();
-                    lrelu(sum + operands[2].values[i[3]])
-                });
-                let kernel = operands[3].shape[0];
-                let g = Tensor::from_fn(&narrow, |i| {
-                    let mut sum = operands[4].values[i[3]];
-                    for kh in 0..kernel {
-                        for kw in 0..kernel {
-                            let (row, column) = (i[1] + kh, i[2] + kw);
-                            let half = kernel / 2;
-                            if row < half || column < half || row - half >= narrow[1] || column - half >= narrow[2] {
-                                continue;
-                            }
-                            sum += h.at(&[i[0], row - half, column - half, i[3]])
-                                * operands[3].values[(kh * kernel + kw) * b + i[3]];
-                        }
-                    }
-                    lrelu(sum)
-                });
-                let head = |w: &Tensor, bias: &Tensor, i: &[usize]| {
-                    bias.values[i[3]]
-                        + (0..b).map(|k| g.at(&[i[0], i[1], i[2], k]) * w.values[i[3] * b + k]).sum::<f64>()
-                };
-                let mut z = Tensor::from_fn(&spatial, |i| head(operands[5], operands[6], i));
-                if operands.len() == 9 && self.mode.sampling {
-                    let sigma = Tensor::from_fn(&spatial, |i| head(operands[7], operands[8], i));
-                    let epsilon = self.normals(*layer, Kind::Epsilon, 0, false, x.values.len());
-                    for ((z, sigma), epsilon) in z.values.iter_mut().zip(sigma.values).zip(epsilon) {
-                        *z += epsilon * sigma;
-                    }
-                }
-                let values = x.values.iter().zip(z.values).map(|(x, z)| x - z).collect();
-                Tensor { shape, values }
-            }
-            Op::DenoiseAffine { .. } => Tensor::from_fn(&shape, |i| {
-                let c = i[i.len() - 1];
-                x.at(i) * operands[1].values[c] + operands[2].values[c]
-            }),
+            Op::Denoise { layer, kind } => self.denoise(*layer, kind.expression(), operands, shape),
             Op::Unary(op) => Tensor {
                 shape,
                 values: x

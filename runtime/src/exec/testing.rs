@@ -1,5 +1,9 @@
 //! Programs made by hand, for tests and benchmarks.
 
+use mxc_dialects::denoise::{
+    Kind,
+    expression::{Initial, Layout, Site},
+};
 use mxc_runtime::{
     program::{Binary, Calibration, DType, Layer, LayerId, Node, Op, Program, Unary, Value, ValueId},
     store::Weight,
@@ -134,43 +138,34 @@ impl Net {
     }
 
     pub fn affine(&mut self, x: ValueId) -> ValueId {
-        let shape = self.shape(x);
-        let channels = shape[shape.len() - 1];
-        let scale = self.randoms(channels, 0.2).iter().map(|x| 1.0 + x).collect();
-        let scale = self.constant(&[channels], scale, true);
-        let shift = self.weight(&[channels], 0.1, true);
-        let layer = self.program.layers.len() - 1;
-        self.node(Op::DenoiseAffine { layer }, &[x, scale, shift], &shape[1..])
+        self.denoiser(Kind::named("affine").expect("a kind"), x, false, 1.0)
     }
 
     /// A block after a convolution, or on tokens. `heads` scales the two heads' weights.
     pub fn block(&mut self, x: ValueId, sigma: bool, heads: f32) -> ValueId {
-        let kernel = if self.shape(x).len() == 4 { 3 } else { 1 };
-        self.block_with(x, kernel, sigma, heads)
+        let kind = Kind::named(if sigma { "paper" } else { "mean" }).expect("a kind");
+        self.denoiser(kind, x, self.shape(x).len() == 4, heads)
     }
 
-    pub fn block_with(&mut self, x: ValueId, kernel: usize, sigma: bool, heads: f32) -> ValueId {
+    /// A denoiser with random weights; `heads` scales those that start at zero.
+    pub fn denoiser(&mut self, kind: &'static Kind, x: ValueId, spatial: bool, heads: f32) -> ValueId {
         let shape = self.shape(x);
-        let c = shape[shape.len() - 1];
-        let b = (c as f64 / 4.0).round().max(1.0) as usize;
+        let site = Site { channels: shape[shape.len() - 1], spatial };
         let mut operands = vec![x];
-        for (shape, scale) in [
-            (vec![b, 1, 1, c], 0.5),
-            (vec![b], 0.1),
-            (vec![kernel, kernel, b, 1], 0.5),
-            (vec![b], 0.1),
-            (vec![c, 1, 1, b], heads),
-            (vec![c], 0.1 * heads),
-            (vec![c, 1, 1, b], heads),
-            (vec![c], 0.1 * heads),
-        ]
-        .into_iter()
-        .take(if sigma { 8 } else { 6 })
-        {
-            operands.push(self.weight(&shape, scale, true));
+        for parameter in kind.expression().parameters() {
+            let shape = parameter.layout.shape(site);
+            let bias = matches!(parameter.layout, Layout::PerChannel(_));
+            operands.push(match parameter.initial {
+                Initial::One => {
+                    let values = self.randoms(shape[0], 0.2).iter().map(|x| 1.0 + x).collect();
+                    self.constant(&shape, values, true)
+                }
+                Initial::Uniform(_) => self.weight(&shape, if bias { 0.1 } else { 0.5 }, true),
+                Initial::Zero => self.weight(&shape, if bias { 0.1 * heads } else { heads }, true),
+            });
         }
         let layer = self.program.layers.len() - 1;
-        self.node(Op::DenoiseBlock { layer, slope: 0.007_812_5 }, &operands, &shape[1..])
+        self.node(Op::Denoise { layer, kind }, &operands, &shape[1..])
     }
 
     pub fn unary(&mut self, op: Unary, x: ValueId) -> ValueId {

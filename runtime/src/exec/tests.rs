@@ -6,11 +6,34 @@ use crate::{
     program::{Binary, DType, Interpolation, Op, Padding, Reduce, Sampling, Scattering, Unary},
     store::Weight,
 };
+use mxc_dialects::denoise::{
+    KINDS, Kind, Stage,
+    expression::{Expression, Primitive},
+};
+use std::sync::LazyLock;
 
 const KEY: Key = Key { seed: 7, purpose: Purpose::Train, pass: 3, chip: 0 };
 const MODES: [Mode; 4] = [Mode::CLEAN, Mode::NOISY, Mode::DENOISED, Mode::CLEAN_DENOISED];
 /// A denoised run without noise whose blocks sample.
 const SAMPLING: Mode = Mode { noise: false, denoise: true, sampling: true };
+
+fn kind(name: &str) -> &'static Kind {
+    Kind::named(name).unwrap()
+}
+
+/// The paper's block in a form for which there is no kernel: σ̂ ⊙ ε.
+static UNFUSED: LazyLock<Kind> = LazyLock::new(|| {
+    Kind::new("unfused", "", Stage::Block, || {
+        let paper = kind("paper").expression();
+        let mut terms = paper.terms().to_vec();
+        for term in &mut terms {
+            if let Primitive::Multiply([a, b]) = &mut term.primitive {
+                std::mem::swap(a, b);
+            }
+        }
+        Expression::new(terms, paper.parameters().to_vec())
+    })
+});
 
 /// Small networks that between them hold every operation, each behind a trainable denoiser.
 fn networks() -> Vec<(String, Program)> {
@@ -44,10 +67,23 @@ fn networks() -> Vec<(String, Program)> {
     let mut net = start("range");
     let x = net.input(&[3, 4, 5]);
     let x = net.linear(x, 8);
-    let x = net.block_with(x, 1, true, 0.4);
+    let x = net.denoiser(kind("paper"), x, false, 0.4);
     let x = net.relu(x);
     let x = net.conv(x, 6, 3, 1, 1);
     all.push(("fully connected on pixels".to_owned(), net.classify(x, 4)));
+    // Every kind of denoiser, over rows and columns and not, before and behind a layer.
+    for kind in KINDS.into_iter().chain([&*UNFUSED]) {
+        for spatial in [true, false] {
+            let mut net = start("signal");
+            let x = net.input(&[4, 3, 5]);
+            let x = if spatial { net.conv(x, 16, 3, 1, 1) } else { net.linear(x, 16) };
+            let x = net.denoiser(kind, x, spatial, 0.4);
+            let x = net.relu(x);
+            let x = if spatial { net.conv(x, 7, 1, 1, 1) } else { net.linear(x, 7) };
+            let x = net.denoiser(kind, x, spatial, 0.4);
+            all.push((format!("{kind:?}, {spatial}"), net.classify(x, 4)));
+        }
+    }
     // Convolutions of many geometries.
     type Geometry = (usize, [usize; 2], [usize; 2], [usize; 4], [usize; 2], usize);
     let geometries: [Geometry; 9] = [
@@ -651,6 +687,38 @@ fn calibration_measures_inputs_and_outputs() {
 }
 
 /// σ̂ as the block's heads make it: zero weights give 0, a bias alone its own size.
+/// The kernel of a form and its terms one by one: the same up to rounding, the same draws, the same σ̂.
+#[test]
+fn a_block_is_its_terms() {
+    let program = |kind: &'static Kind| {
+        let mut net = start("constant");
+        let x = net.input(&[5, 4, 2]);
+        let x = net.conv(x, 12, 3, 1, 1);
+        let x = net.denoiser(kind, x, true, 0.4);
+        net.classify(x, 4)
+    };
+    let [fused, terms] = [kind("paper"), &*UNFUSED].map(|kind| Executor::new(program(kind), 1).unwrap());
+    let (x, indices, labels) = samples(fused.program(), 3);
+    let batch = Batch { inputs: &[&x], samples: &indices };
+    let kernels = |executor: &Executor| executor.plan(Mode::DENOISED, Goal::Train).unwrap().steps.len();
+    assert!(kernels(&fused) < kernels(&terms));
+    let near = |a: &[f32], b: &[f32]| {
+        let b: Vec<f64> = b.iter().map(|b| f64::from(*b)).collect();
+        close(a, &b, 1e-5).unwrap();
+    };
+    for mode in MODES {
+        near(&fused.logits(batch, mode, KEY).unwrap(), &terms.logits(batch, mode, KEY).unwrap());
+    }
+    let [fused_gradients, term_gradients] =
+        [&fused, &terms].map(|executor| executor.gradients(batch, Targets::Labels(&labels), KEY).unwrap());
+    for (a, b) in fused_gradients.weights.values().zip(term_gradients.weights.values()) {
+        near(a, b);
+    }
+    let [a, b] = [&fused, &terms].map(|executor| executor.sigma_statistics(&mut [batch].into_iter(), KEY).unwrap());
+    let (a, b) = (a[0].unwrap(), b[0].unwrap());
+    assert!((a.sigma_rms / b.sigma_rms - 1.0).abs() < 1e-5 && a.input_rms == b.input_rms, "{a:?} {b:?}");
+}
+
 #[test]
 fn sigma_is_measured_where_blocks_draw() {
     let mut net = start("constant");

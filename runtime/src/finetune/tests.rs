@@ -313,8 +313,7 @@ func.func @main(%x: tensor<?x6x6x1xf32>) -> tensor<?x3xf32> {
   %db = "tosa.const"() <{values = dense<0.0> : tensor<1xf32>}> : () -> tensor<1xf32>
   %mw = "tosa.const"() <{values = dense<0.0> : tensor<4x1x1x1xf32>}> : () -> tensor<4x1x1x1xf32>
   %mb = "tosa.const"() <{values = dense<0.0> : tensor<4xf32>}> : () -> tensor<4xf32>
-  %d = "denoise.block"(%y, %rw, %rb, %dw, %db, %mw, %mb, %mw, %mb) {layer = "conv", bottleneck = 1 : i64,
-    slope = 7.8125e-3 : f64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 1, 1, 1, 1>}
+  %d = "denoise.paper"(%y, %rw, %rb, %dw, %db, %mw, %mb, %mw, %mb) {layer = "conv"}
     : (tensor<?x6x6x4xf32>, tensor<1x1x1x4xf32>, tensor<1xf32>, tensor<3x3x1x1xf32>, tensor<1xf32>,
        tensor<4x1x1x1xf32>, tensor<4xf32>, tensor<4x1x1x1xf32>, tensor<4xf32>) -> tensor<?x6x6x4xf32>
   %r = tosa.clamp %d {min_val = 0.0 : f32, max_val = 3.4e38 : f32} : (tensor<?x6x6x4xf32>) -> tensor<?x6x6x4xf32>

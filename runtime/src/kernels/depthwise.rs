@@ -98,9 +98,9 @@ impl Depthwise {
 
 /// The convolution of one sample; `w` is `[KH, KW, C]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma"))]
-pub fn forward(shape: &Depthwise, x: &[f32], w: &[f32], bias: &[f32], work: &mut [f32], out: &mut [f32]) {
+pub fn forward(shape: &Depthwise, x: &[f32], w: &[f32], bias: Option<&[f32]>, work: &mut [f32], out: &mut [f32]) {
     const FMA: bool = target_cfg_f!(target_feature = "fma");
-    convolve::<FMA>(shape, x, w, Some(bias), false, work, out);
+    convolve::<FMA>(shape, x, w, bias, false, work, out);
 }
 
 /// The input's gradient from the output's.

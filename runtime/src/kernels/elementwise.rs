@@ -556,6 +556,11 @@ impl Broadcast {
         Some(Self { axes })
     }
 
+    /// Of two operands of as many elements.
+    pub fn equal(len: usize) -> Self {
+        Self { axes: vec![(len, 1, 1)] }
+    }
+
     /// The result's shape.
     pub fn shape(left: &[usize], right: &[usize]) -> Vec<usize> {
         left.iter().zip(right).map(|(&l, &r)| l.max(r)).collect()

@@ -9,7 +9,10 @@ use crate::{
     store::Weight,
 };
 use melior::ir::{OperationRef, ValueLike, operation::OperationLike};
-use mxc_dialects::{dtile, ir};
+use mxc_dialects::{
+    denoise::{Denoiser, Kind},
+    dtile, ir,
+};
 use std::sync::Arc;
 
 /// The elementwise operations of two operands.
@@ -83,7 +86,7 @@ fn reduction(name: &str) -> Option<Reduce> {
 }
 
 /// The other operations.
-const OTHERS: [&str; 30] = [
+const OTHERS: [&str; 28] = [
     "func.return",
     "ml_program.global_load_const",
     "tosa.const",
@@ -108,8 +111,6 @@ const OTHERS: [&str; 30] = [
     "analog.conv2d",
     "analog.depthwise_conv2d",
     "analog.fully_connected",
-    "denoise.block",
-    "denoise.affine",
     "quant.qcast",
     "quant.scast",
     "quant.dcast",
@@ -121,7 +122,11 @@ pub(super) const LAUNCH: &str = dtile::Launch::MNEMONIC;
 
 /// Whether an operation can be read.
 pub(super) fn is_known(name: &str) -> bool {
-    OTHERS.contains(&name) || binary(name).is_some() || unary(name).is_some() || reduction(name).is_some()
+    OTHERS.contains(&name)
+        || Kind::of_operation(name).is_some()
+        || binary(name).is_some()
+        || unary(name).is_some()
+        || reduction(name).is_some()
 }
 
 /// A convolution's or pooling's geometry.
@@ -213,13 +218,14 @@ impl<'c> Loader<'c, '_> {
                 let bias = self.constant_value(bias_name, bias);
                 self.fully_connected(op, weight, bias, Some(layer))
             }
-            "denoise.block" => self.denoise_block(op),
-            "denoise.affine" => self.denoise_affine(op),
             "quant.qcast" => self.quantise(op),
             "quant.scast" => self.reinterpret(op),
             "quant.dcast" => self.dequantise(op),
             LAUNCH => self.launch(op),
-            _ => Err(fail(op, "it cannot be executed".into())),
+            _ => match Denoiser::new(*op) {
+                Some(denoiser) => self.denoise(op, denoiser.kind()),
+                None => Err(fail(op, "it cannot be executed".into())),
+            },
         }
     }
 
@@ -1050,69 +1056,25 @@ impl<'c> Loader<'c, '_> {
         Ok((layer, name))
     }
 
-    /// A denoiser's weight; a constant without a name of its own is called `layer.role`.
-    fn trainable(
-        &mut self,
-        op: &OperationRef<'c, '_>,
-        index: usize,
-        layer: &str,
-        role: &str,
-        shape: &[usize],
-    ) -> Result<ValueId, LoadError> {
-        let (name, weight) = self.constant(op, index)?;
-        if weight.shape() != shape {
-            return Err(fail(op, format!("its {role} has shape {:?}, not {shape:?}", weight.shape())));
-        }
-        let name = if name.is_empty() { format!("{layer}.{role}") } else { name };
-        let id = self.constant_value(name, weight);
-        self.program.values[id].trainable = true;
-        Ok(id)
-    }
-
-    fn denoise_block(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+    fn denoise(&mut self, op: &OperationRef<'c, '_>, kind: &'static Kind) -> Result<(), LoadError> {
         let (input, view) = self.activation(op, 0)?;
         let (layer, name) = self.cleaned_layer(op)?;
         let shape = self.program.values[input].shape.clone();
         let channels = self.channels(op, input)?;
-        let bottleneck = ir::i64_attr(op, "bottleneck")
-            .and_then(|size| usize::try_from(size).ok())
-            .filter(|&size| size > 0)
-            .ok_or_else(|| fail(op, "its bottleneck must be positive".into()))?;
-        let slope = ir::f64_attr(op, "slope").ok_or_else(|| fail(op, "its slope must be a float".into()))?;
-        // 3×3 after a convolution, 1×1 after a fully connected layer.
-        let pointwise = self.constant(op, 3)?.1.shape() == [1, 1, bottleneck, 1];
-        let taps = if shape.len() == 4 && !pointwise { 3 } else { 1 };
-        let mut roles = vec![
-            ("reduce_weight", vec![bottleneck, 1, 1, channels]),
-            ("reduce_bias", vec![bottleneck]),
-            ("depthwise_weight", vec![taps, taps, bottleneck, 1]),
-            ("depthwise_bias", vec![bottleneck]),
-            ("mean_weight", vec![channels, 1, 1, bottleneck]),
-            ("mean_bias", vec![channels]),
-        ];
-        match op.operand_count() {
-            7 => {}
-            9 => roles.extend([("sigma_weight", vec![channels, 1, 1, bottleneck]), ("sigma_bias", vec![channels])]),
-            count => return Err(fail(op, format!("it has {count} operands, not 7 or 9"))),
-        }
+        let parameters = kind.expression().parameters();
+        let weights =
+            (1..=parameters.len()).map(|index| self.constant(op, index)).collect::<Result<Vec<_>, LoadError>>()?;
+        let shapes: Vec<_> = weights.iter().map(|(_, weight)| weight.shape()).collect();
+        kind.expression().fit(channels, &shapes).map_err(|message| fail(op, message))?;
         let mut inputs = vec![input];
-        for (index, (role, shape)) in roles.into_iter().enumerate() {
-            inputs.push(self.trainable(op, index + 1, &name, role, &shape)?);
+        for (parameter, (name_of_global, weight)) in parameters.iter().zip(weights) {
+            // A constant without a name of its own still needs one.
+            let name = if name_of_global.is_empty() { format!("{name}.{}", parameter.name) } else { name_of_global };
+            let id = self.constant_value(name, weight);
+            self.program.values[id].trainable = true;
+            inputs.push(id);
         }
-        let slope = slope as f32;
-        self.emit_checked(op, Op::DenoiseBlock { layer, slope }, inputs, view, &shape)?;
-        Ok(())
-    }
-
-    fn denoise_affine(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
-        let (input, view) = self.activation(op, 0)?;
-        let (layer, name) = self.cleaned_layer(op)?;
-        let shape = self.program.values[input].shape.clone();
-        let channels = self.channels(op, input)?;
-        let scale = self.trainable(op, 1, &name, "scale", &[channels])?;
-        let shift = self.trainable(op, 2, &name, "shift", &[channels])?;
-        let inputs = vec![input, scale, shift];
-        self.emit_checked(op, Op::DenoiseAffine { layer }, inputs, view, &shape)?;
+        self.emit_checked(op, Op::Denoise { layer, kind }, inputs, view, &shape)?;
         Ok(())
     }
 

@@ -3,6 +3,7 @@ use crate::{
     exec::{Batch, Executor, Key, Mode, Purpose},
     program::Layer,
 };
+use mxc_dialects::denoise::Kind;
 
 /// A store with `name = 0, 1, 2, …` of each shape.
 fn store(weights: &[(&str, &[usize])]) -> WeightStore {
@@ -115,7 +116,7 @@ func.func @main(%x: tensor<?x6x6x4xf32>) -> tensor<?x6x6x8xf32> {
   %db = "tosa.const"() <{values = dense<0.0> : tensor<2xf32>}> : () -> tensor<2xf32>
   %mw = "tosa.const"() <{values = dense<0.0> : tensor<8x1x1x2xf32>}> : () -> tensor<8x1x1x2xf32>
   %mb = "tosa.const"() <{values = dense<0.0> : tensor<8xf32>}> : () -> tensor<8xf32>
-  %d = "denoise.block"(%y, %rw, %rb, %dw, %db, %mw, %mb) {layer = "conv", bottleneck = 2 : i64, slope = 7.8125e-3 : f64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 1, 1, 0, 0>} : (tensor<?x6x6x8xf32>, tensor<2x1x1x8xf32>, tensor<2xf32>, tensor<3x3x2x1xf32>, tensor<2xf32>, tensor<8x1x1x2xf32>, tensor<8xf32>) -> tensor<?x6x6x8xf32>
+  %d = "denoise.mean"(%y, %rw, %rb, %dw, %db, %mw, %mb) {layer = "conv"} : (tensor<?x6x6x8xf32>, tensor<2x1x1x8xf32>, tensor<2xf32>, tensor<3x3x2x1xf32>, tensor<2xf32>, tensor<8x1x1x2xf32>, tensor<8xf32>) -> tensor<?x6x6x8xf32>
   %a = ml_program.global_load_const @a : tensor<8xf32>
   %r = "denoise.affine"(%d, %a, %mb) {layer = "conv"} : (tensor<?x6x6x8xf32>, tensor<8xf32>, tensor<8xf32>) -> tensor<?x6x6x8xf32>
   return %r : tensor<?x6x6x8xf32>
@@ -132,21 +133,21 @@ fn analog_layers_and_denoisers() {
     assert_eq!((noise.as_str(), scale.as_str(), reference.as_str()), ("gaussian(sigma=6%)", "range", "rms"));
     let calibration = calibration.unwrap();
     assert_eq!((calibration.samples, calibration.rms, calibration.input_absmax), (512, 1.5, 2.0));
-    assert_eq!(program.nodes[1].op, Op::DenoiseBlock { layer: 0, slope: 1.0 / 128.0 });
-    assert_eq!(program.nodes[2].op, Op::DenoiseAffine { layer: 0 });
+    assert_eq!(program.nodes[1].op, Op::Denoise { layer: 0, kind: Kind::named("mean").unwrap() });
+    assert_eq!(program.nodes[2].op, Op::Denoise { layer: 0, kind: Kind::named("affine").unwrap() });
     let trainable: Vec<&str> =
         program.values.iter().filter(|value| value.trainable).map(|value| value.name.as_str()).collect();
     assert_eq!(
         trainable,
         [
-            "conv.reduce_weight",
-            "conv.reduce_bias",
-            "conv.depthwise_weight",
-            "conv.depthwise_bias",
-            "conv.mean_weight",
-            "conv.mean_bias",
+            "conv.reduce.weight",
+            "conv.reduce.bias",
+            "conv.depthwise.weight",
+            "conv.depthwise.bias",
+            "conv.mean.weight",
+            "conv.mean.bias",
             "a",
-            "conv.shift"
+            "conv.affine.shift"
         ]
     );
     assert_eq!(program.values[program.inputs[0]].name, "input0");
@@ -164,7 +165,7 @@ fn a_fully_connected_layers_denoiser_is_pointwise_on_pixels_too() {
         .replace("3x3x2x1xf32", "1x1x2x1xf32");
     let weights = store(&[("w", &[8, 4]), ("a", &[8])]);
     let program = load_with(&text, &weights).unwrap();
-    assert_eq!(program.nodes[1].op, Op::DenoiseBlock { layer: 0, slope: 1.0 / 128.0 });
+    assert_eq!(program.nodes[1].op, Op::Denoise { layer: 0, kind: Kind::named("mean").unwrap() });
     crate::exec::Executor::new(program, 1).unwrap();
 }
 
@@ -172,8 +173,8 @@ fn a_fully_connected_layers_denoiser_is_pointwise_on_pixels_too() {
 fn bad_analog_and_denoise_ops_are_refused() {
     let weights = store(&[("w", &[8, 1, 1, 4]), ("a", &[8])]);
     for (from, to, needle) in [
-        ("layer = \"conv\", bottleneck", "layer = \"other\", bottleneck", "no analog layer `other`"),
-        ("bottleneck = 2", "bottleneck = 3", "reduce_weight has shape [2, 1, 1, 8], not [3, 1, 1, 8]"),
+        ("{layer = \"conv\"}", "{layer = \"other\"}", "no analog layer `other`"),
+        ("2x1x1x8xf32", "3x1x1x8xf32", "reduce.weight has shape [3, 1, 1, 8], not [2, 1, 1, 8]"),
         ("scale = \"range\", ", "", "its noise has no `scale`"),
         ("rms = 1.5, ", "", "calibration has no finite, non-negative f64 `rms`"),
         ("groups = 1", "groups = 3", "do not fit a weight of depth 4"),

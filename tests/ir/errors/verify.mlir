@@ -28,7 +28,7 @@ func.func @main(%x: tensor<?x4x4x4xf32>, %w: tensor<4x1x1x4xf32>, %b: tensor<4xf
   %1 = "analog.conv2d"(%x, %w, %b) {layer = "conv", groups = 1 : i64, stride = array<i64: 1, 1>, pad = array<i64: 0, 0, 0, 0>, dilation = array<i64: 1, 1>, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x4x4x4xf32>, tensor<4x1x1x4xf32>, tensor<4xf32>) -> tensor<?x4x4x4xf32>
   %2 = "denoise.affine"(%1, %b, %rb) {layer = "conv"} : (tensor<?x4x4x4xf32>, tensor<4xf32>, tensor<1xf32>) -> tensor<?x4x4x4xf32>
   %3 = "denoise.affine"(%1, %b, %b) {layer = "other"} : (tensor<?x4x4x4xf32>, tensor<4xf32>, tensor<4xf32>) -> tensor<?x4x4x4xf32>
-  %4 = "denoise.block"(%1, %r, %rb, %d, %rb, %m, %b) {layer = "conv", bottleneck = 2 : i64, slope = 0.0078125 : f32, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 1, 1, 0, 0>} : (tensor<?x4x4x4xf32>, tensor<1x1x1x4xf32>, tensor<1xf32>, tensor<3x3x1x1xf32>, tensor<1xf32>, tensor<4x1x1x1xf32>, tensor<4xf32>) -> tensor<?x4x4x4xf32>
+  %4 = "denoise.mean"(%1, %r, %rb, %d, %rb, %m, %b) {layer = "conv"} : (tensor<?x4x4x4xf32>, tensor<1x1x1x4xf32>, tensor<1xf32>, tensor<3x3x1x1xf32>, tensor<1xf32>, tensor<4x1x1x1xf32>, tensor<4xf32>) -> tensor<?x4x4x4xf32>
   %5 = "denoise.affine"(%1, %b, %b) {layer = "conv"} : (tensor<?x4x4x4xf32>, tensor<4xf32>, tensor<4xf32>) -> tensor<?x4x4x4xf32>
   return %5 : tensor<?x4x4x4xf32>
 }
