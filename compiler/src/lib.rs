@@ -10,3 +10,4 @@ pub mod opt;
 pub mod pass;
 pub mod passes;
 pub mod placement;
+pub mod tile;

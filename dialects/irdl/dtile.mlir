@@ -17,7 +17,8 @@ irdl.dialect @dtile {
     irdl.results(output: %output)
     irdl.attributes { "program" = %program, "layer" = %layer }
   }
-  // A weight tensor's place in the weight memory; `address` is added by schedule-dtile.
+  // A weight tensor's place in the weight memory; `address` is added by schedule-dtile. With the unit attribute `absent` it is
+  // the zero words of a bias that the denoiser does not have.
   irdl.operation @weight_alloc {
     %value = irdl.base "!builtin.tensor"
     %bytes = irdl.base "#builtin.integer"
@@ -64,8 +65,9 @@ irdl.dialect @dtile {
     irdl.attributes { "first_row" = %first_row, "strip_row" = %strip_row, "rows" = %rows }
   }
   // A convolution on the systolic cores: `kind` is "pointwise" (weight [O,1,1,I]) or "depthwise" (weight [KH,KW,C,1]);
-  // pad [top, bottom, left, right]. The filters from `first_filter`, as many as the buffer has channels. Sums are exact, then
-  // rounded half to even to output_fraction and saturated. `cores` [pixel groups, filter groups] and `order`
+  // pad [top, bottom, left, right]. The filters from `first_filter`, as many as the buffer has channels. The rows of the input from
+  // `first_row` (if it is there), as many as the buffer's rows need. Sums are exact, then rounded half to even to
+  // output_fraction and saturated. `cores` [pixel groups, filter groups] and `order`
   // ("accumulate", or "spill" with a buffer for the partial sums) are the mapping: see docs/dialects-dtile.md.
   irdl.operation @systolic_conv {
     %input = irdl.base "!builtin.tensor"
@@ -91,7 +93,7 @@ irdl.dialect @dtile {
     }
   }
   // Two pointwise convolutions of one input, loaded once: the filters of both heads stream past the same stationary input.
-  // Fractions are [first head, second head].
+  // Fractions are [first head, second head]. `first_row` as above.
   irdl.operation @systolic_conv_pair {
     %input = irdl.base "!builtin.tensor"
     %weight = irdl.base "!builtin.tensor"
@@ -165,12 +167,12 @@ irdl.dialect @dtile {
     irdl.results(normal: %normal)
     irdl.attributes { "width" = %width, "fraction" = %fraction }
   }
-  // In place on the rows from `first_row` and channels from `first_channel` of x, as many as `mean` has:
-  // x - (normal * sigma + mean), exact, then rounded half to even to output_fraction and saturated. `noise` is
-  // (sigma, normal), or nothing for a block without a sigma head. `lanes` elements a cycle.
+  // In place on the rows from `first_row` and channels from `first_channel` of x, as many as the noise has:
+  // x - (normal * sigma + mean), with the unit attribute `adds` x + (normal * sigma + mean), exact, then rounded half to even to
+  // output_fraction and saturated. `noise` is (mean), (sigma, normal) or (mean, sigma, normal). `lanes` elements a cycle.
   irdl.operation @noise_cancel {
     %input = irdl.base "!builtin.tensor"
-    %mean = irdl.base "!builtin.tensor"
+    %noise = irdl.base "!builtin.tensor"
     %first_row = irdl.base "#builtin.integer"
     %first_channel = irdl.base "#builtin.integer"
     %lanes = irdl.base "#builtin.integer"
@@ -179,7 +181,7 @@ irdl.dialect @dtile {
     %sigma_fraction = irdl.base "#builtin.integer"
     %normal_fraction = irdl.base "#builtin.integer"
     %output_fraction = irdl.base "#builtin.integer"
-    irdl.operands(input: %input, mean: %mean, noise: variadic %mean)
+    irdl.operands(input: %input, noise: variadic %noise)
     irdl.results(output: %input)
     irdl.attributes {
       "first_row" = %first_row, "first_channel" = %first_channel, "lanes" = %lanes,

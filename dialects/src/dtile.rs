@@ -14,7 +14,7 @@ use melior::{
         r#type::{IntegerType, RankedTensorType},
     },
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 /// The function attribute with the name of the layer that the program denoises; marks a function as a dtile program.
 pub const LAYER: &str = "dtile.layer";
@@ -62,6 +62,16 @@ impl AttributeValue for Option<i64> {
     }
     fn write<'c>(&self, context: &'c Context) -> Option<Attribute<'c>> {
         self.map(|value| ir::integer(context, value))
+    }
+}
+
+/// A unit attribute: there or not.
+impl AttributeValue for bool {
+    fn read(operation: &OperationRef<'_, '_>, name: &str) -> Option<Self> {
+        Some(operation.has_attribute(name))
+    }
+    fn write<'c>(&self, context: &'c Context) -> Option<Attribute<'c>> {
+        self.then(|| Attribute::unit(context))
     }
 }
 
@@ -203,6 +213,8 @@ operations! {
         bytes: i64,
         /// The byte address, once scheduled.
         address: Option<i64>,
+        /// Whether it stands for a bias that the denoiser does not have, and is no parameter.
+        absent: bool,
     }
     /// A buffer in the activation memory.
     ActivationAlloc = "dtile.activation_alloc" {
@@ -247,6 +259,8 @@ operations! {
         kind: String,
         /// Top, bottom, left, right.
         pad: Vec<i64>,
+        /// The first row of the input that is read, if not the first.
+        first_row: Option<i64>,
         /// The first filter; as many follow as the output has channels.
         first_filter: i64,
         /// Fraction bits of the input.
@@ -265,6 +279,8 @@ operations! {
     /// Two pointwise convolutions of one input.
     SystolicConvPair = "dtile.systolic_conv_pair" {
         (input, first_weight, first_bias, second_weight, second_bias, first_into, second_into; partials) -> 2
+        /// The first row of the input that is read, if not the first.
+        first_row: Option<i64>,
         /// The first filter of either head.
         first_filter: i64,
         /// Fraction bits of the input.
@@ -324,9 +340,11 @@ operations! {
         /// Fraction bits of the result.
         fraction: i64,
     }
-    /// Subtracts the predicted noise.
+    /// Subtracts or adds the predicted noise: see [`NoiseCancel::mean`] and [`NoiseCancel::drawn`].
     NoiseCancel = "dtile.noise_cancel" {
-        (input, mean; noise) -> 1
+        (input; noise) -> 1
+        /// Whether it is added.
+        adds: bool,
         /// The first row of the input.
         first_row: i64,
         /// The first channel of the input.
@@ -335,15 +353,54 @@ operations! {
         lanes: i64,
         /// Fraction bits of the input.
         input_fraction: i64,
-        /// Fraction bits of the mean.
+        /// Fraction bits of the mean; 0 without one.
         mean_fraction: i64,
-        /// Fraction bits of σ̂.
+        /// Fraction bits of σ̂; 0 without one.
         sigma_fraction: i64,
         /// Fraction bits of the normal values.
         normal_fraction: i64,
         /// Fraction bits of the output.
         output_fraction: i64,
     }
+}
+
+impl<'c, 'a> NoiseCancel<'c, 'a> {
+    /// What is cancelled as it is: among `noise`, which is (mean), (σ̂, normal values) or (mean, σ̂, normal values).
+    pub fn mean(&self) -> Option<Value<'c, 'a>> {
+        self.noise.first().copied().filter(|_| self.noise.len() != 2)
+    }
+
+    /// σ̂ and the normal values whose product is cancelled.
+    pub fn drawn(&self) -> Option<[Value<'c, 'a>; 2]> {
+        self.noise.last_chunk().copied()
+    }
+}
+
+impl SystolicConv<'_, '_> {
+    /// The rows of its input that it reads, for so many rows of the result.
+    pub fn input_rows(&self, rows: usize) -> Result<Range<usize>, String> {
+        let taps = match self.kind.as_str() {
+            "depthwise" => shape(self.weight)?.first().copied().unwrap_or_default(),
+            _ => 1,
+        };
+        let padding: i64 = self.pad.iter().take(2).fold(0, |sum, pad| sum.saturating_add(*pad));
+        let padding = usize::try_from(padding).map_err(|_| format!("pad {:?}", self.pad))?;
+        let count = (rows + taps).checked_sub(1 + padding).ok_or_else(|| format!("pad {:?}", self.pad))?;
+        rows_from(self.first_row, count)
+    }
+}
+
+impl SystolicConvPair<'_, '_> {
+    /// The rows of its input that it reads, for so many rows of the results.
+    pub fn input_rows(&self, rows: usize) -> Result<Range<usize>, String> {
+        rows_from(self.first_row, rows)
+    }
+}
+
+fn rows_from(first: Option<i64>, count: usize) -> Result<Range<usize>, String> {
+    let first = first.unwrap_or_default();
+    let end = usize::try_from(first).ok().and_then(|start| Some(start..start.checked_add(count)?));
+    end.ok_or_else(|| format!("first row {first}"))
 }
 
 /// A static tensor of i16 words.
@@ -465,9 +522,10 @@ impl<'c, 'a> Instruction<'c, 'a> {
                 writes.push(affine.input);
             }
             Self::NoiseCancel(cancel) => {
-                reads.extend([cancel.input, cancel.mean]);
+                reads.push(cancel.input);
+                reads.extend(cancel.mean());
                 // The normal values come from the converter, not from a buffer.
-                reads.extend(cancel.noise.first());
+                reads.extend(cancel.drawn().map(|[sigma, _]| sigma));
                 writes.push(cancel.input);
             }
             Self::Launch(_)
@@ -609,22 +667,18 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
                 conv.pad.iter().filter_map(|pad| usize::try_from(*pad).ok().filter(|pad| *pad < 1 << 20)).collect();
             let fits = match (conv.kind.as_str(), &weight[..], &pad[..]) {
                 ("pointwise", [filters, 1, 1, channels], [0, 0, 0, 0]) => {
-                    *channels == input[2]
-                        && bias == [*filters]
-                        && first + into[2] <= *filters
-                        && into[..2] == input[..2]
+                    *channels == input[2] && bias == [*filters] && first + into[2] <= *filters && into[1] == input[1]
                 }
-                ("depthwise", [height, width, channels, 1], [top, bottom, left, right]) => {
+                ("depthwise", [_, width, channels, 1], [_, _, left, right]) => {
                     first == 0
                         && *channels == input[2]
                         && *channels == into[2]
                         && bias == [*channels]
-                        && (input[0] + top + bottom).checked_sub(*height) == into[0].checked_sub(1)
                         && (input[1] + left + right).checked_sub(*width) == into[1].checked_sub(1)
                 }
                 _ => false,
             };
-            ensure(fits, || {
+            ensure(fits && conv.input_rows(into[0])?.end <= input[0], || {
                 format!(
                     "{} of {input:?} with weight {weight:?}, bias {bias:?}, pad {:?}, first filter {} into {into:?}",
                     conv.kind, conv.pad, conv.first_filter
@@ -639,7 +693,8 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
             let first = usize::try_from(pair.first_filter).unwrap_or(usize::MAX / 2);
             let fits = matches!(weight[..], [filters, 1, 1, channels]
                 if channels == input[2] && bias == [filters] && first + into[2] <= filters)
-                && into[..2] == input[..2]
+                && into[1] == input[1]
+                && pair.input_rows(into[0])?.end <= input[0]
                 && pair.first_into.r#type() == pair.second_into.r#type()
                 && pair.first_weight.r#type() == pair.second_weight.r#type()
                 && [&pair.weight_fractions, &pair.bias_fractions, &pair.output_fractions]
@@ -679,15 +734,15 @@ fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
             || format!("{} to {:?}", unit.first.r#type(), result(&unit.types)),
         ),
         Instruction::NoiseCancel(cancel) => {
-            let (input, mean) = (rank3(cancel.input, "input")?, rank3(cancel.mean, "mean")?);
-            rows(cancel.first_row, mean[0], input[0])?;
-            rows(cancel.first_channel, mean[2], input[2])?;
-            ensure(input[1] == mean[1] && matches!(cancel.noise.len(), 0 | 2) && cancel.lanes > 0, || {
-                format!(
-                    "mean {mean:?} of {input:?} with {} further operands, {} lanes",
-                    cancel.noise.len(),
-                    cancel.lanes
-                )
+            let input = rank3(cancel.input, "input")?;
+            let noise: Vec<[usize; 3]> =
+                cancel.noise.iter().map(|noise| rank3(*noise, "noise")).collect::<Result<_, _>>()?;
+            let (first, alike) =
+                (noise.first().copied().unwrap_or_default(), noise.windows(2).all(|pair| pair[0] == pair[1]));
+            rows(cancel.first_row, first[0], input[0])?;
+            rows(cancel.first_channel, first[2], input[2])?;
+            ensure(alike && input[1] == first[1] && (1..=3).contains(&noise.len()) && cancel.lanes > 0, || {
+                format!("noise {noise:?} of {input:?}, {} lanes", cancel.lanes)
             })
         }
         Instruction::Launch(_) | Instruction::Phase(_) => Ok(()),

@@ -1,5 +1,5 @@
-//! Where egg works: the graph rewrites of `canonicalize-graph`, what is left of a denoiser where some of its terms are
-//! zero ([`denoiser`]), and a denoiser's mapping to the digital tile ([`mapping`]).
+//! Where egg works on the network and its denoisers: the graph rewrites of `canonicalize-graph`, and what is left of a denoiser
+//! where some of its terms are zero ([`denoiser`]).
 //!
 //! `@main` is read into an e-graph ([`import`]), [`rules`] add equal forms until nothing new is found, [`extract`]
 //! picks the cheapest program, [`export`] writes it back. The values of weights never enter: constants are leaves,
@@ -15,7 +15,6 @@ pub mod fold;
 pub mod grouped;
 pub mod import;
 pub mod language;
-pub mod mapping;
 pub mod origins;
 pub mod rules;
 

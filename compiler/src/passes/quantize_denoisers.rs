@@ -1,12 +1,12 @@
 //! `quantize-denoisers`: gives every tensor of a denoiser a 16-bit fixed-point format and its weights their words.
 //!
 //! ```mlir
-//! %2 = "denoise.block"(%1, %reduce, …) {layer = "conv1", …} : (tensor<?x8x8x16xf32>, …) -> tensor<?x8x8x16xf32>
+//! %2 = "denoise.paper"(%1, %reduce, …) {layer = "conv1"} : (tensor<?x8x8x16xf32>, …) -> tensor<?x8x8x16xf32>
 //! // becomes
 //! %2 = quant.qcast %1 : tensor<?x8x8x16xf32> to tensor<?x8x8x16x!quant.uniform<i16:f32, 2.44140625E-4>>
 //! %3 = ml_program.global_load_const @denoise.conv1.reduce.weight.i16 : tensor<4x1x1x16xi16>
 //! %4 = quant.scast %3 : tensor<4x1x1x16xi16> to tensor<4x1x1x16x!quant.uniform<i16:f32, 3.05175781E-5>>
-//! %5 = "denoise.block"(%2, %4, …) {fractions = {depthwise = 11, hidden = 12, mean = 11, sigma = 13}, layer = "conv1", …}
+//! %5 = "denoise.paper"(%2, %4, …) {fractions = {depthwise = 11, mean = 11, reduce = 12, sigma = 13}, layer = "conv1"}
 //! %6 = quant.dcast %5 : … to tensor<?x8x8x16xf32>
 //! ```
 //!
@@ -15,10 +15,11 @@
 //! - The **input**'s f comes from the layer's calibrated absmax: exactly that range where the tile saturates there
 //!   (`range`), twice that for noise scales without saturation.
 //! - **Weights and biases** use their own absmax; a bias is never finer than the sum it is added to.
-//! - **h, g, μ̂, σ̂** get the finest f at which no input can saturate them, by interval arithmetic on the words, channel by
-//!   channel through both LeakyReLUs. μ̂ and σ̂ are at most 8 bits finer than the input: less would not show in x̂.
-//! - **x̂** has one bit of headroom over the input (a fresh block, the identity, none) and saturates there; an affine's output
-//!   has the finest f at which none can saturate it.
+//! - **The terms inside** (the paper's h, g, μ̂, σ̂) get the finest f at which no input can saturate them, by interval arithmetic
+//!   on the words, channel by channel and term by term. What is cancelled from x (μ̂, σ̂) is at most 8 bits finer than the input:
+//!   less would not show in x̂.
+//! - **x̂** has one bit of headroom over the input (a fresh block, the identity, none) and saturates there; where nothing is
+//!   cancelled, as in an affine, it has the finest f at which none can saturate it.
 //!
 //! That no sum overflows the accumulators is proved on the way; weights for which it cannot be are refused.
 
@@ -26,6 +27,7 @@ use crate::pass::{
     OptionError, Options, Pass, PassContext, PassError,
     constants::{self, Source, built, fresh_symbol, insert_before},
 };
+use crate::tile::stages::{Stages, Unit};
 use melior::{
     Context,
     ir::{
@@ -36,7 +38,11 @@ use melior::{
 };
 use mxc_dialects::{
     analog::AnalogOp,
-    denoise, dtile,
+    denoise::{
+        self,
+        expression::{Expression, Site},
+    },
+    dtile,
     erase::{Eraser, ModuleMut},
     ffi, ir,
 };
@@ -49,9 +55,10 @@ use mxc_runtime::{
 };
 use std::path::PathBuf;
 
-/// The attribute of a quantised `denoise.block` with the fraction bits inside it: `hidden`, `depthwise`, `mean`, `sigma`.
+/// The attribute of a quantised denoiser with the fraction bits inside it, by the names of the terms that have a format of their
+/// own (a LeakyReLU has its operand's).
 pub const FRACTIONS: &str = "fractions";
-/// How many bits finer than the input a head's output may be.
+/// How many bits finer than the input what is cancelled from it may be.
 const HEAD_BITS: i32 = 8;
 
 /// See the module.
@@ -150,18 +157,59 @@ fn quantise<'c, 'a>(
     let Some(block) = ir::main_function(module).and_then(ir::entry_block) else {
         return Ok(Vec::new());
     };
-    let mut quantiser = Quantiser { context, module, block, cx, hardware, eraser, replaced: Vec::new() };
+    let mut quantiser = Quantiser::new(context, module, block, cx, hardware, eraser);
     for operation in ir::block_ops(block) {
         let is_f32 = operation.operand(0).is_ok_and(|input| dtile::fraction(input).is_none());
-        let Some(view) = denoise::Denoiser::new(operation).filter(|_| is_f32) else {
-            continue;
-        };
-        match view.kind().stage {
-            denoise::Stage::Block => quantiser.block(operation)?,
-            denoise::Stage::Affine => quantiser.affine(operation)?,
+        if is_f32 && let Some(placed) = Placed::read(operation)? {
+            quantiser.denoiser(&placed)?;
         }
     }
     Ok(quantiser.replaced)
+}
+
+/// A denoiser in the IR.
+pub struct Placed<'c, 'a, 'e> {
+    /// Its operation.
+    pub operation: OperationRef<'c, 'a>,
+    /// The layer that it cleans.
+    pub layer: String,
+    /// Where it acts among the layer's.
+    pub stage: denoise::Stage,
+    /// What it computes.
+    pub expression: &'e Expression,
+    /// What it is placed on.
+    pub site: Site,
+    /// Its weights, in the order of the expression's parameters.
+    pub weights: Vec<Value<'c, 'a>>,
+}
+
+impl<'c, 'a> Placed<'c, 'a, 'static> {
+    /// Reads an operation; `None` when it is no denoiser.
+    pub fn read(operation: OperationRef<'c, 'a>) -> Result<Option<Self>, PassError> {
+        let Some(view) = denoise::Denoiser::new(operation) else {
+            return Ok(None);
+        };
+        let (layer, weights, expression) = (view.layer(), view.weights(), view.kind().expression());
+        let refused = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
+        let channels = view.channels().ok_or_else(|| refused("its denoiser's channels are not known".to_owned()))?;
+        let shapes: Vec<Vec<usize>> =
+            weights.iter().map(|weight| dtile::shape(*weight)).collect::<Result<_, _>>().map_err(refused)?;
+        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        let site = expression.fit(channels, &shapes).map_err(refused)?;
+        Ok(Some(Self { operation, layer, stage: view.kind().stage, expression, site, weights }))
+    }
+}
+
+impl Placed<'_, '_, '_> {
+    /// What the tile does for it alone.
+    fn stages(&self) -> Result<Stages, PassError> {
+        Stages::new(&[(self.expression, self.site)]).map_err(|message| self.refused(message))
+    }
+
+    /// An error about it.
+    pub fn refused(&self, message: String) -> PassError {
+        PassError::new(format!("layer '{}': {message}", self.layer)).at(self.operation.location())
+    }
 }
 
 /// The fraction bits of a layer's output, as the denoiser `operation` reads it.
@@ -188,10 +236,33 @@ struct Words<'c, 'a> {
     value: Value<'c, 'a>,
 }
 
+impl Words<'_, '_> {
+    /// A word brought to a finer fraction.
+    fn aligned(&self, index: usize, fraction: i32) -> i128 {
+        i128::from(self.words[index]) << (fraction - self.fraction)
+    }
+}
+
 /// A closed interval of words or sums.
 type Interval = (i128, i128);
+const ANY_WORD: Interval = (i16::MIN as i128, i16::MAX as i128);
 
-struct Quantiser<'c, 'a, 'x> {
+/// The format of a term, and the words it can have, by channel.
+struct Format {
+    fraction: i32,
+    words: Vec<Interval>,
+}
+
+impl Format {
+    /// That of its LeakyReLU.
+    fn rectified(&self) -> Self {
+        let rectify = |word: i128| i128::from(fixed::leaky_relu(word as i16, denoise::SLOPE_SHIFT));
+        let words = self.words.iter().map(|(low, high)| (rectify(*low), rectify(*high))).collect();
+        Self { fraction: self.fraction, words }
+    }
+}
+
+pub(super) struct Quantiser<'c, 'a, 'x> {
     context: &'c Context,
     module: &'a Module<'c>,
     block: BlockRef<'c, 'a>,
@@ -201,7 +272,19 @@ struct Quantiser<'c, 'a, 'x> {
     replaced: Vec<String>,
 }
 
-impl<'c, 'a> Quantiser<'c, 'a, '_> {
+impl<'c, 'a, 'x> Quantiser<'c, 'a, 'x> {
+    /// Of the module whose `@main` has the block.
+    pub(super) fn new(
+        context: &'c Context,
+        module: &'a Module<'c>,
+        block: BlockRef<'c, 'a>,
+        cx: &'x PassContext,
+        hardware: &'x Hardware,
+        eraser: &'x mut Eraser<'c, 'a>,
+    ) -> Self {
+        Self { context, module, block, cx, hardware, eraser, replaced: Vec::new() }
+    }
+
     /// The quantised input of a denoiser: what another of the same layer left, else a cast of the f32 value.
     fn input(&self, operation: OperationRef<'c, 'a>, layer: &str) -> Result<(Value<'c, 'a>, i32), PassError> {
         let value = built("an operand", operation.operand(0))?;
@@ -312,139 +395,169 @@ impl<'c, 'a> Quantiser<'c, 'a, '_> {
         Ok(())
     }
 
-    fn block(&mut self, operation: OperationRef<'c, 'a>) -> Result<(), PassError> {
-        let Some(view) = denoise::Denoiser::new(operation) else {
-            return Ok(());
-        };
-        let layer = view.layer();
-        let weights = view.weights();
-        let Some(channels) = view.channels() else {
-            return Err(PassError::new(format!("layer '{layer}' has no static channels")).at(operation.location()));
-        };
-        let part =
-            |index: usize| denoise::Kind::named("paper").map_or("", |kind| &kind.expression().parameters()[index].name);
-        let (input, input_fraction) = self.input(operation, &layer)?;
-        let mut operands = vec![input];
-        let fail = |message: String| PassError::new(format!("layer '{layer}': {message}")).at(operation.location());
+    /// Quantises a denoiser, term by term.
+    pub(super) fn denoiser(&mut self, placed: &Placed<'c, 'a, '_>) -> Result<(), PassError> {
+        let Placed { operation, expression, layer, weights, .. } = placed;
+        let stages = placed.stages()?;
+        let parameters = expression.parameters();
+        let (input, input_fraction) = self.input(*operation, layer)?;
+        let accumulator_bits = self.hardware.conv.accumulator_bits;
 
-        let x = vec![(i128::from(i16::MIN), i128::from(i16::MAX)); channels];
-        let mut stage = |this: &mut Self, first: usize, input_fraction: i32, finest: i32, input: &[Interval]| {
-            let weight = this.words(operation, weights[first], &layer, part(first), MAX_FRACTION)?;
-            let sum_fraction = input_fraction + weight.fraction;
-            let bias = this.words(operation, weights[first + 1], &layer, part(first + 1), sum_fraction)?;
-            operands.extend([weight.value, bias.value]);
-            let shift = sum_fraction - bias.fraction;
-            // The depthwise kernel is [taps, channels]; a border tap may be the padding's zero.
-            let depthwise = first == 2;
-            let filters = bias.words.len();
-            let mut sums = Vec::with_capacity(filters);
-            for (filter, bias) in bias.words.iter().enumerate() {
-                let bias = i128::from(*bias) << shift;
-                let mut sum = (bias, bias);
-                let mut magnitude = bias.abs();
-                let terms: Vec<(i128, Interval)> = if depthwise {
-                    let (low, high) = input[filter];
-                    weight.words[filter..]
-                        .iter()
-                        .step_by(filters)
-                        .map(|w| (i128::from(*w), (low.min(0), high.max(0))))
-                        .collect()
-                } else {
-                    weight.words[filter * input.len()..][..input.len()]
-                        .iter()
-                        .zip(input)
-                        .map(|(w, x)| (i128::from(*w), *x))
-                        .collect()
-                };
-                for (w, (low, high)) in terms {
-                    let (a, b) = (w * low, w * high);
-                    sum = (sum.0 + a.min(b), sum.1 + a.max(b));
-                    magnitude += a.abs().max(b.abs());
-                }
-                if magnitude >> (this.hardware.conv.accumulator_bits - 1) != 0 {
-                    return Err(fail(format!(
-                        "the sums of {} may overflow the tile's {}-bit accumulators",
-                        part(first),
-                        this.hardware.conv.accumulator_bits
+        let mut quantised: Vec<Option<Value<'c, 'a>>> = vec![None; parameters.len()];
+        let mut parameter = |this: &mut Self, index: usize, finest: i32| {
+            let part = &parameters[index].name;
+            let (Some(None), Some(weight)) = (quantised.get(index), weights.get(index)) else {
+                return Err(placed.refused(format!("one term, and only one, must read {part}")));
+            };
+            let words = this.words(*operation, *weight, layer, part, finest)?;
+            quantised[index] = Some(words.value);
+            Ok(words)
+        };
+        let mut formats: Vec<Format> = Vec::new();
+        let mut fractions = Vec::new();
+        let result = stages.result();
+        for (id, (stage, near)) in stages.all().iter().zip(near_the_input(&stages)).enumerate() {
+            let finest = if near { (input_fraction + HEAD_BITS).min(MAX_FRACTION) } else { MAX_FRACTION };
+            let narrowed = |sums: Vec<(Interval, i128)>, fraction: i32, part: &str| {
+                if sums.iter().any(|(_, magnitude)| magnitude >> (accumulator_bits - 1) != 0) {
+                    return Err(placed.refused(format!(
+                        "the sums of {part} may overflow the tile's {accumulator_bits}-bit accumulators"
                     )));
                 }
-                sums.push(sum);
+                let sums: Vec<Interval> = sums.into_iter().map(|(sum, _)| sum).collect();
+                Ok(narrow(&sums, fraction, finest))
+            };
+            let format = match stage.unit {
+                Unit::Load => Format { fraction: input_fraction, words: vec![ANY_WORD; stage.channels] },
+                Unit::Conv { x, taps, weight, bias } => {
+                    let x = &formats[x];
+                    let kernel = parameter(self, weight, MAX_FRACTION)?;
+                    let sum_fraction = x.fraction + kernel.fraction;
+                    let bias = bias.map(|bias| parameter(self, bias, sum_fraction)).transpose()?;
+                    let sums = (0..stage.channels).map(|filter| {
+                        let bias = bias.as_ref().map_or(0, |bias| bias.aligned(filter, sum_fraction));
+                        match taps {
+                            None => {
+                                let row = &kernel.words[filter * x.words.len()..];
+                                sum(bias, row.iter().zip(x.words.iter().copied()))
+                            }
+                            // The kernel is [taps, channels]; a border tap may be the padding's zero.
+                            Some(_) => {
+                                let (low, high) = x.words[filter];
+                                let column = kernel.words[filter..].iter().step_by(stage.channels);
+                                sum(bias, column.zip(std::iter::repeat((low.min(0), high.max(0)))))
+                            }
+                        }
+                    });
+                    narrowed(sums.collect(), sum_fraction, &parameters[weight].name)?
+                }
+                Unit::Relu { x } => formats[x].rectified(),
+                Unit::Affine { x, scale, shift } => {
+                    let x = &formats[x];
+                    let scales = parameter(self, scale, MAX_FRACTION)?;
+                    let sum_fraction = x.fraction + scales.fraction;
+                    let shifts = parameter(self, shift, sum_fraction)?;
+                    if sum_fraction - shifts.fraction > 30 {
+                        return Err(placed.refused(format!(
+                            "{} ranges {} bits wider than what it is added to",
+                            parameters[shift].name,
+                            sum_fraction - shifts.fraction
+                        )));
+                    }
+                    let scaled = scales.words.iter().zip(x.words.iter().copied());
+                    let sums = scaled
+                        .enumerate()
+                        .map(|(channel, product)| sum(shifts.aligned(channel, sum_fraction), std::iter::once(product)));
+                    narrowed(sums.collect(), sum_fraction, &parameters[scale].name)?
+                }
+                Unit::Cancel { x, mean, drawn, adds } => {
+                    let operands = [Some(x), mean, drawn].map(|operand| operand.map(|operand| &formats[operand]));
+                    cancelled(operands, adds, self.hardware.noise.lfsr_width, id == result)
+                        .map_err(|message| placed.refused(message))?
+                }
+                Unit::Store { .. } => break,
+            };
+            if id != result && matches!(stage.unit, Unit::Conv { .. } | Unit::Affine { .. } | Unit::Cancel { .. }) {
+                let name = expression.terms()[stage.term].name.as_str();
+                fractions.push((name, ir::integer(self.context, i64::from(format.fraction))));
             }
-            Ok::<_, PassError>(narrow(&sums, sum_fraction, finest))
-        };
-        let rectify = |words: Vec<Interval>| -> Vec<Interval> {
-            let rectify = |word: i128| i128::from(fixed::leaky_relu(word as i16, 7));
-            words.into_iter().map(|(low, high)| (rectify(low), rectify(high))).collect()
-        };
-        let (hidden, h) = stage(self, 0, input_fraction, MAX_FRACTION, &x)?;
-        let (depthwise, g) = stage(self, 2, hidden, MAX_FRACTION, &rectify(h))?;
-        let g = rectify(g);
-        let finest = (input_fraction + HEAD_BITS).min(MAX_FRACTION);
-        let (mean, mean_words) = stage(self, 4, depthwise, finest, &g)?;
-        let sigma = match weights.len() {
-            8 => Some(stage(self, 6, depthwise, finest, &g)?),
-            _ => None,
-        };
-
-        // The common fraction of x, μ̂ and ε·σ̂, and how far each is shifted to it.
-        let normal = gaussian::fraction(self.hardware.noise.lfsr_width);
-        let product = sigma.as_ref().map(|(sigma, _)| sigma + normal);
-        let common = input_fraction.max(mean).max(product.unwrap_or(mean));
-        let furthest = (common - input_fraction).max(common - mean).max(product.map_or(0, |product| common - product));
-        if furthest > 30 {
-            return Err(fail(format!("its predicted noise ranges {furthest} bits wider than its output")));
+            formats.push(format);
         }
-        let zero = |words: &[Interval]| words.iter().all(|range| *range == (0, 0));
-        let identity = zero(&mean_words) && sigma.as_ref().is_none_or(|(_, words)| zero(words));
-        let output_fraction = input_fraction - i32::from(!identity);
-        let fraction = |fraction: i32| ir::integer(self.context, i64::from(fraction));
-        let mut fractions =
-            vec![("hidden", fraction(hidden)), ("depthwise", fraction(depthwise)), ("mean", fraction(mean))];
-        if let Some((sigma, _)) = &sigma {
-            fractions.push(("sigma", fraction(*sigma)));
-        }
-        self.replace(operation, &operands, output_fraction, Some(ir::dictionary(self.context, &fractions)))
-    }
-
-    fn affine(&mut self, operation: OperationRef<'c, 'a>) -> Result<(), PassError> {
-        let Some(view) = denoise::Denoiser::new(operation) else {
-            return Ok(());
-        };
-        let layer = view.layer();
-        let [scale, shift] = view.weights()[..] else {
-            return Ok(());
-        };
-        let (input, input_fraction) = self.input(operation, &layer)?;
-        let scale = self.words(operation, scale, &layer, "affine.scale", MAX_FRACTION)?;
-        let sum_fraction = input_fraction + scale.fraction;
-        let shift = self.words(operation, shift, &layer, "affine.shift", sum_fraction)?;
-        let alignment = sum_fraction - shift.fraction;
-        let sums: Vec<Interval> = scale
-            .words
-            .iter()
-            .zip(&shift.words)
-            .map(|(scale, shift)| {
-                let ends = [i16::MIN, i16::MAX]
-                    .map(|x| i128::from(x) * i128::from(*scale) + (i128::from(*shift) << alignment));
-                (ends[0].min(ends[1]), ends[0].max(ends[1]))
-            })
-            .collect();
-        let most = sums.iter().map(|sum| sum.0.abs().max(sum.1.abs())).max();
-        if alignment > 30 || most.unwrap_or(0) >> (self.hardware.conv.accumulator_bits - 1) != 0 {
-            return Err(PassError::new(format!(
-                "layer '{layer}': its affine's shift may overflow the tile's {}-bit sums",
-                self.hardware.conv.accumulator_bits
-            ))
-            .at(operation.location()));
-        }
-        let finest = (input_fraction + HEAD_BITS).min(MAX_FRACTION);
-        let (output_fraction, _) = narrow(&sums, sum_fraction, finest);
-        self.replace(operation, &[input, scale.value, shift.value], output_fraction, None)
+        let weights: Option<Vec<_>> = quantised.into_iter().collect();
+        let weights = weights.ok_or_else(|| placed.refused("no term reads one of its weights".to_owned()))?;
+        let operands: Vec<_> = std::iter::once(input).chain(weights).collect();
+        let fractions = (!fractions.is_empty()).then(|| ir::dictionary(self.context, &fractions));
+        self.replace(*operation, &operands, formats[result].fraction, fractions)
     }
 }
 
+/// Whether a stage's result is at most [`HEAD_BITS`] finer than the input: what is cancelled from it, and X̂.
+fn near_the_input(stages: &Stages) -> Vec<bool> {
+    let all = stages.all();
+    let mut near = vec![false; all.len()];
+    for (id, stage) in all.iter().enumerate().rev() {
+        match stage.unit {
+            Unit::Store { x } => near[x] = true,
+            Unit::Cancel { mean, drawn, .. } => mean.into_iter().chain(drawn).for_each(|noise| near[noise] = true),
+            Unit::Relu { x } => near[x] |= near[id],
+            Unit::Load | Unit::Conv { .. } | Unit::Affine { .. } => {}
+        }
+    }
+    near
+}
+
+/// The interval of the exact sum of a bias and products, and a bound of all its partial sums.
+fn sum<'w>(bias: i128, products: impl Iterator<Item = (&'w i16, Interval)>) -> (Interval, i128) {
+    products.fold(((bias, bias), bias.abs()), |((least, most), magnitude), (w, (low, high))| {
+        let (a, b) = (i128::from(*w) * low, i128::from(*w) * high);
+        ((least + a.min(b), most + a.max(b)), magnitude + a.abs().max(b.abs()))
+    })
+}
+
+/// The format of `x ∓ (ε·drawn + mean)`, whose operands are x, mean, drawn. The result X̂ has one bit of headroom over x, none
+/// where nothing is ever cancelled; another sum the finest fraction at which none can saturate it.
+fn cancelled(
+    [x, mean, drawn]: [Option<&Format>; 3],
+    adds: bool,
+    lfsr_width: u32,
+    is_result: bool,
+) -> Result<Format, String> {
+    let normal = gaussian::fraction(lfsr_width);
+    // The sum's operands with their fractions: ε is as likely negative.
+    let most = (gaussian::cap(lfsr_width) * fixed::exp2(normal)).ceil() as i128;
+    let random = drawn.map(|drawn| {
+        let spread = drawn.words.iter().map(|(low, high)| low.abs().max(high.abs()) * most);
+        Format { fraction: drawn.fraction + normal, words: spread.map(|spread| (-spread, spread)).collect() }
+    });
+    let noise: Vec<&Format> = mean.into_iter().chain(&random).collect();
+    let x = x.ok_or("there is nothing to cancel from")?;
+    let fractions = || noise.iter().map(|format| format.fraction).chain([x.fraction]);
+    let common = fractions().max().unwrap_or_default();
+    let furthest = common - fractions().min().unwrap_or_default();
+    if furthest > 30 {
+        return Err(format!("its predicted noise ranges {furthest} bits wider than its output"));
+    }
+    if is_result {
+        let identity = noise.iter().all(|format| format.words.iter().all(|word| *word == (0, 0)));
+        return Ok(Format { fraction: x.fraction - i32::from(!identity), words: vec![ANY_WORD; x.words.len()] });
+    }
+    let sums: Vec<Interval> = (0..x.words.len())
+        .map(|channel| {
+            let aligned = |format: &Format| {
+                let (low, high) = format.words[channel];
+                (low << (common - format.fraction), high << (common - format.fraction))
+            };
+            noise.iter().map(|format| aligned(format)).fold(aligned(x), |(least, most), (low, high)| match adds {
+                true => (least + low, most + high),
+                false => (least - high, most - low),
+            })
+        })
+        .collect();
+    Ok(narrow(&sums, common, MAX_FRACTION))
+}
+
 /// The finest fraction, at most `finest` and the sums' own, at which no sum saturates, and the words' intervals there.
-fn narrow(sums: &[Interval], sum_fraction: i32, finest: i32) -> (i32, Vec<Interval>) {
+fn narrow(sums: &[Interval], sum_fraction: i32, finest: i32) -> Format {
     let round = |sum: i128, fraction: i32| fixed::shift_round(sum, sum_fraction - fraction);
     let most = sums.iter().flat_map(|(low, high)| [*low, *high]).max_by_key(|sum| sum.abs()).unwrap_or(0);
     let mut fraction = finest.min(sum_fraction).min(MAX_FRACTION);
@@ -452,7 +565,7 @@ fn narrow(sums: &[Interval], sum_fraction: i32, finest: i32) -> (i32, Vec<Interv
         fraction -= 1;
     }
     let words = sums.iter().map(|(low, high)| (round(*low, fraction), round(*high, fraction))).collect();
-    (fraction, words)
+    Format { fraction, words }
 }
 
 #[cfg(test)]
@@ -462,10 +575,10 @@ mod tests {
     #[test]
     fn narrowing_keeps_all_sums_in_range() {
         // 40000 does not fit; halved, 20000 does.
-        let (fraction, words) = narrow(&[(-3, 40_000), (5, 7)], 10, 30);
+        let Format { fraction, words } = narrow(&[(-3, 40_000), (5, 7)], 10, 30);
         assert_eq!(fraction, 9);
         assert_eq!(words, [(-2, 20_000), (2, 4)]);
-        assert_eq!(narrow(&[(0, 0)], 10, 30).0, 10);
-        assert_eq!(narrow(&[(0, 1)], 10, 4).0, 4);
+        assert_eq!(narrow(&[(0, 0)], 10, 30).fraction, 10);
+        assert_eq!(narrow(&[(0, 1)], 10, 4).fraction, 4);
     }
 }

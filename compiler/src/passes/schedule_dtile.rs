@@ -285,7 +285,8 @@ fn unit_cycles(hardware: &Hardware, instruction: &Instruction<'_, '_>) -> Result
         Instruction::LeakyRelu(relu) => cycles::lane_cycles(elements(relu.input)?, hardware.relu.lanes),
         Instruction::Affine(affine) => cycles::lane_cycles(rows(affine.input, affine.rows)?, hardware.affine.lanes),
         Instruction::NoiseCancel(cancel) => {
-            cycles::cancel_cycles(hardware, elements(cancel.mean)?, !cancel.noise.is_empty())
+            let noise = cancel.noise.first().ok_or("a cancellation of nothing")?;
+            cycles::cancel_cycles(hardware, elements(*noise)?, cancel.drawn().is_some())
         }
         _ => 0,
     })

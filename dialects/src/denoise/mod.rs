@@ -89,8 +89,10 @@ impl fmt::Debug for Kind {
     }
 }
 
-/// LeakyReLU's slope in float and fixed point alike: 2⁻⁷, a shift in hardware.
-pub const SLOPE: f64 = 1.0 / 128.0;
+/// LeakyReLU's slope in float and fixed point alike: a power of two, so a shift in hardware.
+pub const SLOPE: f64 = 1.0 / (1u32 << SLOPE_SHIFT) as f64;
+/// The bits by which [`SLOPE`] shifts right.
+pub const SLOPE_SHIFT: u32 = 7;
 
 /// The name of a denoiser weight's global: `denoise.LAYER.PART`.
 pub fn global_name(layer: &str, part: &str) -> String {

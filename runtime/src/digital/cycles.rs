@@ -208,15 +208,15 @@ pub fn cancel_cycles(hardware: &Hardware, elements: usize, sigma: bool) -> u64 {
 }
 
 /// What cancelling `elements` computes and moves.
-pub fn cancel_activity(elements: usize, sigma: bool) -> Activity {
+pub fn cancel_activity(elements: usize, mean: bool, sigma: bool) -> Activity {
     let n = elements as u64;
-    let sigma = u64::from(sigma);
+    let [mean, sigma] = [mean, sigma].map(u64::from);
     Activity {
         multiply_accumulates: n * sigma,
         adds: 2 * n,
         gaussians: n * sigma,
-        // x and μ̂ (and σ̂) read, x̂ written.
-        activation_words: n * (3 + sigma),
+        // x, μ̂ and σ̂ read, as far as they are there, x̂ written.
+        activation_words: n * (2 + mean + sigma),
         ..Activity::default()
     }
 }

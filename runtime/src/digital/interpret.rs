@@ -177,22 +177,25 @@ impl TileProgram {
                         }
                     }
                 }
-                Step::Cancel { buffer, first_row, first_channel, mean, sigma, shifts, output_shift } => {
+                Step::Cancel { x, first_channel, channels: width, mean, sigma, adds, shifts, output_shift } => {
+                    let count = x.rows * x.columns * width;
                     let normal = match (&mut lanes, sigma) {
-                        (Some(lanes), Some(_)) => lanes.draw(mean.len()),
+                        (Some(lanes), Some(_)) => lanes.draw(count),
                         _ => Vec::new(),
                     };
-                    for element in 0..mean.len() {
-                        let pixel = first_row * columns + element / mean.channels;
-                        let place = buffer.word + pixel * channels + first_channel + element % mean.channels;
-                        let mut sum = (i64::from(memory[place]) << shifts[0])
-                            - (i64::from(memory[mean.word + element]) << shifts[1]);
+                    for element in 0..count {
+                        let place = x.word + element / width * x.channels + first_channel + element % width;
+                        let mut noise = 0;
+                        if let Some(mean) = mean {
+                            noise += i64::from(memory[mean.word + element]) << shifts[1];
+                        }
                         if let Some(sigma) = sigma {
                             let product = i64::from(memory[sigma.word + element])
                                 * i64::from(normal.get(element).copied().unwrap_or_default());
-                            sum -= product << shifts[2];
+                            noise += product << shifts[2];
                         }
-                        memory[place] = fixed::requantise(sum, *output_shift);
+                        let x = i64::from(memory[place]) << shifts[0];
+                        memory[place] = fixed::requantise(if *adds { x + noise } else { x - noise }, *output_shift);
                     }
                 }
             }

@@ -12,6 +12,7 @@ use mxc_dialects::{
     dtile::{self, Instruction},
     ir,
 };
+use std::ops::Range;
 
 /// A buffer in the activation memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,16 +142,18 @@ pub enum Step {
     },
     /// Noise cancellation in place.
     Cancel {
-        /// The buffer of x.
-        buffer: Buffer,
-        /// The first row of x.
-        first_row: usize,
+        /// The rows of x.
+        x: Buffer,
         /// The first channel of x.
         first_channel: usize,
-        /// μ̂.
-        mean: Buffer,
-        /// σ̂, unless the block has none.
+        /// The number of channels.
+        channels: usize,
+        /// μ̂, unless the denoiser has none; of all these rows and channels.
+        mean: Option<Buffer>,
+        /// σ̂, likewise.
         sigma: Option<Buffer>,
+        /// Whether μ̂ and ε·σ̂ are added.
+        adds: bool,
         /// Left shifts of x, μ̂ and the product to the common fraction.
         shifts: [i32; 3],
         /// The right shift from the common to the output's fraction.
@@ -193,7 +196,7 @@ pub struct TileProgram {
     pub output_fraction: i32,
     /// The program's part of the weight memory.
     pub weights: Vec<i16>,
-    /// The number of weights and biases.
+    /// The number of weights and biases; zero words that stand for a bias which is not there do not count.
     pub parameters: usize,
     /// Words brought into the weight memory before every sample; 0 when the weights stay there.
     pub weight_load_words: usize,
@@ -255,7 +258,9 @@ impl Step {
             Self::Affine { buffer, rows, .. } => {
                 cycles::lane_cycles(rows * buffer.columns * buffer.channels, hardware.affine.lanes)
             }
-            Self::Cancel { mean, sigma, .. } => cycles::cancel_cycles(hardware, mean.len(), sigma.is_some()),
+            Self::Cancel { x, channels, sigma, .. } => {
+                cycles::cancel_cycles(hardware, x.rows * x.columns * channels, sigma.is_some())
+            }
         }
     }
 
@@ -269,7 +274,9 @@ impl Step {
             }
             Self::LeakyRelu { buffer, .. } => cycles::relu_activity(buffer.len()),
             Self::Affine { buffer, rows, .. } => cycles::affine_activity(rows * buffer.columns * buffer.channels),
-            Self::Cancel { mean, sigma, .. } => cycles::cancel_activity(mean.len(), sigma.is_some()),
+            Self::Cancel { x, channels, mean, sigma, .. } => {
+                cycles::cancel_activity(x.rows * x.columns * channels, mean.is_some(), sigma.is_some())
+            }
         }
     }
 }
@@ -338,9 +345,9 @@ impl<'c, 'a> Reader<'c, 'a> {
                 _ => {}
             }
             if let Instruction::NoiseCancel(cancel) = &instruction
-                && let Some(normal) = cancel.noise.get(1)
+                && let Some([_, normal]) = cancel.drawn()
             {
-                let (found, its_seeds) = self.generator(*normal)?;
+                let (found, its_seeds) = self.generator(normal)?;
                 if seeds.get_or_insert_with(|| its_seeds.clone()) != &its_seeds {
                     return Err("uses two sets of LFSRs".to_owned());
                 }
@@ -375,12 +382,13 @@ impl<'c, 'a> Reader<'c, 'a> {
         for operation in operations {
             if let Some(Instruction::WeightAlloc(alloc)) = Instruction::parse(*operation)? {
                 let address = alloc.address.ok_or("a weight has no address")? as usize / 2;
-                allocations.push((address, self.constant(alloc.value)?));
+                let values = self.constant(alloc.value)?;
+                self.parameters += if alloc.absent { 0 } else { values.len() };
+                allocations.push((address, values));
             }
         }
         self.base = allocations.iter().map(|(address, _)| *address).min().unwrap_or_default();
         for (address, values) in allocations {
-            self.parameters += values.len();
             let start = address - self.base;
             if self.weights.len() < start + values.len() {
                 self.weights.resize(start + values.len(), 0);
@@ -418,6 +426,12 @@ impl<'c, 'a> Reader<'c, 'a> {
         let [rows, columns, channels] =
             <[usize; 3]>::try_from(dtile::shape(value)?).map_err(|shape| format!("a buffer of {shape:?}"))?;
         Ok(Buffer { word: address as usize / 2, rows, columns, channels })
+    }
+
+    /// Some rows of a buffer.
+    fn rows(&self, value: Value<'c, 'a>, rows: Range<usize>) -> Result<Buffer, String> {
+        let whole = self.buffer(value)?;
+        Ok(Buffer { word: whole.word + rows.start * whole.columns * whole.channels, rows: rows.len(), ..whole })
     }
 
     fn weight(&self, value: Value<'c, 'a>) -> Result<usize, String> {
@@ -515,8 +529,9 @@ impl<'c, 'a> Reader<'c, 'a> {
             },
             Instruction::SystolicConv(conv) => {
                 let weight = dtile::shape(conv.weight)?;
+                let output = self.buffer(result(0)?)?;
                 Step::Conv {
-                    input: self.buffer(conv.input)?,
+                    input: self.rows(conv.input, conv.input_rows(output.rows)?)?,
                     kind: if conv.kind == "pointwise" {
                         Kind::Pointwise { first: size(conv.first_filter) }
                     } else {
@@ -551,8 +566,9 @@ impl<'c, 'a> Reader<'c, 'a> {
                         )
                     })
                     .collect::<Result<_, String>>()?;
+                let output = self.buffer(result(0)?)?;
                 Step::Conv {
-                    input: self.buffer(pair.input)?,
+                    input: self.rows(pair.input, pair.input_rows(output.rows)?)?,
                     kind: Kind::Pointwise { first: size(pair.first_filter) },
                     heads,
                     mapping: self.mapping(&pair.cores, &pair.order)?,
@@ -574,23 +590,27 @@ impl<'c, 'a> Reader<'c, 'a> {
                 }
             }
             Instruction::NoiseCancel(cancel) => {
-                let sigma = cancel.noise.first().copied();
-                let product = cancel.sigma_fraction + cancel.normal_fraction;
-                let mut common = cancel.input_fraction.max(cancel.mean_fraction);
-                if sigma.is_some() {
-                    common = common.max(product);
-                }
+                let buffer = |value: Option<Value<'c, 'a>>| value.map(|value| self.buffer(value)).transpose();
+                let (mean, sigma) = (buffer(cancel.mean())?, buffer(cancel.drawn().map(|[sigma, _]| sigma))?);
+                let noise = mean.or(sigma).ok_or("nothing is cancelled")?;
+                let first_row = size(cancel.first_row);
+                // Without an operand its fraction asks for no alignment.
+                let fractions = [
+                    Some(cancel.input_fraction),
+                    mean.map(|_| cancel.mean_fraction),
+                    sigma.map(|_| cancel.sigma_fraction + cancel.normal_fraction),
+                ];
+                let common = fractions.into_iter().flatten().max().unwrap_or_default();
+                let [x_shift, mean_shift, product_shift] =
+                    fractions.map(|fraction| fraction.map_or(Ok(0), |fraction| alignment(common - fraction)));
                 Step::Cancel {
-                    buffer: self.buffer(cancel.input)?,
-                    first_row: size(cancel.first_row),
+                    x: self.rows(cancel.input, first_row..first_row + noise.rows)?,
                     first_channel: size(cancel.first_channel),
-                    mean: self.buffer(cancel.mean)?,
-                    sigma: sigma.map(|sigma| self.buffer(sigma)).transpose()?,
-                    shifts: [
-                        alignment(common - cancel.input_fraction)?,
-                        alignment(common - cancel.mean_fraction)?,
-                        if sigma.is_some() { alignment(common - product)? } else { 0 },
-                    ],
+                    channels: noise.channels,
+                    mean,
+                    sigma,
+                    adds: cancel.adds,
+                    shifts: [x_shift?, mean_shift?, product_shift?],
                     output_shift: signed_alignment(common - cancel.output_fraction)?,
                 }
             }
