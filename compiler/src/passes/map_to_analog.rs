@@ -25,9 +25,10 @@ use melior::{
     },
 };
 use mxc_dialects::{
-    analog::{self, AnalogOp, Kind, Noise, Window},
+    analog::{self, AnalogOp, Kind, Window},
     erase::{Eraser, ModuleMut},
     ffi, ir,
+    noise::LayerNoise,
     origin::{self, Origin, Step},
 };
 use mxc_runtime::store::Weight;
@@ -183,7 +184,7 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
                 layer,
                 Some(window),
                 groups,
-                &Noise::default(),
+                &LayerNoise::default(),
             ),
         )?;
         let analog = insert_before(self.block, operation, analog)?;
@@ -332,7 +333,7 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
                 layer,
                 None,
                 1,
-                &Noise::default(),
+                &LayerNoise::default(),
             ),
         )?;
         let mut replacement = insert_before(self.block, anchor, analog)?;
