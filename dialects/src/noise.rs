@@ -273,6 +273,11 @@ models! {
         /// the mean μ
         mu: Share, Any, Some(0.0);
     }
+    /// s·width·u, u uniform from −1/2 to 1/2
+    Uniform = "uniform" at Output {
+        /// the width; the standard deviation is width/√12
+        width: Share, NotNegative, None;
+    }
 }
 
 /// Names that specifications of other tools know, and that no model has yet.
@@ -516,6 +521,8 @@ mod tests {
             ("gaussian(sigma=1e+0%,mu=-0.5%)", "gaussian(sigma=1%,mu=-0.5%)"),
             ("gaussian(sigma=250%)", "gaussian(sigma=250%)"),
             ("gaussian(sigma=0.0333333333333333333)", "gaussian(sigma=0.03333333333333333)"),
+            ("uniform(width=20%)+gaussian(sigma=1%)", "uniform(width=20%)+gaussian(sigma=1%)"),
+            ("uniform( lifetime = chip, width = 0.2 )", "uniform(width=20%,lifetime=chip)"),
             ("ideal", "ideal"),
         ] {
             let spec: NoiseSpec = text.parse().unwrap();
@@ -539,6 +546,8 @@ mod tests {
             ("gaussian(sigma=1%,sigma=2%)", "twice"),
             ("gaussian(sigma=1%,tau=2)", "gaussian has no `tau`, only sigma, mu and lifetime"),
             ("gaussian(sigma=1%,lifetime=day)", "lifetime \"day\" is not one of sample, chip"),
+            ("uniform()", "uniform needs a width"),
+            ("uniform(sigma=1%)", "uniform has no `sigma`, only width and lifetime"),
             ("gaussian(sigma=nan)", "not a number"),
             ("gaussian(sigma=6)", "did you mean 6%?"),
             ("gaussian(sigma=6%,mu=-2)", "did you mean -2%?"),
