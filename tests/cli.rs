@@ -17,12 +17,17 @@ const PREPROCESS: [&str; 4] = ["--mean", "0.2860", "--std", "0.3530"];
 
 /// A folder with a small data set and a compiled package.
 pub fn compiled(options: &[&str]) -> (TempDir, String) {
+    compiled_under(["--sigma", "20%"], options)
+}
+
+fn compiled_under(noise: [&str; 2], options: &[&str]) -> (TempDir, String) {
     let folder = TempDir::new().unwrap();
     let data = small_fashion(folder.path(), 600, 200).display().to_string();
     succeed(
         mxc(folder.path())
-            .args(["compile", "--samples", "64", "--sigma", "20%", "-o", "model.mxa", "--data", &data])
+            .args(["compile", "--samples", "64", "-o", "model.mxa", "--data", &data])
             .arg(model("resnet20"))
+            .args(noise)
             .args(PREPROCESS)
             .args(options),
     );
@@ -241,6 +246,26 @@ fn effective_noise_of_every_layer() {
     );
     assert!(number(&tuned, "denoised_loss") < number(&tuned, "noisy_loss"));
     assert!(json(mxc(folder).args(["inspect", "model.tuned.mxa", "--json"]))["training"]["loss"] == "distill");
+}
+
+#[test]
+fn uniform_noise_from_compile_to_eval() {
+    let (folder, data) = compiled_under(["--noise", "uniform(width=20%)"], &[]);
+    let run = |arguments: &[&str]| json(mxc(folder.path()).args(arguments).args(["--json", "--data", &data]));
+    let eval = |threads: &str, noise: &[&str]| {
+        run(&[&["eval", "model.mxa", "--seeds", "2", "--limit", "100", "--threads", threads], noise].concat())
+    };
+    let report = eval("2", &[]);
+    assert_eq!(report["noise"]["spec"], "uniform(width=20%)");
+    assert_eq!(report, eval("1", &[]), "the threads do not matter");
+    assert_ne!(report["noisy"], eval("1", &["--noise", "uniform(width=200%)"])["noisy"]);
+    // σ = width/√12: 20·log₁₀(√12/0.2) = 24.77 dB; see the test of Gaussian noise.
+    let layers = run(&["inspect", "model.mxa", "--samples", "64"]);
+    let snr = layers["layers"][0]["snr_db"].as_f64().unwrap();
+    assert!((snr - 24.77).abs() < 0.2, "{snr}");
+    run(&["finetune", "model.mxa", "--epochs", "1", "--limit", "64", "--noise", "uniform(width=20%,lifetime=chip)"]);
+    let tuned = json(mxc(folder.path()).args(["inspect", "model.tuned.mxa", "--json"]));
+    assert_eq!(tuned["training"]["noise"]["spec"], "uniform(width=20%,lifetime=chip)");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Every mxc and mlir-opt command line in the documentation runs.
 
 use crate::common::{model, root, small_fashion};
+use mxc_dialects::noise::MODELS;
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 use tempfile::TempDir;
 
@@ -54,6 +55,32 @@ fn commands_of_the_pages_run() {
             run_page(&path);
         }
     }
+}
+
+/// The noise models as they are declared.
+#[test]
+fn noise_components_are_listed() {
+    let mut table = "| component | acts on | adds | arguments |\n|---|---|---|---|\n".to_owned();
+    for info in MODELS {
+        let arguments: Vec<String> = info
+            .arguments
+            .iter()
+            .map(|argument| {
+                let default =
+                    argument.default.map_or(String::new(), |value| format!(", {} if left out", argument.show(value)));
+                format!("`{}`: {} ({}, {}{default})", argument.name, argument.help, argument.unit, argument.range)
+            })
+            .collect();
+        table.push_str(&format!("| `{}` | {} | {} | {} |\n", info.name, info.site, info.help, arguments.join("; ")));
+    }
+    let path = root().join("docs/cli.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let start = page.find("| component |").expect("the page has the table");
+    let end = start + page[start..].find("\n\n").expect("text follows the table") + 1;
+    if std::env::var_os("MXC_UPDATE_DOCS").is_some() {
+        fs::write(&path, [&page[..start], &table, &page[end..]].concat()).unwrap();
+    }
+    assert_eq!(page[start..end], table, "docs/cli.md is not what is declared; MXC_UPDATE_DOCS=1 rewrites it");
 }
 
 #[test]

@@ -9,7 +9,11 @@ use mxc_compiler::{
     passes::REGISTRY,
     placement::Strategy,
 };
-use mxc_dialects::{denoise::expression::Width, dtile, ir, new_context};
+use mxc_dialects::{
+    denoise::expression::Width,
+    dtile, ir, new_context,
+    noise::{LayerNoise, NoiseSpec},
+};
 use mxc_runtime::{
     digital::{self, fixed, interpret::Draw, program::TileProgram},
     exec::{Batch, Executor, Key, Mode, Purpose, Targets},
@@ -486,9 +490,7 @@ fn dtile_level_of_a_whole_network() {
     let context = new_context();
     let options = CompileOptions {
         budget: 0.04,
-        noise: "gaussian(sigma=20%)".to_owned(),
-        noise_scale: "range".to_owned(),
-        noise_reference: "rms".to_owned(),
+        noise: LayerNoise { spec: NoiseSpec::gaussian(0.2), ..LayerNoise::default() },
         placement: Strategy::Fill,
         denoiser: "paper+affine".to_owned(),
         keep_digital: Vec::new(),

@@ -1,4 +1,5 @@
-//! The steps of `docs/write-a-pass.md`: the pass shown there is `guide_pass.rs`, and does what the page says.
+//! The steps of the guides. `docs/write-a-pass.md`: the pass shown there is `guide_pass.rs`, and does what the page says.
+//! `docs/add-a-noise-component.md`: its code is that of the source.
 
 use crate::{common::root, guide_pass::QuietLayers};
 use mxc_compiler::pass::{Options, Pass, PassContext, run::print_module};
@@ -37,4 +38,16 @@ fn the_guide_holds() {
     let listed = "PassInfo::of::<annotate_noise::AnnotateNoise>";
     let registry = fs::read_to_string(root().join("compiler/src/passes/mod.rs")).unwrap();
     assert!(registry.contains(listed), "passes are listed the way the guide says");
+}
+
+#[test]
+fn the_noise_guide_shows_the_source() {
+    let text = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let page = text("docs/add-a-noise-component.md");
+    let sources = [text("dialects/src/noise.rs"), text("runtime/src/kernels/noise.rs")];
+    let shown = blocks(&page, "```", "rust");
+    assert_eq!(shown.len(), 3);
+    for code in shown {
+        assert!(sources.iter().any(|source| source.contains(&code)), "not in the source:\n{code}");
+    }
 }

@@ -16,6 +16,7 @@ use mxc_dialects::{
     analog::{AnalogOp, NOISE},
     erase::ModuleMut,
     ffi,
+    noise::NoiseSpec,
 };
 
 /// See the module.
@@ -48,7 +49,7 @@ impl Pass for QuietLayers {
         for layer in layers.into_iter().filter(|layer| layer.layer() != self.keep) {
             let operation = layer.operation();
             let mut noise = layer.noise().map_err(|error| PassError::new(error).at(operation.location()))?;
-            noise.spec = "gaussian(sigma=0%)".to_owned();
+            noise.spec = NoiseSpec::gaussian(0.0);
             ffi::as_mut(operation).set_attribute(NOISE, noise.to_attribute(context));
         }
         Ok(())

@@ -18,10 +18,9 @@ use melior::{
     Context,
     ir::{Module, OperationRef},
 };
-use mxc_dialects::ir;
+use mxc_dialects::{ir, noise::LayerNoise, share};
 use mxc_runtime::{
     package::{self, Manifest, Package},
-    share,
     store::WeightStore,
 };
 use std::path::{Path, PathBuf};
@@ -45,12 +44,8 @@ pub enum CompileError {
 pub struct CompileOptions {
     /// Denoiser parameters allowed, as a fraction of the backbone's.
     pub budget: f64,
-    /// The noise specification.
-    pub noise: String,
-    /// `range`, `constant` or `signal`.
-    pub noise_scale: String,
-    /// `rms`, `absmax`, `mean-abs` or `std`.
-    pub noise_reference: String,
+    /// Every layer's noise.
+    pub noise: LayerNoise,
     /// Which layers get denoisers.
     pub placement: Strategy,
     /// The denoiser's kind, such as `mean+affine`.
@@ -126,13 +121,10 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
         if !options.keep_digital.is_empty() {
             map.push("keep-digital", options.keep_digital.join(","));
         }
+        let LayerNoise { spec, scale, reference } = &options.noise;
         pipeline = pipeline.then("map-to-analog", map).then(
             "annotate-noise",
-            pairs(&[
-                ("spec", options.noise.as_str()),
-                ("scale", options.noise_scale.as_str()),
-                ("reference", options.noise_reference.as_str()),
-            ]),
+            pairs(&[("spec", &spec.to_string()), ("scale", &scale.to_string()), ("reference", &reference.to_string())]),
         );
     }
     if level >= Level::Denoise {
@@ -223,11 +215,7 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
             format_version: package::FORMAT_VERSION,
             required_features: record.preprocessing.bytes.then(|| package::BYTE_INPUT.to_owned()).into_iter().collect(),
             hardware: record.hardware,
-            noise: Some(package::Noise {
-                spec: options.noise.clone(),
-                scale: options.noise_scale.clone(),
-                reference: options.noise_reference.clone(),
-            }),
+            noise: Some((&options.noise).into()),
             calibration: compiled.calibration.map(CalibrationRun::to_manifest),
             preprocessing: Some(record.preprocessing),
             placement: Some(placed(&placement, options)),

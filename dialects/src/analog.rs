@@ -4,7 +4,10 @@
 //! Attributes that passes add later are optional: `calibration`, `gradient_norm` and `rank` (by `rank-sensitivity`),
 //! `denoisers`, `denoiser_parameters`, `chosen` and `reason` (by `insert-denoisers`).
 
-use crate::ir;
+use crate::{
+    ir,
+    noise::{LayerNoise, NoiseError, Reference},
+};
 use melior::{
     Context,
     ir::{
@@ -16,7 +19,7 @@ use melior::{
 
 /// The unique, stable name of a layer: the ONNX node's name, else its first output's.
 pub const LAYER: &str = "layer";
-/// The noise dictionary: [`Noise`].
+/// The noise dictionary: [`LayerNoise`].
 pub const NOISE: &str = "noise";
 /// The calibration dictionary: [`Calibration`].
 pub const CALIBRATION: &str = "calibration";
@@ -33,37 +36,15 @@ pub const CHOSEN: &str = "chosen";
 /// string: why, or why not.
 pub const REASON: &str = "reason";
 
-/// The noise of a layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Noise {
-    /// The noise specification's text form, such as `gaussian(sigma=6%)`.
-    pub spec: String,
-    /// `range`, `constant` or `signal`.
-    pub scale: String,
-    /// `rms`, `absmax`, `mean-abs` or `std`.
-    pub reference: String,
-}
-
-impl Default for Noise {
-    fn default() -> Self {
-        Self { spec: "gaussian(sigma=6%)".to_owned(), scale: "range".to_owned(), reference: "rms".to_owned() }
-    }
-}
-
-impl Noise {
-    /// The values that `scale` may have.
-    pub const SCALES: [&'static str; 3] = ["range", "constant", "signal"];
-    /// The values that `reference` may have.
-    pub const REFERENCES: [&'static str; 4] = ["rms", "absmax", "mean-abs", "std"];
-
-    /// The dictionary attribute.
+impl LayerNoise {
+    /// The dictionary attribute, its values in their text form.
     pub fn to_attribute<'c>(&self, context: &'c Context) -> Attribute<'c> {
         ir::dictionary(
             context,
             &[
-                ("spec", ir::string(context, &self.spec)),
-                ("scale", ir::string(context, &self.scale)),
-                ("reference", ir::string(context, &self.reference)),
+                ("spec", ir::string(context, &self.spec.to_string())),
+                ("scale", ir::string(context, &self.scale.to_string())),
+                ("reference", ir::string(context, &self.reference.to_string())),
             ],
         )
     }
@@ -73,18 +54,12 @@ impl Noise {
         let text = |key: &str| {
             entry(dictionary, key).and_then(ir::as_string).ok_or_else(|| format!("its noise has no string `{key}`"))
         };
-        let noise = Self { spec: text("spec")?, scale: text("scale")?, reference: text("reference")? };
-        if !Self::SCALES.contains(&noise.scale.as_str()) {
-            return Err(format!("noise scale \"{}\" is not one of {}", noise.scale, Self::SCALES.join(", ")));
-        }
-        if !Self::REFERENCES.contains(&noise.reference.as_str()) {
-            return Err(format!(
-                "noise reference \"{}\" is not one of {}",
-                noise.reference,
-                Self::REFERENCES.join(", ")
-            ));
-        }
-        Ok(noise)
+        let wrong = |error: NoiseError| error.to_string();
+        Ok(Self {
+            spec: text("spec")?.parse().map_err(wrong)?,
+            scale: text("scale")?.parse().map_err(wrong)?,
+            reference: text("reference")?.parse().map_err(wrong)?,
+        })
     }
 }
 
@@ -142,14 +117,13 @@ impl Calibration {
         })
     }
 
-    /// The statistic that a noise reference names.
-    pub fn reference(&self, name: &str) -> Option<f64> {
-        match name {
-            "rms" => Some(self.rms),
-            "absmax" => Some(self.absmax),
-            "mean-abs" => Some(self.mean_abs),
-            "std" => Some(self.std),
-            _ => None,
+    /// The output's statistic that a noise reference names.
+    pub fn reference(&self, reference: Reference) -> f64 {
+        match reference {
+            Reference::Rms => self.rms,
+            Reference::Absmax => self.absmax,
+            Reference::MeanAbs => self.mean_abs,
+            Reference::Std => self.std,
         }
     }
 }
@@ -315,10 +289,10 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
     }
 
     /// The noise dictionary.
-    pub fn noise(self) -> Result<Noise, String> {
+    pub fn noise(self) -> Result<LayerNoise, String> {
         ir::dict_attr(&self.operation(), NOISE)
             .ok_or_else(|| "it has no noise dictionary".to_owned())
-            .and_then(|dictionary| Noise::from_attribute(&dictionary))
+            .and_then(|dictionary| LayerNoise::from_attribute(&dictionary))
     }
 
     /// The calibration dictionary; `Ok(None)` before calibration.
@@ -381,7 +355,7 @@ pub fn build<'c>(
     layer: &str,
     window: Option<Window>,
     groups: usize,
-    noise: &Noise,
+    noise: &LayerNoise,
 ) -> Result<Operation<'c>, melior::Error> {
     let id = |name: &str| Identifier::new(context, name);
     let mut attributes = vec![(id(LAYER), ir::string(context, layer)), (id(NOISE), noise.to_attribute(context))];
@@ -421,16 +395,16 @@ mod tests {
     #[test]
     fn dictionaries_round_trip() {
         let context = crate::new_context();
-        let noise = Noise::default();
+        let noise = LayerNoise::default();
         let attribute = noise.to_attribute(&context);
         let dictionary = DictionaryAttribute::try_from(attribute).expect("a dictionary");
-        assert_eq!(Noise::from_attribute(&dictionary), Ok(noise));
+        assert_eq!(LayerNoise::from_attribute(&dictionary), Ok(noise));
         let calibration =
             Calibration { samples: 512, rms: 0.5, absmax: 3.25, mean_abs: 0.25, std: 0.125, input_absmax: 6.0 };
         let attribute = calibration.to_attribute(&context);
         let dictionary = DictionaryAttribute::try_from(attribute).expect("a dictionary");
         assert_eq!(Calibration::from_attribute(&dictionary), Ok(calibration));
-        assert_eq!(calibration.reference("mean-abs"), Some(0.25));
-        assert!(Noise::from_attribute(&dictionary).is_err());
+        assert_eq!(calibration.reference(Reference::MeanAbs), 0.25);
+        assert!(LayerNoise::from_attribute(&dictionary).is_err());
     }
 }

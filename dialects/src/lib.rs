@@ -2,7 +2,8 @@
 //!
 //! The dialects are IRDL (`dialects/irdl`, and [`denoise::irdl`] made from the kinds of denoisers), loaded into a context by [`new_context`]; a stock
 //! `mlir-opt --irdl-file=…` given [`irdl_source`] reads the same IR. The modules [`analog`], [`denoise`] and [`dtile`]
-//! hold typed views of their operations, [`ir`] what all of them and the passes need of MLIR, [`erase`] the way to erase
+//! hold typed views of their operations, [`noise`] what a noise
+//! specification says, [`ir`] what all of them and the passes need of MLIR, [`erase`] the way to erase
 //! operations, [`verify`] the checks that IRDL cannot state, and [`ffi`] the few calls that melior lacks.
 
 pub mod analog;
@@ -11,7 +12,9 @@ pub mod dtile;
 pub mod erase;
 pub mod ffi;
 pub mod ir;
+pub mod noise;
 pub mod origin;
+pub mod share;
 pub mod verify;
 
 use melior::{

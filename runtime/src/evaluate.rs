@@ -8,7 +8,10 @@ use crate::{
     kernels::pool::argmax,
     program::{Calibration, Program},
 };
-use mxc_dialects::denoise::Measured;
+use mxc_dialects::{
+    denoise::Measured,
+    noise::{LayerNoise, NoiseSpec, Site},
+};
 use serde::Serialize;
 use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use std::time::Instant;
@@ -73,19 +76,19 @@ pub struct NoiseLabel {
 impl NoiseLabel {
     /// The noise of a program's layers.
     pub fn of(program: &Program) -> Self {
-        let join = |field: fn(&crate::program::Layer) -> &str| {
-            let mut values: Vec<&str> = Vec::new();
-            for layer in &program.layers {
-                if !values.contains(&field(layer)) {
-                    values.push(field(layer));
+        let join = |field: fn(&LayerNoise) -> String| {
+            let mut values: Vec<String> = Vec::new();
+            for value in program.layers.iter().map(|layer| field(&layer.noise)) {
+                if !values.contains(&value) {
+                    values.push(value);
                 }
             }
             values.join("; ")
         };
         Self {
-            spec: join(|layer| &layer.noise),
-            scale: join(|layer| &layer.scale),
-            reference: join(|layer| &layer.reference),
+            spec: join(|noise| noise.spec.to_string()),
+            scale: join(|noise| noise.scale.to_string()),
+            reference: join(|noise| noise.reference.to_string()),
         }
     }
 }
@@ -489,7 +492,7 @@ pub fn sensitivity(executor: &Executor, data: &dyn Source, samples: usize, seed:
 pub struct LayerEffect {
     /// The layer.
     pub layer: String,
-    /// Its noise components (module `noise`).
+    /// Its noise specification's text form.
     pub noise: String,
     /// `range`, `constant` or `signal`.
     pub scale: String,
@@ -546,20 +549,20 @@ pub fn effective_noise(
         distortions.iter_mut().zip(&parts).for_each(|(total, part)| total.add(part));
     }
     for index in 0..program.layers.len() {
-        executor.set_noise(index, "ideal")?;
+        executor.set_noise(index, NoiseSpec::default())?;
     }
     let mut layers = Vec::new();
     for (index, (layer, distortion)) in program.layers.iter().zip(distortions).enumerate() {
-        executor.set_noise(index, &layer.noise)?;
+        executor.set_noise(index, layer.noise.spec.clone())?;
         let loss = drawn.loss(&executor, &labels, Mode::NOISY, key)?;
-        executor.set_noise(index, "ideal")?;
+        executor.set_noise(index, NoiseSpec::default())?;
         let [snr_db, snr_denoised_db] = distortion.snr_db();
         layers.push(LayerEffect {
             layer: layer.name.clone(),
-            noise: layer.noise.clone(),
-            scale: layer.scale.clone(),
-            reference: layer.reference.clone(),
-            magnitude: layer.calibration.and_then(|calibration| calibration.reference(&layer.reference)),
+            noise: layer.noise.spec.to_string(),
+            scale: layer.noise.scale.to_string(),
+            reference: layer.noise.reference.to_string(),
+            magnitude: layer.magnitude(Site::Output),
             snr_db,
             snr_denoised_db,
             loss_share: (noisy_loss > clean_loss).then(|| (loss - clean_loss) / (noisy_loss - clean_loss)),
@@ -768,9 +771,7 @@ mod tests {
         let layer = |index: usize| Layer {
             name: format!("layer{index}"),
             channels: 3,
-            noise: "gaussian(sigma=6%)".into(),
-            scale: "range".into(),
-            reference: "rms".into(),
+            noise: LayerNoise::default(),
             calibration: None,
         };
         let node = Node {

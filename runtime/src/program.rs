@@ -8,7 +8,10 @@
 
 use crate::{digital::program::TileProgram, store::Weight};
 pub use mxc_dialects::analog::Calibration;
-use mxc_dialects::denoise::Kind;
+use mxc_dialects::{
+    denoise::Kind,
+    noise::{LayerNoise, Scale, Site},
+};
 use std::sync::Arc;
 
 /// The index of a value in [`Program::values`].
@@ -133,14 +136,29 @@ pub struct Layer {
     pub name: String,
     /// The number of output channels.
     pub channels: usize,
-    /// The noise specification's text form (see module `noise`).
-    pub noise: String,
-    /// `range`, `constant` or `signal`.
-    pub scale: String,
-    /// `rms`, `absmax`, `mean-abs` or `std`.
-    pub reference: String,
+    /// Its noise.
+    pub noise: LayerNoise,
     /// What calibration measured on the clean model, if it has run.
     pub calibration: Option<Calibration>,
+}
+
+impl Layer {
+    /// The calibrated magnitude s at a site, in the units of the values there; `None` where nothing is measured. Of the input
+    /// that is only the DAC's full scale, whatever the reference.
+    pub fn magnitude(&self, site: Site) -> Option<f64> {
+        let calibration = self.calibration?;
+        match site {
+            Site::Input => Some(calibration.input_absmax),
+            Site::Weight | Site::PartialSum => None,
+            Site::Output => Some(calibration.reference(self.noise.reference)),
+        }
+    }
+
+    /// The tile's input and output limits, if it saturates.
+    pub(crate) fn limits(&self) -> Option<[f32; 2]> {
+        let calibration = self.calibration.filter(|_| self.noise.scale == Scale::Range)?;
+        Some([calibration.input_absmax as f32, calibration.absmax as f32])
+    }
 }
 
 /// What a node computes. TOSA names and semantics unless said otherwise.

@@ -76,7 +76,7 @@ pub struct Stream {
     counter: [u32; 2],
 }
 
-/// Normals are made in blocks of this many elements; a fill starts at a multiple of it.
+/// Elements are made in blocks of this many; a fill starts at a multiple of it.
 pub const BLOCK: usize = 64;
 const LANES: usize = 16;
 
@@ -86,7 +86,35 @@ impl Stream {
     /// Element `e` takes word `(e/16) mod 4` of the counter `16·(e/64) + e mod 16`, words 0 and 1 (2 and 3) being the
     /// cosine and the sine of one pair.
     pub fn fill_normals(&self, first_block: u64, out: &mut [f32]) {
-        fill(self.key, self.counter, first_block, out);
+        fill_normals(*self, first_block, out);
+    }
+
+    /// Writes the elements `first_block·BLOCK ..`, made block by block from the stream's words, to `out`; words and elements
+    /// are in the same order. Inlined, so that `make` is compiled for the caller's instruction set.
+    #[inline(always)]
+    pub fn fill(&self, first_block: u64, out: &mut [f32], make: impl Fn(&[u32; BLOCK], &mut [f32; BLOCK])) {
+        let keys = round_keys(self.key);
+        let mut words = [[0u32; BLOCK]; GROUP];
+        let mut block = first_block;
+        for out in out.chunks_mut(GROUP * BLOCK) {
+            let words = &mut words[..out.len().div_ceil(BLOCK)];
+            for words in words.iter_mut() {
+                fill_words(&keys, self.counter, block, words);
+                block += 1;
+            }
+            let mut blocks = out.chunks_exact_mut(BLOCK);
+            for (out, words) in (&mut blocks).zip(words.iter()) {
+                if let Some(out) = out.first_chunk_mut::<BLOCK>() {
+                    make(words, out);
+                }
+            }
+            let rest = blocks.into_remainder();
+            if let (Some(words), false) = (words.last(), rest.is_empty()) {
+                let mut whole = [0.0; BLOCK];
+                make(words, &mut whole);
+                rest.copy_from_slice(&whole[..rest.len()]);
+            }
+        }
     }
 
     /// A 64-bit word of the stream.
@@ -134,33 +162,12 @@ fn philox_round<const L: usize>(state: &mut [[u64; L]; 4], key: [u32; 2]) {
     *state = next;
 }
 
-/// Blocks made at a time: words first, then normals, so that each loop keeps to its registers.
+/// Blocks made at a time: words first, then elements, so that each loop keeps to its registers.
 const GROUP: usize = 8;
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn fill(key: [u32; 2], counter: [u32; 2], first_block: u64, out: &mut [f32]) {
-    let keys = round_keys(key);
-    let mut words = [[0u32; BLOCK]; GROUP];
-    let mut block = first_block;
-    for out in out.chunks_mut(GROUP * BLOCK) {
-        let words = &mut words[..out.len().div_ceil(BLOCK)];
-        for words in words.iter_mut() {
-            fill_words(&keys, counter, block, words);
-            block += 1;
-        }
-        let mut blocks = out.chunks_exact_mut(BLOCK);
-        for (out, words) in (&mut blocks).zip(words.iter()) {
-            if let Some(out) = out.first_chunk_mut::<BLOCK>() {
-                normals(words, out);
-            }
-        }
-        let rest = blocks.into_remainder();
-        if let (Some(words), false) = (words.last(), rest.is_empty()) {
-            let mut whole = [0.0; BLOCK];
-            normals(words, &mut whole);
-            rest.copy_from_slice(&whole[..rest.len()]);
-        }
-    }
+fn fill_normals(stream: Stream, first_block: u64, out: &mut [f32]) {
+    stream.fill(first_block, out, normals);
 }
 
 #[inline(always)]

@@ -8,12 +8,14 @@
 #![allow(missing_docs)]
 
 use mxc_compiler::import::{self, ImportOptions};
-use mxc_dialects::ir;
+use mxc_dialects::{
+    ir,
+    noise::{LayerNoise, NoiseSpec},
+};
 use mxc_runtime::{
     data::{Dataset, Source, Split},
     hardware::Hardware,
     load,
-    noise::NoiseSpec,
     package::{Package, Preprocessing},
     store::WeightStore,
 };
@@ -77,7 +79,7 @@ fn package(bytes: &[u8], folder: &Path) -> Result<(), Failure> {
     fs::write(&path, bytes)?;
     let package = Package::open(&path)?;
     Hardware::parse(&package.manifest.hardware, "fuzz")?;
-    package.manifest.noise.unwrap_or_default().spec.parse::<NoiseSpec>()?;
+    package.manifest.noise.as_ref().map(LayerNoise::try_from).transpose()?;
     Ok(())
 }
 

@@ -2,10 +2,16 @@
 
 use crate::{driver::Level, import::ImportOptions, placement::Strategy};
 use bytesize::ByteSize;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use mxc_dialects::denoise::Kind;
-use mxc_runtime::{noise::NoiseSpec, share};
-use std::{fmt, path::PathBuf};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use mxc_dialects::{
+    denoise::Kind,
+    noise::{self, LayerNoise, NoiseError, NoiseSpec, Reference, Scale},
+    share,
+};
+use std::{fmt, path::PathBuf, str::FromStr};
 
 /// Compiles trained CNN classifiers for noisy analog accelerators and simulates them.
 #[derive(Debug, Parser)]
@@ -109,6 +115,19 @@ pub struct PreprocessArgs {
     pub interpolation: Option<String>,
 }
 
+/// One of an enumeration's words.
+fn words<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = NoiseError> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
+}
+
+/// What `--noise` is for, and what it takes.
+fn noise_help(purpose: &str) -> String {
+    format!("{purpose}: ideal, or components joined by +{}", noise::help())
+}
+
 /// `mxc compile`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -133,15 +152,14 @@ pub struct CompileArgs {
     /// Standard deviation of Gaussian noise, relative to the layer's magnitude [default: 6%]
     #[arg(long, value_name = "S%", value_parser = share::parse_positive, conflicts_with = "noise")]
     pub sigma: Option<f64>,
-    /// Noise specification, such as 'gaussian(sigma=6%)'
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", help = noise_help("Noise of the layers"))]
     pub noise: Option<NoiseSpec>,
-    /// The magnitude that sigma refers to: rms, absmax, mean-abs or std
-    #[arg(long, value_name = "NAME", default_value = "rms", value_parser = ["rms", "absmax", "mean-abs", "std"])]
-    pub noise_reference: String,
-    /// What the magnitude is taken of: range, constant or signal
-    #[arg(long, value_name = "NAME", default_value = "range", value_parser = ["range", "constant", "signal"])]
-    pub noise_scale: String,
+    /// The magnitude that the noise is relative to
+    #[arg(long, value_name = "NAME", default_value_t = LayerNoise::default().reference, value_parser = words::<Reference>(Reference::WORDS))]
+    pub noise_reference: Reference,
+    /// What the magnitude is taken of
+    #[arg(long, value_name = "NAME", default_value_t = LayerNoise::default().scale, value_parser = words::<Scale>(Scale::WORDS))]
+    pub noise_scale: Scale,
     /// Where denoisers go: greedy, greedy-fill or at=GLOB,…
     #[arg(long, value_name = "HOW", default_value = "greedy")]
     pub placement: Strategy,
@@ -217,8 +235,7 @@ pub struct FinetuneArgs {
     /// Train at another sigma than the package's
     #[arg(long, value_name = "S%", value_parser = share::parse_positive, conflicts_with = "noise")]
     pub sigma: Option<f64>,
-    /// Train under another noise than the package's
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", help = noise_help("Train under another noise than the package's"))]
     pub noise: Option<NoiseSpec>,
     /// Keep the last N training samples out [default: as compiled]
     #[arg(long, value_name = "N")]
@@ -258,8 +275,7 @@ pub struct EvalArgs {
     /// Evaluate at another sigma than the package's
     #[arg(long, value_name = "S%", value_parser = share::parse_positive, conflicts_with = "noise")]
     pub sigma: Option<f64>,
-    /// Evaluate under another noise than the package's
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", help = noise_help("Evaluate under another noise than the package's"))]
     pub noise: Option<NoiseSpec>,
     /// The split: test, train or holdout
     #[arg(long, value_name = "NAME", default_value = "test", value_parser = ["test", "train", "holdout"])]

@@ -20,12 +20,11 @@ use melior::ir::{
     operation::{OperationLike, OperationMutLike},
     r#type::RankedTensorType,
 };
-use mxc_dialects::{ffi, ir};
+use mxc_dialects::{ffi, ir, noise::LayerNoise, share};
 use mxc_runtime::{
     files::write_atomically,
     hardware::Hardware,
     package::{self, Preprocessing},
-    share,
 };
 use std::{
     path::{Path, PathBuf},
@@ -34,7 +33,7 @@ use std::{
 
 pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     let output = output(&args)?;
-    let noise = session::noise_option(args.sigma.or(Some(0.06)), args.noise.as_ref()).unwrap_or_default();
+    let spec = session::noise_option(args.sigma, args.noise.as_ref()).unwrap_or(LayerNoise::default().spec);
     let hardware = hardware_profile(args.hardware.as_deref())?;
 
     let context = mxc_dialects::new_context();
@@ -48,9 +47,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     let preprocessing = preprocessing(&args, &imported.source)?;
     let options = CompileOptions {
         budget: args.budget,
-        noise,
-        noise_scale: args.noise_scale.clone(),
-        noise_reference: args.noise_reference.clone(),
+        noise: LayerNoise { spec, scale: args.noise_scale, reference: args.noise_reference },
         placement: args.placement.clone(),
         denoiser: args.denoiser.clone(),
         keep_digital: args.keep_digital.clone(),
@@ -104,9 +101,9 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         placement.layers.iter().filter(|layer| layer.chosen).count(),
         overhead(&placement),
         placement.backbone_parameters,
-        options.noise,
-        options.noise_scale,
-        options.noise_reference,
+        options.noise.spec,
+        options.noise.scale,
+        options.noise.reference,
     ))
 }
 
@@ -313,9 +310,9 @@ pub fn requested_samples(request: &SampleRequest, global: &Global) -> Result<Opt
 fn recorded_options(args: &CompileArgs, options: &CompileOptions) -> Vec<String> {
     let mut recorded = vec![
         format!("budget={}", share::show(options.budget)),
-        format!("noise={}", options.noise),
-        format!("noise-scale={}", options.noise_scale),
-        format!("noise-reference={}", options.noise_reference),
+        format!("noise={}", options.noise.spec),
+        format!("noise-scale={}", options.noise.scale),
+        format!("noise-reference={}", options.noise.reference),
         format!("placement={}", options.placement),
         format!("denoiser={}", options.denoiser),
         format!("samples={}", options.samples),

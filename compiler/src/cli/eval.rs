@@ -24,7 +24,7 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
     let skip = SkipBad::new(args.skip_bad, global);
     skip.apply(&mut data, args.limit)?;
     let mut program = session::packaged_in(args.digital, &package, &args.package)?;
-    session::override_noise(&mut program, session::noise_option(args.sigma, args.noise.as_ref()).as_deref());
+    session::override_noise(&mut program, session::noise_option(args.sigma, args.noise.as_ref()).as_ref());
     if session::is_synthetic(&package) {
         global.ui.warn(
             "the package is calibrated on synthetic inputs, so its noise magnitudes are not those of your data; \

@@ -13,14 +13,14 @@ use crate::{
     passes::REGISTRY,
 };
 use melior::ir::operation::OperationMutLike;
-use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir};
+use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir, noise::LayerNoise};
 use mxc_runtime::{
     data::{Source, Split},
     evaluate,
     exec::Executor,
     files::sha256_file,
     finetune::{FinetuneOptions, Loss, Recipe, finetune},
-    package::{self, Package, Training},
+    package::{Package, Training},
     store::Weight,
 };
 use std::{
@@ -41,6 +41,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
     let parent = sha256_file(&args.package).map_err(|error| format!("{}: {error}", args.package.display()))?;
     let holdout = args.holdout.unwrap_or_else(|| session::compiled_holdout(&package));
     let noise = session::noise_option(args.sigma, args.noise.as_ref());
+    let compiled_for = session::packaged_noise(&package)?;
     if let Some(provenance) = &mut package.manifest.provenance {
         provenance.parent_sha256 = Some(parent.clone());
     }
@@ -57,7 +58,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
     }
 
     let mut program = session::packaged(&package, &args.package)?;
-    session::override_noise(&mut program, noise.as_deref());
+    session::override_noise(&mut program, noise.as_ref());
     let mut executor = session::executor(program, global)?;
     let options = options(&args, &package, global, parent)?;
     if !args.resume && checkpoint.exists() {
@@ -88,7 +89,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
         package.denoisers.insert(value.name.clone(), weight);
     }
     record_sigma(&mut package, &args.package, &executor, &data)?;
-    let trained_under = session::packaged_noise(&package);
+    let trained_under = compiled_for.map(|compiled| LayerNoise { spec: noise.unwrap_or(compiled.spec), ..compiled });
     package.manifest.training = Some(Training {
         recipe: options.recipe.to_string(),
         learning_rate: options.learning_rate,
@@ -96,7 +97,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
         batch: options.batch as u32,
         seed: options.seed,
         samples: report.samples as u64,
-        noise: Some(package::Noise { spec: noise.unwrap_or(trained_under.spec.clone()), ..trained_under }),
+        noise: trained_under.as_ref().map(Into::into),
         losses: report.losses.clone(),
         loss: options.loss.to_string(),
     });
@@ -225,13 +226,13 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
     ));
     package.manifest.calibration = calibration;
     if let Some(placement) = &mut package.manifest.placement {
-        let reference = package.manifest.noise.clone().unwrap_or_default().reference;
         let measured: Vec<_> = AnalogOp::all(&module);
         for layer in &mut placement.layers {
             if let Some(op) = measured.iter().find(|op| op.layer() == layer.name) {
                 layer.gradient_norm = op.gradient_norm();
                 layer.rank = op.rank().map(|rank| rank as u64 + 1);
-                layer.reference = op.calibration()?.and_then(|statistics| statistics.reference(&reference));
+                let reference = op.noise()?.reference;
+                layer.reference = op.calibration()?.map(|statistics| statistics.reference(reference));
             }
         }
         placement.layers.sort_by_key(|layer| layer.rank);

@@ -7,7 +7,7 @@ use super::{
     data::{self, Location},
     session, ui,
 };
-use mxc_dialects::ir;
+use mxc_dialects::{ir, noise::LayerNoise};
 use mxc_runtime::{
     data::{Source, Split},
     evaluate,
@@ -29,7 +29,7 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
         return super::print_json(&package.manifest);
     }
     let manifest = &package.manifest;
-    let noise = session::packaged_noise(&package);
+    let noise = session::packaged_noise(&package)?;
     let mut facts = ui::table(&["", ""]);
     let mut fact = |name: &str, value: String| {
         facts.add_row([name.to_owned(), value]);
@@ -43,7 +43,9 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
             fact("fine-tuned from SHA-256", parent.clone());
         }
     }
-    fact("noise", format!("{} (scale {}, reference {})", noise.spec, noise.scale, noise.reference));
+    if let Some(LayerNoise { spec, scale, reference }) = noise {
+        fact("noise", format!("{spec} (scale {scale}, reference {reference})"));
+    }
     if let Some(calibration) = &manifest.calibration {
         fact("calibration", format!("{} {} samples", calibration.samples, calibration.kind));
     }

@@ -6,16 +6,11 @@ use crate::{
     passes::REGISTRY,
 };
 use melior::{Context, ir::Module};
-use mxc_dialects::ir;
-use mxc_runtime::{
-    exec::Executor,
-    hardware::Hardware,
-    load,
-    noise::NoiseSpec,
-    package::{Noise, Package},
-    program::Program,
-    store::WeightStore,
+use mxc_dialects::{
+    ir,
+    noise::{LayerNoise, NoiseSpec},
 };
+use mxc_runtime::{exec::Executor, hardware::Hardware, load, package::Package, program::Program, store::WeightStore};
 use std::path::Path;
 
 /// A package's program, its denoisers in floating point.
@@ -38,21 +33,22 @@ pub fn packaged_hardware(package: &Package) -> Result<Hardware, Failure> {
     Ok(Hardware::parse(&package.manifest.hardware, "the package's hardware profile")?)
 }
 
-/// The noise of `--sigma` (the paper's Gaussian) or `--noise` in its canonical form, if one is given.
-pub fn noise_option(sigma: Option<f64>, noise: Option<&NoiseSpec>) -> Option<String> {
-    noise.map(NoiseSpec::to_string).or_else(|| sigma.map(|sigma| NoiseSpec::gaussian(sigma).to_string()))
+/// The noise of `--sigma` (the paper's Gaussian) or `--noise`, if one is given.
+pub fn noise_option(sigma: Option<f64>, noise: Option<&NoiseSpec>) -> Option<NoiseSpec> {
+    noise.cloned().or_else(|| sigma.map(NoiseSpec::gaussian))
 }
 
-/// The noise a package was compiled for.
-pub fn packaged_noise(package: &Package) -> Noise {
-    package.manifest.noise.clone().unwrap_or_default()
+/// The noise that a package was compiled for, if it says.
+pub fn packaged_noise(package: &Package) -> Result<Option<LayerNoise>, Failure> {
+    let parsed = package.manifest.noise.as_ref().map(LayerNoise::try_from).transpose();
+    parsed.map_err(|error| format!("the package's manifest: {error}; compile the model again").into())
 }
 
 /// Replaces every layer's noise by `spec`, if one is given.
-pub fn override_noise(program: &mut Program, spec: Option<&str>) {
+pub fn override_noise(program: &mut Program, spec: Option<&NoiseSpec>) {
     if let Some(spec) = spec {
         for layer in &mut program.layers {
-            spec.clone_into(&mut layer.noise);
+            layer.noise.spec.clone_from(spec);
         }
     }
 }

@@ -11,16 +11,16 @@ use crate::pass::{OptionError, Options, Pass, PassContext, PassError, globs};
 use globset::GlobMatcher;
 use melior::{Context, ir::operation::OperationMutLike};
 use mxc_dialects::{
-    analog::{AnalogOp, NOISE, Noise},
+    analog::{AnalogOp, NOISE},
     erase::ModuleMut,
     ffi,
+    noise::{LayerNoise, NoiseSpec, Reference, Scale},
 };
-use mxc_runtime::noise::NoiseSpec;
 
 /// See the module.
 pub struct AnnotateNoise {
-    noise: Noise,
-    layers: Vec<(GlobMatcher, String)>,
+    noise: LayerNoise,
+    layers: Vec<(GlobMatcher, NoiseSpec)>,
 }
 
 impl Pass for AnnotateNoise {
@@ -34,16 +34,16 @@ impl Pass for AnnotateNoise {
     ];
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        let default = Noise::default();
-        let spec = options.take("spec").unwrap_or(default.spec);
-        let noise = Noise {
-            spec: checked("spec", &spec)?,
-            scale: one_of(options, "scale", &Noise::SCALES)?.unwrap_or(default.scale),
-            reference: one_of(options, "reference", &Noise::REFERENCES)?.unwrap_or(default.reference),
+        let default = LayerNoise::default();
+        let one_of = |words: &[&str]| format!("one of {}", words.join(", "));
+        let noise = LayerNoise {
+            spec: options.take("spec").map_or(Ok(default.spec), |spec| parse("spec", &spec))?,
+            scale: options.take_parsed("scale", &one_of(Scale::WORDS))?.unwrap_or(default.scale),
+            reference: options.take_parsed("reference", &one_of(Reference::WORDS))?.unwrap_or(default.reference),
         };
         let mut layers = Vec::new();
         for (glob, spec) in options.take_prefixed("layer:") {
-            let spec = checked(&format!("layer:{glob}"), &spec)?;
+            let spec = parse(&format!("layer:{glob}"), &spec)?;
             layers.push((globs::matcher(&glob)?, spec));
         }
         Ok(Self { noise, layers })
@@ -75,18 +75,6 @@ impl Pass for AnnotateNoise {
     }
 }
 
-fn one_of(options: &mut Options, key: &str, allowed: &[&str]) -> Result<Option<String>, OptionError> {
-    match options.take(key) {
-        Some(value) if !allowed.contains(&value.as_str()) => {
-            Err(OptionError(format!("option {key}={value}: one of {} expected", allowed.join(", "))))
-        }
-        value => Ok(value),
-    }
-}
-
-/// The specification in its usual spelling; refuses what the runtime cannot simulate.
-fn checked(key: &str, spec: &str) -> Result<String, OptionError> {
-    spec.parse::<NoiseSpec>()
-        .map(|spec| spec.to_string())
-        .map_err(|error| OptionError(format!("option {key}=: {error}")))
+fn parse(key: &str, spec: &str) -> Result<NoiseSpec, OptionError> {
+    spec.parse().map_err(|error| OptionError(format!("option {key}=: {error}")))
 }

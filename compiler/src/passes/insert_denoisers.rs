@@ -33,9 +33,9 @@ use mxc_dialects::{
         expression::{Initial, Parameter, Site},
     },
     erase::ModuleMut,
-    ffi, ir, origin,
+    ffi, ir, origin, share,
 };
-use mxc_runtime::{share, store::Weight};
+use mxc_runtime::store::Weight;
 
 /// See the module.
 pub struct InsertDenoisers {
@@ -188,7 +188,7 @@ impl InsertDenoisers {
                 channels: layer.site.channels,
                 reference: layer.op.calibration().ok().flatten().and_then(|calibration| {
                     let noise = layer.op.noise().ok()?;
-                    calibration.reference(&noise.reference)
+                    Some(calibration.reference(noise.reference))
                 }),
                 gradient_norm: layer.op.gradient_norm(),
                 rank: layer.op.rank(),

@@ -840,7 +840,7 @@ mod tests {
             });
         }
         let options = RunOptions { verify_each: true, ..RunOptions::default() };
-        let pipeline = Pipeline::parse("schedule-dtile").unwrap();
+        let pipeline = Pipeline::parse(&crate::passes::REGISTRY, "schedule-dtile").unwrap();
         run_pipeline(&context, &mut module, &pipeline, &mut cx, &options).unwrap();
         TileProgram::read_all(&module).unwrap().remove(0)
     }

@@ -29,9 +29,10 @@ use melior::{
     },
 };
 use mxc_dialects::{
-    analog::{self, AnalogOp, Kind, Noise, Window},
+    analog::{self, AnalogOp, Kind, Window},
     erase::{Eraser, ModuleMut},
     ffi, ir,
+    noise::LayerNoise,
     origin::{self, Origin, Step},
 };
 use mxc_runtime::store::Weight;
@@ -187,7 +188,7 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
                 layer,
                 Some(window),
                 groups,
-                &Noise::default(),
+                &LayerNoise::default(),
             ),
         )?;
         let analog = insert_before(self.block, operation, analog)?;
@@ -336,7 +337,7 @@ impl<'c, 'a> Mapper<'c, 'a, '_> {
                 layer,
                 None,
                 1,
-                &Noise::default(),
+                &LayerNoise::default(),
             ),
         )?;
         let mut replacement = insert_before(self.block, anchor, analog)?;

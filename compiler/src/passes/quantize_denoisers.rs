@@ -45,6 +45,7 @@ use mxc_dialects::{
     dtile,
     erase::{Eraser, ModuleMut},
     ffi, ir,
+    noise::Scale,
 };
 use mxc_runtime::{
     digital::{
@@ -224,7 +225,7 @@ pub fn input_fraction(module: &Module<'_>, operation: OperationRef<'_, '_>, laye
             .hint("run rank-sensitivity before, or `mxc compile`, which does")
     })?;
     let noise = op.noise().map_err(refused)?;
-    let range = if noise.scale == "range" { calibration.absmax } else { 2.0 * calibration.absmax };
+    let range = if noise.scale == Scale::Range { calibration.absmax } else { 2.0 * calibration.absmax };
     Ok(fixed::fraction_for(range, f64::from(i16::MAX)))
 }
 

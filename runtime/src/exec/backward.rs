@@ -13,12 +13,14 @@ use crate::{
         gemm::{Start, View, gemm, sum_rows, transpose},
         generic, layout, pool,
     },
-    noise::Scale,
     onednn::Direction,
     plan::{Id, Kernel, Plan, Product},
     program::{LayerId, ValueId},
 };
-use mxc_dialects::denoise::SLOPE;
+use mxc_dialects::{
+    denoise::SLOPE,
+    noise::{Scale, Site},
+};
 use std::collections::BTreeMap;
 
 /// Sums of the trainable weights' gradients.
@@ -101,12 +103,12 @@ impl Executor {
                     }
                     worker.pool.give(g);
                 }
-                Kernel::Noise { layer } => {
-                    let noise = &self.network.layers[*layer];
-                    if let Some([_, limit]) = noise.limits() {
+                Kernel::Noise { layer, site } => {
+                    let layer = &self.network.program.layers[*layer];
+                    if let (Some([_, limit]), Site::Output) = (layer.limits(), site) {
                         elementwise::mask_clamped(&mut g, y, -limit, limit);
                     }
-                    if let (Scale::Signal, Extra::Magnitude(s)) = (noise.scale, &worker.extras[index])
+                    if let (Scale::Signal, Extra::Magnitude(s)) = (layer.noise.scale, &worker.extras[index])
                         && *s > 0.0
                     {
                         // ∂y*/∂s = (y* − y)/s.
@@ -116,7 +118,7 @@ impl Executor {
                             .zip(x)
                             .map(|((&g, &noisy), &clean)| f64::from(g) * f64::from(noisy - clean))
                             .sum();
-                        elementwise::magnitude_backward(x, noise.reference, *s, along / s, &mut g);
+                        elementwise::magnitude_backward(x, layer.noise.reference, *s, along / s, &mut g);
                     }
                     gradients.add(first, g, pool);
                 }

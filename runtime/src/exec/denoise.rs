@@ -12,12 +12,11 @@ use crate::{
         elementwise,
         gemm::{self, Start, View, gemm, sum_rows},
     },
-    noise::Lifetime,
     plan::Block,
     program::ValueId,
     rng::Kind,
 };
-use mxc_dialects::denoise::SLOPE;
+use mxc_dialects::{denoise::SLOPE, noise::Lifetime};
 
 /// A 1×1 convolution: x is `[rows, inputs]`, the weight `[outputs, inputs]`.
 pub(super) fn pointwise(

@@ -43,7 +43,7 @@ impl Executor {
     /// Every layer's distortion over a batch (0 for a layer that the logits do not depend on); bit-equal for any number of threads.
     pub fn distortion(&self, batch: Batch<'_>, key: Key) -> Result<Vec<Distortion>, ExecError> {
         self.check_batch(batch)?;
-        let layers = self.network.layers.len();
+        let layers = self.network.program.layers.len();
         let plans = [
             (Mode::CLEAN, self.plan(Mode::CLEAN, Goal::Logits)?),
             (Mode::NOISY, self.plan(Mode::NOISY, Goal::Logits)?),

@@ -8,17 +8,20 @@ use super::{
 use crate::{
     error::ExecError,
     kernels::{
-        depthwise,
-        elementwise::{self, Normals},
+        depthwise, elementwise,
         gemm::{self, Start, View, gemm},
-        generic, layout, pool,
+        generic, layout,
+        noise::{self, Draws, Law},
+        pool,
     },
-    noise::{Lifetime, Scale},
     plan::{Id, Kernel, Place, Plan, Product},
     program::LayerId,
-    rng::{Kind, StreamKey},
+    rng::{Kind, StreamKey, layer_hash},
 };
-use mxc_dialects::denoise::SLOPE;
+use mxc_dialects::{
+    denoise::SLOPE,
+    noise::{Lifetime, Scale, Site},
+};
 
 /// What a run of one sample depends on.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +64,7 @@ pub(super) fn value<'a>(
 }
 
 impl Executor {
-    /// The normals' stream of a noise component or a denoiser.
+    /// The draws' stream of a noise component or a denoiser.
     pub(super) fn stream(
         &self,
         layer: LayerId,
@@ -80,7 +83,7 @@ impl Executor {
             chip: key.chip,
             // A chip's draws outlast passes and samples; u64::MAX is no data-set index.
             pass: if fixed { 0 } else { key.pass },
-            layer: self.network.layers[layer].hash,
+            layer: layer_hash(&self.network.program.layers[layer].name),
             sample: if fixed { u64::MAX } else { sample.index },
         }
         .stream()
@@ -130,11 +133,11 @@ impl Executor {
                     result?;
                     extra = Extra::Clamped(clamped.is_some());
                 }
-                Kernel::Noise { layer } => {
-                    if let Some(magnitude) = self.add_noise(*layer, worker, &mut out, sample) {
+                Kernel::Noise { layer, site } => {
+                    if let Some(magnitude) = self.add_noise(*layer, *site, worker, &mut out, sample) {
                         extra = Extra::Magnitude(magnitude);
                     }
-                    if let Some(observer) = &mut observer {
+                    if let (Some(observer), Site::Output) = (&mut observer, site) {
                         observer(*layer, Seen::Noisy { output: &out });
                     }
                 }
@@ -244,46 +247,61 @@ impl Executor {
         Ok(())
     }
 
-    /// Adds a layer's noise in place (and saturates); returns the magnitude where it is the signal's own.
-    fn add_noise(&self, layer: LayerId, worker: &mut Worker, y: &mut [f32], sample: &Sample) -> Option<f64> {
-        let noise = &self.network.layers[layer];
-        let magnitude = match noise.scale {
-            Scale::Signal => elementwise::magnitude(y, noise.reference),
-            Scale::Range | Scale::Constant => noise.constant_magnitude(),
+    /// Adds what a layer's components at a site draw, in place (and saturates); returns the magnitude where it is the signal's
+    /// own.
+    fn add_noise(
+        &self,
+        layer: LayerId,
+        site: Site,
+        worker: &mut Worker,
+        y: &mut [f32],
+        sample: &Sample,
+    ) -> Option<f64> {
+        let info = &self.network.program.layers[layer];
+        let magnitude = match info.noise.scale {
+            Scale::Signal => elementwise::magnitude(y, info.noise.reference),
+            Scale::Range | Scale::Constant => info.magnitude(site).unwrap_or(0.0),
         };
+        let components: Vec<(usize, Lifetime, Law)> = info
+            .noise
+            .spec
+            .components
+            .iter()
+            .enumerate()
+            .filter(|(_, component)| component.site == site)
+            .map(|(index, component)| (index, component.lifetime, Law::of(&component.model)))
+            .collect();
         let mut offset = 0.0;
-        for (index, component) in noise.spec.components.iter().enumerate() {
-            offset += magnitude * component.mu;
-            if component.lifetime == Lifetime::Chip && component.sigma > 0.0 {
+        for &(index, lifetime, law) in &components {
+            offset += magnitude * law.mean;
+            if lifetime == Lifetime::Chip && law.spread > 0.0 {
                 let stream = self.stream(layer, Kind::Noise, index, Lifetime::Chip, sample);
                 let entry = worker.chip.entry((layer, index)).or_insert_with(|| (stream, Vec::new()));
                 if entry.0 != stream || entry.1.len() != y.len() {
                     entry.0 = stream;
                     entry.1.resize(y.len(), 0.0);
-                    stream.fill_normals(0, &mut entry.1);
+                    (law.fill)(&stream, 0, &mut entry.1);
                 }
             }
         }
-        let parts: Vec<(Normals<'_>, f32)> = noise
-            .spec
-            .components
+        let parts: Vec<(Draws<'_>, f32)> = components
             .iter()
-            .enumerate()
-            .filter(|(_, component)| component.sigma > 0.0)
-            .map(|(index, component)| {
-                let normals = match component.lifetime {
+            .filter(|(_, _, law)| law.spread > 0.0)
+            .map(|&(index, lifetime, law)| {
+                let draws = match lifetime {
                     Lifetime::Sample => {
-                        Normals::Stream(self.stream(layer, Kind::Noise, index, Lifetime::Sample, sample))
+                        Draws::Stream(self.stream(layer, Kind::Noise, index, Lifetime::Sample, sample), law.fill)
                     }
                     Lifetime::Chip => {
-                        Normals::Values(worker.chip.get(&(layer, index)).map_or(&[], |entry| entry.1.as_slice()))
+                        Draws::Values(worker.chip.get(&(layer, index)).map_or(&[], |entry| entry.1.as_slice()))
                     }
                 };
-                (normals, (magnitude * component.sigma) as f32)
+                (draws, (magnitude * law.spread) as f32)
             })
             .collect();
-        elementwise::add_noise(y, offset as f32, &parts, noise.limits().map(|limits| limits[1]));
-        (noise.scale == Scale::Signal).then_some(magnitude)
+        let limit = info.limits().filter(|_| site == Site::Output).map(|limits| limits[1]);
+        noise::add_noise(y, offset as f32, &parts, limit);
+        (info.noise.scale == Scale::Signal).then_some(magnitude)
     }
 }
 

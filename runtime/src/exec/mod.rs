@@ -30,7 +30,7 @@ pub use distortion::Distortion;
 use forward::{Sample, Seen, value};
 pub use loss::Targets;
 pub(crate) use loss::cross_entropy;
-use mxc_dialects::denoise::Measured;
+use mxc_dialects::{denoise::Measured, noise::NoiseSpec};
 use std::{
     collections::BTreeMap,
     ops::Range,
@@ -189,11 +189,12 @@ impl Executor {
         }
     }
 
-    /// Replaces a layer's noise specification (module `noise`).
-    pub fn set_noise(&mut self, layer: LayerId, spec: &str) -> Result<(), ExecError> {
+    /// Replaces a layer's noise specification.
+    pub fn set_noise(&mut self, layer: LayerId, spec: NoiseSpec) -> Result<(), ExecError> {
         self.network.set_noise(layer, spec)?;
-        // Plans leave out the noise and the limits of ideal layers.
+        // Plans leave out the noise and the limits of ideal layers; what chips drew was for the old components.
         lock(&self.plans).clear();
+        lock(&self.idle).iter_mut().for_each(|worker| worker.chip.clear());
         Ok(())
     }
 
@@ -263,7 +264,7 @@ impl Executor {
         let targets = Targets::Labels(labels);
         self.check_targets(batch, targets)?;
         let plan = self.plan(Mode::CLEAN, Goal::Sensitivity)?;
-        let layers = self.network.layers.len();
+        let layers = self.network.program.layers.len();
         let mut total = vec![0.0; layers];
         self.sum_samples(
             batch,
@@ -290,7 +291,7 @@ impl Executor {
     /// Every layer's statistics over the batches on the clean model (the batches are the calibration samples).
     pub fn calibrate<'a>(&self, batches: &mut dyn Iterator<Item = Batch<'a>>) -> Result<Vec<Calibration>, ExecError> {
         let plan = self.plan(Mode::CLEAN, Goal::Layers)?;
-        let layers = self.network.layers.len();
+        let layers = self.network.program.layers.len();
         let mut total = vec![Statistics::default(); layers];
         let mut count = 0u64;
         for batch in batches {
@@ -318,7 +319,7 @@ impl Executor {
         key: Key,
     ) -> Result<Vec<Option<Measured>>, ExecError> {
         let plan = self.plan(Mode::DENOISED, Goal::Outputs)?;
-        let layers = self.network.layers.len();
+        let layers = self.network.program.layers.len();
         // Elements, ΣX², Σσ̂².
         let mut total = vec![[0.0f64; 3]; layers];
         let mut count = 0u64;

@@ -5,15 +5,18 @@
 
 use super::{Key, Mode};
 use crate::{
-    noise::{Lifetime, NoiseSpec},
+    kernels::noise::{Fill, Law},
     program::{
         Binary, DType, Interpolation, LayerId, Op, Padding, Program, Reduce, Sampling, Scattering, Unary, ValueId,
     },
-    rng::{Kind, StreamKey, layer_hash},
+    rng::{Kind, Stream, StreamKey, layer_hash},
 };
-use mxc_dialects::denoise::{
-    SLOPE,
-    expression::{Expression, Primitive},
+use mxc_dialects::{
+    denoise::{
+        SLOPE,
+        expression::{Expression, Primitive},
+    },
+    noise::{Lifetime, Reference, Scale, Site},
 };
 use std::collections::BTreeMap;
 
@@ -109,9 +112,9 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn normals(&self, layer: LayerId, kind: Kind, component: u32, chip: bool, len: usize) -> Vec<f64> {
+    fn draws(&self, fill: Fill, layer: LayerId, kind: Kind, component: u32, chip: bool, len: usize) -> Vec<f64> {
         let mut out = vec![0.0; len];
-        StreamKey {
+        let stream = StreamKey {
             seed: self.key.seed,
             purpose: self.key.purpose as u8,
             kind,
@@ -121,8 +124,8 @@ impl Run<'_> {
             layer: layer_hash(&self.program.layers[layer].name),
             sample: if chip { u64::MAX } else { self.sample },
         }
-        .stream()
-        .fill_normals(0, &mut out);
+        .stream();
+        fill(&stream, 0, &mut out);
         out.into_iter().map(f64::from).collect()
     }
 
@@ -167,14 +170,44 @@ impl Run<'_> {
 
     fn tile_input(&self, layer: Option<LayerId>, x: &Tensor) -> Tensor {
         let mut x = x.clone();
-        if let Some(layer) = layer
-            && self.mode.noise
-            && self.program.layers[layer].scale == "range"
-        {
-            let limit = self.program.layers[layer].calibration.unwrap().input_absmax as f32;
-            x.values.iter_mut().for_each(|x| *x = x.clamp(-f64::from(limit), f64::from(limit)));
+        let Some(layer) = layer.filter(|_| self.mode.noise) else { return x };
+        self.add_noise(layer, Site::Input, &mut x);
+        let info = &self.program.layers[layer];
+        if info.noise.scale == Scale::Range && !info.noise.spec.is_ideal() {
+            let limit = f64::from(info.calibration.unwrap().input_absmax as f32);
+            x.values.iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
         }
         x
+    }
+
+    fn add_noise(&self, layer: LayerId, site: Site, y: &mut Tensor) {
+        let info = &self.program.layers[layer];
+        let (n, values) = (y.values.len() as f64, &y.values);
+        let mean = values.iter().sum::<f64>() / n;
+        let square = values.iter().map(|y| y * y).sum::<f64>() / n;
+        let s = match (info.noise.scale, site, info.noise.reference, info.calibration) {
+            (Scale::Signal, _, Reference::Rms, _) => square.sqrt(),
+            (Scale::Signal, _, Reference::Absmax, _) => values.iter().fold(0.0, |max, y| y.abs().max(max)),
+            (Scale::Signal, _, Reference::MeanAbs, _) => values.iter().map(|y| y.abs()).sum::<f64>() / n,
+            (Scale::Signal, _, Reference::Std, _) => (square - mean * mean).sqrt(),
+            (_, Site::Input, _, Some(calibration)) => calibration.input_absmax,
+            (_, _, Reference::Rms, Some(calibration)) => calibration.rms,
+            (_, _, Reference::Absmax, Some(calibration)) => calibration.absmax,
+            (_, _, Reference::MeanAbs, Some(calibration)) => calibration.mean_abs,
+            (_, _, Reference::Std, Some(calibration)) => calibration.std,
+            _ => panic!("no scale"),
+        };
+        for (index, component) in info.noise.spec.components.iter().enumerate() {
+            if component.site != site {
+                continue;
+            }
+            let law = Law::of(&component.model);
+            let chip = component.lifetime == Lifetime::Chip;
+            let draws = self.draws(law.fill, layer, Kind::Noise, index as u32, chip, y.values.len());
+            for (y, draw) in y.values.iter_mut().zip(draws) {
+                *y += s * (law.mean + law.spread * draw);
+            }
+        }
     }
 
     fn finish_layer(&self, layer: Option<LayerId>, mut y: Tensor) -> Tensor {
@@ -185,30 +218,9 @@ impl Run<'_> {
         if !self.mode.noise {
             return y;
         }
+        self.add_noise(layer, Site::Output, &mut y);
         let info = &self.program.layers[layer];
-        let (n, values) = (y.values.len() as f64, &y.values);
-        let mean = values.iter().sum::<f64>() / n;
-        let square = values.iter().map(|y| y * y).sum::<f64>() / n;
-        let s = match (info.scale.as_str(), info.reference.as_str(), info.calibration) {
-            ("signal", "rms", _) => square.sqrt(),
-            ("signal", "absmax", _) => values.iter().fold(0.0, |max, y| y.abs().max(max)),
-            ("signal", "mean-abs", _) => values.iter().map(|y| y.abs()).sum::<f64>() / n,
-            ("signal", "std", _) => (square - mean * mean).sqrt(),
-            (_, "rms", Some(calibration)) => calibration.rms,
-            (_, "absmax", Some(calibration)) => calibration.absmax,
-            (_, "mean-abs", Some(calibration)) => calibration.mean_abs,
-            (_, _, Some(calibration)) => calibration.std,
-            _ => panic!("no scale"),
-        };
-        let spec: NoiseSpec = info.noise.parse().unwrap();
-        for (index, component) in spec.components.iter().enumerate() {
-            let chip = component.lifetime == Lifetime::Chip;
-            let normals = self.normals(layer, Kind::Noise, index as u32, chip, y.values.len());
-            for (y, normal) in y.values.iter_mut().zip(normals) {
-                *y += s * (component.mu + component.sigma * normal);
-            }
-        }
-        if info.scale == "range" && !spec.is_ideal() {
+        if info.noise.scale == Scale::Range && !info.noise.spec.is_ideal() {
             let limit = f64::from(info.calibration.unwrap().absmax as f32);
             y.values.iter_mut().for_each(|y| *y = y.clamp(-limit, limit));
         }
@@ -272,7 +284,7 @@ impl Run<'_> {
                         .filter(|term| matches!(term.primitive, Primitive::Draw { .. }))
                         .count() as u32;
                     let values = match self.mode.sampling {
-                        true => self.normals(layer, Kind::Epsilon, number, false, count),
+                        true => self.draws(Stream::fill_normals, layer, Kind::Epsilon, number, false, count),
                         false => vec![0.0; count],
                     };
                     Tensor { shape: full.clone(), values }

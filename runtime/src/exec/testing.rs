@@ -1,8 +1,11 @@
 //! Programs made by hand, for tests and benchmarks.
 
-use mxc_dialects::denoise::{
-    Kind,
-    expression::{Initial, Layout, Site},
+use mxc_dialects::{
+    denoise::{
+        Kind,
+        expression::{Initial, Layout, Site},
+    },
+    noise::LayerNoise,
 };
 use mxc_runtime::{
     program::{Binary, Calibration, DType, Layer, LayerId, Node, Op, Program, Unary, Value, ValueId},
@@ -13,15 +16,13 @@ use mxc_runtime::{
 pub struct Net {
     pub program: Program,
     state: u64,
-    pub noise: &'static str,
-    pub scale: &'static str,
-    pub reference: &'static str,
+    pub noise: LayerNoise,
 }
 
 #[allow(dead_code)]
 impl Net {
     pub fn new() -> Self {
-        Self { program: Program::default(), state: 1, noise: "gaussian(sigma=6%)", scale: "range", reference: "rms" }
+        Self { program: Program::default(), state: 1, noise: LayerNoise::default() }
     }
 
     /// A number in ±1 (SplitMix64).
@@ -82,9 +83,7 @@ impl Net {
         layers.push(Layer {
             name: format!("layer{}", layers.len()),
             channels,
-            noise: self.noise.to_owned(),
-            scale: self.scale.to_owned(),
-            reference: self.reference.to_owned(),
+            noise: self.noise.clone(),
             calibration: Some(Calibration {
                 samples: 1,
                 rms: 0.8,

@@ -6,9 +6,12 @@ use crate::{
     program::{Binary, DType, Interpolation, Op, Padding, Reduce, Sampling, Scattering, Unary},
     store::Weight,
 };
-use mxc_dialects::denoise::{
-    KINDS, Kind, Stage,
-    expression::{Expression, Primitive},
+use mxc_dialects::{
+    denoise::{
+        KINDS, Kind, Stage,
+        expression::{Expression, Primitive},
+    },
+    noise::{LayerNoise, MODELS, ModelInfo, NoiseSpec, Reference, Scale, Site},
 };
 use std::sync::LazyLock;
 
@@ -39,18 +42,18 @@ static UNFUSED: LazyLock<Kind> = LazyLock::new(|| {
 fn networks() -> Vec<(String, Program)> {
     let mut all: Vec<(String, Program)> = Vec::new();
     for (scale, reference) in [
-        ("range", "rms"),
-        ("constant", "absmax"),
-        ("constant", "mean-abs"),
-        ("constant", "std"),
-        ("signal", "rms"),
-        ("signal", "absmax"),
-        ("signal", "mean-abs"),
-        ("signal", "std"),
+        (Scale::Range, Reference::Rms),
+        (Scale::Constant, Reference::Absmax),
+        (Scale::Constant, Reference::MeanAbs),
+        (Scale::Constant, Reference::Std),
+        (Scale::Signal, Reference::Rms),
+        (Scale::Signal, Reference::Absmax),
+        (Scale::Signal, Reference::MeanAbs),
+        (Scale::Signal, Reference::Std),
     ] {
         let mut net = start(scale);
-        net.reference = reference;
-        net.noise = "gaussian(sigma=8%,mu=2%)+gaussian(sigma=4%,lifetime=chip)";
+        net.noise.reference = reference;
+        net.noise.spec = "gaussian(sigma=8%,mu=2%)+gaussian(sigma=4%,lifetime=chip)".parse().unwrap();
         let x = net.input(&[5, 6, 2]);
         let x = net.conv(x, 8, 3, 1, 1);
         let x = net.block(x, true, 0.4);
@@ -63,8 +66,24 @@ fn networks() -> Vec<(String, Program)> {
         let x = net.conv(x, 6, 3, 2, 1);
         all.push((format!("residual, {scale} {reference}"), net.classify(x, 4)));
     }
+    // Every model, and noise of the input.
+    for (scale, site) in
+        [Scale::Range, Scale::Signal].into_iter().flat_map(|scale| [(scale, Site::Input), (scale, Site::Output)])
+    {
+        for info in MODELS {
+            let mut net = start(scale);
+            let spec = format!("{}+{}", example(info, ""), example(info, ",lifetime=chip"));
+            net.noise.spec = spec.parse().unwrap();
+            net.noise.spec.components[0].site = site;
+            let x = net.input(&[4, 5, 3]);
+            let x = net.conv(x, 8, 3, 1, 1);
+            let x = net.affine(x);
+            let x = net.conv(x, 6, 3, 1, 1);
+            all.push((format!("{spec}, {scale}, the first at the {site}"), net.classify(x, 4)));
+        }
+    }
     // A fully connected layer on pixels, as ConvNeXt has it.
-    let mut net = start("range");
+    let mut net = start(Scale::Range);
     let x = net.input(&[3, 4, 5]);
     let x = net.linear(x, 8);
     let x = net.denoiser(kind("paper"), x, false, 0.4);
@@ -74,7 +93,7 @@ fn networks() -> Vec<(String, Program)> {
     // Every kind of denoiser, over rows and columns and not, before and behind a layer.
     for kind in KINDS.into_iter().chain([&*UNFUSED]) {
         for spatial in [true, false] {
-            let mut net = start("signal");
+            let mut net = start(Scale::Signal);
             let x = net.input(&[4, 3, 5]);
             let x = if spatial { net.conv(x, 16, 3, 1, 1) } else { net.linear(x, 16) };
             let x = net.denoiser(kind, x, spatial, 0.4);
@@ -98,7 +117,7 @@ fn networks() -> Vec<(String, Program)> {
         (8, [5, 5], [1, 1], [2; 4], [1, 1], 1),
     ];
     for (outputs, kernel, stride, pad, dilation, groups) in geometries {
-        let mut net = start("range");
+        let mut net = start(Scale::Range);
         let x = net.input(&[7, 6, 3]);
         let x = net.conv(x, 8, 1, 1, 1);
         let x = net.affine(x);
@@ -274,7 +293,7 @@ fn networks() -> Vec<(String, Program)> {
     ));
     indexed(&mut all);
     // Tokens: fully connected layers over rows, activation products, a folded batch axis.
-    let mut net = start("range");
+    let mut net = start(Scale::Range);
     let x = net.input(&[6, 8]);
     let x = net.linear(x, 8);
     let x = net.block(x, true, 0.4);
@@ -403,16 +422,21 @@ fn indexed(all: &mut Vec<(String, Program)>) {
     ));
 }
 
-fn start(scale: &'static str) -> Net {
+/// A component of a model with all its arguments.
+fn example(info: &ModelInfo, rest: &str) -> String {
+    let arguments: Vec<String> = info.arguments.iter().map(|argument| format!("{}=8%", argument.name)).collect();
+    format!("{}({}{rest})", info.name, arguments.join(","))
+}
+
+fn start(scale: Scale) -> Net {
     let mut net = Net::new();
-    net.scale = scale;
-    net.noise = "gaussian(sigma=10%)";
+    net.noise = LayerNoise { spec: NoiseSpec::gaussian(0.1), scale, reference: Reference::Rms };
     net
 }
 
 /// A convolution and a trainable affine, then `f` of `[4, 5, 8]`, then a classifier.
 fn elementwise(f: impl FnOnce(&mut Net, ValueId) -> ValueId) -> Program {
-    let mut net = start("constant");
+    let mut net = start(Scale::Constant);
     let x = net.input(&[4, 5, 3]);
     let x = net.conv(x, 8, 3, 1, 1);
     let x = net.affine(x);
@@ -591,7 +615,7 @@ fn results_are_bit_equal_for_any_threads_and_batches() {
 /// Noise is the same with and without denoisers: fresh blocks (zero heads) are the identity to the bit.
 #[test]
 fn noisy_and_denoised_runs_share_their_draws() {
-    let mut net = start("range");
+    let mut net = start(Scale::Range);
     let x = net.input(&[6, 6, 3]);
     let x = net.conv(x, 8, 3, 1, 1);
     let x = net.block(x, true, 0.0);
@@ -614,8 +638,8 @@ fn noisy_and_denoised_runs_share_their_draws() {
 /// Chip noise stays from sample to sample and pass to pass, and is another on another chip.
 #[test]
 fn chip_noise_outlasts_samples_and_passes() {
-    let mut net = start("constant");
-    net.noise = "gaussian(sigma=10%,lifetime=chip)";
+    let mut net = start(Scale::Constant);
+    net.noise.spec = "gaussian(sigma=10%,lifetime=chip)".parse().unwrap();
     let x = net.input(&[4, 4, 1]);
     let x = net.conv(x, 8, 3, 1, 1);
     let program = net.classify(x, 4);
@@ -631,11 +655,31 @@ fn chip_noise_outlasts_samples_and_passes() {
     assert_eq!(first, run(KEY, [1, 2]));
 }
 
+/// A chip's draws are those of its components, whichever a layer had before.
+#[test]
+fn new_noise_has_draws_of_its_own() {
+    let mut net = start(Scale::Constant);
+    let x = net.input(&[4, 4, 1]);
+    let x = net.conv(x, 8, 3, 1, 1);
+    let program = net.classify(x, 4);
+    let x = [0.5; 16];
+    let batch = Batch { inputs: &[&x], samples: &[1] };
+    let specs: Vec<NoiseSpec> = MODELS.iter().map(|info| example(info, ",lifetime=chip").parse().unwrap()).collect();
+    let logits = |executor: &Executor| executor.logits(batch, Mode::NOISY, KEY).unwrap();
+    let mut reused = Executor::new(program.clone(), 1).unwrap();
+    for spec in specs {
+        let mut fresh = Executor::new(program.clone(), 1).unwrap();
+        fresh.set_noise(0, spec.clone()).unwrap();
+        reused.set_noise(0, spec).unwrap();
+        assert_eq!(logits(&fresh), logits(&reused));
+    }
+}
+
 /// The scale `range` clamps what the tile sees, not what other consumers of the value see.
 #[test]
 fn saturation_is_the_tiles_own() {
-    let mut net = start("range");
-    net.noise = "gaussian(sigma=0%)";
+    let mut net = start(Scale::Range);
+    net.noise.spec = NoiseSpec::gaussian(0.0);
     let x = net.input(&[1, 1, 1]);
     let one = net.constant(&[1, 1, 1, 1], vec![0.5], false);
     let zero = net.constant(&[1], vec![0.0], false);
@@ -659,16 +703,16 @@ fn saturation_is_the_tiles_own() {
     assert_eq!(run(&program, Mode::CLEAN, 5.0), (2.5, 7.5));
     program.layers[0].calibration.as_mut().unwrap().absmax = 10.0;
     assert_eq!(run(&program, Mode::NOISY, 5.0), (1.0, 6.0));
-    program.layers[0].scale = "constant".to_owned();
+    program.layers[0].noise.scale = Scale::Constant;
     assert_eq!(run(&program, Mode::NOISY, 5.0), (2.5, 7.5));
-    program.layers[0].scale = "range".to_owned();
-    program.layers[0].noise = "ideal".to_owned();
+    program.layers[0].noise.scale = Scale::Range;
+    program.layers[0].noise.spec = NoiseSpec::default();
     assert_eq!(run(&program, Mode::NOISY, 5.0), (2.5, 7.5));
 }
 
 #[test]
 fn calibration_measures_inputs_and_outputs() {
-    let mut net = start("range");
+    let mut net = start(Scale::Range);
     let x = net.input(&[1, 1, 2]);
     let w = net.constant(&[2, 1, 1, 2], vec![1.0, 0.0, 0.0, -1.0], false);
     let b = net.constant(&[1], vec![0.0], false);
@@ -691,7 +735,7 @@ fn calibration_measures_inputs_and_outputs() {
 #[test]
 fn a_block_is_its_terms() {
     let program = |kind: &'static Kind| {
-        let mut net = start("constant");
+        let mut net = start(Scale::Constant);
         let x = net.input(&[5, 4, 2]);
         let x = net.conv(x, 12, 3, 1, 1);
         let x = net.denoiser(kind, x, true, 0.4);
@@ -721,7 +765,7 @@ fn a_block_is_its_terms() {
 
 #[test]
 fn sigma_is_measured_where_blocks_draw() {
-    let mut net = start("constant");
+    let mut net = start(Scale::Constant);
     let x = net.input(&[3, 4, 2]);
     let x = net.conv(x, 8, 3, 1, 1);
     let x = net.block(x, true, 0.0);
@@ -778,7 +822,7 @@ fn doubling(shape: [usize; 3]) -> TileProgram {
 
 #[test]
 fn tile_programs_run_in_integers_and_have_no_gradient() {
-    let mut net = start("constant");
+    let mut net = start(Scale::Constant);
     let x = net.input(&[2, 3, 1]);
     let y = net.conv(x, 4, 1, 1, 1);
     let op = Op::DenoiseTile { layer: 0, program: Arc::new(doubling([2, 3, 4])) };
@@ -849,9 +893,6 @@ fn what_does_not_fit_is_named() {
     bad.values[bad.nodes[0].output].shape[1] = Some(4);
     fails(bad, "node 0 (Conv2d): the convolution gives [1, 5, 6, 8], not [1, 4, 6, 8]");
     let mut bad = program();
-    bad.layers[1].noise = "adc(bits=8)".to_owned();
-    fails(bad, "layer `layer1`: noise component `adc` is not supported yet");
-    let mut bad = program();
     bad.nodes.swap(0, 1);
     fails(bad, "is used before it is defined");
     let mut bad = program();
@@ -865,6 +906,15 @@ fn what_does_not_fit_is_named() {
     let batch = Batch { inputs: &[&x], samples: &[0] };
     let error = executor.logits(batch, Mode::NOISY, KEY).unwrap_err().to_string();
     assert!(error.contains("layer `layer0` has no calibration"), "{error}");
+    for site in [Site::Weight, Site::PartialSum] {
+        let mut bad = program();
+        bad.layers[1].noise.spec.components[0].site = site;
+        let executor = Executor::new(bad, 1).unwrap();
+        let error = executor.logits(batch, Mode::NOISY, KEY).unwrap_err().to_string();
+        let part = format!("layer `layer1`: `gaussian(sigma=8%,mu=2%)` acts on the {site}, where no kernel draws yet");
+        assert!(error.contains(&part), "{error}");
+        executor.logits(batch, Mode::CLEAN, KEY).unwrap();
+    }
     let error = executor.logits(Batch { samples: &[0, 1], ..batch }, Mode::CLEAN, KEY).unwrap_err().to_string();
     assert!(error.contains("2 samples of shape [1, 5, 6, 2] need 120"), "{error}");
     let error = executor.sensitivity(batch, &[4]).unwrap_err().to_string();

@@ -97,7 +97,7 @@ pub(super) struct Worker {
     pub values: Vec<Option<Buffer>>,
     /// The sample's [`Extra`]s, by step.
     pub extras: Vec<Extra>,
-    /// Chip-lifetime normals, by layer and component.
+    /// Chip-lifetime draws, by layer and component.
     pub chip: BTreeMap<(LayerId, usize), (rng::Stream, Vec<f32>)>,
     /// Bound primitives by the convolution's address-independent number.
     bound: BTreeMap<usize, BoundConvolution>,

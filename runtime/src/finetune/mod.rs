@@ -14,7 +14,7 @@ use crate::{
     error::ExecError,
     evaluate,
     exec::{Batch, Executor, Gradients, Key, Mode, Purpose, Targets},
-    program::{Op, Program, ValueId},
+    program::{Layer, Op, Program, ValueId},
 };
 use checkpoint::{Checkpoint, Tensor};
 use std::{
@@ -271,8 +271,11 @@ fn trainable(program: &Program) -> Vec<(ValueId, String)> {
 
 /// The options that must agree for a checkpoint to be used, by the name of the flag that sets them.
 fn identity(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> BTreeMap<String, String> {
-    let noise: Vec<String> =
-        program.layers.iter().map(|layer| format!("{} {} {}", layer.noise, layer.scale, layer.reference)).collect();
+    let noise: Vec<String> = program
+        .layers
+        .iter()
+        .map(|Layer { noise, .. }| format!("{} {} {}", noise.spec, noise.scale, noise.reference))
+        .collect();
     // One line where all layers agree, as is usual.
     let mut distinct = noise.clone();
     distinct.dedup();

@@ -1,49 +1,8 @@
-//! Elementwise kernels: noise, activations, broadcasts, and what their gradients need.
+//! Elementwise kernels: activations, broadcasts, and what their gradients need.
 
-use crate::{
-    noise::Reference,
-    program::{Binary, Unary},
-    rng::{BLOCK, Stream},
-};
+use crate::program::{Binary, Unary};
 use multiversion::multiversion;
-
-/// Elements that a fused pass handles at a time: fits the first-level cache.
-const CHUNK: usize = 16 * BLOCK;
-
-/// Where a noise component's standard normals come from.
-#[derive(Clone, Copy, Debug)]
-pub enum Normals<'a> {
-    /// Drawn here.
-    Stream(Stream),
-    /// Drawn before (those of a chip are the same for all samples).
-    Values(&'a [f32]),
-}
-
-/// `y += offset + Σ coefficient·normals`, then clamped to ±`limit`, in one pass.
-pub fn add_noise(y: &mut [f32], offset: f32, parts: &[(Normals<'_>, f32)], limit: Option<f32>) {
-    let mut buffer = [0f32; CHUNK];
-    for (index, chunk) in y.chunks_mut(CHUNK).enumerate() {
-        let mut offset = offset;
-        for &(normals, coefficient) in parts {
-            let normals = match normals {
-                Normals::Stream(stream) => {
-                    let buffer = &mut buffer[..chunk.len()];
-                    stream.fill_normals((index * CHUNK / BLOCK) as u64, buffer);
-                    &*buffer
-                }
-                Normals::Values(values) => &values[index * CHUNK..][..chunk.len()],
-            };
-            scaled_add(chunk, normals, coefficient, offset);
-            offset = 0.0;
-        }
-        if parts.is_empty() && offset != 0.0 {
-            add_constant(chunk, offset);
-        }
-        if let Some(limit) = limit {
-            clamp(chunk, -limit, limit);
-        }
-    }
-}
+use mxc_dialects::noise::Reference;
 
 /// Compiles a kernel for the usual instruction sets.
 macro_rules! kernels {
@@ -905,28 +864,6 @@ mod tests {
                     assert!(out[0].is_finite(), "{op:?} of {a} and {b}, {left}: {}", out[0]);
                 }
             }
-        }
-    }
-
-    #[test]
-    fn noise_is_the_sum_of_its_parts() {
-        let stream = crate::rng::StreamKey {
-            seed: 1,
-            purpose: 0,
-            kind: crate::rng::Kind::Noise,
-            component: 0,
-            chip: 0,
-            pass: 0,
-            layer: 0,
-            sample: 0,
-        }
-        .stream();
-        let mut normals = vec![0.0; 3000];
-        stream.fill_normals(0, &mut normals);
-        let mut y = vec![1.0; 3000];
-        add_noise(&mut y, 0.25, &[(Normals::Stream(stream), 0.5), (Normals::Values(&normals), 0.5)], Some(2.0));
-        for (y, normal) in y.iter().zip(&normals) {
-            assert!((y - (1.25 + normal).clamp(-2.0, 2.0)).abs() < 1e-6);
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod gemm;
 pub mod generic;
 pub mod indexed;
 pub mod layout;
+pub mod noise;
 pub mod pool;
 pub mod sample;
 

@@ -1,15 +1,15 @@
 //! Reading each operation into nodes.
 
-use super::{Bound, LoadError, Loader, View, dtype, entry, fail, is_i16, result};
+use super::{Bound, LoadError, Loader, View, dtype, fail, is_i16, result};
 use crate::{
     program::{
-        Binary, Calibration, DType, Interpolation, Layer, LayerId, Op, Padding, Reduce, Sampling, Scattering, Unary,
-        ValueId,
+        Binary, DType, Interpolation, Layer, LayerId, Op, Padding, Reduce, Sampling, Scattering, Unary, ValueId,
     },
     store::Weight,
 };
 use melior::ir::{OperationRef, ValueLike, operation::OperationLike};
 use mxc_dialects::{
+    analog::AnalogOp,
     denoise::{Denoiser, Kind},
     dtile, ir,
 };
@@ -1025,22 +1025,11 @@ impl<'c> Loader<'c, '_> {
         if self.program.layers.iter().any(|layer| layer.name == name) {
             return Err(fail(op, format!("layer `{name}` appears twice")));
         }
-        let noise = ir::dict_attr(op, "noise");
-        let text = |key: &str| {
-            noise
-                .and_then(|noise| entry(&noise, key))
-                .and_then(ir::as_string)
-                .ok_or_else(|| fail(op, format!("layer `{name}`: its noise has no `{key}`")))
-        };
-        let (spec, scale, reference) = (text("spec")?, text("scale")?, text("reference")?);
-        let calibration = match ir::dict_attr(op, "calibration") {
-            Some(dictionary) => Some(
-                Calibration::from_attribute(&dictionary)
-                    .map_err(|reason| fail(op, format!("layer `{name}`: {reason}")))?,
-            ),
-            None => None,
-        };
-        self.program.layers.push(Layer { name, channels, noise: spec, scale, reference, calibration });
+        let analog = AnalogOp::new(*op).ok_or_else(|| fail(op, "it is no analog operation".into()))?;
+        let wrong = |reason: String| fail(op, format!("layer `{name}`: {reason}"));
+        let noise = analog.noise().map_err(wrong)?;
+        let calibration = analog.calibration().map_err(wrong)?;
+        self.program.layers.push(Layer { name, channels, noise, calibration });
         Ok(self.program.layers.len() - 1)
     }
 

@@ -3,7 +3,7 @@ use crate::{
     exec::{Batch, Executor, Key, Mode, Purpose},
     program::Layer,
 };
-use mxc_dialects::denoise::Kind;
+use mxc_dialects::{denoise::Kind, noise::LayerNoise};
 
 /// A store with `name = 0, 1, 2, …` of each shape.
 fn store(weights: &[(&str, &[usize])]) -> WeightStore {
@@ -126,11 +126,11 @@ func.func @main(%x: tensor<?x6x6x4xf32>) -> tensor<?x6x6x8xf32> {
 fn analog_layers_and_denoisers() {
     let weights = store(&[("w", &[8, 1, 1, 4]), ("a", &[8])]);
     let program = load_with(DENOISED, &weights).unwrap();
-    let [Layer { name, channels, noise, scale, reference, calibration }] = program.layers.as_slice() else {
+    let [Layer { name, channels, noise, calibration }] = program.layers.as_slice() else {
         panic!("{:?}", program.layers)
     };
     assert_eq!((name.as_str(), *channels), ("conv", 8));
-    assert_eq!((noise.as_str(), scale.as_str(), reference.as_str()), ("gaussian(sigma=6%)", "range", "rms"));
+    assert_eq!(*noise, LayerNoise::default());
     let calibration = calibration.unwrap();
     assert_eq!((calibration.samples, calibration.rms, calibration.input_absmax), (512, 1.5, 2.0));
     assert_eq!(program.nodes[1].op, Op::Denoise { layer: 0, kind: Kind::named("mean").unwrap() });
@@ -175,7 +175,8 @@ fn bad_analog_and_denoise_ops_are_refused() {
     for (from, to, needle) in [
         ("{layer = \"conv\"}", "{layer = \"other\"}", "no analog layer `other`"),
         ("2x1x1x8xf32", "3x1x1x8xf32", "reduce.weight has shape [3, 1, 1, 8], not [2, 1, 1, 8]"),
-        ("scale = \"range\", ", "", "its noise has no `scale`"),
+        ("scale = \"range\", ", "", "layer `conv`: its noise has no string `scale`"),
+        ("sigma=6%", "sigma=6", "layer `conv`: noise `gaussian(sigma=6)`: `6` is over 1 without a percent sign"),
         ("rms = 1.5, ", "", "calibration has no finite, non-negative f64 `rms`"),
         ("groups = 1", "groups = 3", "do not fit a weight of depth 4"),
         ("pad = array<i64: 0, 0, 0, 0>", "pad = array<i64: 1, 0, 0, 0>", "its operands give"),

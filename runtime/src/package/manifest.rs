@@ -1,5 +1,6 @@
 //! The messages of `runtime/proto/manifest.proto`, written out so that building needs no `protoc`.
 
+use mxc_dialects::noise::{LayerNoise, NoiseError};
 use serde::Serialize;
 
 /// What a package is and how it was made.
@@ -37,7 +38,7 @@ pub struct Manifest {
     pub holdout: u64,
 }
 
-/// A noise specification and what its magnitude is taken of.
+/// A [`LayerNoise`] in its text form.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize)]
 pub struct Noise {
     /// The specification's text form.
@@ -49,6 +50,20 @@ pub struct Noise {
     /// `rms`, `absmax`, `mean-abs` or `std`.
     #[prost(string, tag = "3")]
     pub reference: String,
+}
+
+impl From<&LayerNoise> for Noise {
+    fn from(noise: &LayerNoise) -> Self {
+        Self { spec: noise.spec.to_string(), scale: noise.scale.to_string(), reference: noise.reference.to_string() }
+    }
+}
+
+impl TryFrom<&Noise> for LayerNoise {
+    type Error = NoiseError;
+
+    fn try_from(noise: &Noise) -> Result<Self, NoiseError> {
+        Ok(Self { spec: noise.spec.parse()?, scale: noise.scale.parse()?, reference: noise.reference.parse()? })
+    }
 }
 
 /// What calibration ran on.

@@ -16,55 +16,25 @@ use crate::{
         layout::Gather,
         pool::Window,
     },
-    noise::{NoiseSpec, Reference, Scale},
     onednn::Geometry,
-    program::{Binary, Calibration, DType, LayerId, Node, Op, Program, Reduce, Unary, ValueId},
-    rng::layer_hash,
+    program::{Binary, DType, Layer, LayerId, Node, Op, Program, Reduce, Unary, ValueId},
     store::Weight,
 };
 pub(crate) use denoise::Block;
-use mxc_dialects::denoise::expression::Layout;
+use mxc_dialects::{
+    denoise::expression::Layout,
+    noise::{NoiseSpec, Scale, Site},
+};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// A value of a plan.
 pub(crate) type Id = usize;
 
-/// An analog layer's noise, ready to be drawn.
-#[derive(Clone, Debug)]
-pub(crate) struct LayerNoise {
-    /// The hash of the layer's name.
-    pub hash: u64,
-    pub spec: NoiseSpec,
-    pub scale: Scale,
-    pub reference: Reference,
-    pub calibration: Option<Calibration>,
-}
-
-impl LayerNoise {
-    /// The calibrated magnitude s.
-    pub fn constant_magnitude(&self) -> f64 {
-        self.calibration.map_or(0.0, |statistics| match self.reference {
-            Reference::Rms => statistics.rms,
-            Reference::Absmax => statistics.absmax,
-            Reference::MeanAbs => statistics.mean_abs,
-            Reference::Std => statistics.std,
-        })
-    }
-
-    /// The tile's input and output limits, if it saturates.
-    pub fn limits(&self) -> Option<[f32; 2]> {
-        let statistics = self.calibration.filter(|_| self.scale == Scale::Range)?;
-        Some([statistics.input_absmax as f32, statistics.absmax as f32])
-    }
-}
-
-/// A checked program: shapes per sample, layers' noise.
+/// A checked program: shapes per sample.
 pub(crate) struct Network {
     pub program: Program,
     /// Every value's shape for one sample.
     pub shapes: Vec<Vec<usize>>,
-    /// Every layer's noise.
-    pub layers: Vec<LayerNoise>,
     /// Every convolution node's geometry for oneDNN, or the depthwise kernel's.
     pub convolutions: Vec<Option<ConvolutionKind>>,
 }
@@ -198,32 +168,16 @@ impl Network {
                 return Err(ExecError::Program(format!("output {id} is never computed")));
             }
         }
-        let layers = program
-            .layers
-            .iter()
-            .map(|layer| {
-                let wrap =
-                    |error: crate::noise::NoiseError| ExecError::Program(format!("layer `{}`: {error}", layer.name));
-                Ok(LayerNoise {
-                    hash: layer_hash(&layer.name),
-                    spec: layer.noise.parse().map_err(wrap)?,
-                    scale: layer.scale.parse().map_err(wrap)?,
-                    reference: layer.reference.parse().map_err(wrap)?,
-                    calibration: layer.calibration,
-                })
-            })
-            .collect::<Result<_, ExecError>>()?;
         check_trainables(&program)?;
-        Ok(Self { program, shapes: shapes.into_iter().map(Option::unwrap_or_default).collect(), layers, convolutions })
+        Ok(Self { program, shapes: shapes.into_iter().map(Option::unwrap_or_default).collect(), convolutions })
     }
 
     /// Replaces a layer's noise specification.
-    pub fn set_noise(&mut self, layer: LayerId, spec: &str) -> Result<(), ExecError> {
-        let (Some(noise), Some(named)) = (self.layers.get_mut(layer), self.program.layers.get_mut(layer)) else {
+    pub fn set_noise(&mut self, layer: LayerId, spec: NoiseSpec) -> Result<(), ExecError> {
+        let Some(layer) = self.program.layers.get_mut(layer) else {
             return Err(ExecError::Input(format!("there is no layer {layer}")));
         };
-        noise.spec = spec.parse().map_err(|error| ExecError::Program(format!("layer `{}`: {error}", named.name)))?;
-        spec.clone_into(&mut named.noise);
+        layer.noise.spec = spec;
         Ok(())
     }
 
@@ -632,9 +586,10 @@ pub(crate) enum Kernel {
         n: usize,
         k: usize,
     },
-    /// In place.
+    /// What a layer's components at a site add, in place; at the output the tile saturates, too.
     Noise {
         layer: LayerId,
+        site: Site,
     },
     /// A whole denoising block, in place.
     Block(Box<Block>),
@@ -806,7 +761,7 @@ struct Builder<'a> {
     map: Vec<Option<Id>>,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
     fn value(&mut self, place: Place, len: usize) -> Id {
         self.values.push(Value { place, len, gradient: false, saved: false });
         self.values.len() - 1
@@ -852,14 +807,38 @@ impl Builder<'_> {
         }
     }
 
-    /// The noise that acts on a layer in this plan.
-    fn noise(&self, layer: Option<LayerId>) -> Option<(LayerId, &LayerNoise)> {
-        let layer = layer.filter(|_| self.key.noise)?;
-        let noise = &self.network.layers[layer];
-        (!noise.spec.is_ideal()).then_some((layer, noise))
+    /// A layer that is noisy in this plan.
+    fn noisy(&self, layer: Option<LayerId>) -> Result<Option<(LayerId, &'a Layer)>, ExecError> {
+        let Some(id) = layer.filter(|_| self.key.noise) else {
+            return Ok(None);
+        };
+        let layer = &self.network.program.layers[id];
+        let noise = &layer.noise;
+        if noise.spec.is_ideal() {
+            return Ok(None);
+        }
+        if noise.scale != Scale::Signal && layer.calibration.is_none() {
+            return Err(ExecError::Program(format!(
+                "layer `{}` has no calibration, which the noise scale `{}` needs; calibrate the model first",
+                layer.name, noise.scale
+            )));
+        }
+        for component in &noise.spec.components {
+            match component.site {
+                Site::Input | Site::Output => {}
+                site @ (Site::Weight | Site::PartialSum) => {
+                    return Err(ExecError::Program(format!(
+                        "layer `{}`: `{component}` acts on the {site}, where no kernel draws yet; only the input and the \
+                         output have noise",
+                        layer.name
+                    )));
+                }
+            }
+        }
+        Ok(Some((id, layer)))
     }
 
-    /// Emits an analog layer: its product, then its noise.
+    /// Emits an analog layer: its product between the noise of its input and of its output.
     fn layer(
         &mut self,
         node: usize,
@@ -869,25 +848,23 @@ impl Builder<'_> {
     ) -> Result<Id, ExecError> {
         let network = self.network;
         let len = network.len(network.program.nodes[node].output);
-        let noise = self.noise(layer);
-        if let Some((layer, noise)) = noise
-            && noise.scale != Scale::Signal
-            && noise.calibration.is_none()
-        {
-            return Err(ExecError::Program(format!(
-                "layer `{}` has no calibration, which the noise scale `{}` needs; calibrate the model first",
-                network.program.layers[layer].name, noise.scale
-            )));
-        }
-        let limit = noise.and_then(|(_, noise)| noise.limits()).map(|limits| limits[0]);
-        let noisy = noise.map(|(layer, _)| layer);
+        let noisy = self.noisy(layer)?;
+        let limits = noisy.and_then(|(_, layer)| layer.limits());
+        let acts_at = |site: Site| noisy.filter(|(_, layer)| layer.noise.spec.acts_at(site));
+        let before = acts_at(Site::Input);
+        // A tile saturates at its output whether or not a component acts there.
+        let after = acts_at(Site::Output).or(noisy.filter(|_| limits.is_some()));
         let product = product(self);
-        let y = self.step(Kernel::Product { product, limit }, vec![x], len);
+        let x = match before {
+            Some((layer, _)) => self.step(Kernel::Noise { layer, site: Site::Input }, vec![x], self.values[x].len),
+            None => x,
+        };
+        let y = self.step(Kernel::Product { product, limit: limits.map(|limits| limits[0]) }, vec![x], len);
         if let Some(step) = self.steps.last_mut() {
             step.layer = layer;
         }
-        Ok(match noisy {
-            Some(layer) => self.step(Kernel::Noise { layer }, vec![y], len),
+        Ok(match after {
+            Some((layer, _)) => self.step(Kernel::Noise { layer, site: Site::Output }, vec![y], len),
             None => y,
         })
     }
@@ -1189,9 +1166,9 @@ impl Builder<'_> {
             let mut saved = Vec::new();
             match &step.kernel {
                 Kernel::Product { limit: Some(_), .. } => saved.push(step.inputs[0]),
-                Kernel::Noise { layer } => match self.network.layers[*layer].scale {
-                    Scale::Range => saved.push(step.output),
-                    Scale::Constant => {}
+                Kernel::Noise { layer, site } => match self.network.program.layers[*layer].noise.scale {
+                    Scale::Range if *site == Site::Output => saved.push(step.output),
+                    Scale::Range | Scale::Constant => {}
                     Scale::Signal => saved.extend([step.inputs[0], step.output]),
                 },
                 Kernel::Pointwise { .. } | Kernel::Filter { .. } | Kernel::Affine { .. }

@@ -38,3 +38,15 @@ ml_program.global private @w(#ml_program.extern) : tensor<?xf32>
 func.func @main(%x: tensor<?x2xf32>) -> tensor<?x2xf32> {
   return %x : tensor<?x2xf32>
 }
+// -----
+// Noise specifications.
+func.func @main(%x: tensor<?x2xf32>, %w: tensor<2x2xf32>, %b: tensor<2xf32>) -> tensor<?x2xf32> {
+  %1 = "analog.fully_connected"(%x, %w, %b) {layer = "empty", noise = {reference = "rms", scale = "range", spec = ""}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  %2 = "analog.fully_connected"(%x, %w, %b) {layer = "unknown", noise = {reference = "rms", scale = "range", spec = "gausian(sigma=6%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  %3 = "analog.fully_connected"(%x, %w, %b) {layer = "missing", noise = {reference = "rms", scale = "range", spec = "gaussian(mu=1%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  %4 = "analog.fully_connected"(%x, %w, %b) {layer = "argument", noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%,tau=1)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  %5 = "analog.fully_connected"(%x, %w, %b) {layer = "sign", noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)+gaussian(sigma=4)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  %6 = "analog.fully_connected"(%x, %w, %b) {layer = "lifetime", noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%,lifetime=day)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  %7 = "analog.fully_connected"(%x, %w, %b) {layer = "model", noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)+adc(bits=8)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  return %x : tensor<?x2xf32>
+}
