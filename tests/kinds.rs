@@ -84,3 +84,16 @@ fn kinds_are_listed() {
         assert_eq!(old, listing(), "docs/dialects.md: MXC_UPDATE_DOCS=1 rewrites it");
     }
 }
+
+/// What `docs/add-a-denoiser.md` shows is what the kind it makes consists of.
+#[test]
+fn kinds_are_added_as_the_guide_says() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let page = read("docs/add-a-denoiser.md");
+    let (_, rest) = page.split_once("````rust\n").unwrap();
+    let (shown, _) = rest.split_once("````\n").unwrap();
+    assert_eq!(shown, read("dialects/src/denoise/depthwise.rs"));
+    let registry = read("dialects/src/denoise/mod.rs");
+    assert!(registry.contains("mod depthwise;") && registry.contains("&depthwise::KIND"));
+    assert!(page.contains("\nmxc compile model.onnx --denoiser depthwise"));
+}

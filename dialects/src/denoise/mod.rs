@@ -2,6 +2,7 @@
 //! denoiser computes is its [`Kind`]'s [`expression`].
 
 mod affine;
+mod depthwise;
 pub mod expression;
 mod mean;
 mod paper;
@@ -42,7 +43,7 @@ pub enum Stage {
 const PREFIX: &str = "denoise.";
 
 /// Every kind of denoiser.
-pub static KINDS: [&Kind; 3] = [&paper::KIND, &mean::KIND, &affine::KIND];
+pub static KINDS: [&Kind; 4] = [&paper::KIND, &mean::KIND, &affine::KIND, &depthwise::KIND];
 
 impl Kind {
     /// A kind; `expression` writes its arithmetic down, and is called once.
