@@ -355,6 +355,13 @@ impl Builder {
         self.term(name, Primitive::Pointwise { x, weight, bias: Some(bias) })
     }
 
+    /// A 1×1 convolution without a bias.
+    pub fn linear(&mut self, name: &str, x: TermId, to: Width, initial: Start) -> TermId {
+        let layout = Layout::Pointwise { to, from: self.expression.width(x) };
+        let weight = self.parameter(format!("{name}.weight"), layout, initial.of(layout));
+        self.term(name, Primitive::Pointwise { x, weight, bias: None })
+    }
+
     /// A depthwise convolution with a bias.
     pub fn depthwise(&mut self, name: &str, x: TermId, initial: Start) -> TermId {
         let width = self.expression.width(x);

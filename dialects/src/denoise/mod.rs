@@ -4,6 +4,7 @@
 mod affine;
 mod depthwise;
 pub mod expression;
+mod lowrank;
 mod mean;
 mod paper;
 
@@ -43,7 +44,7 @@ pub enum Stage {
 const PREFIX: &str = "denoise.";
 
 /// Every kind of denoiser.
-pub static KINDS: [&Kind; 4] = [&paper::KIND, &mean::KIND, &affine::KIND, &depthwise::KIND];
+pub static KINDS: [&Kind; 5] = [&paper::KIND, &mean::KIND, &affine::KIND, &depthwise::KIND, &lowrank::KIND];
 
 impl Kind {
     /// A kind; `expression` writes its arithmetic down, and is called once.
