@@ -168,6 +168,8 @@ impl TileProgram {
                     }
                 }
                 Step::Affine { buffer, first_row, rows, scale, shift, shift_shift, output_shift } => {
+                    let channels = buffer.channels;
+                    let row = buffer.columns * channels;
                     let scales = &self.weights[*scale..][..channels];
                     let shifts = &self.weights[*shift..][..channels];
                     for pixel in memory[buffer.word + first_row * row..][..rows * row].chunks_exact_mut(channels) {
