@@ -3,7 +3,8 @@
 use super::{
     Executor,
     denoise::{Saved, filter_backward},
-    forward::{images, value},
+    forward::value,
+    sample::WeightGradients,
     worker::{Buffer, Extra, Pool, Worker},
 };
 use crate::{
@@ -11,20 +12,18 @@ use crate::{
     kernels::{
         depthwise, elementwise,
         gemm::{Start, View, gemm, sum_rows, transpose},
-        generic, layout, pool,
+        generic,
+        layout::{self, images},
+        pool,
     },
     onednn::Direction,
     plan::{Id, Kernel, Plan, Product},
-    program::{LayerId, ValueId},
+    program::LayerId,
 };
 use mxc_dialects::{
     denoise::SLOPE,
     noise::{Scale, Site},
 };
-use std::collections::BTreeMap;
-
-/// Sums of the trainable weights' gradients.
-pub(super) type WeightGradients = BTreeMap<ValueId, Vec<f32>>;
 
 /// What is told of every layer's output gradient.
 pub(super) type GradientObserver<'a> = dyn FnMut(LayerId, &[f32]) + 'a;

@@ -2,8 +2,7 @@
 
 use super::{
     Executor,
-    backward::WeightGradients,
-    forward::{Observer, Sample, Seen, images},
+    sample::{Observer, Sample, Seen, WeightGradients},
     worker::{Extra, Pool, Worker},
 };
 use crate::{
@@ -11,6 +10,7 @@ use crate::{
         depthwise::{self, Depthwise},
         elementwise,
         gemm::{self, Start, View, gemm, sum_rows},
+        layout::images,
     },
     plan::Block,
     program::ValueId,

@@ -2,7 +2,7 @@
 
 use super::{
     Batch, Executor, Key, Mode,
-    forward::{Sample, Seen},
+    sample::{Sample, Seen},
 };
 use crate::{error::ExecError, plan::Goal, program::LayerId};
 

@@ -1,8 +1,9 @@
 //! The forward pass of one sample.
 
 use super::{
-    Executor, Key, Mode,
+    Executor,
     denoise::{filter, pointwise},
+    sample::{Observer, Sample, Seen},
     worker::{Buffer, Extra, Worker},
 };
 use crate::{
@@ -10,7 +11,8 @@ use crate::{
     kernels::{
         depthwise, elementwise,
         gemm::{self, Start, View, gemm},
-        generic, layout,
+        generic,
+        layout::{self, images},
         noise::{self, Draws, Law},
         pool,
     },
@@ -22,31 +24,6 @@ use mxc_dialects::{
     denoise::SLOPE,
     noise::{Lifetime, Scale, Site},
 };
-
-/// What a run of one sample depends on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sample {
-    pub mode: Mode,
-    pub key: Key,
-    /// Its data-set index.
-    pub index: u64,
-    /// Whether a backward pass follows.
-    pub tape: bool,
-}
-
-/// What an observer sees of a layer.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Seen<'a> {
-    /// The tile's input and its output before any noise.
-    Product { input: &'a [f32], output: &'a [f32] },
-    /// The output after its noise and saturation; a layer without noise has none.
-    Noisy { output: &'a [f32] },
-    /// A denoising block's input and its σ̂, where it draws ε.
-    Sigma { input: &'a [f32], sigma: &'a [f32] },
-}
-
-/// What measurements see of a run's layers, in the order of the steps.
-pub(super) type Observer<'a> = dyn FnMut(LayerId, Seen<'_>) + 'a;
 
 /// A value of a plan.
 pub(super) fn value<'a>(
@@ -303,16 +280,4 @@ impl Executor {
         noise::add_noise(y, offset as f32, &parts, limit);
         (info.noise.scale == Scale::Signal).then_some(magnitude)
     }
-}
-
-/// The images of a sample (one, unless a reshape folded an axis into the batch).
-pub(super) fn images<'a>(
-    x: &'a [f32],
-    out: &'a mut [f32],
-    input: [usize; 2],
-    output: [usize; 2],
-    channels: usize,
-) -> impl Iterator<Item = (&'a [f32], &'a mut [f32])> {
-    let (from, to) = (input[0] * input[1] * channels, output[0] * output[1] * channels);
-    x.chunks_exact(from.max(1)).zip(out.chunks_exact_mut(to.max(1)))
 }

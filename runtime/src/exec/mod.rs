@@ -12,6 +12,7 @@ mod forward;
 mod loss;
 #[cfg(test)]
 mod reference;
+mod sample;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -25,12 +26,12 @@ use crate::{
     program::{Calibration, DType, LayerId, Program, ValueId},
     sync::lock,
 };
-use backward::WeightGradients;
 pub use distortion::Distortion;
-use forward::{Sample, Seen, value};
+use forward::value;
 pub use loss::Targets;
 pub(crate) use loss::cross_entropy;
 use mxc_dialects::{denoise::Measured, noise::NoiseSpec};
+use sample::{Sample, Seen, WeightGradients};
 use std::{
     collections::BTreeMap,
     ops::Range,

@@ -173,6 +173,18 @@ pub fn take_columns(x: &[f32], width: usize, at: usize, total: usize, part: &mut
     }
 }
 
+/// The images of a sample (one, unless a reshape folded an axis into the batch).
+pub fn images<'a>(
+    x: &'a [f32],
+    out: &'a mut [f32],
+    input: [usize; 2],
+    output: [usize; 2],
+    channels: usize,
+) -> impl Iterator<Item = (&'a [f32], &'a mut [f32])> {
+    let (from, to) = (input[0] * input[1] * channels, output[0] * output[1] * channels);
+    x.chunks_exact(from.max(1)).zip(out.chunks_exact_mut(to.max(1)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
