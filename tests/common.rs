@@ -21,11 +21,12 @@ pub fn model(name: &str) -> PathBuf {
     root().join(format!("examples/models/{name}.onnx"))
 }
 
-/// The mxc program, to be run in `folder` without any of the caller's environment but glibc's checks of memory.
+/// The mxc program, to be run in `folder` without any of the caller's environment but checks of memory.
 pub fn mxc(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mxc-under-test"));
     command.current_dir(folder).env_clear();
-    command.envs(std::env::var_os("MALLOC_PERTURB_").map(|value| ("MALLOC_PERTURB_", value)));
+    let checks = ["MALLOC_PERTURB_", "ASAN_OPTIONS"];
+    command.envs(checks.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command
 }
 
