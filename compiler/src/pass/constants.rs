@@ -209,6 +209,20 @@ pub fn remove_dead<'c, 'a>(module: &'a Module<'c>, eraser: &mut Eraser<'c, 'a>) 
     }
 }
 
+/// After operations were replaced: erases what computes for nobody ([`remove_dead`]), then those of the named globals that
+/// nothing loads any more.
+pub fn remove_left(module: &mut ModuleMut<'_, '_>, names: &[String]) {
+    module.erasing(remove_dead);
+    let used = referenced_globals(module);
+    module.erasing(|module, eraser| {
+        for (name, global) in ir::globals(module) {
+            if names.contains(&name) && !used.contains(&name) {
+                eraser.erase(global);
+            }
+        }
+    });
+}
+
 /// Adds a constant to a block and gives its value: inline, or as a new external global whose values go to the store.
 ///
 /// A global gets a name that is free now; the wanted one is noted in `renames`, see [`settle_names`].

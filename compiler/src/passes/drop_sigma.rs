@@ -73,15 +73,7 @@ impl Pass for DropSigma {
     ) -> Result<(), PassError> {
         cx.reports.sigma.clear();
         let unused = module.erasing(|module, eraser| self.drop(module, eraser, cx))?;
-        module.erasing(constants::remove_dead);
-        let used = constants::referenced_globals(module);
-        module.erasing(|module, eraser| {
-            for (name, global) in ir::globals(module) {
-                if unused.contains(&name) && !used.contains(&name) {
-                    eraser.erase(global);
-                }
-            }
-        });
+        constants::remove_left(module, &unused);
         Ok(())
     }
 }

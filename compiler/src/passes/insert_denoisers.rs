@@ -196,7 +196,7 @@ impl InsertDenoisers {
             })
             .collect();
         let mut left = budget;
-        // What costs least goes first.
+        // Affines first, whose stage is the last.
         for kind in self.kinds.0.iter().rev() {
             let name = kind.name;
             let mut stopped = false;

@@ -135,15 +135,7 @@ fn run<'c>(
     hardware: &Hardware,
 ) -> Result<(), PassError> {
     let replaced = module.erasing(|module, eraser| quantise(context, module, eraser, cx, hardware))?;
-    module.erasing(constants::remove_dead);
-    let used = constants::referenced_globals(module);
-    module.erasing(|module, eraser| {
-        for (name, global) in ir::globals(module) {
-            if replaced.contains(&name) && !used.contains(&name) {
-                eraser.erase(global);
-            }
-        }
-    });
+    constants::remove_left(module, &replaced);
     Ok(())
 }
 
