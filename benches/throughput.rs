@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (noisy, denoised) = (eval(Mode::NOISY)?, eval(Mode::DENOISED)?);
 
     let trainable: Vec<usize> =
-        (0..executor.program().values.len()).filter(|&id| executor.program().values[id].trainable).collect();
+        (0..executor.program().values().len()).filter(|&id| executor.program().values()[id].trainable).collect();
     let mut optimizers: Vec<Adam> = trainable.iter().map(|&id| Adam::new(executor.weight(id).len())).collect();
     let mut train = Vec::new();
     for run in 0..=runs {

@@ -501,7 +501,8 @@ fn run(case: &Case) -> Result<bool, String> {
             .map_err(|error| error.to_string())?;
         let program = load::program(&imported.module, &imported.weights).map_err(|error| format!("load: {error}"))?;
         let given: BTreeMap<&str, &TensorProto> = inputs.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
-        let values = program.inputs.iter().map(|&id| (&program.values[id], given[program.values[id].name.as_str()]));
+        let values =
+            program.inputs().iter().map(|&id| (&program.values()[id], given[program.values()[id].name.as_str()]));
         let samples = values.clone().find(|(value, _)| value.shape.first() == Some(&None));
         let samples = samples.map_or(1, |(_, tensor)| tensor.dims[0] as usize);
         let words: Vec<_> = values.map(|(value, tensor)| encode(tensor, value.dtype)).collect();
@@ -530,8 +531,8 @@ fn check_results(
     samples: usize,
     outputs: &[TensorProto],
 ) -> Result<(), String> {
-    for ((words, &id), reference) in results.iter().zip(&program.outputs).zip(outputs) {
-        let value = &program.values[id];
+    for ((words, &id), reference) in results.iter().zip(program.outputs()).zip(outputs) {
+        let value = &program.values()[id];
         let shape: Vec<i64> = value.shape.iter().map(|size| size.unwrap_or(samples) as i64).collect();
         if shape != reference.dims {
             return Err(format!("output '{}' has the shape {shape:?}, not {:?}", reference.name, reference.dims));

@@ -19,10 +19,11 @@ use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose, Targets},
     hardware::Hardware,
     load,
-    program::{Op, Program, Unary},
+    program::{Builder, Denoise, DenoiseTile, Op, Program},
     store::{Weight, WeightStore},
 };
 use std::{
+    collections::BTreeMap,
     process::{Command, Stdio},
     sync::Arc,
 };
@@ -518,19 +519,9 @@ fn dtile_level_of_a_whole_network() {
     let fixed = load::program(&compiled.module, &weights).unwrap();
 
     // The same network read at its denoise level, its float denoisers replaced by the tile's programs.
-    let mut replaced = float.clone();
     let tiles = TileProgram::read_all(&compiled.module).unwrap();
     assert!(tiles.len() > 10, "{} denoisers", tiles.len());
-    for tile in tiles {
-        let layer = replaced.layers.iter().position(|layer| layer.name == tile.layer).unwrap();
-        let program = Arc::new(tile);
-        let denoisers: Vec<_> = replaced.nodes.iter_mut().filter(|node| node.op.cleans() == Some(layer)).collect();
-        for (index, node) in denoisers.into_iter().enumerate() {
-            let program = Arc::clone(&program);
-            node.inputs.truncate(1);
-            node.op = if index == 0 { Op::DenoiseTile { layer, program } } else { Op::Unary(Unary::Identity) };
-        }
-    }
+    let replaced = with_tiles(&float, tiles);
 
     assert_eq!(fixed.denoiser_parameters(), float.denoiser_parameters());
     let x = Numbers(1).take(5 * 28 * 28, 1.5);
@@ -555,6 +546,44 @@ fn dtile_level_of_a_whole_network() {
     let executor = Executor::new(fixed, 1).unwrap();
     let error = executor.gradients(batch, Targets::Labels(&[0; 5]), KEY).unwrap_err().to_string();
     assert!(error.contains("digital tile") && error.contains("denoise level"), "{error}");
+}
+
+/// A program with the first denoiser of every layer replaced by the tile's program, and the others left out.
+fn with_tiles(float: &Program, tiles: Vec<TileProgram>) -> Program {
+    let mut tiles: BTreeMap<String, Arc<TileProgram>> =
+        tiles.into_iter().map(|tile| (tile.layer.clone(), Arc::new(tile))).collect();
+    let mut builder = Builder::new();
+    for layer in float.layers() {
+        builder.layer(layer.clone()).unwrap();
+    }
+    let mut made = BTreeMap::new();
+    for &id in float.inputs() {
+        let value = &float.values()[id];
+        made.insert(id, builder.input(&value.name, value.dtype, value.shape.clone()).unwrap());
+    }
+    for (id, value) in float.values().iter().enumerate() {
+        if let Some(weight) = value.constant.as_ref().filter(|_| !value.trainable) {
+            made.insert(id, builder.constant(&value.name, weight.clone(), false).unwrap());
+        }
+    }
+    for node in float.nodes() {
+        let x = made[&node.inputs[0]];
+        let output = match &node.op {
+            Op::Denoise(Denoise { layer, .. }) => match tiles.remove(&float.layers()[*layer].name) {
+                Some(program) => builder.node(DenoiseTile { layer: *layer, program }, &[x]).unwrap(),
+                None => x,
+            },
+            op => {
+                let inputs: Vec<_> = node.inputs.iter().map(|id| made[id]).collect();
+                builder.node(op.clone(), &inputs).unwrap()
+            }
+        };
+        made.insert(node.output, output);
+    }
+    for &id in float.outputs() {
+        builder.output(made[&id], &float.values()[id].name).unwrap();
+    }
+    builder.finish(0).unwrap()
 }
 
 /// The denoiser's cost with a measured σ̂ in steps of X's words (2⁻¹³ for the calibrated absmax of 2), or without.

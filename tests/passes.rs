@@ -189,10 +189,10 @@ fn outputs(text: &str, weights: &WeightStore) -> Vec<Vec<f32>> {
     let module = mxc_dialects::ir::parse(&context, text.as_bytes(), "graph.mlir").unwrap();
     let program = mxc_runtime::load::program(&module, weights).unwrap();
     let inputs: Vec<Vec<f32>> = program
-        .inputs
+        .inputs()
         .iter()
         .map(|input| {
-            let elements: usize = program.values[*input].shape.iter().skip(1).map(|size| size.unwrap()).product();
+            let elements: usize = program.values()[*input].shape.iter().skip(1).map(|size| size.unwrap()).product();
             (0..3 * elements).map(|i| ((i * 37 + 11) % 23) as f32 / 7.0 - 1.5).collect()
         })
         .collect();

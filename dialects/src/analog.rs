@@ -4,6 +4,7 @@
 //! Attributes that passes add later are optional: `calibration`, `gradient_norm` and `rank` (by `rank-sensitivity`),
 //! `denoisers`, `denoiser_parameters`, `chosen` and `reason` (by `insert-denoisers`).
 
+pub use crate::shape::Window;
 use crate::{
     ir,
     noise::{LayerNoise, NoiseError, Reference},
@@ -145,24 +146,13 @@ pub enum Kind {
 
 impl Kind {
     /// The operation's name.
-    pub fn op_name(self) -> &'static str {
+    pub const fn op_name(self) -> &'static str {
         match self {
             Self::Conv2d => "analog.conv2d",
             Self::DepthwiseConv2d => "analog.depthwise_conv2d",
             Self::FullyConnected => "analog.fully_connected",
         }
     }
-}
-
-/// The window of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Vertical, horizontal.
-    pub stride: [usize; 2],
-    /// Top, bottom, left, right.
-    pub pad: [usize; 4],
-    /// Vertical, horizontal.
-    pub dilation: [usize; 2],
 }
 
 impl Window {
@@ -173,13 +163,6 @@ impl Window {
             pad: sizes(operation, "pad")?,
             dilation: sizes(operation, "dilation")?,
         })
-    }
-
-    /// The output's height or width (`axis` 0 or 1) with floor semantics; `None` when the window does not fit.
-    pub fn output_size(&self, axis: usize, input: usize, kernel: usize) -> Option<usize> {
-        let padded = input.checked_add(self.pad[2 * axis])?.checked_add(self.pad[2 * axis + 1])?;
-        let window = kernel.checked_sub(1)?.checked_mul(self.dilation[axis])?.checked_add(1)?;
-        Some(padded.checked_sub(window)?.checked_div(self.stride[axis])? + 1)
     }
 }
 
@@ -381,16 +364,6 @@ pub fn build<'c>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn window_floors() {
-        let window = Window { stride: [2, 2], pad: [1, 1, 1, 1], dilation: [1, 2] };
-        assert_eq!(window.output_size(0, 8, 3), Some(4));
-        assert_eq!(window.output_size(1, 8, 3), Some(3));
-        assert_eq!(window.output_size(0, 0, 3), None);
-        let zero = Window { stride: [0, 1], ..window };
-        assert_eq!(zero.output_size(0, 8, 3), None);
-    }
 
     #[test]
     fn dictionaries_round_trip() {

@@ -1,9 +1,10 @@
 //! Checks that IRDL cannot state: shape relations, layer names, dictionaries, globals.
 
 use crate::{
-    analog::{self, AnalogOp, Kind, Window},
+    analog::{self, AnalogOp},
     denoise::{self, expression::Site},
     dtile, ir,
+    shape::{self, Window, show},
 };
 use melior::ir::{
     Module, OperationRef, ShapedTypeLike, TypeLike, Value, ValueLike, operation::OperationLike,
@@ -49,12 +50,6 @@ pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
         violations.extend(messages);
     }
     if violations.is_empty() { Ok(()) } else { Err(violations) }
-}
-
-/// A size for a message: `?` is the batch.
-fn show(shape: &Shape) -> String {
-    let sizes: Vec<_> = shape.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string())).collect();
-    format!("[{}]", sizes.join(", "))
 }
 
 fn verify_global(global: &OperationRef<'_, '_>) -> Result<(), String> {
@@ -123,92 +118,32 @@ fn verify_analog(
         .copied()
         .collect::<Option<_>>()
         .ok_or_else(|| format!("the weight {} is not static", show(&weight)))?;
+    let window = |window: Option<Window>| window.ok_or("stride and dilation want 2 sizes, pad 4");
     let expected = match op {
-        AnalogOp::FullyConnected(_) => fully_connected_output(&input, &weight)?,
+        AnalogOp::FullyConnected(_) => shape::fully_connected(&input, &weight)?,
         AnalogOp::Conv2d(conv) => {
-            let window = conv.window().ok_or("stride and dilation want 2 sizes, pad 4")?;
+            let window = window(conv.window())?;
             let groups = conv.groups().filter(|groups| *groups > 0).ok_or("groups must be positive")?;
-            convolution_output(op.kind(), &input, &weight, &window, groups)?
+            shape::convolution(&input, &weight, &window, groups)?
         }
         AnalogOp::DepthwiseConv2d(conv) => {
-            let window = conv.window().ok_or("stride and dilation want 2 sizes, pad 4")?;
-            convolution_output(op.kind(), &input, &weight, &window, 1)?
+            let [height, width, channels, multiplier] = *weight else {
+                return Err(format!("the weight {weight:?} has not rank 4"));
+            };
+            if let Some(inputs) = input.last().copied().flatten().filter(|inputs| *inputs != channels) {
+                return Err(format!("the weight (HWCM) has {channels} channels but the input {inputs}"));
+            }
+            let outputs = channels.checked_mul(multiplier).ok_or("the weight is too large")?;
+            shape::convolution(&input, &[outputs, height, width, 1], &window(conv.window())?, channels)?
         }
     };
     if output != expected {
         return Err(format!("the output is {} but must be {}", show(&output), show(&expected)));
     }
-    let outputs = expected.last().copied().flatten();
-    if bias != [outputs] {
-        return Err(format!(
-            "the bias is {} but there are {} output channels",
-            show(&bias),
-            outputs.map_or("?".to_owned(), |outputs| outputs.to_string())
-        ));
-    }
-    layer_outputs.insert(layer, Site { channels: outputs.unwrap_or_default(), spatial: op.is_spatial() });
+    let outputs = expected.last().copied().flatten().unwrap_or_default();
+    shape::bias(&bias, outputs)?;
+    layer_outputs.insert(layer, Site { channels: outputs, spatial: op.is_spatial() });
     Ok(())
-}
-
-fn fully_connected_output(input: &Shape, weight: &[usize]) -> Result<Shape, String> {
-    let [outputs, inputs] = weight else {
-        return Err(format!("the weight {weight:?} is not [outputs, inputs]"));
-    };
-    let (last, leading) = input.split_last().ok_or("the input has rank 0")?;
-    if *last != Some(*inputs) {
-        return Err(format!("the input is {} but the weight has {inputs} inputs", show(input)));
-    }
-    let mut output = leading.to_vec();
-    output.push(Some(*outputs));
-    Ok(output)
-}
-
-fn convolution_output(
-    kind: Kind,
-    input: &Shape,
-    weight: &[usize],
-    window: &Window,
-    groups: usize,
-) -> Result<Shape, String> {
-    let [batch, height, width, Some(inputs)] = input[..] else {
-        return Err(format!("the input {} is not NHWC with static channels", show(input)));
-    };
-    let [a, b, c, d] = *weight else {
-        return Err(format!("the weight {weight:?} has not rank 4"));
-    };
-    let (kernel, outputs) = match kind {
-        Kind::DepthwiseConv2d => {
-            if c != inputs {
-                return Err(format!("the weight (HWCM) has {c} channels but the input {inputs}"));
-            }
-            let outputs = c.checked_mul(d).ok_or("the weight is too large")?;
-            ([a, b], outputs)
-        }
-        _ => {
-            if d.checked_mul(groups) != Some(inputs) || !a.is_multiple_of(groups) {
-                return Err(format!(
-                    "the weight (OHWI) {weight:?} does not fit {inputs} input channels in {groups} groups"
-                ));
-            }
-            ([b, c], a)
-        }
-    };
-    if window.stride.contains(&0) || window.dilation.contains(&0) {
-        return Err("stride and dilation must be positive".to_owned());
-    }
-    let mut output = vec![batch];
-    for (axis, size) in [height, width].into_iter().enumerate() {
-        output.push(match size {
-            Some(size) => Some(
-                window
-                    .output_size(axis, size, kernel[axis])
-                    .ok_or_else(|| format!("a window of {kernel:?} does not fit the input {}", show(input)))?,
-            ),
-            None => None,
-        });
-    }
-    output.push(Some(outputs));
-    Ok(output)
 }
 
 fn verify_denoiser(

@@ -8,7 +8,7 @@ mod testing;
 
 use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose, Targets},
-    program::{Binary, Op, Program, Unary, ValueId},
+    program::{Binary, Concat, Pool, Pooling, Program, Unary, ValueId},
     rng::{Kind, StreamKey},
 };
 use std::time::Instant;
@@ -57,15 +57,13 @@ fn densenet() -> Program {
             let y = net.relu(y);
             let y = net.conv(y, 12, 3, 1, 1);
             let y = denoise(&mut net, y);
-            x = net.node(Op::Concat { axis: 3 }, &[x, y], &[shape[1], shape[2], shape[3] + 12]);
+            x = net.node(Concat { axis: 3 }, &[x, y]);
         }
         if stage < 2 {
             let y = net.relu(x);
             let channels = net.shape(y)[3] / 2;
             let y = net.conv(y, channels, 1, 1, 1);
-            let shape = net.shape(y);
-            let op = Op::AvgPool { kernel: [2, 2], stride: [2, 2], pad: [0; 4] };
-            x = net.node(op, &[y], &[shape[1] / 2, shape[2] / 2, channels]);
+            x = net.node(Pool { kind: Pooling::Average, kernel: [2, 2], stride: [2, 2], pad: [0; 4] }, &[y]);
         }
     }
     let x = net.relu(x);

@@ -78,7 +78,7 @@ impl NoiseLabel {
     pub fn of(program: &Program) -> Self {
         let join = |field: fn(&LayerNoise) -> String| {
             let mut values: Vec<String> = Vec::new();
-            for value in program.layers.iter().map(|layer| field(&layer.noise)) {
+            for value in program.layers().iter().map(|layer| field(&layer.noise)) {
                 if !values.contains(&value) {
                     values.push(value);
                 }
@@ -237,7 +237,7 @@ fn evaluate_model(
     progress: &mut dyn FnMut(EvalProgress),
 ) -> Result<EvalReport, EvalError> {
     let program = model.program();
-    let noisy_layers = !program.layers.is_empty();
+    let noisy_layers = !program.layers().is_empty();
     let denoisers = program.has_denoisers();
     let samples = check(program, data, options)?;
     let runs = if noisy_layers { options.runs } else { 1 };
@@ -323,13 +323,13 @@ fn check(program: &Program, data: &dyn Source, options: &EvalOptions) -> Result<
 
 /// Checks that the program has one input, of the data's size.
 fn single_input(program: &Program, data: &dyn Source) -> Result<(), EvalError> {
-    let &[input] = program.inputs.as_slice() else {
+    let &[input] = program.inputs() else {
         return Err(EvalError::Options(format!(
             "the network has {} inputs; data sets can feed networks with one",
-            program.inputs.len()
+            program.inputs().len()
         )));
     };
-    let shape = &program.values[input].shape;
+    let shape = &program.values()[input].shape;
     let len: usize = shape.iter().skip(1).map(|size| size.unwrap_or(0)).product();
     if len != data.sample_len() {
         return Err(EvalError::Options(format!(
@@ -342,7 +342,7 @@ fn single_input(program: &Program, data: &dyn Source) -> Result<(), EvalError> {
 
 /// The number of logits per sample.
 pub fn classes(program: &Program) -> Result<usize, EvalError> {
-    let shape = &program.values[program.logits].shape;
+    let shape = &program.values()[program.logits()].shape;
     // A network without a batch, which runs on one sample, may give a vector.
     let first = shape.first().map_or(1, |size| size.unwrap_or(1));
     match shape.iter().skip(1).map(|size| size.unwrap_or(0)).product::<usize>() * first {
@@ -476,7 +476,7 @@ pub fn sensitivity(executor: &Executor, data: &dyn Source, samples: usize, seed:
     let drawn = Drawn::new(program, data, samples, seed)?;
     let inputs = drawn.inputs();
     let labels = drawn.labels(executor, data, seed)?;
-    let mut totals = vec![0.0; program.layers.len()];
+    let mut totals = vec![0.0; program.layers().len()];
     for (batch, labels) in drawn.batches(&inputs).zip(labels.chunks(Drawn::BATCH)) {
         let sums = executor.sensitivity(batch, labels)?;
         for (total, sum) in totals.iter_mut().zip(sums) {
@@ -543,16 +543,16 @@ pub fn effective_noise(
     let noisy_loss = drawn.loss(&executor, &labels, Mode::NOISY, key)?;
     let denoised_loss = drawn.loss(&executor, &labels, Mode::DENOISED, key)?;
 
-    let mut distortions = vec![Distortion::default(); program.layers.len()];
+    let mut distortions = vec![Distortion::default(); program.layers().len()];
     for batch in drawn.batches(&drawn.inputs()) {
         let parts = executor.distortion(batch, key)?;
         distortions.iter_mut().zip(&parts).for_each(|(total, part)| total.add(part));
     }
-    for index in 0..program.layers.len() {
+    for index in 0..program.layers().len() {
         executor.set_noise(index, NoiseSpec::default())?;
     }
     let mut layers = Vec::new();
-    for (index, (layer, distortion)) in program.layers.iter().zip(distortions).enumerate() {
+    for (index, (layer, distortion)) in program.layers().iter().zip(distortions).enumerate() {
         executor.set_noise(index, layer.noise.spec.clone())?;
         let loss = drawn.loss(&executor, &labels, Mode::NOISY, key)?;
         executor.set_noise(index, NoiseSpec::default())?;
@@ -757,40 +757,39 @@ mod tests {
     }
 
     fn fake(layers: usize, denoisers: bool) -> Fake {
+        fake_of(layers, denoisers, 2, 3)
+    }
+
+    /// A network of `inputs` numbers and `outputs` classes.
+    fn fake_of(layers: usize, denoisers: bool, inputs: usize, outputs: usize) -> Fake {
         use crate::{
-            program::{Layer, Node, Op, Value},
+            program::{Builder, DType, Denoise, FullyConnected, Layer},
             store::Weight,
         };
-        let value = |shape: &[usize], constant: Option<Weight>| Value {
-            name: String::new(),
-            shape: std::iter::once(None).chain(shape.iter().map(|&size| Some(size))).collect(),
-            trainable: constant.is_some(),
-            constant,
-            ..Value::default()
-        };
+        let mut program = Builder::new();
+        let x = program.input("", DType::F32, vec![None, Some(inputs)]).unwrap();
         let layer = |index: usize| Layer {
             name: format!("layer{index}"),
-            channels: 3,
+            channels: outputs,
             noise: LayerNoise::default(),
             calibration: None,
         };
-        let node = Node {
-            op: Op::Denoise { layer: 0, kind: mxc_dialects::denoise::Kind::named("affine").unwrap() },
-            inputs: vec![0, 2, 2],
-            output: 1,
-        };
-        let weight = Weight::new(vec![3], vec![1.0; 3]);
-        Fake {
-            program: Program {
-                values: vec![value(&[2], None), value(&[3], None), value(&[3], weight)],
-                nodes: if denoisers { vec![node] } else { vec![] },
-                inputs: vec![0],
-                outputs: vec![1],
-                logits: 1,
-                layers: (0..layers).map(layer).collect(),
-            },
-            calls: Default::default(),
+        for index in 0..layers {
+            program.layer(layer(index)).unwrap();
         }
+        let mut constant = |shape: Vec<usize>, trainable| {
+            let weight = Weight::new(shape.clone(), vec![1.0; shape.iter().product()]).unwrap();
+            program.constant("", weight, trainable).unwrap()
+        };
+        let (w, b) = (constant(vec![outputs, inputs], false), constant(vec![outputs], false));
+        let affine = denoisers.then(|| constant(vec![outputs], true));
+        let mut y = program.node(FullyConnected { layer: None }, &[x, w, b]).unwrap();
+        if let Some(weight) = affine {
+            let kind = mxc_dialects::denoise::Kind::named("affine").unwrap();
+            y = program.node(Denoise { layer: 0, kind }, &[y, weight, weight]).unwrap();
+        }
+        program.output(y, "logits").unwrap();
+        Fake { program: program.finish(0).unwrap(), calls: Default::default() }
     }
 
     #[test]
@@ -834,11 +833,10 @@ mod tests {
         let none = EvalOptions { runs: 0, ..options.clone() };
         let error = evaluate_model(&model, &Numbers, &none, &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("nothing to evaluate"), "{error}");
-        let mut small = fake(0, false);
-        small.program.values[1].shape = vec![None, Some(2)];
+        let small = fake_of(0, false, 2, 2);
         let error = evaluate_model(&small, &Numbers, &options, &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("label 2 but the network only 2 classes"), "{error}");
-        small.program.values[0].shape = vec![None, Some(7)];
+        let small = fake_of(0, false, 7, 3);
         let error = evaluate_model(&small, &Numbers, &options, &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("takes 7 values per sample but the data gives 2"), "{error}");
     }

@@ -18,6 +18,7 @@ pub mod hardware;
 pub mod kernels;
 pub mod load;
 pub mod onednn;
+mod ops;
 pub mod package;
 mod plan;
 pub mod program;

@@ -83,7 +83,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
     }
 
     let program = executor.program();
-    for (id, value) in program.values.iter().enumerate().filter(|(_, value)| value.trainable) {
+    for (id, value) in program.values().iter().enumerate().filter(|(_, value)| value.trainable) {
         let shape = value.shape.iter().map(|size| size.unwrap_or(1)).collect();
         let weight = Weight::new(shape, executor.weight(id)).ok_or("a denoiser's shape changed")?;
         package.denoisers.insert(value.name.clone(), weight);
@@ -174,7 +174,7 @@ fn record_sigma(package: &mut Package, path: &Path, executor: &Executor, data: &
     let module = ir::parse(&context, &package.module, &path.display().to_string())?;
     for block in denoise::Denoiser::all(&module) {
         let draws = block.kind().expression().drawn().next().is_some();
-        let layers = executor.program().layers.iter().zip(&measured);
+        let layers = executor.program().layers().iter().zip(&measured);
         let found = layers.filter(|(layer, _)| layer.name == block.layer()).find_map(|(_, measured)| *measured);
         // Without a signal there is no share of it to record.
         if let Some(found) = found.filter(|found| draws && found.input_rms.is_normal() && found.sigma_rms.is_finite()) {

@@ -88,7 +88,7 @@ fn effective_noise(package: &Package, args: &InspectArgs, data: &Path, global: &
     )?;
     let program = session::packaged(package, &args.package)?;
     let count = args.samples.min(data.len()) as u64;
-    let mut progress = global.ui.progress("inspect", count * program.layers.len() as u64);
+    let mut progress = global.ui.progress("inspect", count * program.layers().len() as u64);
     let report = evaluate::effective_noise(&program, global.threads, &data, args.samples, global.seed, &mut |done| {
         progress.update(count * done as u64, "");
     })?;

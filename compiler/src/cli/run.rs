@@ -146,9 +146,9 @@ fn read(path: &Path) -> Result<BTreeMap<String, Numbers>, Failure> {
 fn bind(program: &Program, arrays: &BTreeMap<String, Numbers>, path: &Path) -> Result<(Vec<Vec<f32>>, usize), Failure> {
     let mut samples = None;
     let mut inputs = Vec::new();
-    for &id in &program.inputs {
-        let value = &program.values[id];
-        let array = match (arrays.get(&value.name), arrays.len(), program.inputs.len()) {
+    for &id in program.inputs() {
+        let value = &program.values()[id];
+        let array = match (arrays.get(&value.name), arrays.len(), program.inputs().len()) {
             (Some(array), _, _) => array,
             (None, 1, 1) => arrays.values().next().ok_or("no array")?,
             _ => {
@@ -188,11 +188,11 @@ fn bind(program: &Program, arrays: &BTreeMap<String, Numbers>, path: &Path) -> R
 /// The outputs' names, shapes and types.
 fn outputs(program: &Program, samples: usize) -> Vec<(String, Vec<usize>, DType)> {
     program
-        .outputs
+        .outputs()
         .iter()
         .enumerate()
         .map(|(index, &id)| {
-            let value = &program.values[id];
+            let value = &program.values()[id];
             let name = if value.name.is_empty() { format!("output{index}") } else { value.name.clone() };
             (name, value.shape.iter().map(|size| size.unwrap_or(samples)).collect(), value.dtype)
         })

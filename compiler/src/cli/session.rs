@@ -47,7 +47,7 @@ pub fn packaged_noise(package: &Package) -> Result<Option<LayerNoise>, Failure> 
 /// Replaces every layer's noise by `spec`, if one is given.
 pub fn override_noise(program: &mut Program, spec: Option<&NoiseSpec>) {
     if let Some(spec) = spec {
-        for layer in &mut program.layers {
+        for layer in program.layers_mut() {
             layer.noise.spec.clone_from(spec);
         }
     }

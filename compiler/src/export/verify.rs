@@ -30,8 +30,8 @@ pub struct Verified {
 /// Compares an exported model with a package's program on random inputs. External data is looked up in `folder`.
 pub(super) fn verify(exported: &[u8], folder: &Path, program: &Program) -> Result<Verified, ExportError> {
     let differs = |reason: String| ExportError::Differs { reason };
-    let shapes = program.inputs.iter().map(|&input| {
-        let value = &program.values[input];
+    let shapes = program.inputs().iter().map(|&input| {
+        let value = &program.values()[input];
         (value.name.clone(), value.shape.iter().map(|size| size.unwrap_or(1)).collect())
     });
     let options = ImportOptions {
@@ -42,9 +42,11 @@ pub(super) fn verify(exported: &[u8], folder: &Path, program: &Program) -> Resul
     let context = mxc_dialects::new_context();
     let imported = import::onnx_bytes(&context, exported, "the exported model", folder, &options)?;
     let own = load::program(&imported.module, &imported.weights).map_err(|error| differs(error.to_string()))?;
-    let rounds =
-        program.nodes.iter().any(|node| matches!(node.op, Op::Unary(Unary::Round | Unary::Quantize { .. }) | Op::Cast));
-    let whole = program.inputs.iter().all(|&input| !program.values[input].shape.contains(&None));
+    let rounds = program
+        .nodes()
+        .iter()
+        .any(|node| matches!(node.op, Op::Unary(Unary::Round | Unary::Quantize { .. }) | Op::Cast(_)));
+    let whole = program.inputs().iter().all(|&input| !program.values()[input].shape.contains(&None));
     let samples = if whole { 1 } else { SAMPLES };
     let inputs = random(program, samples);
     let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
@@ -55,7 +57,7 @@ pub(super) fn verify(exported: &[u8], folder: &Path, program: &Program) -> Resul
         executor.forward(Batch { inputs: &slices, samples: &indices }, Mode::CLEAN_DENOISED, key)
     };
     let outputs =
-        program.outputs.iter().map(|&output| (program.values[output].name.clone(), program.values[output].dtype));
+        program.outputs().iter().map(|&output| (program.values()[output].name.clone(), program.values()[output].dtype));
     let outputs: Vec<_> = outputs.collect();
     let package = run(program.clone()).map_err(|error| differs(error.to_string()))?;
     let found = run(own).map_err(|error| differs(error.to_string()))?;
@@ -84,10 +86,10 @@ pub(super) fn verify(exported: &[u8], folder: &Path, program: &Program) -> Resul
 fn random(program: &Program, samples: usize) -> Vec<Vec<f32>> {
     let mut draws = Xoshiro256PlusPlus::seed_from_u64(0);
     program
-        .inputs
+        .inputs()
         .iter()
         .map(|&input| {
-            let value = &program.values[input];
+            let value = &program.values()[input];
             let count = samples * value.shape.iter().map(|size| size.unwrap_or(1)).product::<usize>();
             match value.dtype {
                 DType::F32 => (0..count).map(|_| StandardNormal.sample(&mut draws)).collect(),

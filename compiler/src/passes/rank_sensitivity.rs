@@ -85,12 +85,12 @@ impl Pass for RankSensitivity {
             load::LoadError::MissingWeight(name) => PassError::missing_weight(&name),
             other => PassError::new(other.to_string()),
         })?;
-        let names: Vec<String> = program.layers.iter().map(|layer| layer.name.clone()).collect();
+        let names: Vec<String> = program.layers().iter().map(|layer| layer.name.clone()).collect();
         let shapes: Vec<Vec<usize>> = program
-            .inputs
+            .inputs()
             .iter()
             .map(|input| {
-                let value = &program.values[*input];
+                let value = &program.values()[*input];
                 value.shape.iter().skip(1).copied().collect::<Option<Vec<_>>>().ok_or_else(|| {
                     PassError::new(format!("input '{}' has a shape that is not known", value.name))
                         .hint("give it: --input-shape NAME=1,3,H,W")
@@ -102,7 +102,7 @@ impl Pass for RankSensitivity {
             threads => threads,
         };
         let classes = evaluate::classes(&program).map_err(|error| PassError::new(error.to_string()))?;
-        let dtypes: Vec<DType> = program.inputs.iter().map(|input| program.values[*input].dtype).collect();
+        let dtypes: Vec<DType> = program.inputs().iter().map(|input| program.values()[*input].dtype).collect();
         let executor = Executor::new(program, threads).map_err(|error| PassError::new(error.to_string()))?;
         let seed = self.seed.unwrap_or(cx.seed);
         let bytes = matches!(dtypes[..], [DType::I32]);

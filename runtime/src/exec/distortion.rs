@@ -4,7 +4,7 @@ use super::{
     Batch, Executor, Key, Mode,
     sample::{Sample, Seen},
 };
-use crate::{error::ExecError, plan::Goal, program::LayerId};
+use crate::{error::ExecError, plan::steps::Goal, program::LayerId};
 
 /// What one layer's output under noise, y*, has in common with the clean network's, y; summed over samples and elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -43,7 +43,7 @@ impl Executor {
     /// Every layer's distortion over a batch (0 for a layer that the logits do not depend on); bit-equal for any number of threads.
     pub fn distortion(&self, batch: Batch<'_>, key: Key) -> Result<Vec<Distortion>, ExecError> {
         self.check_batch(batch)?;
-        let layers = self.network.program.layers.len();
+        let layers = self.program.layers().len();
         let plans = [
             (Mode::CLEAN, self.plan(Mode::CLEAN, Goal::Logits)?),
             (Mode::NOISY, self.plan(Mode::NOISY, Goal::Logits)?),

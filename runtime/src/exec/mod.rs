@@ -6,37 +6,43 @@
 //! order: over the samples of a shard of 16, then over the shards. Bit-identity holds per instruction set.
 
 mod backward;
-mod denoise;
+pub(crate) mod buffers;
+pub(crate) mod constants;
 mod distortion;
 mod forward;
+pub(crate) mod kernel;
 mod loss;
 #[cfg(test)]
 mod reference;
-mod sample;
+pub(crate) mod sample;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-mod worker;
+pub(crate) mod worker;
 
 use crate::{
     error::ExecError,
-    onednn::{self, Convolution, Direction, Engine},
-    plan::{ConvolutionKind, Goal, Network, Plan, PlanKey},
+    onednn,
+    plan::{
+        Plan,
+        steps::{Goal, PlanKey},
+    },
     program::{Calibration, DType, LayerId, Program, ValueId},
     sync::lock,
 };
+use constants::Constants;
 pub use distortion::Distortion;
-use forward::value;
 pub use loss::Targets;
 pub(crate) use loss::cross_entropy;
 use mxc_dialects::{denoise::Measured, noise::NoiseSpec};
+pub use sample::{Key, Mode, Purpose};
 use sample::{Sample, Seen, WeightGradients};
 use std::{
     collections::BTreeMap,
     ops::Range,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -44,50 +50,6 @@ use worker::Worker;
 
 /// Weight gradients are summed over shards of this many samples, each on one thread, then over the shards in order.
 const SHARD: usize = 16;
-
-/// What a run simulates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mode {
-    /// Analog layers are noisy (and saturate under the scale `range`).
-    pub noise: bool,
-    /// Denoisers act; otherwise they are the identity.
-    pub denoise: bool,
-    /// The σ̂ path of the paper's block draws ε; otherwise ε = 0.
-    pub sampling: bool,
-}
-
-impl Mode {
-    /// No noise, no denoisers.
-    pub const CLEAN: Self = Self { noise: false, denoise: false, sampling: false };
-    /// Noise, no denoisers.
-    pub const NOISY: Self = Self { noise: true, denoise: false, sampling: false };
-    /// Noise and denoisers.
-    pub const DENOISED: Self = Self { noise: true, denoise: true, sampling: true };
-    /// Denoisers with ε = 0, no noise: `mxc run`.
-    pub const CLEAN_DENOISED: Self = Self { noise: false, denoise: true, sampling: false };
-}
-
-/// What random draws are for; part of their key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Purpose {
-    Calibrate,
-    Train,
-    Eval,
-}
-
-/// The key of a run's random draws; the rest of the key (stream, component, layer, sample, element) is added inside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
-    /// `--seed`.
-    pub seed: u64,
-    /// Calibration, training or evaluation.
-    pub purpose: Purpose,
-    /// The epoch or evaluation run.
-    pub pass: u32,
-    /// The simulated chip.
-    pub chip: u32,
-}
 
 /// Samples to run.
 #[derive(Clone, Copy, Debug)]
@@ -110,17 +72,11 @@ pub struct Gradients {
     pub weights: BTreeMap<ValueId, Vec<f32>>,
 }
 
-/// The primitives of one convolution node: forward, backward.
-type Primitives = [OnceLock<Arc<Convolution>>; 2];
-
 /// Runs a program.
 pub struct Executor {
-    network: Network,
+    program: Program,
     threads: usize,
-    engine: Engine,
-    convolutions: Vec<Primitives>,
-    /// Trainable constants' current values.
-    trained: BTreeMap<ValueId, Vec<f32>>,
+    constants: Constants,
     plans: Mutex<BTreeMap<PlanKey, Arc<Plan>>>,
     idle: Mutex<Vec<Worker>>,
 }
@@ -128,57 +84,25 @@ pub struct Executor {
 impl Executor {
     /// Plans a program for `threads` worker threads (at least one).
     pub fn new(program: Program, threads: usize) -> Result<Self, ExecError> {
-        let network = Network::new(program)?;
-        let trained = network
-            .program
-            .values
-            .iter()
-            .enumerate()
-            .filter(|(_, value)| value.trainable)
-            .filter_map(|(id, value)| Some((id, value.constant.as_ref()?.values().to_vec())))
-            .collect();
-        let convolutions = network.convolutions.iter().map(|_| Primitives::default()).collect();
-        let executor = Self {
-            network,
-            threads: threads.max(1),
-            engine: Engine::cpu()?,
-            convolutions,
-            trained,
-            plans: Mutex::default(),
-            idle: Mutex::default(),
-        };
-        for (node, kind) in executor.network.convolutions.iter().enumerate() {
-            if let Some(ConvolutionKind::Dense(_)) = kind {
-                executor.convolution(node, Direction::Forward)?;
-            }
-        }
-        Ok(executor)
+        let constants = Constants::new(program.values(), program.nodes().len())?;
+        let threads = threads.max(1);
+        Ok(Self { program, threads, constants, plans: Mutex::default(), idle: Mutex::default() })
     }
 
     /// The program.
     pub fn program(&self) -> &Program {
-        &self.network.program
+        &self.program
     }
 
     /// The values of a constant (a trainable weight, as last set); empty for a value that is no constant.
     pub fn weight(&self, value: ValueId) -> &[f32] {
-        self.constant(value)
-    }
-
-    fn constant(&self, value: ValueId) -> &[f32] {
-        match self.trained.get(&value) {
-            Some(values) => values,
-            None => match self.network.program.values.get(value).and_then(|value| value.constant.as_ref()) {
-                Some(weight) => weight.values(),
-                None => &[],
-            },
-        }
+        self.constants.get(value)
     }
 
     /// Replaces a trainable weight's values.
     pub fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError> {
-        let name = self.network.program.values.get(value).map_or("", |value| value.name.as_str()).to_owned();
-        match self.trained.get_mut(&value) {
+        let name = self.program.values().get(value).map_or("", |value| value.name.as_str()).to_owned();
+        match self.constants.trained(value) {
             None => Err(ExecError::Input(format!("`{name}` (value {value}) is not trainable"))),
             Some(old) if old.len() != values.len() => {
                 Err(ExecError::Input(format!("`{name}` has {} values, not {}", old.len(), values.len())))
@@ -192,10 +116,13 @@ impl Executor {
 
     /// Replaces a layer's noise specification.
     pub fn set_noise(&mut self, layer: LayerId, spec: NoiseSpec) -> Result<(), ExecError> {
-        self.network.set_noise(layer, spec)?;
-        // Plans leave out the noise and the limits of ideal layers; what chips drew was for the old components.
+        let Some(layer) = self.program.layers_mut().get_mut(layer) else {
+            return Err(ExecError::Input(format!("there is no layer {layer}")));
+        };
+        layer.noise.spec = spec;
+        // Plans hold the noise and the limits of their layers; what chips drew was for the old components.
         lock(&self.plans).clear();
-        lock(&self.idle).iter_mut().for_each(|worker| worker.chip.clear());
+        lock(&self.idle).iter_mut().for_each(|worker| worker.tools.chip.clear());
         Ok(())
     }
 
@@ -229,14 +156,14 @@ impl Executor {
         let weight = 1.0 / count.max(1) as f64;
         let shards = self.run_shards(batch, SHARD, |worker, range| {
             let mut weights: WeightGradients =
-                self.trained.iter().map(|(&id, values)| (id, vec![0.0; values.len()])).collect();
+                self.constants.trainable().map(|(id, values)| (id, vec![0.0; values.len()])).collect();
             let (mut loss, mut correct) = (0.0, 0);
             for n in range {
                 let inputs = self.sample_inputs(batch, n);
                 let sample = Sample { mode, key, index: batch.samples[n], tape: true };
                 self.run_forward(&plan, worker, &inputs, &sample, None)?;
-                let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
-                let mut seed = worker.pool.take(logits.len());
+                let mut seed = worker.tools.pool.take(plan.values[plan.logits].len);
+                let logits = self.values(&plan, worker, &inputs).get(plan.logits);
                 let (sample_loss, right) = targets.loss(n, logits, weight, &mut seed);
                 loss += sample_loss;
                 correct += usize::from(right);
@@ -265,7 +192,7 @@ impl Executor {
         let targets = Targets::Labels(labels);
         self.check_targets(batch, targets)?;
         let plan = self.plan(Mode::CLEAN, Goal::Sensitivity)?;
-        let layers = self.network.program.layers.len();
+        let layers = self.program.layers().len();
         let mut total = vec![0.0; layers];
         self.sum_samples(
             batch,
@@ -275,8 +202,8 @@ impl Executor {
                 let inputs = self.sample_inputs(batch, n);
                 let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: true };
                 self.run_forward(&plan, worker, &inputs, &sample, None)?;
-                let logits = value(self, &plan, &worker.values, &inputs, plan.logits);
-                let mut seed = worker.pool.take(logits.len());
+                let mut seed = worker.tools.pool.take(plan.values[plan.logits].len);
+                let logits = self.values(&plan, worker, &inputs).get(plan.logits);
                 targets.loss(n, logits, 1.0, &mut seed);
                 let mut norms = vec![0.0; layers];
                 let mut observe = |layer: LayerId, gradient: &[f32]| {
@@ -292,7 +219,7 @@ impl Executor {
     /// Every layer's statistics over the batches on the clean model (the batches are the calibration samples).
     pub fn calibrate<'a>(&self, batches: &mut dyn Iterator<Item = Batch<'a>>) -> Result<Vec<Calibration>, ExecError> {
         let plan = self.plan(Mode::CLEAN, Goal::Layers)?;
-        let layers = self.network.program.layers.len();
+        let layers = self.program.layers().len();
         let mut total = vec![Statistics::default(); layers];
         let mut count = 0u64;
         for batch in batches {
@@ -320,7 +247,7 @@ impl Executor {
         key: Key,
     ) -> Result<Vec<Option<Measured>>, ExecError> {
         let plan = self.plan(Mode::DENOISED, Goal::Outputs)?;
-        let layers = self.network.program.layers.len();
+        let layers = self.program.layers().len();
         // Elements, ΣX², Σσ̂².
         let mut total = vec![[0.0f64; 3]; layers];
         let mut count = 0u64;
@@ -353,40 +280,20 @@ impl Executor {
         Ok(total.into_iter().map(|sums| (sums[0] > 0.0).then(|| measured(sums))).collect())
     }
 
-    /// A node's primitive, made at its first use, and a number that names it.
-    fn convolution(&self, node: usize, direction: Direction) -> Result<(usize, &Arc<Convolution>), ExecError> {
-        let slot = direction as usize;
-        let cell = &self.convolutions[node][slot];
-        let number = 2 * node + slot;
-        if let Some(convolution) = cell.get() {
-            return Ok((number, convolution));
-        }
-        let operands = &self.network.program.nodes[node].inputs;
-        let (weights, bias) = (self.constant(operands[1]), self.constant(operands[2]));
-        let Some(ConvolutionKind::Dense(geometry)) = &self.network.convolutions[node] else {
-            return Err(ExecError::Program(format!("node {node} is no dense convolution")));
-        };
-        let bias = match bias {
-            [one] => vec![*one; geometry.output[2]],
-            values => values.to_vec(),
-        };
-        let made = Convolution::new(&self.engine, geometry, direction, weights, &bias)?;
-        Ok((number, cell.get_or_init(|| Arc::new(made))))
-    }
-
     /// The plan for a kind of run, made at its first use.
     fn plan(&self, mode: Mode, goal: Goal) -> Result<Arc<Plan>, ExecError> {
         let key = PlanKey { noise: mode.noise, denoise: mode.denoise, goal };
         if let Some(plan) = lock(&self.plans).get(&key) {
             return Ok(Arc::clone(plan));
         }
-        let plan = Arc::new(Plan::new(&self.network, key)?);
+        let plan = Arc::new(Plan::new(&self.program, key)?);
+        plan.prepare(&self.constants)?;
         lock(&self.plans).insert(key, Arc::clone(&plan));
         Ok(plan)
     }
 
     fn check_batch(&self, batch: Batch<'_>) -> Result<(), ExecError> {
-        let inputs = &self.network.program.inputs;
+        let inputs = self.program.inputs();
         if batch.inputs.len() != inputs.len() {
             return Err(ExecError::Input(format!(
                 "the model has {} inputs, the batch {}",
@@ -395,14 +302,14 @@ impl Executor {
             )));
         }
         for (values, &input) in batch.inputs.iter().zip(inputs) {
-            let want = self.network.len(input) * batch.samples.len();
+            let want = self.program.values()[input].words() * batch.samples.len();
             if values.len() != want {
                 return Err(ExecError::Input(format!(
                     "input `{}` has {} values, but {} samples of shape {:?} need {want}",
-                    self.network.program.values[input].name,
+                    self.program.values()[input].name,
                     values.len(),
                     batch.samples.len(),
-                    self.network.shapes[input],
+                    self.program.values()[input].sample,
                 )));
             }
         }
@@ -411,9 +318,9 @@ impl Executor {
 
     fn check_targets(&self, batch: Batch<'_>, targets: Targets<'_>) -> Result<(), ExecError> {
         self.check_batch(batch)?;
-        let logits = self.network.program.logits;
-        let classes = self.network.len(logits);
-        if self.network.program.values[logits].dtype != DType::F32 {
+        let logits = &self.program.values()[self.program.logits()];
+        let classes = logits.words();
+        if logits.dtype != DType::F32 {
             return Err(ExecError::Program(
                 "the output taken for the logits holds integers; a loss needs floating-point ones: mxc compile --logits NAME \
                  chooses another"
@@ -441,9 +348,9 @@ impl Executor {
         batch
             .inputs
             .iter()
-            .zip(&self.network.program.inputs)
+            .zip(self.program.inputs())
             .map(|(values, &input)| {
-                let len = self.network.len(input);
+                let len = self.program.values()[input].words();
                 &values[n * len..(n + 1) * len]
             })
             .collect()
@@ -489,7 +396,7 @@ impl Executor {
             let idle = lock(&self.idle).pop();
             workers.push(match idle {
                 Some(worker) => worker,
-                None => Worker::new(&self.engine)?,
+                None => Worker::new(&self.constants.engine)?,
             });
         }
         std::thread::scope(|scope| {
@@ -526,8 +433,9 @@ impl Executor {
                 let inputs = self.sample_inputs(batch, n);
                 let sample = Sample { mode, key, index: batch.samples[n], tape: false };
                 self.run_forward(&plan, worker, &inputs, &sample, None)?;
+                let values = self.values(&plan, worker, &inputs);
                 for (output, &id) in outputs.iter_mut().zip(&plan.targets) {
-                    output.extend_from_slice(value(self, &plan, &worker.values, &inputs, id));
+                    output.extend_from_slice(values.get(id));
                 }
             }
             Ok(outputs)

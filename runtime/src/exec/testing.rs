@@ -8,21 +8,26 @@ use mxc_dialects::{
     noise::LayerNoise,
 };
 use mxc_runtime::{
-    program::{Binary, Calibration, DType, Layer, LayerId, Node, Op, Program, Unary, Value, ValueId},
+    program::{
+        Binary, Builder, Calibration, Conv2d, DType, Denoise, FullyConnected, Layer, LayerId, Op, Pool, Pooling,
+        Program, Reshape, Slice, Take, Unary, ValueId, Window,
+    },
     store::Weight,
 };
 
 /// A program under construction, with random weights.
 pub struct Net {
-    pub program: Program,
+    pub program: Builder,
     state: u64,
+    layers: usize,
+    values: usize,
     pub noise: LayerNoise,
 }
 
 #[allow(dead_code)]
 impl Net {
     pub fn new() -> Self {
-        Self { program: Program::default(), state: 1, noise: LayerNoise::default() }
+        Self { program: Builder::new(), state: 1, layers: 0, values: 0, noise: LayerNoise::default() }
     }
 
     /// A number in ±1 (SplitMix64).
@@ -38,26 +43,22 @@ impl Net {
         (0..len).map(|_| self.random() * scale).collect()
     }
 
-    fn value(&mut self, shape: Vec<Option<usize>>) -> ValueId {
-        let name = format!("v{}", self.program.values.len());
-        self.program.values.push(Value { name, shape, ..Value::default() });
-        self.program.values.len() - 1
+    fn name(&mut self) -> String {
+        self.values += 1;
+        format!("v{}", self.values - 1)
     }
 
     /// A batch of samples of this shape.
     pub fn input(&mut self, shape: &[usize]) -> ValueId {
-        let mut full = vec![None];
-        full.extend(shape.iter().map(|&size| Some(size)));
-        let id = self.value(full);
-        self.program.inputs.push(id);
-        id
+        let full = std::iter::once(None).chain(shape.iter().map(|&size| Some(size))).collect();
+        let name = self.name();
+        self.program.input(&name, DType::F32, full).expect("an input")
     }
 
     pub fn constant(&mut self, shape: &[usize], values: Vec<f32>, trainable: bool) -> ValueId {
-        let id = self.value(shape.iter().map(|&size| Some(size)).collect());
-        self.program.values[id].constant = Weight::new(shape.to_vec(), values);
-        self.program.values[id].trainable = trainable;
-        id
+        let name = self.name();
+        let weight = Weight::new(shape.to_vec(), values).expect("values that fit");
+        self.program.constant(&name, weight, trainable).expect("a constant")
     }
 
     pub fn weight(&mut self, shape: &[usize], scale: f32, trainable: bool) -> ValueId {
@@ -66,22 +67,17 @@ impl Net {
     }
 
     pub fn shape(&self, id: ValueId) -> Vec<usize> {
-        self.program.values[id].shape.iter().map(|size| size.unwrap_or(1)).collect()
+        self.program.value(id).sample.clone()
     }
 
-    /// A node whose result has `shape` (the batch axis left out).
-    pub fn node(&mut self, op: Op, inputs: &[ValueId], shape: &[usize]) -> ValueId {
-        let mut full = vec![None];
-        full.extend(shape.iter().map(|&size| Some(size)));
-        let output = self.value(full);
-        self.program.nodes.push(Node { op, inputs: inputs.to_vec(), output });
-        output
+    pub fn node(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> ValueId {
+        self.program.node(op, inputs).expect("operands that fit")
     }
 
     pub fn layer(&mut self, channels: usize) -> LayerId {
-        let layers = &mut self.program.layers;
-        layers.push(Layer {
-            name: format!("layer{}", layers.len()),
+        self.layers += 1;
+        let layer = Layer {
+            name: format!("layer{}", self.layers - 1),
             channels,
             noise: self.noise.clone(),
             calibration: Some(Calibration {
@@ -92,8 +88,8 @@ impl Net {
                 std: 0.7,
                 input_absmax: 0.9,
             }),
-        });
-        layers.len() - 1
+        };
+        self.program.layer(layer).expect("a name of its own")
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -112,14 +108,9 @@ impl Net {
         let scale = (3.0 / (kernel[0] * kernel[1] * inputs) as f32).sqrt();
         let w = self.weight(&[outputs, kernel[0], kernel[1], inputs], scale, false);
         let b = self.weight(&[outputs], 0.1, false);
-        let out = |axis: usize| {
-            (shape[axis + 1] + pad[2 * axis] + pad[2 * axis + 1] - (kernel[axis] - 1) * dilation[axis] - 1)
-                / stride[axis]
-                + 1
-        };
-        let result = [out(0), out(1), outputs];
         let layer = Some(self.layer(outputs));
-        self.node(Op::Conv2d { stride, pad, dilation, groups, layer }, &[x, w, b], &result)
+        let window = Window { stride, pad, dilation };
+        self.node(Conv2d { window, groups, layer }, &[x, w, b])
     }
 
     pub fn conv(&mut self, x: ValueId, outputs: usize, kernel: usize, stride: usize, groups: usize) -> ValueId {
@@ -131,9 +122,8 @@ impl Net {
         let inputs = shape.pop().unwrap_or(1);
         let w = self.weight(&[outputs, inputs], (3.0 / inputs as f32).sqrt(), false);
         let b = self.weight(&[outputs], 0.1, false);
-        shape.push(outputs);
         let layer = Some(self.layer(outputs));
-        self.node(Op::FullyConnected { layer }, &[x, w, b], &shape[1..])
+        self.node(FullyConnected { layer }, &[x, w, b])
     }
 
     pub fn affine(&mut self, x: ValueId) -> ValueId {
@@ -163,36 +153,27 @@ impl Net {
                 Initial::Zero => self.weight(&shape, if bias { 0.1 * heads } else { heads }, true),
             });
         }
-        let layer = self.program.layers.len() - 1;
-        self.node(Op::Denoise { layer, kind }, &operands, &shape[1..])
+        self.node(Denoise { layer: self.layers - 1, kind }, &operands)
     }
 
     pub fn unary(&mut self, op: Unary, x: ValueId) -> ValueId {
-        let shape = self.shape(x);
-        self.node(Op::Unary(op), &[x], &shape[1..])
+        self.node(op, &[x])
     }
 
     /// The elements at `indices` along an axis.
     pub fn take(&mut self, x: ValueId, axis: usize, indices: &[i64]) -> ValueId {
         let id = self.indices(&[indices.len()], indices);
-        let mut shape = self.shape(x);
-        shape[axis] = indices.len();
-        self.node(Op::Take { axis }, &[x, id], &shape[1..])
+        self.node(Take { axis }, &[x, id])
     }
 
     /// A constant of indices, the same for every sample.
     pub fn indices(&mut self, shape: &[usize], values: &[i64]) -> ValueId {
-        let id = self.constant(&[2 * values.len()], DType::I64.encode(values), false);
-        self.program.values[id].shape = shape.iter().map(|&size| Some(size)).collect();
-        self.program.values[id].dtype = DType::I64;
-        id
+        self.program.integers("", DType::I64, shape.to_vec(), values).expect("a constant")
     }
 
     /// Whether `a > b`.
     pub fn greater(&mut self, a: ValueId, b: ValueId) -> ValueId {
-        let id = self.binary(Binary::Greater, a, b);
-        self.program.values[id].dtype = DType::Bool;
-        id
+        self.binary(Binary::Greater, a, b)
     }
 
     pub fn relu(&mut self, x: ValueId) -> ValueId {
@@ -200,19 +181,33 @@ impl Net {
     }
 
     pub fn binary(&mut self, op: Binary, a: ValueId, b: ValueId) -> ValueId {
-        let shape: Vec<usize> = self.shape(a).iter().zip(self.shape(b)).map(|(&a, b)| a.max(b)).collect();
-        self.node(Op::Binary(op), &[a, b], &shape[1..])
+        self.node(op, &[a, b])
     }
 
     /// Global average, `[N, 1, 1, C]`.
     pub fn mean(&mut self, x: ValueId) -> ValueId {
         let shape = self.shape(x);
         let kernel = [shape[1], shape[2]];
-        self.node(Op::AvgPool { kernel, stride: [1, 1], pad: [0; 4] }, &[x], &[1, 1, shape[3]])
+        self.node(Pool { kind: Pooling::Average, kernel, stride: [1, 1], pad: [0; 4] }, &[x])
+    }
+
+    /// A part of a sample; the batch stays whole.
+    pub fn slice(&mut self, x: ValueId, start: &[usize], shape: &[usize]) -> ValueId {
+        let size = std::iter::once(None).chain(shape.iter().map(|&size| Some(size))).collect();
+        self.node(Slice { start: start.to_vec(), size }, &[x])
     }
 
     pub fn reshape(&mut self, x: ValueId, shape: &[usize]) -> ValueId {
-        self.node(Op::Reshape, &[x], shape)
+        let shape = std::iter::once(None).chain(shape.iter().map(|&size| Some(size))).collect();
+        self.node(Reshape { shape }, &[x])
+    }
+
+    /// Ends the program; the last output is what the loss is taken of.
+    pub fn finish(mut self, outputs: &[ValueId]) -> Program {
+        for (index, &output) in outputs.iter().enumerate() {
+            self.program.output(output, &format!("output{index}")).expect("an output");
+        }
+        self.program.finish(outputs.len() - 1).expect("an output")
     }
 
     /// Ends the program in a classifier.
@@ -220,9 +215,7 @@ impl Net {
         let len = self.shape(x).iter().product();
         let x = self.reshape(x, &[len]);
         let logits = self.linear(x, classes);
-        self.program.outputs = vec![logits];
-        self.program.logits = logits;
-        self.program
+        self.finish(&[logits])
     }
 
     /// A residual network of the CIFAR family on 28×28 grey images, with denoisers on the 3×3 convolutions if asked.

@@ -3,8 +3,11 @@
 use super::{reference::Run, testing::Net, *};
 use crate::{
     digital::program::{Buffer, Scheduled, Step, TileProgram},
-    program::{Binary, DType, Interpolation, Op, Padding, Reduce, Sampling, Scattering, Unary},
-    store::Weight,
+    program::{
+        Binary, Broadcast, Concat, Conv2d, CumSum, DenoiseTile, GridSample, Interpolation, MatMul, Op, Pad, Padding,
+        Pick, Pool, Pooling, Reduce, Reduction, Sampling, Scatter, Scattering, Select, Tile, TopK, Transpose, Unary,
+        Window,
+    },
 };
 use mxc_dialects::{
     denoise::{
@@ -167,14 +170,14 @@ fn networks() -> Vec<(String, Program)> {
             let zero = net.constant(&[1, 1, 1, 1], vec![0.0], false);
             let positive = net.greater(x, zero);
             let y = net.affine(x);
-            let row = net.node(Op::Slice { start: vec![0, 1, 0, 0] }, &[y], &[1, 5, 8]);
-            net.node(Op::Select, &[positive, x, row], &[4, 5, 8])
+            let row = net.slice(y, &[0, 1, 0, 0], &[1, 5, 8]);
+            net.node(Select, &[positive, x, row])
         }),
     ));
     all.push((
         "repeating and taking".into(),
         elementwise(|net, x| {
-            let x = net.node(Op::Tile { repeats: vec![1, 2, 1, 3] }, &[x], &[8, 5, 24]);
+            let x = net.node(Tile { repeats: vec![1, 2, 1, 3] }, &[x]);
             let x = net.take(x, 2, &[4, 0, 0, 2]);
             net.take(x, 1, &[7, 1, 3])
         }),
@@ -217,7 +220,7 @@ fn networks() -> Vec<(String, Program)> {
             let y = net.binary(Binary::Mul, scale, x);
             let y = net.binary(Binary::Add, y, shift);
             let y = net.relu(y);
-            net.node(Op::Concat { axis: 3 }, &[x, y], &[4, 5, 16])
+            net.node(Concat { axis: 3 }, &[x, y])
         }),
     ));
     all.push((
@@ -248,47 +251,41 @@ fn networks() -> Vec<(String, Program)> {
             net.binary(Binary::Mul, x, s)
         }),
     ));
-    for average in [true, false] {
+    for kind in [Pooling::Average, Pooling::Maximum] {
         for (kernel, stride, pad, out) in [
             ([2, 2], [2, 2], [0; 4], [2, 2]),
             ([3, 3], [1, 2], [1, 1, 1, 1], [4, 3]),
             ([3, 2], [2, 1], [0, 1, 1, 0], [2, 5]),
         ] {
             all.push((
-                format!("pool {average} {kernel:?}"),
+                format!("pool {kind:?} {kernel:?}"),
                 elementwise(|net, x| {
-                    let op =
-                        if average { Op::AvgPool { kernel, stride, pad } } else { Op::MaxPool { kernel, stride, pad } };
-                    net.node(op, &[x], &[out[0], out[1], 8])
+                    let y = net.node(Pool { kind, kernel, stride, pad }, &[x]);
+                    assert_eq!(net.shape(y)[1..], [out[0], out[1], 8]);
+                    y
                 }),
             ));
         }
     }
-    for kind in [Reduce::Sum, Reduce::Max, Reduce::Min, Reduce::Product] {
+    for kind in [Reduction::Sum, Reduction::Max, Reduction::Min, Reduction::Product] {
         for axis in 1..4 {
-            all.push((
-                format!("{kind:?} of axis {axis}"),
-                elementwise(|net, x| {
-                    let mut shape = net.shape(x);
-                    shape[axis] = 1;
-                    net.node(Op::Reduce { kind, axis }, &[x], &shape[1..])
-                }),
-            ));
+            all.push((format!("{kind:?} of axis {axis}"), elementwise(|net, x| net.node(Reduce { kind, axis }, &[x]))));
         }
     }
     all.push((
         "moving".into(),
         elementwise(|net, x| {
-            let y = net.node(Op::Transpose { perms: vec![0, 3, 1, 2] }, &[x], &[8, 4, 5]);
-            let y = net.node(Op::Slice { start: vec![0, 1, 0, 2] }, &[y], &[6, 4, 3]);
+            let y = net.node(Transpose { perms: vec![0, 3, 1, 2] }, &[x]);
+            let y = net.slice(y, &[0, 1, 0, 2], &[6, 4, 3]);
             let pad = vec![[0, 0], [0, 1], [2, 0], [1, 1]];
-            let y = net.node(Op::Pad { pad, value: 0.3 }, &[y], &[7, 6, 5]);
+            let y = net.node(Pad { pad, value: 0.3 }, &[y]);
             let y = net.reshape(y, &[6, 7, 5]);
-            let y = net.node(Op::Slice { start: vec![0, 0, 2, 0] }, &[y], &[4, 4, 5]);
-            let y = net.node(Op::Transpose { perms: vec![0, 1, 3, 2] }, &[y], &[4, 5, 4]);
+            let y = net.slice(y, &[0, 0, 2, 0], &[4, 4, 5]);
+            let y = net.node(Transpose { perms: vec![0, 1, 3, 2] }, &[y]);
             let c = net.weight(&[1, 4, 5, 2], 1.0, false);
-            let z = net.node(Op::Concat { axis: 3 }, &[y, x, c, y], &[4, 5, 18]);
-            net.node(Op::Concat { axis: 1 }, &[z, z], &[8, 5, 18])
+            let c = net.node(Broadcast { batched: true }, &[c]);
+            let z = net.node(Concat { axis: 3 }, &[y, x, c, y]);
+            net.node(Concat { axis: 1 }, &[z, z])
         }),
     ));
     indexed(&mut all);
@@ -301,17 +298,17 @@ fn networks() -> Vec<(String, Program)> {
     let q = net.linear(x, 8);
     let split = |net: &mut Net, x| {
         let x = net.reshape(x, &[6, 2, 4]);
-        let x = net.node(Op::Transpose { perms: vec![0, 2, 1, 3] }, &[x], &[2, 6, 4]);
+        let x = net.node(Transpose { perms: vec![0, 2, 1, 3] }, &[x]);
         net.reshape(x, &[6, 4])
     };
     let (q, k) = (split(&mut net, q), split(&mut net, x));
-    let transposed = net.node(Op::Transpose { perms: vec![0, 2, 1] }, &[k], &[4, 6]);
-    let scores = net.node(Op::MatMul, &[q, transposed], &[6, 6]);
+    let transposed = net.node(Transpose { perms: vec![0, 2, 1] }, &[k]);
+    let scores = net.node(MatMul, &[q, transposed]);
     let scores = net.unary(Unary::Exp, scores);
-    let total = net.node(Op::Reduce { kind: Reduce::Sum, axis: 2 }, &[scores], &[6, 1]);
+    let total = net.node(Reduce { kind: Reduction::Sum, axis: 2 }, &[scores]);
     let total = net.unary(Unary::Reciprocal, total);
     let scores = net.binary(Binary::Mul, scores, total);
-    let x = net.node(Op::MatMul, &[scores, k], &[6, 4]);
+    let x = net.node(MatMul, &[scores, k]);
     let x = net.reshape(x, &[2, 6, 4]);
     all.push(("tokens".into(), net.classify(x, 4)));
     all
@@ -324,15 +321,12 @@ fn indexed(all: &mut Vec<(String, Program)>) {
             format!("the three greatest and two least along axis {axis}"),
             elementwise(|net, x| {
                 let parts = [(3, true), (2, false)].map(|(count, largest)| {
-                    let mut shape = net.shape(x);
-                    shape[axis] = count;
-                    let ranks = net.node(Op::TopK { axis, count, largest }, &[x], &shape[1..]);
-                    net.program.values[ranks].dtype = DType::I64;
-                    net.node(Op::Pick { axis }, &[x, ranks], &shape[1..])
+                    let ranks = net.node(TopK { axis, count, largest }, &[x]);
+                    net.node(Pick { axis }, &[x, ranks])
                 });
                 let mut shape = net.shape(x);
                 shape[axis] = 5;
-                net.node(Op::Concat { axis }, &parts, &shape[1..])
+                net.node(Concat { axis }, &parts)
             }),
         ));
     }
@@ -340,9 +334,9 @@ fn indexed(all: &mut Vec<(String, Program)>) {
         "picking rows, and elements".into(),
         elementwise(|net, x| {
             let rows = net.indices(&[1, 1, 4, 1], &[-1, 0, 4, 0]);
-            let x = net.node(Op::Pick { axis: 2 }, &[x, rows], &[4, 4, 8]);
+            let x = net.node(Pick { axis: 2 }, &[x, rows]);
             let each = net.indices(&[1, 3, 1, 8], &(0..24).map(|i| i * 7 % 8 - 4).collect::<Vec<_>>());
-            net.node(Op::Pick { axis: 1 }, &[x, each], &[3, 4, 8])
+            net.node(Pick { axis: 1 }, &[x, each])
         }),
     ));
     for reduction in [Scattering::Replace, Scattering::Add, Scattering::Mul, Scattering::Max, Scattering::Min] {
@@ -351,13 +345,13 @@ fn indexed(all: &mut Vec<(String, Program)>) {
             elementwise(|net, x| {
                 let y = net.affine(x);
                 let y = net.unary(Unary::Tanh, y);
-                let part = net.node(Op::Slice { start: vec![0, 0, 1, 2] }, &[y], &[3, 4, 5]);
+                let part = net.slice(y, &[0, 0, 1, 2], &[3, 4, 5]);
                 // Every place twice, the second time by other elements.
                 let each = net.indices(&[1, 3, 4, 5], &(0..60).map(|i| i * 3 % 5 - 2).collect::<Vec<_>>());
-                let x = net.node(Op::Scatter { axis: 2, reduction }, &[x, each, part], &[4, 5, 8]);
+                let x = net.node(Scatter { axis: 2, reduction }, &[x, each, part]);
                 let rows = net.indices(&[1, 1, 4, 1], &[3, -1, 0, 3]);
-                let y = net.node(Op::Slice { start: vec![0, 0, 1, 0] }, &[y], &[4, 4, 8]);
-                net.node(Op::Scatter { axis: 2, reduction }, &[x, rows, y], &[4, 5, 8])
+                let y = net.slice(y, &[0, 0, 1, 0], &[4, 4, 8]);
+                net.node(Scatter { axis: 2, reduction }, &[x, rows, y])
             }),
         ));
     }
@@ -365,8 +359,8 @@ fn indexed(all: &mut Vec<(String, Program)>) {
         all.push((
             format!("running sums {exclusive} {reverse}"),
             elementwise(|net, x| {
-                let x = net.node(Op::CumSum { axis: 2, exclusive, reverse }, &[x], &[4, 5, 8]);
-                net.node(Op::CumSum { axis: 3, exclusive, reverse }, &[x], &[4, 5, 8])
+                let x = net.node(CumSum { axis: 2, exclusive, reverse }, &[x]);
+                net.node(CumSum { axis: 3, exclusive, reverse }, &[x])
             }),
         ));
     }
@@ -378,8 +372,8 @@ fn indexed(all: &mut Vec<(String, Program)>) {
                     format!("{sampling:?}"),
                     elementwise(|net, x| {
                         let y = net.affine(x);
-                        let points = net.node(Op::Slice { start: vec![0, 1, 1, 3] }, &[y], &[3, 4, 2]);
-                        net.node(Op::GridSample(sampling), &[x, points], &[4, 3, 4])
+                        let points = net.slice(y, &[0, 1, 1, 3], &[3, 4, 2]);
+                        net.node(GridSample(sampling), &[x, points])
                     }),
                 ));
             }
@@ -389,12 +383,12 @@ fn indexed(all: &mut Vec<(String, Program)>) {
         "sampling three axes".into(),
         elementwise(|net, x| {
             let y = net.affine(x);
-            let points = net.node(Op::Slice { start: vec![0, 1, 1, 2] }, &[y], &[3, 4, 6]);
+            let points = net.slice(y, &[0, 1, 1, 2], &[3, 4, 6]);
             let points = net.reshape(points, &[3, 4, 2, 3]);
             let x = net.reshape(x, &[2, 2, 5, 8]);
             let sampling =
                 Sampling { interpolation: Interpolation::Linear, padding: Padding::Zeros, align_corners: false };
-            net.node(Op::GridSample(sampling), &[x, points], &[2, 3, 4, 2])
+            net.node(GridSample(sampling), &[x, points])
         }),
     ));
     for op in [Binary::Mod, Binary::Rem, Binary::Div] {
@@ -412,7 +406,7 @@ fn indexed(all: &mut Vec<(String, Program)>) {
         elementwise(|net, x| {
             let y = net.affine(x);
             let y = net.unary(Unary::Exp, y);
-            let y = net.node(Op::Reduce { kind: Reduce::Sum, axis: 3 }, &[y], &[4, 5, 1]);
+            let y = net.node(Reduce { kind: Reduction::Sum, axis: 3 }, &[y]);
             let y = net.unary(Unary::Rsqrt, y);
             let root = net.unary(Unary::Reciprocal, y);
             let inverse = net.unary(Unary::Reciprocal, root);
@@ -445,7 +439,7 @@ fn elementwise(f: impl FnOnce(&mut Net, ValueId) -> ValueId) -> Program {
 }
 
 fn samples(program: &Program, count: usize) -> (Vec<f32>, Vec<u64>, Vec<u32>) {
-    let len: usize = program.values[program.inputs[0]].shape.iter().flatten().product();
+    let len = program.values()[program.inputs()[0]].words();
     let mut net = Net::new();
     let values = net.randoms(len * count, 1.0);
     ((values), (0..count as u64).map(|n| n * 3 + 1).collect(), (0..count as u32).map(|n| n % 4).collect())
@@ -482,13 +476,21 @@ fn values_match_the_reference() {
                     weights: BTreeMap::new(),
                     nudge: None,
                 };
-                let want = &run.values(&[&x[n * len..(n + 1) * len]])[program.logits].values;
+                let want = &run.values(&[&x[n * len..(n + 1) * len]]).unwrap()[program.logits()].values;
                 if let Err(error) = close(&got[n * 4..(n + 1) * 4], want, 1e-5) {
                     panic!("{name}, {mode:?}, sample {n}: {error}");
                 }
             }
         }
     }
+}
+
+/// Cross-entropy.
+fn loss_of(run: &Run<'_>, input: &[f32], label: usize) -> f64 {
+    let values = run.values(&[input]).unwrap();
+    let logits = &values[run.program.logits()].values;
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln() + max - logits[label]
 }
 
 /// Every trainable's gradient against central differences (step 10⁻⁶) of the f64 reference, to 10⁻⁴ of the largest;
@@ -513,7 +515,7 @@ fn gradients_match_finite_differences() {
                             weights: weights.clone(),
                             nudge: None,
                         };
-                        run.loss(&[&x[n * len..(n + 1) * len]], labels[n] as usize)
+                        loss_of(&run, &x[n * len..(n + 1) * len], labels[n] as usize)
                     })
                     .sum()
             };
@@ -552,11 +554,14 @@ fn sensitivities_match_finite_differences() {
         let len = x.len() / 2;
         let batch = Batch { inputs: &[&x[..len]], samples: &indices[..1] };
         let got = executor.sensitivity(batch, &labels[..1]).unwrap();
-        for node in &program.nodes {
-            let (Op::Conv2d { layer: Some(layer), .. } | Op::FullyConnected { layer: Some(layer) }) = node.op else {
-                continue;
+        for node in program.nodes() {
+            let layer = match &node.op {
+                Op::Conv2d(op) => op.layer,
+                Op::FullyConnected(op) => op.layer,
+                _ => None,
             };
-            let elements: usize = program.values[node.output].shape.iter().flatten().product();
+            let Some(layer) = layer else { continue };
+            let elements = program.values()[node.output].words();
             let want: f64 = (0..1)
                 .map(|n| {
                     let loss = |at: usize, by: f64| {
@@ -568,7 +573,7 @@ fn sensitivities_match_finite_differences() {
                             weights: BTreeMap::new(),
                             nudge: Some((layer, at, by)),
                         };
-                        run.loss(&[&x[n * len..(n + 1) * len]], labels[n] as usize)
+                        loss_of(&run, &x[n * len..(n + 1) * len], labels[n] as usize)
                     };
                     (0..elements).map(|at| ((loss(at, 1e-6) - loss(at, -1e-6)) / 2e-6).powi(2)).sum::<f64>().sqrt()
                 })
@@ -675,6 +680,9 @@ fn new_noise_has_draws_of_its_own() {
     }
 }
 
+/// A window that takes every pixel by itself.
+const PLAIN: Window = Window { stride: [1, 1], pad: [0; 4], dilation: [1, 1] };
+
 /// The scale `range` clamps what the tile sees, not what other consumers of the value see.
 #[test]
 fn saturation_is_the_tiles_own() {
@@ -684,13 +692,10 @@ fn saturation_is_the_tiles_own() {
     let one = net.constant(&[1, 1, 1, 1], vec![0.5], false);
     let zero = net.constant(&[1], vec![0.0], false);
     let layer = Some(net.layer(1));
-    let op = Op::Conv2d { stride: [1, 1], pad: [0; 4], dilation: [1, 1], groups: 1, layer };
-    let y = net.node(op, &[x, one, zero], &[1, 1, 1]);
+    let y = net.node(Conv2d { window: PLAIN, groups: 1, layer }, &[x, one, zero]);
     let sum = net.binary(Binary::Add, x, y);
-    net.program.outputs = vec![y, sum];
-    net.program.logits = sum;
-    let mut program = net.program;
-    program.layers[0].calibration.as_mut().unwrap().input_absmax = 2.0;
+    let mut program = net.finish(&[y, sum]);
+    program.layers_mut()[0].calibration.as_mut().unwrap().input_absmax = 2.0;
     let run = |program: &Program, mode: Mode, x: f32| {
         let executor = Executor::new(program.clone(), 1).unwrap();
         let outputs = executor.forward(Batch { inputs: &[&[x]], samples: &[0] }, mode, KEY).unwrap();
@@ -701,12 +706,12 @@ fn saturation_is_the_tiles_own() {
     assert_eq!(run(&program, Mode::NOISY, 5.0), (1.0, 6.0));
     assert_eq!(run(&program, Mode::NOISY, -5.0), (-1.0, -6.0));
     assert_eq!(run(&program, Mode::CLEAN, 5.0), (2.5, 7.5));
-    program.layers[0].calibration.as_mut().unwrap().absmax = 10.0;
+    program.layers_mut()[0].calibration.as_mut().unwrap().absmax = 10.0;
     assert_eq!(run(&program, Mode::NOISY, 5.0), (1.0, 6.0));
-    program.layers[0].noise.scale = Scale::Constant;
+    program.layers_mut()[0].noise.scale = Scale::Constant;
     assert_eq!(run(&program, Mode::NOISY, 5.0), (2.5, 7.5));
-    program.layers[0].noise.scale = Scale::Range;
-    program.layers[0].noise.spec = NoiseSpec::default();
+    program.layers_mut()[0].noise.scale = Scale::Range;
+    program.layers_mut()[0].noise.spec = NoiseSpec::default();
     assert_eq!(run(&program, Mode::NOISY, 5.0), (2.5, 7.5));
 }
 
@@ -715,10 +720,9 @@ fn calibration_measures_inputs_and_outputs() {
     let mut net = start(Scale::Range);
     let x = net.input(&[1, 1, 2]);
     let w = net.constant(&[2, 1, 1, 2], vec![1.0, 0.0, 0.0, -1.0], false);
-    let b = net.constant(&[1], vec![0.0], false);
+    let b = net.constant(&[2], vec![0.0; 2], false);
     let layer = Some(net.layer(2));
-    let op = Op::Conv2d { stride: [1, 1], pad: [0; 4], dilation: [1, 1], groups: 1, layer };
-    let x = net.node(op, &[x, w, b], &[1, 1, 2]);
+    let x = net.node(Conv2d { window: PLAIN, groups: 1, layer }, &[x, w, b]);
     let program = net.classify(x, 4);
     let executor = Executor::new(program, 2).unwrap();
     let x = [1.0, 2.0, -3.0, 4.0];
@@ -730,7 +734,6 @@ fn calibration_measures_inputs_and_outputs() {
     assert!((got[0].std - (7.5f64 - 4.0).sqrt()).abs() < 1e-12);
 }
 
-/// σ̂ as the block's heads make it: zero weights give 0, a bias alone its own size.
 /// The kernel of a form and its terms one by one: the same up to rounding, the same draws, the same σ̂.
 #[test]
 fn a_block_is_its_terms() {
@@ -763,6 +766,7 @@ fn a_block_is_its_terms() {
     assert!((a.sigma_rms / b.sigma_rms - 1.0).abs() < 1e-5 && a.input_rms == b.input_rms, "{a:?} {b:?}");
 }
 
+/// σ̂ as the block's heads make it: zero weights give 0, a bias alone its own size.
 #[test]
 fn sigma_is_measured_where_blocks_draw() {
     let mut net = start(Scale::Constant);
@@ -773,12 +777,12 @@ fn sigma_is_measured_where_blocks_draw() {
     let y = net.block(y, false, 0.4);
     let y = net.conv(y, 8, 1, 1, 1);
     let y = net.block(y, true, 0.0);
-    let bias = net.program.nodes[5].inputs[8];
-    net.program.values[bias].constant = Weight::new(vec![8], vec![-0.25; 8]);
     let program = net.classify(y, 4);
+    let bias = program.nodes()[5].inputs[8];
     let (x, indices, _) = samples(&program, 5);
     let measure = |threads| {
-        let executor = Executor::new(program.clone(), threads).unwrap();
+        let mut executor = Executor::new(program.clone(), threads).unwrap();
+        executor.set_weight(bias, &[-0.25; 8]).unwrap();
         let batch = Batch { inputs: &[&x], samples: &indices };
         executor.sigma_statistics(&mut [batch].into_iter(), KEY).unwrap()
     };
@@ -825,10 +829,13 @@ fn tile_programs_run_in_integers_and_have_no_gradient() {
     let mut net = start(Scale::Constant);
     let x = net.input(&[2, 3, 1]);
     let y = net.conv(x, 4, 1, 1, 1);
-    let op = Op::DenoiseTile { layer: 0, program: Arc::new(doubling([2, 3, 4])) };
-    let z = net.node(op, &[y], &[2, 3, 4]);
-    let mut program = net.classify(z, 3);
-    program.outputs = vec![y, z];
+    let z = net.node(DenoiseTile { layer: 0, program: Arc::new(doubling([2, 3, 4])) }, &[y]);
+    let misfit = DenoiseTile { layer: 0, program: Arc::new(doubling([2, 2, 4])) };
+    let error = net.program.node(misfit, &[y]).unwrap_err().to_string();
+    assert!(error.contains("@denoise.layer0 cleans [2, 2, 4], not [N, 2, 3, 4]"), "{error}");
+    let flat = net.reshape(z, &[24]);
+    let logits = net.linear(flat, 3);
+    let program = net.finish(&[y, z, logits]);
     assert_eq!(program.denoiser_parameters(), 7);
     let executor = Executor::new(program.clone(), 1).unwrap();
     let batch = Batch { inputs: &[&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]], samples: &[9] };
@@ -841,10 +848,6 @@ fn tile_programs_run_in_integers_and_have_no_gradient() {
     assert!(executor.sensitivity(batch, &[0]).unwrap()[0] > 0.0);
     let error = executor.gradients(batch, Targets::Labels(&[0]), KEY).unwrap_err().to_string();
     assert!(error.contains("layer `layer0`") && error.contains("have no gradient"), "{error}");
-
-    program.nodes[1].op = Op::DenoiseTile { layer: 0, program: Arc::new(doubling([2, 2, 4])) };
-    let error = Executor::new(program, 1).err().unwrap().to_string();
-    assert!(error.contains("@denoise.layer0 cleans [2, 2, 4], not [1, 2, 3, 4]"), "{error}");
 }
 
 /// Tokens that share the batch axis are cleaned one by one.
@@ -858,7 +861,7 @@ fn tile_programs_run_per_image() {
 #[test]
 fn weights_can_be_set() {
     let (name, program) = networks().remove(0);
-    let trainable: Vec<ValueId> = (0..program.values.len()).filter(|&id| program.values[id].trainable).collect();
+    let trainable: Vec<ValueId> = (0..program.values().len()).filter(|&id| program.values()[id].trainable).collect();
     let (x, indices, labels) = samples(&program, 4);
     let mut executor = Executor::new(program.clone(), 1).unwrap();
     let batch = Batch { inputs: &[&x], samples: &indices };
@@ -873,42 +876,44 @@ fn weights_can_be_set() {
         }
     }
     assert!(executor.set_weight(trainable[0], &[]).unwrap_err().to_string().contains("values, not 0"));
-    assert!(executor.set_weight(program.inputs[0], &[1.0]).unwrap_err().to_string().contains("not trainable"));
+    assert!(executor.set_weight(program.inputs()[0], &[1.0]).unwrap_err().to_string().contains("not trainable"));
 }
 
 #[test]
 fn what_does_not_fit_is_named() {
-    let program = || networks().remove(0).1;
-    let fails = |program: Program, part: &str| {
-        let message = match Executor::new(program, 1) {
-            Err(error) => error.to_string(),
-            Ok(_) => "no error".to_owned(),
-        };
-        assert!(message.contains(part), "{message}");
+    let mut net = start(Scale::Constant);
+    let x = net.input(&[4, 5, 3]);
+    let w = net.weight(&[8, 3, 3, 3], 1.0, false);
+    let b = net.weight(&[8], 1.0, false);
+    let layer = Some(net.layer(8));
+    let op = Op::from(Conv2d { window: PLAIN, groups: 1, layer });
+    let mut fails = |op: &Op, inputs: &[ValueId], part: &str| {
+        let error = net.program.node(op.clone(), inputs).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
     };
-    let mut bad = program();
-    bad.nodes[0].inputs.pop();
-    fails(bad, "node 0 (Conv2d): it has 2 operands");
-    let mut bad = program();
-    bad.values[bad.nodes[0].output].shape[1] = Some(4);
-    fails(bad, "node 0 (Conv2d): the convolution gives [1, 5, 6, 8], not [1, 4, 6, 8]");
-    let mut bad = program();
-    bad.nodes.swap(0, 1);
-    fails(bad, "is used before it is defined");
-    let mut bad = program();
-    let weight = bad.nodes[0].inputs[1];
-    bad.values[weight].trainable = true;
-    fails(bad, "only the weights of denoisers can be trained");
-    let mut bad = program();
-    bad.layers[0].calibration = None;
-    let executor = Executor::new(bad, 1).unwrap();
+    fails(&op, &[x, w], "Conv2d: it has 2 operands, not 3");
+    fails(&op, &[x, b, w], "the weight [8] has not rank 4");
+    fails(&op, &[x, w, 99], "there is no value 99");
+    let strided = Window { stride: [1, 0], ..PLAIN };
+    fails(&Conv2d { window: strided, groups: 1, layer }.into(), &[x, w, b], "stride and dilation must be positive");
+    fails(&Conv2d { window: PLAIN, groups: 1, layer: Some(7) }.into(), &[x, w, b], "its layer does not exist");
+    fails(&Binary::Add.into(), &[x, b], "shapes [N, 4, 5, 3] and [8] do not broadcast");
+    fails(&Transpose { perms: vec![1, 0, 2, 3] }.into(), &[x], "moves the batch");
+    fails(&Reduce { kind: Reduction::Sum, axis: 0 }.into(), &[x], "axis 0 is the batch");
+    let trained = net.weight(&[8, 3, 3, 3], 1.0, true);
+    let error = net.program.node(op, &[x, trained, b]).unwrap_err().to_string();
+    assert!(error.contains("only the weights of denoisers can be trained"), "{error}");
+
+    let mut program = networks().remove(0).1;
+    program.layers_mut()[0].calibration = None;
+    let executor = Executor::new(program, 1).unwrap();
     let x = vec![0.0; 60];
     let batch = Batch { inputs: &[&x], samples: &[0] };
     let error = executor.logits(batch, Mode::NOISY, KEY).unwrap_err().to_string();
     assert!(error.contains("layer `layer0` has no calibration"), "{error}");
     for site in [Site::Weight, Site::PartialSum] {
-        let mut bad = program();
-        bad.layers[1].noise.spec.components[0].site = site;
+        let mut bad = networks().remove(0).1;
+        bad.layers_mut()[1].noise.spec.components[0].site = site;
         let executor = Executor::new(bad, 1).unwrap();
         let error = executor.logits(batch, Mode::NOISY, KEY).unwrap_err().to_string();
         let part = format!("layer `layer1`: `gaussian(sigma=8%,mu=2%)` acts on the {site}, where no kernel draws yet");

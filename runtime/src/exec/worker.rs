@@ -1,126 +1,65 @@
 //! What one thread needs to run plans: buffers, bound primitives, and draws that outlast a sample.
 
+use super::buffers::{Buffer, Pool};
 use crate::{
     error::ExecError,
     onednn::{BoundConvolution, Convolution, Engine, Stream},
-    program::LayerId,
+    program::value::LayerId,
     rng,
 };
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    ops::{Deref, DerefMut},
     sync::Arc,
 };
 
-/// A buffer of f32, aligned to a cache line.
-#[derive(Debug, Default)]
-pub(super) struct Buffer {
-    values: Vec<f32>,
-    start: usize,
-    len: usize,
-}
-
-impl Buffer {
-    fn new(len: usize) -> Self {
-        const LINE: usize = 64;
-        let values = vec![0.0f32; len + LINE / 4];
-        // In elements; the address of a Vec's values never changes while it is neither grown nor shrunk.
-        let start = values.as_ptr().align_offset(LINE).min(LINE / 4);
-        Self { values, start, len }
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        &self.values[self.start..self.start + self.len]
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.values[self.start..self.start + self.len]
-    }
-}
-
-/// Free buffers by length; the one given back last is taken first, while it is still in cache. What a taken buffer
-/// holds is undefined.
-#[derive(Debug, Default)]
-pub(super) struct Pool {
-    free: BTreeMap<usize, Vec<Buffer>>,
-}
-
-impl Pool {
-    pub fn take(&mut self, len: usize) -> Buffer {
-        match self.free.get_mut(&len).and_then(Vec::pop) {
-            Some(buffer) => buffer,
-            None => Buffer::new(len),
-        }
-    }
-
-    pub fn take_zeroed(&mut self, len: usize) -> Buffer {
-        let mut buffer = self.take(len);
-        buffer.fill(0.0);
-        buffer
-    }
-
-    pub fn take_copy(&mut self, values: &[f32]) -> Buffer {
-        let mut buffer = self.take(values.len());
-        buffer.copy_from_slice(values);
-        buffer
-    }
-
-    pub fn give(&mut self, buffer: Buffer) {
-        self.free.entry(buffer.len).or_default().push(buffer);
-    }
-}
-
 /// What a step's backward pass needs besides values.
 #[derive(Debug, Default)]
-pub(super) enum Extra {
+pub(crate) enum Extra {
     #[default]
     Nothing,
     /// Whether the tile's input was clamped somewhere.
     Clamped(bool),
     /// The magnitude of a noise scaled by the signal.
     Magnitude(f64),
-    /// A denoising block's h, g and, with sampling, ε.
-    Block { h: Buffer, g: Buffer, epsilon: Option<Buffer> },
+    /// What a kernel computed on its way.
+    Buffers(Vec<Buffer>),
+}
+
+impl Extra {
+    /// Gives its buffers back.
+    pub fn release(self, pool: &mut Pool) {
+        match self {
+            Self::Nothing | Self::Clamped(_) | Self::Magnitude(_) => {}
+            Self::Buffers(buffers) => buffers.into_iter().for_each(|buffer| pool.give(buffer)),
+        }
+    }
 }
 
 /// One thread's state.
-pub(super) struct Worker {
-    pub stream: Stream,
-    pub pool: Pool,
+pub(crate) struct Worker {
     /// The sample's values, by plan value.
     pub values: Vec<Option<Buffer>>,
     /// The sample's [`Extra`]s, by step.
     pub extras: Vec<Extra>,
+    pub tools: Tools,
+}
+
+/// What kernels work with.
+pub(crate) struct Tools {
+    stream: Stream,
+    pub pool: Pool,
     /// Chip-lifetime draws, by layer and component.
     pub chip: BTreeMap<(LayerId, usize), (rng::Stream, Vec<f32>)>,
     /// Bound primitives by the convolution's address-independent number.
     bound: BTreeMap<usize, BoundConvolution>,
 }
 
-impl Worker {
-    pub fn new(engine: &Engine) -> Result<Self, ExecError> {
-        Ok(Self {
-            stream: Stream::new(engine)?,
-            pool: Pool::default(),
-            values: Vec::new(),
-            extras: Vec::new(),
-            chip: BTreeMap::new(),
-            bound: BTreeMap::new(),
-        })
-    }
-
+impl Tools {
     /// Runs a convolution; `number` names it.
     pub fn convolve(
         &mut self,
         engine: &Engine,
-        number: usize,
-        convolution: &Arc<Convolution>,
+        (number, convolution): (usize, &Arc<Convolution>),
         read: &[f32],
         write: &mut [f32],
     ) -> Result<(), ExecError> {
@@ -133,19 +72,24 @@ impl Worker {
         self.pool.give(scratch);
         Ok(result?)
     }
+}
+
+impl Worker {
+    pub fn new(engine: &Engine) -> Result<Self, ExecError> {
+        let tools = Tools {
+            stream: Stream::new(engine)?,
+            pool: Pool::default(),
+            chip: BTreeMap::new(),
+            bound: BTreeMap::new(),
+        };
+        Ok(Self { values: Vec::new(), extras: Vec::new(), tools })
+    }
 
     /// Gives every buffer of the last sample back.
     pub fn reset(&mut self, values: usize, steps: usize) {
-        for buffer in self.values.iter_mut().filter_map(Option::take) {
-            self.pool.give(buffer);
-        }
-        for extra in &mut self.extras {
-            if let Extra::Block { h, g, epsilon } = std::mem::take(extra) {
-                self.pool.give(h);
-                self.pool.give(g);
-                epsilon.into_iter().for_each(|buffer| self.pool.give(buffer));
-            }
-        }
+        let pool = &mut self.tools.pool;
+        self.values.iter_mut().filter_map(Option::take).for_each(|buffer| pool.give(buffer));
+        self.extras.iter_mut().for_each(|extra| std::mem::take(extra).release(pool));
         self.values.resize_with(values, || None);
         self.extras.resize_with(steps, Extra::default);
     }

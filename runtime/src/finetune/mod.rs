@@ -261,7 +261,7 @@ pub fn finetune(
 /// The trainable weights: value and name, in the order of values.
 fn trainable(program: &Program) -> Vec<(ValueId, String)> {
     program
-        .values
+        .values()
         .iter()
         .enumerate()
         .filter(|(_, value)| value.trainable)
@@ -272,7 +272,7 @@ fn trainable(program: &Program) -> Vec<(ValueId, String)> {
 /// The options that must agree for a checkpoint to be used, by the name of the flag that sets them.
 fn identity(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> BTreeMap<String, String> {
     let noise: Vec<String> = program
-        .layers
+        .layers()
         .iter()
         .map(|Layer { noise, .. }| format!("{} {} {}", noise.spec, noise.scale, noise.reference))
         .collect();
@@ -345,17 +345,17 @@ fn check(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> Res
             "cross-entropy needs labels and the data has none; --loss distill does without".into(),
         ));
     }
-    if program.inputs.len() != 1 {
+    if program.inputs().len() != 1 {
         return Err(FinetuneError::Options(format!(
             "the network has {} inputs; only networks with one can be trained",
-            program.inputs.len()
+            program.inputs().len()
         )));
     }
     if options.loss == Loss::CrossEntropy {
         let outputs = evaluate::classes(program).map_err(|error| FinetuneError::Options(error.to_string()))?;
         data.check_classes(outputs)?;
     }
-    if program.nodes.iter().any(|node| matches!(node.op, Op::DenoiseTile { .. })) {
+    if program.nodes().iter().any(|node| matches!(node.op, Op::DenoiseTile { .. })) {
         return Err(FinetuneError::Options(
             "its denoisers are integers of the digital tile; train the package before it is lowered".into(),
         ));

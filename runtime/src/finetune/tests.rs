@@ -1,5 +1,8 @@
 use super::*;
-use crate::{program::Value, store::Weight};
+use crate::{
+    program::{Builder, DType},
+    store::Weight,
+};
 
 /// A linear classifier-like trainee: its gradients depend on weights, samples and key, so that a wrong order, state or
 /// key changes the result.
@@ -12,26 +15,22 @@ struct Fake {
 }
 
 impl Fake {
+    /// Two weights that are trained, if any are, and one that is not.
+    fn network(trained: bool) -> Program {
+        let mut program = Builder::new();
+        let input = program.input("in", DType::F32, vec![None, Some(3)]).unwrap();
+        for (name, values, trainable) in
+            [("a", vec![1.0, 1.0, 1.0], trained), ("frozen", vec![5.0], false), ("b", vec![0.0], trained)]
+        {
+            program.constant(name, Weight::new(vec![values.len()], values).unwrap(), trainable).unwrap();
+        }
+        program.output(input, "out").unwrap();
+        program.finish(0).unwrap()
+    }
+
     fn new() -> Self {
-        let value = |name: &str, shape: Vec<Option<usize>>, constant: Option<Weight>, trainable| Value {
-            name: name.into(),
-            shape,
-            constant,
-            trainable,
-            ..Value::default()
-        };
-        let weight = |values: &[f32]| Weight::new(vec![values.len()], values.to_vec());
         Self {
-            program: Program {
-                values: vec![
-                    value("in", vec![None, Some(3)], None, false),
-                    value("a", vec![Some(3)], weight(&[1.0, 1.0, 1.0]), true),
-                    value("frozen", vec![Some(1)], weight(&[5.0]), false),
-                    value("b", vec![Some(1)], weight(&[0.0]), true),
-                ],
-                inputs: vec![0],
-                ..Default::default()
-            },
+            program: Self::network(true),
             weights: BTreeMap::from([(1, vec![1.0; 3]), (3, vec![0.0])]),
             calls: std::cell::Cell::new(0),
             kill_at: None,
@@ -235,9 +234,7 @@ fn bad_input_is_refused() {
     assert!(error.to_string().contains("cross-entropy needs labels"), "{error}");
     // Nothing to train.
     let mut fake = Fake::new();
-    for value in &mut fake.program.values {
-        value.trainable = false;
-    }
+    fake.program = Fake::network(false);
     let report = run(&mut fake, &options(), None).unwrap();
     assert!(report.completed && report.steps == 0);
 }
@@ -338,7 +335,7 @@ func.func @main(%x: tensor<?x6x6x1xf32>) -> tensor<?x3xf32> {
     let mut program = crate::load::program(&module, &crate::store::WeightStore::new()).unwrap();
     let executor = Executor::new(program.clone(), 1).unwrap();
     let calibrations = crate::evaluate::calibrate(&executor, &Patterns::new(60), 30, 1).unwrap();
-    for (layer, calibration) in program.layers.iter_mut().zip(calibrations) {
+    for (layer, calibration) in program.layers_mut().iter_mut().zip(calibrations) {
         assert_eq!(calibration.samples, 30);
         assert!(calibration.rms > 0.0 && calibration.absmax >= calibration.rms);
         layer.calibration = Some(calibration);

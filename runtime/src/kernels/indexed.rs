@@ -4,8 +4,20 @@ use super::{
     elementwise::{chain, greater, lesser},
     layout::{strides, walk},
 };
-use crate::program::{DType, Scattering};
+use crate::program::value::DType;
 use std::cmp::Ordering;
+
+/// How [`scatter`] puts an update in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Scattering {
+    /// The last one stays.
+    Replace,
+    Add,
+    Mul,
+    Max,
+    Min,
+}
 
 /// An operand's type, shape and words.
 pub type Operand<'a> = (DType, &'a [usize], &'a [f32]);

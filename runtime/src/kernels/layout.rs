@@ -124,7 +124,7 @@ pub fn strides(shape: &[usize]) -> Vec<usize> {
 }
 
 /// A tensor whose element at each index is `element`.
-pub(super) fn walk<T>(shape: &[usize], mut element: impl FnMut(&[usize]) -> T) -> Vec<T> {
+pub(crate) fn walk<T>(shape: &[usize], mut element: impl FnMut(&[usize]) -> T) -> Vec<T> {
     let mut index = vec![0; shape.len()];
     (0..shape.iter().product())
         .map(|at: usize| {

@@ -1,10 +1,10 @@
 //! The engine's own compute kernels, on one sample's plain NHWC values. Each is compiled for several instruction sets
-//! and picked at run time; none starts threads, and none allocates but the plain interpreter for the rest ([`generic`]).
+//! and picked at run time; none starts threads.
 
+pub mod broadcast;
 pub mod depthwise;
 pub mod elementwise;
 pub mod gemm;
-pub mod generic;
 pub mod indexed;
 pub mod layout;
 pub mod noise;

@@ -1,8 +1,18 @@
 //! Pooling over NHWC activations, and reductions.
 
 use super::elementwise::{chain, greater, lesser};
-use crate::program::Reduce;
+
 use multiversion::multiversion;
+
+/// Reductions over one axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Reduce {
+    Sum,
+    Max,
+    Min,
+    Product,
+}
 
 /// The geometry of a pooling window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

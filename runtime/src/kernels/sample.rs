@@ -1,7 +1,37 @@
 //! Interpolation at computed points: ONNX's GridSample over any number of spatial axes.
 
 use super::elementwise::chain;
-use crate::program::{Interpolation, Padding, Sampling};
+
+/// What sampling does between and beyond the samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Between samples.
+    pub interpolation: Interpolation,
+    /// Beyond the border.
+    pub padding: Padding,
+    /// Whether ±1 are the centres of the outermost samples, or their edges.
+    pub align_corners: bool,
+}
+
+/// Between samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Interpolation {
+    /// Ties to even.
+    Nearest,
+    Linear,
+    /// With a = −3/4.
+    Cubic,
+}
+
+/// Beyond the border.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Padding {
+    Zeros,
+    Border,
+    Reflection,
+}
 
 /// The samples that a point weighs on one axis.
 #[derive(Clone, Copy, Debug, Default)]

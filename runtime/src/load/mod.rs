@@ -1,7 +1,7 @@
 //! From a module to a [`Program`]: reads `@main` of any level (graph, analog, denoise, dtile) and binds its weights.
 //!
 //! At the dtile level a layer's denoisers are a `dtile.launch` of a function between `quant` casts; these become one
-//! [`Op::DenoiseTile`], which computes in integers. What is quantised but runs on no tile is refused rather than imitated in
+//! [`DenoiseTile`](crate::program::DenoiseTile), which computes in integers. What is quantised but runs on no tile is refused rather than imitated in
 //! floating point.
 //!
 //! Where the batch goes: in a program it is axis 0 of every value that depends on an input. TOSA's rank-3 matmul makes
@@ -10,11 +10,16 @@
 //! batch, too, unless `@main` carries the attribute `mxc.whole`: then the module computes across axis 0, has no batch, and a
 //! program value has the shape of its IR value.
 
-mod ops;
+mod elementwise;
+mod indexed;
+mod layers;
+mod layout;
+mod product;
+mod view;
 
 use crate::{
     digital::{DigitalError, program::TileProgram},
-    program::{Binary, DType, Node, Op, Program, Reduce, Unary, Value, ValueId},
+    program::{Builder, DType, Op, Program, Type as ValueType, ValueId},
     store::{Weight, WeightStore},
 };
 use melior::ir::{
@@ -23,11 +28,12 @@ use melior::ir::{
     operation::OperationLike,
     r#type::{IntegerType, RankedTensorType},
 };
-use mxc_dialects::{ffi, ir};
+use mxc_dialects::{ffi, ir, shape::show, tosa};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
+use view::View;
 
 /// Why a module cannot become a program.
 #[derive(Debug, thiserror::Error)]
@@ -86,17 +92,19 @@ pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, Lo
     let main = ir::main_function(module).ok_or(LoadError::NoMain)?;
     let block = ir::entry_block(main).ok_or(LoadError::NoMain)?;
     let operations = ir::block_ops(block);
+    let (returned, operations): (Vec<_>, Vec<_>) =
+        operations.into_iter().partition(|operation| ir::op_name(operation) == RETURN);
+    let returned = *returned.last().ok_or(LoadError::NoMain)?;
     let unknown: Vec<String> = operations
         .iter()
         .map(|operation| (ir::op_name(operation), operation))
-        .filter(|(name, _)| !ops::is_known(name))
+        .filter(|(_, operation)| !is_known(operation))
         .map(|(name, operation)| format!("{name} at {}", operation.location()))
         .collect();
     if !unknown.is_empty() {
         return Err(LoadError::UnknownOps(unknown));
     }
-
-    let tiles = match operations.iter().any(|operation| ir::op_name(operation) == ops::LAUNCH) {
+    let tiles = match operations.iter().any(|operation| ir::op_name(operation) == layers::LAUNCH) {
         true => TileProgram::read_all(module)?,
         false => Vec::new(),
     };
@@ -104,27 +112,25 @@ pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, Lo
         weights,
         tiles: tiles.into_iter().map(|tile| (tile.symbol.clone(), Arc::new(tile))).collect(),
         globals: globals(module),
-        program: Program::default(),
+        program: Builder::new(),
         batch: None,
         whole: main.attribute(ir::WHOLE_ATTRIBUTE).is_ok(),
         values: HashMap::new(),
         loaded: BTreeMap::new(),
+        trained: BTreeMap::new(),
     };
     let inputs = names(&main, "arg_attrs", block.argument_count(), "input");
     for (index, name) in inputs.into_iter().enumerate() {
         let argument = block.argument(index).map_err(|error| LoadError::Signature(error.to_string()))?;
         loader.input(index, name, argument.into())?;
     }
-    let mut returned = None;
     for operation in &operations {
-        if ir::op_name(operation) == "func.return" {
-            returned = Some(*operation);
-        } else {
-            loader.operation(operation)?;
-        }
+        loader.operation(operation)?;
     }
-    let returned = returned.ok_or(LoadError::NoMain)?;
     let outputs = names(&main, "res_attrs", returned.operand_count(), "output");
+    if outputs.is_empty() {
+        return Err(LoadError::Signature("@main returns nothing; a network needs an output".into()));
+    }
     let chosen = match ir::string_attr(&main, ir::LOGITS_ATTRIBUTE) {
         Some(chosen) => outputs.iter().position(|name| *name == chosen).ok_or_else(|| {
             let reason = format!("no output `{chosen}`, which `{}` names", ir::LOGITS_ATTRIBUTE);
@@ -135,13 +141,19 @@ pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, Lo
     for (index, name) in outputs.into_iter().enumerate() {
         loader.output(&returned, index, name)?;
     }
-    let mut program = loader.program;
-    let output = *program
-        .outputs
-        .get(chosen)
-        .ok_or_else(|| LoadError::Signature("@main returns nothing; a network needs an output".into()))?;
-    program.logits = logits(&program, output);
-    Ok(program)
+    loader.program.finish(chosen).map_err(|error| LoadError::Signature(error.to_string()))
+}
+
+/// The operation that ends `@main`.
+const RETURN: &str = "func.return";
+
+/// Reads one operation.
+type Build<'c, 'l> = fn(&mut Loader<'c, 'l>, &OperationRef<'c, '_>) -> Result<(), LoadError>;
+
+/// Whether an operation can be read.
+fn is_known(operation: &OperationRef<'_, '_>) -> bool {
+    // What is malformed is TOSA's all the same: it is refused where it is read.
+    !matches!(tosa::Op::parse(*operation), Ok(None)) || layers::operation(&ir::op_name(operation)).is_some()
 }
 
 /// The names of `@main`'s arguments or results; those without the attribute are numbered.
@@ -173,46 +185,6 @@ fn globals<'c, 'a>(module: &'a Module<'c>) -> BTreeMap<String, OperationRef<'c, 
         .collect()
 }
 
-/// How an IR value's axes map to the program value's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct View {
-    /// How many leading axes of size 1 stand before the batch axis in the IR.
-    lead: usize,
-    /// The IR's batch axis is N·tokens long; the program has an axis of this size after the batch if it is not 1.
-    tokens: usize,
-    /// There is no batch: the axes are the program's.
-    whole: bool,
-}
-
-impl View {
-    /// The batch is axis 0 and the axes are the program's.
-    const PLAIN: Self = Self { lead: 0, tokens: 1, whole: false };
-    /// There is no batch.
-    const WHOLE: Self = Self { lead: 0, tokens: 1, whole: true };
-
-    /// How many program axes come before those that follow the IR's batch axis.
-    fn head(self) -> usize {
-        match (self.whole, self.tokens) {
-            (true, _) => 0,
-            (false, 1) => 1,
-            _ => 2,
-        }
-    }
-
-    /// The program axis of an IR axis after the batch axis.
-    fn axis(self, axis: usize) -> Option<usize> {
-        if self.whole {
-            return Some(axis);
-        }
-        (axis > self.lead).then(|| axis - self.lead - 1 + self.head())
-    }
-
-    /// The rank of the IR value whose program value has the rank `program`.
-    fn rank(self, program: usize) -> usize {
-        if self.whole { program } else { program - self.head() + self.lead + 1 }
-    }
-}
-
 /// What an IR value is.
 #[derive(Clone, Debug)]
 enum Bound {
@@ -233,7 +205,7 @@ struct Loader<'c, 'a> {
     /// The programs of the digital tile by symbol.
     tiles: BTreeMap<String, Arc<TileProgram>>,
     globals: BTreeMap<String, OperationRef<'c, 'a>>,
-    program: Program,
+    program: Builder,
     /// The static batch size of the inputs, or `None` when it is dynamic.
     batch: Option<usize>,
     /// Whether the module has no batch.
@@ -242,85 +214,124 @@ struct Loader<'c, 'a> {
     values: HashMap<usize, Bound>,
     /// The program values of globals that are used as they are, so that each becomes one value.
     loaded: BTreeMap<(String, Vec<usize>), ValueId>,
+    /// Those of denoisers' weights, by name.
+    trained: BTreeMap<String, ValueId>,
 }
 
-impl<'c, 'a> Loader<'c, 'a> {
+impl<'c> Loader<'c, '_> {
     /// Declares an input.
     fn input(&mut self, index: usize, name: String, value: IrValue<'c, '_>) -> Result<(), LoadError> {
         let error = |reason: &str| LoadError::Signature(format!("input `{name}` of type {}: {reason}", value.r#type()));
         let dtype = dtype(value).ok_or_else(|| error("inputs must be ranked tensors of f32, i32, i64 or i1"))?;
         let mut shape = ir::value_shape(value).ok_or_else(|| error("inputs must be ranked tensors"))?;
+        let view = if self.whole { View::WHOLE } else { View::PLAIN };
         if self.whole {
             if shape.iter().any(|&size| size.is_none_or(|size| size == 0)) {
                 return Err(error("without a batch its shape must be static, and not empty"));
             }
-            let id = self.value(name, shape, dtype, None);
-            self.program.inputs.push(id);
-            self.bind(value, Bound::Activation(id, View::WHOLE));
-            return Ok(());
+        } else {
+            let batch = *shape.first().ok_or_else(|| error("it has no axes; axis 0 must be the batch"))?;
+            if index == 0 {
+                self.batch = batch;
+            } else if self.batch != batch {
+                return Err(error("its batch (axis 0) differs from the first input's"));
+            }
+            if batch == Some(0) || shape[1..].contains(&Some(0)) {
+                return Err(error("it is empty"));
+            }
+            if shape[1..].contains(&None) {
+                return Err(error("only axis 0, the batch, may be dynamic; give the others with --input-shape"));
+            }
+            shape[0] = None;
         }
-        let batch = *shape.first().ok_or_else(|| error("it has no axes; axis 0 must be the batch"))?;
-        if index == 0 {
-            self.batch = batch;
-        } else if self.batch != batch {
-            return Err(error("its batch (axis 0) differs from the first input's"));
-        }
-        if batch == Some(0) || shape[1..].contains(&Some(0)) {
-            return Err(error("it is empty"));
-        }
-        if shape[1..].contains(&None) {
-            return Err(error("only axis 0, the batch, may be dynamic; give the others with --input-shape"));
-        }
-        shape[0] = None;
-        let id = self.value(name, shape, dtype, None);
-        self.program.inputs.push(id);
-        self.bind(value, Bound::Activation(id, View::PLAIN));
+        let id = self.program.input(&name, dtype, shape).map_err(|reason| error(&reason.reason))?;
+        self.bind(value, Bound::Activation(id, view));
         Ok(())
     }
 
-    /// Declares an output: names its value, through an identity where the value has another name already.
+    /// Declares an output.
     fn output(&mut self, returned: &OperationRef<'c, '_>, index: usize, name: String) -> Result<(), LoadError> {
         let id = match self.operand(returned, index)?.clone() {
             Bound::Activation(id, View::PLAIN | View::WHOLE) => id,
-            Bound::Constant(name, weight) if self.whole => self.constant_value(name, weight),
+            Bound::Constant(name, weight) if self.whole => self.constant_value(returned, name, weight)?,
             Bound::Integers(values, shape) if self.whole => {
                 let value = returned.operand(index).map_err(|error| LoadError::Signature(error.to_string()))?;
-                self.integer_value(&values, shape, dtype(value).unwrap_or(DType::I64))
+                self.integer_value(returned, &values, shape, dtype(value).unwrap_or(DType::I64))?
             }
             _ => {
                 self.activation(returned, index)?;
                 return Err(LoadError::Signature(format!("output `{name}`: its batch must be axis 0")));
             }
         };
-        let id = if self.program.values[id].name.is_empty() {
-            id
-        } else {
-            let Value { shape, dtype, .. } = self.program.values[id].clone();
-            self.node(Op::Unary(Unary::Identity), vec![id], shape, dtype)
-        };
-        self.program.values[id].name = name;
-        self.program.outputs.push(id);
-        Ok(())
+        self.program.output(id, &name).map_err(|error| LoadError::Signature(format!("output `{name}`: {error}")))
     }
 
-    /// Adds a program value.
-    fn value(&mut self, name: String, shape: Vec<Option<usize>>, dtype: DType, constant: Option<Weight>) -> ValueId {
-        self.program.values.push(Value { name, shape, dtype, constant, trainable: false });
-        self.program.values.len() - 1
+    /// Reads one operation.
+    fn operation(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        match tosa::Op::parse(*op).map_err(|reason| fail(op, reason))? {
+            Some(view) => self.tosa(op, view),
+            None => match layers::operation(&ir::op_name(op)) {
+                Some(build) => build(self, op),
+                None => Err(fail(op, "it cannot be executed".into())),
+            },
+        }
+    }
+
+    /// Reads an operation of TOSA.
+    fn tosa(&mut self, op: &OperationRef<'c, '_>, view: tosa::Op<'c, '_>) -> Result<(), LoadError> {
+        match view {
+            tosa::Op::Unary(view) => self.unary(op, view.function),
+            tosa::Op::Binary(view) => self.binary(op, view.function),
+            tosa::Op::Clamp(view) => self.clamp(op, view.min_val, view.max_val),
+            tosa::Op::Cast(_) => self.cast(op),
+            tosa::Op::Select(_) => self.select(op),
+            tosa::Op::Reduce(view) => self.reduce(op, view.reduction, view.axis),
+            tosa::Op::ArgMax(view) => self.argmax(op, view.axis),
+            tosa::Op::Conv2d(view) => self.conv2d(op, view),
+            tosa::Op::DepthwiseConv2d(view) => self.depthwise_conv2d(op, view),
+            tosa::Op::MatMul(_) => self.matmul(op),
+            tosa::Op::AvgPool2d(view) => self.avg_pool2d(op, view),
+            tosa::Op::MaxPool2d(view) => self.max_pool2d(op, view),
+            tosa::Op::Constant(view) => self.inline_constant(op, view.values),
+            tosa::Op::Identity(_) => self.alias(op),
+            tosa::Op::Reshape(_) => self.reshape(op),
+            tosa::Op::Transpose(view) => self.transpose(op, &view.perms),
+            tosa::Op::Concat(view) => self.concat(op, view.axis),
+            tosa::Op::Slice(_) => self.slice(op),
+            tosa::Op::Pad(_) => self.pad(op),
+            tosa::Op::Tile(_) => self.tile(op),
+            tosa::Op::Custom(view) => self.custom(op, view.custom),
+        }
+    }
+
+    /// Reads an operation that TOSA lacks.
+    fn custom(&mut self, op: &OperationRef<'c, '_>, custom: tosa::Custom) -> Result<(), LoadError> {
+        match custom {
+            tosa::Custom::Unary(function) => self.custom_unary(op, function),
+            tosa::Custom::Binary(function) => self.custom_binary(op, function),
+            tosa::Custom::Quantize { scale, zero, low, high } => self.quantize(op, [scale, zero, low, high]),
+            tosa::Custom::Conv2d { stride, pad, dilation, groups } => self.grouped(op, stride, pad, dilation, groups),
+            tosa::Custom::Broadcast => self.broadcast(op),
+            tosa::Custom::Take { axis } => self.take(op, axis),
+            tosa::Custom::Pick { axis } => self.pick(op, axis),
+            tosa::Custom::Scatter { axis, reduction } => self.scatter(op, axis, reduction),
+            tosa::Custom::TopK { axis, count, largest } => self.top_k(op, axis, count, largest),
+            tosa::Custom::CumSum { axis, exclusive, reverse } => self.cum_sum(op, axis, exclusive, reverse),
+            tosa::Custom::GridSample { mode, padding, align_corners } => {
+                self.grid_sample(op, mode, padding, align_corners)
+            }
+        }
     }
 
     /// The program value of a constant of integers.
-    fn integer_value(&mut self, values: &[i64], shape: Vec<usize>, dtype: DType) -> ValueId {
-        let words = dtype.encode(values);
-        let constant = Weight::new(vec![words.len()], words);
-        self.value(String::new(), shape.into_iter().map(Some).collect(), dtype, constant)
-    }
-
-    /// Adds a node and its result.
-    fn node(&mut self, op: Op, inputs: Vec<ValueId>, shape: Vec<Option<usize>>, dtype: DType) -> ValueId {
-        let output = self.value(String::new(), shape, dtype, None);
-        self.program.nodes.push(Node { op, inputs, output });
-        output
+    fn integer_value(
+        &mut self,
+        op: &OperationRef<'c, '_>,
+        values: &[i64],
+        shape: Vec<usize>,
+        dtype: DType,
+    ) -> Result<ValueId, LoadError> {
+        self.program.integers("", dtype, shape, values).map_err(|error| fail(op, error.reason))
     }
 
     /// Remembers what an IR value is.
@@ -379,22 +390,45 @@ impl<'c, 'a> Loader<'c, 'a> {
     }
 
     /// The program value of a constant; a named one is shared by all its uses of one shape.
-    fn constant_value(&mut self, name: String, weight: Weight) -> ValueId {
-        let shape = weight.shape().to_vec();
-        let key = (name.clone(), shape.clone());
+    fn constant_value(
+        &mut self,
+        op: &OperationRef<'c, '_>,
+        name: String,
+        weight: Weight,
+    ) -> Result<ValueId, LoadError> {
+        let key = (name.clone(), weight.shape().to_vec());
         if let Some(&id) = self.loaded.get(&key).filter(|_| !name.is_empty()) {
-            return id;
+            return Ok(id);
         }
-        let dimensions = shape.into_iter().map(Some).collect();
-        let id = self.value(name, dimensions, DType::F32, Some(weight));
+        if self.trained.contains_key(&name) {
+            return Err(fail(op, format!("`{name}` is a denoiser's weight; only denoisers may read it")));
+        }
+        let id = self.repacked_value(op, &name, weight)?;
         self.loaded.insert(key, id);
-        id
+        Ok(id)
+    }
+
+    /// The program value of a denoiser's weight.
+    fn trainable_value(
+        &mut self,
+        op: &OperationRef<'c, '_>,
+        name: String,
+        weight: Weight,
+    ) -> Result<ValueId, LoadError> {
+        if self.loaded.range((name.clone(), Vec::new())..).next().is_some_and(|((other, _), _)| *other == name) {
+            return Err(fail(op, format!("`{name}` is not this denoiser's alone; only denoisers may read it")));
+        }
+        if let Some(&id) = self.trained.get(&name) {
+            return Ok(id);
+        }
+        let id = self.program.constant(&name, weight, true).map_err(|error| fail(op, error.reason))?;
+        self.trained.insert(name, id);
+        Ok(id)
     }
 
     /// The program value of a constant whose values were rearranged: not shared with other uses of the global.
-    fn repacked_value(&mut self, name: String, weight: Weight) -> ValueId {
-        let shape = weight.shape().iter().copied().map(Some).collect();
-        self.value(name, shape, DType::F32, Some(weight))
+    fn repacked_value(&mut self, op: &OperationRef<'c, '_>, name: &str, weight: Weight) -> Result<ValueId, LoadError> {
+        self.program.constant(name, weight, false).map_err(|error| fail(op, error.reason))
     }
 
     /// The weight a `global_load_const` loads.
@@ -455,35 +489,117 @@ impl<'c, 'a> Loader<'c, 'a> {
         Ok(program)
     }
 
-    /// Adds a node whose result has the view `view`, and binds the operation's result to it.
+    /// Adds a node whose result has the view `view`, checks that the operation's result has the type that the operands give,
+    /// and binds it.
     fn emit(
         &mut self,
-        operation: &OperationRef<'c, '_>,
-        op: Op,
-        inputs: Vec<ValueId>,
+        op: &OperationRef<'c, '_>,
+        node: impl Into<Op>,
+        inputs: &[ValueId],
         view: View,
     ) -> Result<ValueId, LoadError> {
-        let shape = self.shape(operation, view)?;
-        let value = result(operation)?;
-        let id = self.node(op, inputs, shape, dtype(value).unwrap_or_default());
+        let node = node.into();
+        let declared = self.shape(op, view)?;
+        let ValueType { dtype: given, shape } =
+            self.program.infer(&node, inputs).map_err(|error| fail(op, error.reason))?;
+        let value = result(op)?;
+        if shape != declared || dtype(value) != Some(given) {
+            let (found, wanted) = (show(&declared), show(&shape));
+            return Err(fail(
+                op,
+                format!("its result is {found} of {}, but its operands give {wanted}", value.r#type()),
+            ));
+        }
+        let id = self.program.node(node, inputs).map_err(|error| fail(op, error.reason))?;
         self.bind(value, Bound::Activation(id, view));
         Ok(id)
     }
 
-    /// As [`Loader::emit`], after checking that the result's shape is `expected` (program axes).
-    fn emit_checked(
-        &mut self,
-        operation: &OperationRef<'c, '_>,
-        op: Op,
-        inputs: Vec<ValueId>,
-        view: View,
-        expected: &[Option<usize>],
-    ) -> Result<ValueId, LoadError> {
-        let shape = self.shape(operation, view)?;
-        if shape != expected {
-            return Err(fail(operation, format!("its result is {shape:?} but its operands give {expected:?}")));
+    /// The program axis of an operation's axis.
+    fn axis(&self, op: &OperationRef<'c, '_>, view: View, axis: i64) -> Result<usize, LoadError> {
+        let axis = usize::try_from(axis).map_err(|_| fail(op, "its axis must be a non-negative integer".into()))?;
+        view.axis(axis).ok_or_else(|| fail(op, format!("axis {axis} is the batch or out of range")))
+    }
+
+    /// Checks that the operands at `indices` (zero points, shifts), where present, are zero.
+    fn zero(&self, op: &OperationRef<'c, '_>, indices: &[usize]) -> Result<(), LoadError> {
+        for &index in indices.iter().filter(|&&index| index < op.operand_count()) {
+            let zero = match self.operand(op, index)? {
+                Bound::Constant(_, weight) => weight.values().iter().all(|&value| value == 0.0),
+                Bound::Integers(values, _) => values.iter().all(|&value| value == 0),
+                Bound::Activation(..) | Bound::Words(..) => false,
+            };
+            if !zero {
+                return Err(fail(op, format!("operand {index} must be the constant zero")));
+            }
         }
-        self.emit(operation, op, inputs, view)
+        Ok(())
+    }
+
+    /// Reads a constant.
+    fn inline_constant(&mut self, op: &OperationRef<'c, '_>, values: Attribute<'c>) -> Result<(), LoadError> {
+        let value = result(op)?;
+        let bound = if let Some(integers) = ir::dense_integers(values) {
+            let shape = static_shape(value).unwrap_or_else(|| vec![integers.len()]);
+            Bound::Integers(integers, shape)
+        } else {
+            let shape =
+                static_shape(value).ok_or_else(|| fail(op, format!("its type {} is not static", value.r#type())))?;
+            let weight = inline_weight(shape, values);
+            Bound::Constant(
+                String::new(),
+                weight.ok_or_else(|| {
+                    fail(
+                        op,
+                        "only dense f32 and integer values can be read; keep large ones in ml_program globals".into(),
+                    )
+                })?,
+            )
+        };
+        self.bind(value, bound);
+        Ok(())
+    }
+
+    /// Binds the result to what the first operand is.
+    fn alias(&mut self, op: &OperationRef<'c, '_>) -> Result<(), LoadError> {
+        let bound = self.operand(op, 0)?.clone();
+        self.bind(result(op)?, bound);
+        Ok(())
+    }
+
+    /// The operands at `indices` of an elementwise operation, constants broadcast to the others' axes.
+    fn operands(&mut self, op: &OperationRef<'c, '_>, indices: &[usize]) -> Result<(Vec<ValueId>, View), LoadError> {
+        let mut view = None;
+        for &index in indices {
+            if let Bound::Activation(_, own) = self.operand(op, index)? {
+                if view.is_some_and(|view| view != *own) {
+                    return Err(fail(op, "its operands have their batch at different axes".into()));
+                }
+                view = Some(*own);
+            }
+        }
+        let view = view
+            .ok_or_else(|| fail(op, "all operands are constants; fold constants first (canonicalize-graph)".into()))?;
+        let inputs = indices
+            .iter()
+            .map(|&index| match self.operand(op, index)?.clone() {
+                Bound::Activation(id, _) => Ok(id),
+                Bound::Constant(name, weight) => {
+                    let shape = constant_shape(op, weight.shape(), view)?;
+                    let weight =
+                        weight.reshaped(shape).ok_or_else(|| fail(op, "a constant operand has a wrong size".into()))?;
+                    self.constant_value(op, name, weight)
+                }
+                Bound::Integers(values, shape) => {
+                    let shape = constant_shape(op, &shape, view)?;
+                    let r#type = op.operand(index).ok().and_then(dtype);
+                    let r#type = r#type.ok_or_else(|| fail(op, format!("operand {index} has a wrong type")))?;
+                    self.integer_value(op, &values, shape, r#type)
+                }
+                Bound::Words(..) => self.activation(op, index).map(|(id, _)| id),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok((inputs, view))
     }
 }
 
@@ -536,43 +652,17 @@ fn fail(operation: &OperationRef<'_, '_>, reason: String) -> LoadError {
     LoadError::Op { op: ir::op_name(operation), location: operation.location().to_string(), reason }
 }
 
-/// The value that the loss is taken of: `output` before a final Softmax, which TOSA spells
-/// `exp(x − reduce_max(x)) · reciprocal(reduce_sum(exp(…)))`, the maximum being optional.
-fn logits(program: &Program, output: ValueId) -> ValueId {
-    softmax_input(program, output).unwrap_or(output)
-}
-
-fn softmax_input(program: &Program, output: ValueId) -> Option<ValueId> {
-    let defining = |id: ValueId| program.nodes.iter().find(|node| node.output == id);
-    // Reshapes and identities do not change the values.
-    let through = |mut id: ValueId| {
-        while let Some(node) = defining(id).filter(|node| matches!(node.op, Op::Reshape | Op::Unary(Unary::Identity))) {
-            id = node.inputs[0];
-        }
-        id
-    };
-    let product = defining(through(output)).filter(|node| node.op == Op::Binary(Binary::Mul))?;
-    let operands = [through(product.inputs[0]), through(product.inputs[1])];
-    let (exponential, inverse) = [(operands[0], operands[1]), (operands[1], operands[0])]
-        .into_iter()
-        .find(|(exponential, _)| defining(*exponential).is_some_and(|node| node.op == Op::Unary(Unary::Exp)))?;
-    let inverse = defining(inverse).filter(|node| node.op == Op::Unary(Unary::Reciprocal))?;
-    let last_axis = |id: ValueId| program.values[id].shape.len().checked_sub(1);
-    let reduction = |id: ValueId, kind: Reduce| {
-        defining(through(id)).filter(|node| {
-            matches!(node.op, Op::Reduce { kind: k, axis }
-                if k == kind && Some(axis) == last_axis(node.inputs[0]))
-        })
-    };
-    let sum = reduction(inverse.inputs[0], Reduce::Sum)?;
-    if through(sum.inputs[0]) != exponential {
-        return None;
+/// The program shape of a constant operand of an operation whose other operand has the view `view`: of size 1 at the batch.
+fn constant_shape(op: &OperationRef<'_, '_>, shape: &[usize], view: View) -> Result<Vec<usize>, LoadError> {
+    if view.whole {
+        return Ok(shape.to_vec());
     }
-    let input = defining(exponential)?.inputs[0];
-    let shifted = defining(through(input)).filter(|node| node.op == Op::Binary(Binary::Sub)).filter(|node| {
-        reduction(node.inputs[1], Reduce::Max).is_some_and(|max| through(max.inputs[0]) == through(node.inputs[0]))
-    });
-    Some(shifted.map_or(input, |node| node.inputs[0]))
+    if shape.len() <= view.lead || shape[..=view.lead].iter().any(|&size| size != 1) {
+        return Err(fail(op, format!("a constant operand of shape {shape:?} must have size 1 up to the batch axis")));
+    }
+    let mut program = vec![1; view.head()];
+    program.extend(&shape[view.lead + 1..]);
+    Ok(program)
 }
 
 #[cfg(test)]

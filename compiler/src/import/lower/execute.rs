@@ -144,26 +144,26 @@ impl Lowering<'_, '_, '_> {
         let words = |shape: &[Option<usize>], dtype: DType| {
             shape.iter().try_fold(dtype.words(), |words, size| words.checked_mul(size.unwrap_or(1)))
         };
-        let mut made = program.nodes.iter().map(|node| &program.values[node.output]);
+        let mut made = program.nodes().iter().map(|node| &program.values()[node.output]);
         let held = made.try_fold(0usize, |held, value| held.checked_add(words(&value.shape, value.dtype)?));
         let held = held.map_or(u64::MAX, |words| (words as u64).saturating_mul(4));
         if held > self.room() {
             return Err(Problem::TooLarge(held));
         }
         let outputs: Vec<_> = program
-            .outputs
+            .outputs()
             .iter()
             .map(|&output| {
-                let value = &program.values[output];
+                let value = &program.values()[output];
                 (value.shape.iter().map(|size| size.unwrap_or(1)).collect::<Vec<_>>(), value.dtype)
             })
             .collect();
         let words: Vec<Vec<f32>> = given
             .iter()
-            .zip(&program.inputs)
+            .zip(program.inputs())
             .map(|(tensor, &input)| match &tensor.data {
                 Data::Float(values) => values.to_vec(),
-                _ => program.values[input].dtype.encode(&tensor.integers().unwrap_or_default()),
+                _ => program.values()[input].dtype.encode(&tensor.integers().unwrap_or_default()),
             })
             .collect();
         let slices: Vec<&[f32]> = words.iter().map(Vec::as_slice).collect();

@@ -1,0 +1,316 @@
+//! Analog layers: what noise adds around the product that a tile computes, and where it saturates.
+
+use super::{
+    operator::Planned,
+    reference::{Exact, Tensor},
+};
+use crate::{
+    error::ExecError,
+    exec::{
+        buffers::Buffer,
+        constants::Constants,
+        kernel::{Backward, Forward, Id, Kernel, Reads},
+        sample::Seen,
+        worker::{Extra, Tools},
+    },
+    kernels::{
+        elementwise,
+        noise::{self, Draws, Law},
+    },
+    plan::steps::Steps,
+    program::value::{Layer, LayerId},
+    rng::{Kind, layer_hash},
+};
+use mxc_dialects::noise::{Lifetime, Reference, Scale, Site};
+
+/// What a tile computes of its input: a product with constant weights, and a bias.
+pub(crate) trait Product: std::fmt::Debug + Send + Sync + 'static {
+    /// The product of `x`.
+    fn forward(&self, run: &mut Forward<'_>, x: &[f32]) -> Result<(), ExecError>;
+
+    /// The gradient of `x` from the result's.
+    fn backward(&self, run: &mut Backward<'_>, g: &[f32], out: &mut [f32]) -> Result<(), ExecError>;
+
+    /// See [`Kernel::prepare`].
+    fn prepare(&self, constants: &Constants) -> Result<(), ExecError>;
+}
+
+/// Emits a product, of an analog layer between the noise of its input and of its output.
+pub(crate) fn layer(
+    product: impl Product,
+    layer: Option<LayerId>,
+    node: &Planned<'_>,
+    steps: &mut Steps<'_>,
+) -> Result<Id, ExecError> {
+    let x = node.x();
+    let noisy = noisy(layer, steps)?;
+    let limits = noisy.and_then(|(_, layer)| layer.limits());
+    let acts_at = |site: Site| noisy.filter(|(_, layer)| layer.noise.spec.acts_at(site));
+    let before = acts_at(Site::Input);
+    // A tile saturates at its output whether or not a component acts there.
+    let after = acts_at(Site::Output).or(noisy.filter(|_| limits.is_some()));
+    let x = match before {
+        Some((id, layer)) => steps.push(Noise::new(id, layer, Site::Input), vec![x], steps.values[x].len),
+        None => x,
+    };
+    let kernel = Tile { product, limit: limits.map(|limits| limits[0]) };
+    let y = steps.push(kernel, vec![x], node.words());
+    if let Some(step) = steps.steps.last_mut() {
+        step.layer = layer;
+    }
+    Ok(match after {
+        Some((id, layer)) => steps.push(Noise::new(id, layer, Site::Output), vec![y], node.words()),
+        None => y,
+    })
+}
+
+/// A layer that is noisy in this plan.
+fn noisy<'a>(layer: Option<LayerId>, steps: &Steps<'a>) -> Result<Option<(LayerId, &'a Layer)>, ExecError> {
+    let Some(id) = layer.filter(|_| steps.key.noise) else {
+        return Ok(None);
+    };
+    let layer = &steps.layers[id];
+    let noise = &layer.noise;
+    if noise.spec.is_ideal() {
+        return Ok(None);
+    }
+    if noise.scale != Scale::Signal && layer.calibration.is_none() {
+        return Err(ExecError::Program(format!(
+            "layer `{}` has no calibration, which the noise scale `{}` needs; calibrate the model first",
+            layer.name, noise.scale
+        )));
+    }
+    for component in &noise.spec.components {
+        match component.site {
+            Site::Input | Site::Output => {}
+            site @ (Site::Weight | Site::PartialSum) => {
+                return Err(ExecError::Program(format!(
+                    "layer `{}`: `{component}` acts on the {site}, where no kernel draws yet; only the input and the \
+                     output have noise",
+                    layer.name
+                )));
+            }
+        }
+    }
+    Ok(Some((id, layer)))
+}
+
+/// A product; the tile clamps its input to ±`limit`, if it saturates.
+#[derive(Debug)]
+struct Tile<P> {
+    product: P,
+    limit: Option<f32>,
+}
+
+impl<P: Product> Kernel for Tile<P> {
+    fn in_place(&self) -> bool {
+        false
+    }
+
+    fn reads(&self, _: bool) -> Result<Reads, &'static str> {
+        Ok(if self.limit.is_some() { Reads::OPERAND } else { Reads::NOTHING })
+    }
+
+    fn prepare(&self, constants: &Constants) -> Result<(), ExecError> {
+        self.product.prepare(constants)
+    }
+
+    fn forward(&self, run: &mut Forward<'_>) -> Result<(), ExecError> {
+        let x = run.operand(0);
+        let clamped = self.limit.filter(|&limit| elementwise::absmax(x) > limit);
+        match clamped {
+            None => self.product.forward(run, x)?,
+            Some(limit) => {
+                let mut tile = run.pool().take(x.len());
+                elementwise::clamp_into(x, -limit, limit, &mut tile);
+                let result = self.product.forward(run, &tile);
+                run.pool().give(tile);
+                result?;
+            }
+        }
+        if let (Some(observer), Some(layer)) = (&mut run.observer, run.step.layer) {
+            observer(layer, Seen::Product { input: x, output: run.out });
+        }
+        run.extra = Extra::Clamped(clamped.is_some());
+        Ok(())
+    }
+
+    fn backward(&self, run: &mut Backward<'_>, g: Buffer) -> Result<(), ExecError> {
+        if run.wanted(0) {
+            let len = run.len(0);
+            let mut out = run.pool().take(len);
+            self.product.backward(run, &g, &mut out)?;
+            if let (Some(limit), Extra::Clamped(true)) = (self.limit, run.extra) {
+                elementwise::mask_beyond(&mut out, run.operand(0), limit);
+            }
+            run.add(0, out);
+        }
+        run.pool().give(g);
+        Ok(())
+    }
+}
+
+/// What a layer's components at a site add, in place; at the output the tile saturates, too.
+#[derive(Clone, Debug)]
+struct Noise {
+    layer: LayerId,
+    /// The layer's part of the streams' names.
+    hash: u64,
+    site: Site,
+    /// With the component's place in the specification.
+    components: Vec<(usize, Lifetime, Law)>,
+    /// What the calibrated magnitude is; `None` where it is the signal's own, of this statistic.
+    magnitude: Option<f64>,
+    reference: Reference,
+    limit: Option<f32>,
+}
+
+impl Noise {
+    fn new(id: LayerId, layer: &Layer, site: Site) -> Self {
+        let components = layer.noise.spec.components.iter().enumerate();
+        Self {
+            layer: id,
+            hash: layer_hash(&layer.name),
+            site,
+            components: components
+                .filter(|(_, component)| component.site == site)
+                .map(|(index, component)| (index, component.lifetime, Law::of(&component.model)))
+                .collect(),
+            magnitude: match layer.noise.scale {
+                Scale::Signal => None,
+                Scale::Range | Scale::Constant => Some(layer.magnitude(site).unwrap_or(0.0)),
+            },
+            reference: layer.noise.reference,
+            limit: layer.limits().filter(|_| site == Site::Output).map(|limits| limits[1]),
+        }
+    }
+}
+
+impl Kernel for Noise {
+    fn in_place(&self) -> bool {
+        true
+    }
+
+    fn reads(&self, _: bool) -> Result<Reads, &'static str> {
+        Ok(match (self.magnitude, self.limit) {
+            (None, _) => Reads::BOTH,
+            (Some(_), Some(_)) => Reads::RESULT,
+            (Some(_), None) => Reads::NOTHING,
+        })
+    }
+
+    fn forward(&self, run: &mut Forward<'_>) -> Result<(), ExecError> {
+        let magnitude = self.magnitude.unwrap_or_else(|| elementwise::magnitude(run.out, self.reference));
+        let stream = |index: usize, lifetime: Lifetime| run.sample.stream(self.hash, Kind::Noise, index, lifetime);
+        let Tools { chip, .. } = run.tools;
+        let mut offset = 0.0;
+        for &(index, lifetime, law) in &self.components {
+            offset += magnitude * law.mean;
+            if lifetime == Lifetime::Chip && law.spread > 0.0 {
+                let stream = stream(index, Lifetime::Chip);
+                let entry = chip.entry((self.layer, index)).or_insert_with(|| (stream, Vec::new()));
+                if entry.0 != stream || entry.1.len() != run.out.len() {
+                    entry.0 = stream;
+                    entry.1.resize(run.out.len(), 0.0);
+                    (law.fill)(&stream, 0, &mut entry.1);
+                }
+            }
+        }
+        let random = self.components.iter().filter(|(_, _, law)| law.spread > 0.0);
+        let parts: Vec<(Draws<'_>, f32)> = random
+            .map(|&(index, lifetime, law)| {
+                let draws = match lifetime {
+                    Lifetime::Sample => Draws::Stream(stream(index, Lifetime::Sample), law.fill),
+                    Lifetime::Chip => {
+                        Draws::Values(chip.get(&(self.layer, index)).map_or(&[], |entry| entry.1.as_slice()))
+                    }
+                };
+                (draws, (magnitude * law.spread) as f32)
+            })
+            .collect();
+        noise::add_noise(run.out, offset as f32, &parts, self.limit);
+        if self.magnitude.is_none() {
+            run.extra = Extra::Magnitude(magnitude);
+        }
+        if let (Some(observer), Site::Output) = (&mut run.observer, self.site) {
+            observer(self.layer, Seen::Noisy { output: run.out });
+        }
+        Ok(())
+    }
+
+    fn backward(&self, run: &mut Backward<'_>, mut g: Buffer) -> Result<(), ExecError> {
+        let (x, y) = (run.operand(0), run.result());
+        if let Some(limit) = self.limit {
+            elementwise::mask_clamped(&mut g, y, -limit, limit);
+        }
+        if let Extra::Magnitude(s) = run.extra
+            && *s > 0.0
+        {
+            // ∂y*/∂s = (y* − y)/s.
+            let along: f64 =
+                g.iter().zip(y).zip(x).map(|((&g, &noisy), &clean)| f64::from(g) * f64::from(noisy - clean)).sum();
+            elementwise::magnitude_backward(x, self.reference, *s, along / s, &mut g);
+        }
+        run.add(0, g);
+        Ok(())
+    }
+}
+
+/// A layer in f64: its input as the tile sees it, the product, its noise.
+pub(crate) fn exact(
+    run: &Exact<'_>,
+    layer: Option<LayerId>,
+    x: &Tensor,
+    product: impl FnOnce(&Tensor) -> Tensor,
+) -> Result<Tensor, String> {
+    let Some(layer) = layer else {
+        return Ok(product(x));
+    };
+    let info = &run.layers[layer];
+    let limits = info.limits().filter(|_| run.mode.noise && !info.noise.spec.is_ideal());
+    let clamp = |tensor: &mut Tensor, limit: Option<f32>| {
+        if let Some(limit) = limit.map(f64::from) {
+            tensor.values.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
+        }
+    };
+    let mut input = x.clone();
+    if run.mode.noise {
+        add_noise(run, layer, Site::Input, &mut input)?;
+        clamp(&mut input, limits.map(|limits| limits[0]));
+    }
+    let mut y = product(&input);
+    if let Some((_, at, by)) = run.nudge.filter(|nudge| nudge.0 == layer) {
+        y.values[at] += by;
+    }
+    if run.mode.noise {
+        add_noise(run, layer, Site::Output, &mut y)?;
+        clamp(&mut y, limits.map(|limits| limits[1]));
+    }
+    Ok(y)
+}
+
+fn add_noise(run: &Exact<'_>, layer: LayerId, site: Site, y: &mut Tensor) -> Result<(), String> {
+    let info = &run.layers[layer];
+    let (n, values) = (y.values.len() as f64, &y.values);
+    let mean = values.iter().sum::<f64>() / n;
+    let square = values.iter().map(|y| y * y).sum::<f64>() / n;
+    let s = match (info.noise.scale, info.noise.reference) {
+        (Scale::Signal, Reference::Rms) => Some(square.sqrt()),
+        (Scale::Signal, Reference::Absmax) => Some(values.iter().fold(0.0, |max: f64, y| y.abs().max(max))),
+        (Scale::Signal, Reference::MeanAbs) => Some(values.iter().map(|y| y.abs()).sum::<f64>() / n),
+        (Scale::Signal, Reference::Std) => Some((square - mean * mean).sqrt()),
+        (Scale::Range | Scale::Constant, _) => info.magnitude(site),
+    };
+    for (index, component) in info.noise.spec.components.iter().enumerate() {
+        if component.site != site {
+            continue;
+        }
+        let s = s.ok_or_else(|| format!("layer `{}` is not calibrated", info.name))?;
+        let law = Law::of(&component.model);
+        let draws = run.draws(law.fill, layer, Kind::Noise, index, component.lifetime, y.values.len());
+        for (y, draw) in y.values.iter_mut().zip(draws) {
+            *y += s * (law.mean + law.spread * draw);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The plain f64 run of a program: its tensors, and what it depends on.
+
+use crate::{
+    exec::sample::{Key, Mode, Sample},
+    kernels::noise::Fill,
+    program::value::{Layer, LayerId},
+    rng::{Kind, layer_hash},
+};
+use mxc_dialects::noise::Lifetime;
+
+/// A dense tensor.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tensor {
+    pub shape: Vec<usize>,
+    pub values: Vec<f64>,
+}
+
+impl Tensor {
+    /// The tensor whose element at each index is `f`.
+    pub fn from_fn(shape: &[usize], mut f: impl FnMut(&[usize]) -> f64) -> Self {
+        let mut index = vec![0; shape.len()];
+        let values = (0..shape.iter().product())
+            .map(|at| {
+                let mut rest = at;
+                for axis in (0..shape.len()).rev() {
+                    index[axis] = rest % shape[axis];
+                    rest /= shape[axis];
+                }
+                f(&index)
+            })
+            .collect();
+        Self { shape: shape.to_vec(), values }
+    }
+
+    /// The value at an index; size-1 axes broadcast.
+    pub fn at(&self, index: &[usize]) -> f64 {
+        let offset =
+            self.shape.iter().zip(index).fold(0, |at, (&size, &index)| at * size + if size == 1 { 0 } else { index });
+        self.values[offset]
+    }
+
+    /// Every element through a function.
+    pub fn map(&self, f: impl Fn(f64) -> f64) -> Self {
+        Self { shape: self.shape.clone(), values: self.values.iter().map(|&x| f(x)).collect() }
+    }
+}
+
+/// A plain run of one sample.
+pub(crate) struct Exact<'a> {
+    pub layers: &'a [Layer],
+    pub mode: Mode,
+    pub key: Key,
+    /// The sample's data-set index.
+    pub sample: u64,
+    /// Something added to one element of a layer's output before its noise: for finite differences.
+    pub nudge: Option<(LayerId, usize, f64)>,
+}
+
+impl Exact<'_> {
+    /// Draws of a law for a layer, as the kernels make them.
+    pub fn draws(
+        &self,
+        fill: Fill,
+        layer: LayerId,
+        kind: Kind,
+        component: usize,
+        lifetime: Lifetime,
+        len: usize,
+    ) -> Vec<f64> {
+        let mut out = vec![0.0; len];
+        let sample = Sample { mode: self.mode, key: self.key, index: self.sample, tape: false };
+        let stream = sample.stream(layer_hash(&self.layers[layer].name), kind, component, lifetime);
+        fill(&stream, 0, &mut out);
+        out.into_iter().map(f64::from).collect()
+    }
+}
