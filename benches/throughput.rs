@@ -5,9 +5,10 @@
 
 use mxc_runtime::{
     data::{DataError, Dataset, Source, Split},
-    exec::{Batch, Executor, Key, Mode, Purpose, Targets},
+    exec::{Batch, Executor, Key, Mode, Purpose},
     finetune::Adam,
     package::Package,
+    task::Targets,
 };
 use std::{error::Error, path::Path, time::Instant};
 

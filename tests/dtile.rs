@@ -16,11 +16,12 @@ use mxc_dialects::{
 };
 use mxc_runtime::{
     digital::{self, fixed, interpret::Draw, program::TileProgram},
-    exec::{Batch, Executor, Key, Mode, Purpose, Targets},
+    exec::{Batch, Executor, Key, Mode, Purpose},
     hardware::Hardware,
     load,
     program::{Builder, Denoise, DenoiseTile, Op, Program},
     store::{Weight, WeightStore},
+    task::{Targets, Task},
 };
 use std::{
     collections::BTreeMap,
@@ -498,6 +499,7 @@ fn dtile_level_of_a_whole_network() {
         seed: 0,
         threads: 1,
         samples: 4,
+        task: Task::default(),
     };
     let imported = driver::import(&context, &model("resnet20"), &ImportOptions::default()).unwrap();
     let mut compiled =

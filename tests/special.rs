@@ -192,7 +192,7 @@ fn zero_vectors_leave_gradients_finite() {
         let program = load::program(&module, &weights).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(program.layers().len(), 1, "{name}");
         let executor = Executor::new(program, 1).unwrap();
-        let norms = executor.sensitivity(Batch { inputs: &[&x], samples: &[0] }, &[1]).unwrap();
+        let norms = executor.sensitivity(&mut [Batch { inputs: &[&x], samples: &[0] }].into_iter(), &[1]).unwrap();
         assert!(norms[0].is_finite() && norms[0] > 0.0, "{name}: {norms:?}");
     }
 }

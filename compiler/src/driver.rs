@@ -16,12 +16,13 @@ use crate::{
 use clap::ValueEnum;
 use melior::{
     Context,
-    ir::{Module, OperationRef},
+    ir::{Module, OperationRef, operation::OperationMutLike},
 };
-use mxc_dialects::{ir, noise::LayerNoise, share};
+use mxc_dialects::{ffi, ir, noise::LayerNoise, share};
 use mxc_runtime::{
     package::{self, Manifest, Package},
     store::WeightStore,
+    task::Task,
 };
 use std::path::{Path, PathBuf};
 
@@ -58,6 +59,8 @@ pub struct CompileOptions {
     pub threads: usize,
     /// Calibration samples.
     pub samples: usize,
+    /// What the network is for.
+    pub task: Task,
 }
 
 /// An IR level.
@@ -174,6 +177,9 @@ pub fn compile<'c>(
     run: &RunOptions<'_>,
 ) -> Result<Compiled<'c>, CompileError> {
     let Imported { mut module, weights, source, .. } = imported;
+    if let Some(main) = ir::main_function(&module) {
+        ffi::as_mut(main).set_attribute(ir::TASK_ATTRIBUTE, ir::string(context, &options.task.to_string()));
+    }
     let mut cx =
         PassContext { weights, samples, seed: options.seed, threads: options.threads, ..PassContext::default() };
     run_pipeline(context, &mut module, &pipeline(options, level), &mut cx, run)?;
@@ -228,6 +234,7 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
             }),
             training: None,
             holdout: record.holdout as u64,
+            task: options.task.to_string(),
         },
         module: print_module(&compiled.module, true).into_bytes(),
         backbone: compiled.weights.clone(),

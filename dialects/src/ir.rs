@@ -29,6 +29,8 @@ pub const MAIN: &str = "main";
 pub const NAME_ATTRIBUTE: &str = "mxc.name";
 /// `@main`'s attribute with the name of the output that holds the logits; without it, the first.
 pub const LOGITS_ATTRIBUTE: &str = "mxc.logits";
+/// `@main`'s attribute with what the network is for; without it, classification.
+pub const TASK_ATTRIBUTE: &str = "mxc.task";
 /// `@main`'s attribute that says that axis 0 is no batch: the module computes across it.
 pub const WHOLE_ATTRIBUTE: &str = "mxc.whole";
 

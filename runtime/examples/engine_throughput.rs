@@ -7,9 +7,10 @@
 mod testing;
 
 use mxc_runtime::{
-    exec::{Batch, Executor, Key, Mode, Purpose, Targets},
+    exec::{Batch, Executor, Key, Mode, Purpose},
     program::{Binary, Concat, Pool, Pooling, Program, Unary, ValueId},
     rng::{Kind, StreamKey},
+    task::Targets,
 };
 use std::time::Instant;
 use testing::Net;

@@ -4,9 +4,9 @@
 use crate::{
     data::{self, DataError, Source},
     error::ExecError,
-    exec::{Batch, Distortion, Executor, Key, Mode, Purpose, cross_entropy},
-    kernels::pool::argmax,
+    exec::{Batch, Executor, Key, Mode, Purpose},
     program::{Calibration, Program},
+    task::Scores,
 };
 use mxc_dialects::{
     denoise::Measured,
@@ -386,7 +386,7 @@ fn accuracy(
     let classes = classes(model.program())?;
     let all: Vec<usize> = (0..samples).collect();
     let mut inputs = Vec::new();
-    let (mut first, mut five) = (0u64, 0u64);
+    let (task, mut scores) = (model.program().task(), Scores::default());
     data.announce(all.chunks(options.batch).map(<[usize]>::to_vec).collect());
     for indices in all.chunks(options.batch) {
         data.load(indices, &mut inputs)?;
@@ -395,26 +395,12 @@ fn accuracy(
         let batch = Batch { inputs: &[&inputs], samples: &ids };
         let logits = model.logits(batch, mode, key)?;
         for (logits, &label) in logits.chunks_exact(classes).zip(&labels) {
-            if let Some(rank) = rank(logits, label as usize) {
-                first += u64::from(rank < 1);
-                five += u64::from(rank < 5);
-            }
+            task.score(logits, label, &mut scores);
         }
         advance(indices.len());
     }
-    let percent = |hits: u64| 100.0 * hits as f64 / samples as f64;
-    Ok(Accuracy { top1: percent(first), top5: percent(five) })
-}
-
-/// How many logits come before the label's: the larger ones, and equal ones of a smaller class (as argmax takes the
-/// first). `None` when a logit is NaN or the label is no class.
-fn rank(logits: &[f32], label: usize) -> Option<usize> {
-    let &own = logits.get(label)?;
-    if logits.iter().any(|logit| logit.is_nan()) {
-        return None;
-    }
-    let before = |(class, &logit): (usize, &f32)| logit > own || (logit == own && class < label);
-    Some(logits.iter().enumerate().filter(|&item| before(item)).count())
+    let [top1, top5] = scores.percent();
+    Ok(Accuracy { top1, top5 })
 }
 
 /// The mean and its interval.
@@ -468,25 +454,6 @@ pub fn sigma_statistics(
     Ok(executor.sigma_statistics(&mut batches, key)?)
 }
 
-/// Every layer's mean over `samples` samples of ‖∂L/∂y‖₂ at its output on the clean model, in the order of
-/// [`Program::layers`]. The samples are those of [`calibrate`]; without labels the model's own predictions
-/// serve.
-pub fn sensitivity(executor: &Executor, data: &dyn Source, samples: usize, seed: u64) -> Result<Vec<f64>, EvalError> {
-    let program = executor.program();
-    let drawn = Drawn::new(program, data, samples, seed)?;
-    let inputs = drawn.inputs();
-    let labels = drawn.labels(executor, data, seed)?;
-    let mut totals = vec![0.0; program.layers().len()];
-    for (batch, labels) in drawn.batches(&inputs).zip(labels.chunks(Drawn::BATCH)) {
-        let sums = executor.sensitivity(batch, labels)?;
-        for (total, sum) in totals.iter_mut().zip(sums) {
-            *total += sum;
-        }
-    }
-    let count = drawn.indices.len() as f64;
-    Ok(totals.into_iter().map(|total| total / count).collect())
-}
-
 /// What the noise of one analog layer does.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LayerEffect {
@@ -501,7 +468,7 @@ pub struct LayerEffect {
     /// That magnitude as calibrated, in the units of the layer's output.
     pub magnitude: Option<f64>,
     /// The signal-to-noise ratio at the layer's output after its own noise, on the noisy network without denoisers, in dB
-    /// ([`Distortion::snr_db`]). `None` where nothing is noisy.
+    /// ([`Distortion::snr_db`](crate::measure::distortion::Distortion::snr_db)). `None` where nothing is noisy.
     pub snr_db: Option<f64>,
     /// The same with the denoisers of the layers before it; its own act after this point.
     pub snr_denoised_db: Option<f64>,
@@ -543,11 +510,7 @@ pub fn effective_noise(
     let noisy_loss = drawn.loss(&executor, &labels, Mode::NOISY, key)?;
     let denoised_loss = drawn.loss(&executor, &labels, Mode::DENOISED, key)?;
 
-    let mut distortions = vec![Distortion::default(); program.layers().len()];
-    for batch in drawn.batches(&drawn.inputs()) {
-        let parts = executor.distortion(batch, key)?;
-        distortions.iter_mut().zip(&parts).for_each(|(total, part)| total.add(part));
-    }
+    let distortions = executor.distortion(&mut drawn.batches(&drawn.inputs()), key)?;
     for index in 0..program.layers().len() {
         executor.set_noise(index, NoiseSpec::default())?;
     }
@@ -604,7 +567,7 @@ impl Drawn {
 
     /// The samples' labels; without any, what the clean model predicts.
     fn labels(&self, executor: &Executor, data: &dyn Source, seed: u64) -> Result<Vec<u32>, EvalError> {
-        let classes = classes(executor.program())?;
+        let (classes, task) = (classes(executor.program())?, executor.program().task());
         let labels = match data.labels(&self.indices) {
             Some(labels) => {
                 data.check_classes(classes)?;
@@ -615,7 +578,7 @@ impl Drawn {
                 let mut labels = Vec::new();
                 for batch in self.batches(&self.inputs()) {
                     let logits = executor.logits(batch, Mode::CLEAN, key)?;
-                    labels.extend(logits.chunks_exact(classes).map(argmax));
+                    labels.extend(logits.chunks_exact(classes).map(|logits| task.prediction(logits)));
                 }
                 labels
             }
@@ -630,13 +593,13 @@ impl Drawn {
 
     /// The mean cross-entropy.
     fn loss(&self, executor: &Executor, labels: &[u32], mode: Mode, key: Key) -> Result<f64, EvalError> {
-        let classes = classes(executor.program())?;
+        let (classes, task) = (classes(executor.program())?, executor.program().task());
         let inputs = self.inputs();
         let mut total = 0.0;
         for (batch, labels) in self.batches(&inputs).zip(labels.chunks(Self::BATCH)) {
             let logits = executor.logits(batch, mode, key)?;
             let rows = logits.chunks_exact(classes).zip(labels);
-            total += rows.map(|(row, &label)| cross_entropy(row, label as usize)).sum::<f64>();
+            total += rows.map(|(row, &label)| task.loss_of(row, label)).sum::<f64>();
         }
         Ok(total / labels.len() as f64)
     }
@@ -654,17 +617,6 @@ impl Drawn {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranks_break_ties_by_class_and_refuse_nan() {
-        assert_eq!(rank(&[1.0, 3.0, 2.0], 1), Some(0));
-        assert_eq!(rank(&[1.0, 3.0, 2.0], 0), Some(2));
-        assert_eq!(rank(&[2.0, 2.0, 2.0], 0), Some(0));
-        assert_eq!(rank(&[2.0, 2.0, 2.0], 2), Some(2));
-        assert_eq!(rank(&[2.0, f32::NAN, 3.0], 2), None);
-        assert_eq!(rank(&[2.0], 1), None);
-        assert_eq!(rank(&[f32::INFINITY, 0.0], 0), Some(0));
-    }
 
     #[test]
     fn interval_is_students_t() {

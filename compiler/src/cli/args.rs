@@ -11,6 +11,7 @@ use mxc_dialects::{
     noise::{self, LayerNoise, NoiseError, NoiseSpec, Reference, Scale},
     share,
 };
+use mxc_runtime::exec::Backend;
 use std::{fmt, path::PathBuf, str::FromStr};
 
 /// Compiles trained CNN classifiers for noisy analog accelerators and simulates them.
@@ -292,6 +293,9 @@ pub struct EvalArgs {
     /// The denoisers' arithmetic: float, or fixed (the digital tile's integers)
     #[arg(long, value_name = "NAME", default_value_t)]
     pub digital: Arithmetic,
+    /// What computes: onednn, or reference (plain f64 arithmetic, slowly, to check results)
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub backend: Backend,
     /// The names of the class folders in the order of the network's outputs, one a line
     #[arg(long, value_name = "FILE")]
     pub classes: Option<PathBuf>,
@@ -348,6 +352,9 @@ pub struct RunArgs {
     /// A package's denoisers in float, or fixed (the digital tile's integers)
     #[arg(long, value_name = "NAME", default_value_t)]
     pub digital: Arithmetic,
+    /// What computes: onednn, or reference (plain f64 arithmetic, slowly, to check results)
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub backend: Backend,
 }
 
 /// `mxc inspect`.

@@ -25,6 +25,7 @@ use mxc_runtime::{
     files::write_atomically,
     hardware::Hardware,
     package::{self, Preprocessing},
+    task::Task,
 };
 use std::{
     path::{Path, PathBuf},
@@ -54,6 +55,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         seed: global.seed,
         threads: global.threads,
         samples: args.samples.unwrap_or(if args.data.is_some() { 512 } else { 64 }),
+        task: Task::default(),
     };
     let level = args.emit.unwrap_or(Level::Denoise);
     let skip = SkipBad::new(args.skip_bad, global);

@@ -31,7 +31,7 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
              mxc finetune --data recalibrates",
         );
     }
-    let executor = session::executor(program, global)?;
+    let executor = session::executor(program, args.backend, global)?;
     let options = EvalOptions {
         runs: args.seeds,
         seed: global.seed,

@@ -17,7 +17,7 @@ use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir, noise::LayerNoise};
 use mxc_runtime::{
     data::{Source, Split},
     evaluate,
-    exec::Executor,
+    exec::{Backend, Executor},
     files::sha256_file,
     finetune::{FinetuneOptions, Loss, Recipe, finetune},
     package::{Package, Training},
@@ -59,7 +59,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
 
     let mut program = session::packaged(&package, &args.package)?;
     session::override_noise(&mut program, noise.as_ref());
-    let mut executor = session::executor(program, global)?;
+    let mut executor = session::executor(program, Backend::default(), global)?;
     let options = options(&args, &package, global, parent)?;
     if !args.resume && checkpoint.exists() {
         global.ui.note(format!("starting anew; {} is replaced (--resume goes on from it)", checkpoint.display()));

@@ -26,7 +26,7 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     let indices: Vec<u64> = (0..samples as u64).collect();
     let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
     let outputs: Vec<_> = outputs(&program, samples);
-    let executor = session::executor(program, global)?;
+    let executor = session::executor(program, args.backend, global)?;
     let key = Key { seed: global.seed, purpose: Purpose::Eval, pass: 0, chip: 0 };
     let results = executor.forward(Batch { inputs: &slices, samples: &indices }, Mode::CLEAN_DENOISED, key)?;
 

@@ -10,7 +10,14 @@ use mxc_dialects::{
     ir,
     noise::{LayerNoise, NoiseSpec},
 };
-use mxc_runtime::{exec::Executor, hardware::Hardware, load, package::Package, program::Program, store::WeightStore};
+use mxc_runtime::{
+    exec::{Backend, Executor},
+    hardware::Hardware,
+    load,
+    package::Package,
+    program::Program,
+    store::WeightStore,
+};
 use std::path::Path;
 
 /// A package's program, its denoisers in floating point.
@@ -54,8 +61,8 @@ pub fn override_noise(program: &mut Program, spec: Option<&NoiseSpec>) {
 }
 
 /// Plans a program.
-pub fn executor(program: Program, global: &Global) -> Result<Executor, Failure> {
-    Ok(Executor::new(program, global.threads)?)
+pub fn executor(program: Program, backend: Backend, global: &Global) -> Result<Executor, Failure> {
+    Ok(Executor::on(backend, program, global.threads)?)
 }
 
 /// Whether a package was calibrated on synthetic inputs.

@@ -145,17 +145,9 @@ impl Pass for RankSensitivity {
         let labels = samples.labels.as_ref().unwrap_or(&predicted);
         let batches: Vec<(Vec<&[f32]>, Range<usize>)> = batches(&samples, &request.shapes);
         let failed = |error: ExecError| PassError::new(error.to_string());
-        let mut sums = vec![0.0; names.len()];
-        for (inputs, range) in &batches {
-            let batch = Batch { inputs, samples: &samples.indices[range.clone()] };
-            let norms = executor.sensitivity(batch, &labels[range.clone()]).map_err(failed)?;
-            sums.iter_mut().zip(norms).for_each(|(sum, norm)| *sum += norm);
-        }
-        let statistics = executor
-            .calibrate(
-                &mut batches.iter().map(|(inputs, range)| Batch { inputs, samples: &samples.indices[range.clone()] }),
-            )
-            .map_err(failed)?;
+        let all = || batches.iter().map(|(inputs, range)| Batch { inputs, samples: &samples.indices[range.clone()] });
+        let sums = executor.sensitivity(&mut all(), labels).map_err(failed)?;
+        let statistics = executor.calibrate(&mut all()).map_err(failed)?;
 
         let norms: Vec<f64> = sums.iter().map(|sum| sum / count as f64).collect();
         let mut order: Vec<usize> = (0..norms.len()).collect();

@@ -5,15 +5,13 @@
 //! therefore bit-equal for any number of threads and any batch. A gradient's sum over the batch is taken in a fixed
 //! order: over the samples of a shard of 16, then over the shards. Bit-identity holds per instruction set.
 
-mod backward;
+pub(crate) mod backend;
 pub(crate) mod buffers;
 pub(crate) mod constants;
-mod distortion;
-mod forward;
 pub(crate) mod kernel;
-mod loss;
-#[cfg(test)]
+mod native;
 mod reference;
+pub(crate) mod run;
 pub(crate) mod sample;
 #[cfg(test)]
 mod testing;
@@ -23,24 +21,32 @@ pub(crate) mod worker;
 
 use crate::{
     error::ExecError,
-    onednn,
-    plan::{
-        Plan,
-        steps::{Goal, PlanKey},
+    measure::{
+        Measured, Probe,
+        calibration::{Calibrate, Statistics},
+        distortion::{Distort, Distortion},
+        sensitivity::{GradientNorm, Sensitivity},
+        sigma::{Sigma, SigmaSums},
     },
+    onednn,
+    plan::steps::{Goal, PlanKey},
     program::{Calibration, DType, LayerId, Program, ValueId},
     sync::lock,
+    task::Targets,
 };
+use backend::{Inputs, Prepared};
 use constants::Constants;
-pub use distortion::Distortion;
-pub use loss::Targets;
-pub(crate) use loss::cross_entropy;
-use mxc_dialects::{denoise::Measured, noise::NoiseSpec};
+use mxc_dialects::{denoise, noise::NoiseSpec};
+use native::Native;
+use reference::Reference;
+use run::SampleRun;
 pub use sample::{Key, Mode, Purpose};
-use sample::{Sample, Seen, WeightGradients};
+use sample::{Sample, WeightGradients};
 use std::{
     collections::BTreeMap,
+    fmt,
     ops::Range,
+    str::FromStr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -50,6 +56,44 @@ use worker::Worker;
 
 /// Weight gradients are summed over shards of this many samples, each on one thread, then over the shards in order.
 const SHARD: usize = 16;
+
+/// What runs programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// Kernels of oneDNN and our own, in f32: `onednn`.
+    #[default]
+    OneDnn,
+    /// Plain f64 arithmetic, operator by operator, slowly, without gradients: `reference`.
+    Reference,
+}
+
+impl Backend {
+    /// Every backend with its name.
+    pub const NAMES: [(Self, &'static str); 2] = [(Self::OneDnn, "onednn"), (Self::Reference, "reference")];
+
+    fn implementation(self) -> &'static dyn backend::Backend {
+        match self {
+            Self::OneDnn => &Native,
+            Self::Reference => &Reference,
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Self::NAMES.iter().filter(|(backend, _)| backend == self).try_for_each(|(_, name)| f.write_str(name))
+    }
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::NAMES.iter().find(|(_, name)| *name == text).map(|(backend, _)| *backend);
+        let known = Self::NAMES.map(|(_, name)| name).join(", ");
+        found.ok_or_else(|| format!("`{text}` is no backend; there are {known}"))
+    }
+}
 
 /// Samples to run.
 #[derive(Clone, Copy, Debug)]
@@ -74,19 +118,31 @@ pub struct Gradients {
 
 /// Runs a program.
 pub struct Executor {
-    program: Program,
+    program: Arc<Program>,
+    backend: Backend,
     threads: usize,
     constants: Constants,
-    plans: Mutex<BTreeMap<PlanKey, Arc<Plan>>>,
+    prepared: Mutex<BTreeMap<PlanKey, Arc<dyn Prepared>>>,
     idle: Mutex<Vec<Worker>>,
 }
 
 impl Executor {
-    /// Plans a program for `threads` worker threads (at least one).
+    /// Plans a program for `threads` worker threads (at least one), on the default backend.
     pub fn new(program: Program, threads: usize) -> Result<Self, ExecError> {
+        Self::on(Backend::default(), program, threads)
+    }
+
+    /// Plans a program for `threads` worker threads (at least one) of a backend.
+    pub fn on(backend: Backend, program: Program, threads: usize) -> Result<Self, ExecError> {
         let constants = Constants::new(program.values(), program.nodes().len())?;
-        let threads = threads.max(1);
-        Ok(Self { program, threads, constants, plans: Mutex::default(), idle: Mutex::default() })
+        Ok(Self {
+            program: Arc::new(program),
+            backend,
+            threads: threads.max(1),
+            constants,
+            prepared: Mutex::default(),
+            idle: Mutex::default(),
+        })
     }
 
     /// The program.
@@ -116,12 +172,12 @@ impl Executor {
 
     /// Replaces a layer's noise specification.
     pub fn set_noise(&mut self, layer: LayerId, spec: NoiseSpec) -> Result<(), ExecError> {
-        let Some(layer) = self.program.layers_mut().get_mut(layer) else {
+        // Plans hold the noise and the limits of their layers; what chips drew was for the old components.
+        lock(&self.prepared).clear();
+        let Some(layer) = Arc::make_mut(&mut self.program).layers_mut().get_mut(layer) else {
             return Err(ExecError::Input(format!("there is no layer {layer}")));
         };
         layer.noise.spec = spec;
-        // Plans hold the noise and the limits of their layers; what chips drew was for the old components.
-        lock(&self.plans).clear();
         lock(&self.idle).iter_mut().for_each(|worker| worker.tools.chip.clear());
         Ok(())
     }
@@ -151,7 +207,7 @@ impl Executor {
         key: Key,
     ) -> Result<Gradients, ExecError> {
         self.check_targets(batch, targets)?;
-        let plan = self.plan(mode, Goal::Train)?;
+        let prepared = self.prepared(mode, Goal::Train)?;
         let count = batch.samples.len();
         let weight = 1.0 / count.max(1) as f64;
         let shards = self.run_shards(batch, SHARD, |worker, range| {
@@ -160,14 +216,15 @@ impl Executor {
             let (mut loss, mut correct) = (0.0, 0);
             for n in range {
                 let inputs = self.sample_inputs(batch, n);
+                let run = Inputs { constants: &self.constants, inputs: &inputs };
                 let sample = Sample { mode, key, index: batch.samples[n], tape: true };
-                self.run_forward(&plan, worker, &inputs, &sample, None)?;
-                let mut seed = worker.tools.pool.take(plan.values[plan.logits].len);
-                let logits = self.values(&plan, worker, &inputs).get(plan.logits);
-                let (sample_loss, right) = targets.loss(n, logits, weight, &mut seed);
+                prepared.forward(run, worker, &sample, None)?;
+                let mut seed = worker.tools.pool.take(self.logits_len());
+                let logits = prepared.output(run, worker, 0);
+                let (sample_loss, right) = self.program.task().loss(targets, n, logits, weight, &mut seed);
                 loss += sample_loss;
                 correct += usize::from(right);
-                self.run_backward(&plan, worker, &inputs, seed, &mut weights, None)?;
+                prepared.backward(run, worker, seed, &mut weights, None)?;
             }
             Ok((loss, correct, weights))
         })?;
@@ -186,110 +243,136 @@ impl Executor {
         Ok(total)
     }
 
-    /// Per layer, the sum over the batch's samples of ‖∂L/∂y‖₂ on the clean model without denoisers; 0
-    /// for a layer that the loss does not depend on.
-    pub fn sensitivity(&self, batch: Batch<'_>, labels: &[u32]) -> Result<Vec<f64>, ExecError> {
-        let targets = Targets::Labels(labels);
-        self.check_targets(batch, targets)?;
-        let plan = self.plan(Mode::CLEAN, Goal::Sensitivity)?;
+    /// Measures the batches' samples, the first of which is at the place `first` of the measurement.
+    fn measure<'a, P: Probe>(
+        &self,
+        probe: &P,
+        first: u64,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+    ) -> Result<Measured<P::Part>, ExecError> {
+        let runs = probe.runs().into_iter().map(|(mode, goal)| Ok((mode, self.prepared(mode, goal)?)));
+        let runs: Vec<(Mode, Arc<dyn Prepared>)> = runs.collect::<Result<_, ExecError>>()?;
         let layers = self.program.layers().len();
-        let mut total = vec![0.0; layers];
-        self.sum_samples(
-            batch,
-            &mut total,
-            |total, norm| *total += norm,
-            |worker, n| {
-                let inputs = self.sample_inputs(batch, n);
-                let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: true };
-                self.run_forward(&plan, worker, &inputs, &sample, None)?;
-                let mut seed = worker.tools.pool.take(plan.values[plan.logits].len);
-                let logits = self.values(&plan, worker, &inputs).get(plan.logits);
-                targets.loss(n, logits, 1.0, &mut seed);
-                let mut norms = vec![0.0; layers];
-                let mut observe = |layer: LayerId, gradient: &[f32]| {
-                    norms[layer] = crate::kernels::elementwise::sums(gradient)[1].sqrt();
+        let mut measured = Measured::new(layers);
+        let mut place = first;
+        for batch in batches {
+            self.check_batch(batch)?;
+            let parts = self.run_shards(batch, self.shard(batch), |worker, range| {
+                let sample = |n: usize| {
+                    let inputs = self.sample_inputs(batch, n);
+                    let mut run = SampleRun {
+                        runs: &runs,
+                        inputs: Inputs { constants: &self.constants, inputs: &inputs },
+                        worker: &mut *worker,
+                        index: batch.samples[n],
+                        layers,
+                        task: self.program.task(),
+                    };
+                    probe.sample(&mut run, place + n as u64)
                 };
-                self.run_backward(&plan, worker, &inputs, seed, &mut BTreeMap::new(), Some(&mut observe))?;
-                Ok(norms)
-            },
-        )?;
-        Ok(total)
+                range.map(sample).collect::<Result<Vec<_>, ExecError>>()
+            })?;
+            for part in parts.into_iter().flatten() {
+                measured.insert(place, part)?;
+                place += 1;
+            }
+        }
+        Ok(measured)
+    }
+
+    /// Per layer, Σ ‖∂L/∂y‖₂ over samples on the clean model without denoisers; 0 for a layer that the loss does not depend on.
+    /// `labels` are those of all samples.
+    pub fn sensitivity<'a>(
+        &self,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+        labels: &[u32],
+    ) -> Result<Vec<f64>, ExecError> {
+        let (norms, samples) = self.sensitivity_from(0, batches, labels)?.finish()?;
+        if samples != labels.len() as u64 {
+            return Err(ExecError::Input(format!("{} labels for {samples} samples", labels.len())));
+        }
+        Ok(norms.into_iter().map(|GradientNorm(norm)| norm).collect())
+    }
+
+    /// A part of [`Executor::sensitivity`], of the samples from the place `first` on, with their labels.
+    pub fn sensitivity_from<'a>(
+        &self,
+        first: u64,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+        labels: &[u32],
+    ) -> Result<Measured<GradientNorm>, ExecError> {
+        self.check_labels(labels)?;
+        self.measure(&Sensitivity { first, labels }, first, batches)
     }
 
     /// Every layer's statistics over the batches on the clean model (the batches are the calibration samples).
     pub fn calibrate<'a>(&self, batches: &mut dyn Iterator<Item = Batch<'a>>) -> Result<Vec<Calibration>, ExecError> {
-        let plan = self.plan(Mode::CLEAN, Goal::Layers)?;
-        let layers = self.program.layers().len();
-        let mut total = vec![Statistics::default(); layers];
-        let mut count = 0u64;
-        for batch in batches {
-            self.check_batch(batch)?;
-            count += batch.samples.len() as u64;
-            self.sum_samples(batch, &mut total, Statistics::add, |worker, n| {
-                let inputs = self.sample_inputs(batch, n);
-                let sample = Sample { mode: Mode::CLEAN, key: NO_DRAWS, index: batch.samples[n], tape: false };
-                let mut statistics = vec![Statistics::default(); layers];
-                let mut observe = |layer: LayerId, seen: Seen<'_>| match seen {
-                    Seen::Product { input, output } => statistics[layer].observe(input, output),
-                    Seen::Noisy { .. } | Seen::Sigma { .. } => {}
-                };
-                self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
-                Ok(statistics)
-            })?;
-        }
-        Ok(total.iter().map(|statistics| statistics.calibration(count)).collect())
+        let (statistics, samples) = self.calibrate_from(0, batches)?.finish()?;
+        Ok(statistics.iter().map(|statistics| statistics.calibration(samples)).collect())
     }
 
-    /// What the σ̂ path of every paper block adds over the batches on the noisy, denoised network; `None` for other layers.
+    /// A part of [`Executor::calibrate`], of the samples from the place `first` on.
+    pub fn calibrate_from<'a>(
+        &self,
+        first: u64,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+    ) -> Result<Measured<Statistics>, ExecError> {
+        self.measure(&Calibrate, first, batches)
+    }
+
+    /// What the σ̂ path of every block that draws adds over the batches on the noisy, denoised network; `None` for other layers.
     pub fn sigma_statistics<'a>(
         &self,
         batches: &mut dyn Iterator<Item = Batch<'a>>,
         key: Key,
-    ) -> Result<Vec<Option<Measured>>, ExecError> {
-        let plan = self.plan(Mode::DENOISED, Goal::Outputs)?;
-        let layers = self.program.layers().len();
-        // Elements, ΣX², Σσ̂².
-        let mut total = vec![[0.0f64; 3]; layers];
-        let mut count = 0u64;
-        for batch in batches {
-            self.check_batch(batch)?;
-            count += batch.samples.len() as u64;
-            let add = |total: &mut [f64; 3], sums: &[f64; 3]| {
-                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum)
-            };
-            self.sum_samples(batch, &mut total, add, |worker, n| {
-                let inputs = self.sample_inputs(batch, n);
-                let sample = Sample { mode: Mode::DENOISED, key, index: batch.samples[n], tape: false };
-                let mut sums = vec![[0.0f64; 3]; layers];
-                let mut observe = |layer: LayerId, seen: Seen<'_>| match seen {
-                    Seen::Sigma { input, sigma } => {
-                        let squares = [input, sigma].map(|values| crate::kernels::elementwise::sums(values)[1]);
-                        sums[layer] = [input.len() as f64, squares[0], squares[1]];
-                    }
-                    Seen::Product { .. } | Seen::Noisy { .. } => {}
-                };
-                self.run_forward(&plan, worker, &inputs, &sample, Some(&mut observe))?;
-                Ok(sums)
-            })?;
-        }
-        let measured = |[elements, input, sigma]: [f64; 3]| Measured {
-            samples: count,
-            input_rms: (input / elements).sqrt(),
-            sigma_rms: (sigma / elements).sqrt(),
-        };
-        Ok(total.into_iter().map(|sums| (sums[0] > 0.0).then(|| measured(sums))).collect())
+    ) -> Result<Vec<Option<denoise::Measured>>, ExecError> {
+        let (sums, samples) = self.sigma_statistics_from(0, batches, key)?.finish()?;
+        Ok(sums.iter().map(|sums| sums.measured(samples)).collect())
     }
 
-    /// The plan for a kind of run, made at its first use.
-    fn plan(&self, mode: Mode, goal: Goal) -> Result<Arc<Plan>, ExecError> {
+    /// A part of [`Executor::sigma_statistics`], of the samples from the place `first` on.
+    pub fn sigma_statistics_from<'a>(
+        &self,
+        first: u64,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+        key: Key,
+    ) -> Result<Measured<SigmaSums>, ExecError> {
+        self.measure(&Sigma { key }, first, batches)
+    }
+
+    /// Every layer's distortion over the batches; 0 for a layer that the logits do not depend on.
+    pub fn distortion<'a>(
+        &self,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+        key: Key,
+    ) -> Result<Vec<Distortion>, ExecError> {
+        Ok(self.distortion_from(0, batches, key)?.finish()?.0)
+    }
+
+    /// A part of [`Executor::distortion`], of the samples from the place `first` on.
+    pub fn distortion_from<'a>(
+        &self,
+        first: u64,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+        key: Key,
+    ) -> Result<Measured<Distortion>, ExecError> {
+        self.measure(&Distort { key }, first, batches)
+    }
+
+    /// What the backend has made ready for a kind of run, made at its first use.
+    fn prepared(&self, mode: Mode, goal: Goal) -> Result<Arc<dyn Prepared>, ExecError> {
         let key = PlanKey { noise: mode.noise, denoise: mode.denoise, goal };
-        if let Some(plan) = lock(&self.plans).get(&key) {
-            return Ok(Arc::clone(plan));
+        if let Some(prepared) = lock(&self.prepared).get(&key) {
+            return Ok(Arc::clone(prepared));
         }
-        let plan = Arc::new(Plan::new(&self.program, key)?);
-        plan.prepare(&self.constants)?;
-        lock(&self.plans).insert(key, Arc::clone(&plan));
-        Ok(plan)
+        let prepared = self.backend.implementation().prepare(&self.program, key, &self.constants)?;
+        lock(&self.prepared).insert(key, Arc::clone(&prepared));
+        Ok(prepared)
+    }
+
+    /// The number of logits of a sample.
+    fn logits_len(&self) -> usize {
+        self.program.values()[self.program.logits()].words()
     }
 
     fn check_batch(&self, batch: Batch<'_>) -> Result<(), ExecError> {
@@ -318,28 +401,38 @@ impl Executor {
 
     fn check_targets(&self, batch: Batch<'_>, targets: Targets<'_>) -> Result<(), ExecError> {
         self.check_batch(batch)?;
-        let logits = &self.program.values()[self.program.logits()];
-        let classes = logits.words();
-        if logits.dtype != DType::F32 {
-            return Err(ExecError::Program(
-                "the output taken for the logits holds integers; a loss needs floating-point ones: mxc compile --logits NAME \
-                 chooses another"
-                    .to_owned(),
-            ));
-        }
-        let count = batch.samples.len();
+        let (count, classes) = (batch.samples.len(), self.logits_len());
         match targets {
             Targets::Labels(labels) if labels.len() != count => {
                 Err(ExecError::Input(format!("{} labels for {count} samples", labels.len())))
             }
-            Targets::Labels(labels) => match labels.iter().find(|&&label| label as usize >= classes) {
-                Some(label) => Err(ExecError::Input(format!("label {label}, but the model has {classes} classes"))),
-                None => Ok(()),
-            },
+            Targets::Labels(labels) => self.check_labels(labels),
             Targets::Logits(rows) if rows.len() != count * classes => {
                 Err(ExecError::Input(format!("{} target logits for {count} samples of {classes} classes", rows.len())))
             }
-            Targets::Logits(_) => Ok(()),
+            Targets::Logits(_) => self.check_logits(),
+        }
+    }
+
+    /// Checks that the loss can be taken of the logits.
+    fn check_logits(&self) -> Result<(), ExecError> {
+        if self.program.values()[self.program.logits()].dtype == DType::F32 {
+            return Ok(());
+        }
+        Err(ExecError::Program(
+            "the output taken for the logits holds integers; a loss needs floating-point ones: mxc compile --logits NAME \
+             chooses another"
+                .to_owned(),
+        ))
+    }
+
+    /// Checks that labels are classes.
+    fn check_labels(&self, labels: &[u32]) -> Result<(), ExecError> {
+        self.check_logits()?;
+        let classes = self.logits_len();
+        match labels.iter().find(|&&label| label as usize >= classes) {
+            Some(label) => Err(ExecError::Input(format!("label {label}, but the model has {classes} classes"))),
+            None => Ok(()),
         }
     }
 
@@ -354,24 +447,6 @@ impl Executor {
                 &values[n * len..(n + 1) * len]
             })
             .collect()
-    }
-
-    /// Adds what `work` finds of every layer for each of the batch's samples to `total`: in the samples' order, so that the sums
-    /// do not depend on the threads.
-    fn sum_samples<T: Send>(
-        &self,
-        batch: Batch<'_>,
-        total: &mut [T],
-        add: impl Fn(&mut T, &T),
-        work: impl Fn(&mut Worker, usize) -> Result<Vec<T>, ExecError> + Sync,
-    ) -> Result<(), ExecError> {
-        let samples = self.run_shards(batch, self.shard(batch), |worker, range| {
-            range.map(|n| work(worker, n)).collect::<Result<Vec<_>, ExecError>>()
-        })?;
-        for sample in samples.iter().flatten() {
-            total.iter_mut().zip(sample).for_each(|(total, part)| add(total, part));
-        }
-        Ok(())
     }
 
     /// How many samples a thread takes at a time where their results are not summed.
@@ -425,68 +500,28 @@ impl Executor {
 
     fn run(&self, batch: Batch<'_>, mode: Mode, key: Key, goal: Goal) -> Result<Vec<Vec<f32>>, ExecError> {
         self.check_batch(batch)?;
-        let plan = self.plan(mode, goal)?;
+        let prepared = self.prepared(mode, goal)?;
+        let ids = if goal == Goal::Outputs { self.program.outputs() } else { &[self.program.logits()] };
+        let words: Vec<usize> = ids.iter().map(|&id| self.program.values()[id].words()).collect();
         let shards = self.run_shards(batch, self.shard(batch), |worker, range| {
             let mut outputs: Vec<Vec<f32>> =
-                plan.targets.iter().map(|&id| Vec::with_capacity(plan.values[id].len * range.len())).collect();
+                words.iter().map(|words| Vec::with_capacity(words * range.len())).collect();
             for n in range {
                 let inputs = self.sample_inputs(batch, n);
+                let run = Inputs { constants: &self.constants, inputs: &inputs };
                 let sample = Sample { mode, key, index: batch.samples[n], tape: false };
-                self.run_forward(&plan, worker, &inputs, &sample, None)?;
-                let values = self.values(&plan, worker, &inputs);
-                for (output, &id) in outputs.iter_mut().zip(&plan.targets) {
-                    output.extend_from_slice(values.get(id));
+                prepared.forward(run, worker, &sample, None)?;
+                for (index, output) in outputs.iter_mut().enumerate() {
+                    output.extend_from_slice(prepared.output(run, worker, index));
                 }
             }
             Ok(outputs)
         })?;
         let mut outputs: Vec<Vec<f32>> =
-            plan.targets.iter().map(|&id| Vec::with_capacity(plan.values[id].len * batch.samples.len())).collect();
+            words.iter().map(|words| Vec::with_capacity(words * batch.samples.len())).collect();
         for shard in shards {
             outputs.iter_mut().zip(shard).for_each(|(output, part)| output.extend_from_slice(&part));
         }
         Ok(outputs)
-    }
-}
-
-/// The key of runs that draw nothing.
-const NO_DRAWS: Key = Key { seed: 0, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
-
-/// Sums of a layer's statistics.
-#[derive(Clone, Copy, Debug, Default)]
-struct Statistics {
-    elements: u64,
-    /// Σy, Σy², Σ|y|.
-    sums: [f64; 3],
-    absmax: f32,
-    input_absmax: f32,
-}
-
-impl Statistics {
-    fn observe(&mut self, x: &[f32], y: &[f32]) {
-        use crate::kernels::elementwise::{absmax, sums};
-        self.elements += y.len() as u64;
-        self.sums.iter_mut().zip(sums(y)).for_each(|(total, sum)| *total += sum);
-        self.absmax = self.absmax.max(absmax(y));
-        self.input_absmax = self.input_absmax.max(absmax(x));
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.elements += other.elements;
-        self.sums.iter_mut().zip(other.sums).for_each(|(total, sum)| *total += sum);
-        self.absmax = self.absmax.max(other.absmax);
-        self.input_absmax = self.input_absmax.max(other.input_absmax);
-    }
-
-    fn calibration(&self, samples: u64) -> Calibration {
-        let [sum, square, abs] = self.sums.map(|sum| sum / self.elements.max(1) as f64);
-        Calibration {
-            samples,
-            rms: square.sqrt(),
-            absmax: f64::from(self.absmax),
-            mean_abs: abs,
-            std: (square - sum * sum).max(0.0).sqrt(),
-            input_absmax: f64::from(self.input_absmax),
-        }
     }
 }

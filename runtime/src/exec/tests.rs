@@ -1,6 +1,6 @@
 //! The executor against the plain f64 reference: values in every mode, gradients by finite differences, bit-equality.
 
-use super::{reference::Run, testing::Net, *};
+use super::{reference::Run, sample::Sample, testing::Net, *};
 use crate::{
     digital::program::{Buffer, Scheduled, Step, TileProgram},
     program::{
@@ -9,6 +9,7 @@ use crate::{
         Window,
     },
 };
+use crate::{ops::reference::Exact, plan::Plan};
 use mxc_dialects::{
     denoise::{
         KINDS, Kind, Stage,
@@ -16,9 +17,10 @@ use mxc_dialects::{
     },
     noise::{LayerNoise, MODELS, ModelInfo, NoiseSpec, Reference, Scale, Site},
 };
-use std::sync::LazyLock;
+use std::{cell::RefCell, sync::LazyLock};
 
 const KEY: Key = Key { seed: 7, purpose: Purpose::Train, pass: 3, chip: 0 };
+const TRAIN: PlanKey = PlanKey { noise: true, denoise: true, goal: Goal::Train };
 const MODES: [Mode; 4] = [Mode::CLEAN, Mode::NOISY, Mode::DENOISED, Mode::CLEAN_DENOISED];
 /// A denoised run without noise whose blocks sample.
 const SAMPLING: Mode = Mode { noise: false, denoise: true, sampling: true };
@@ -456,6 +458,19 @@ fn close(got: &[f32], want: &[f64], tolerance: f64) -> Result<(), String> {
     Ok(())
 }
 
+/// A plain run of a sample.
+fn plain<'a>(
+    program: &'a Program,
+    mode: Mode,
+    index: u64,
+    weights: &'a dyn Fn(ValueId) -> Option<Vec<f64>>,
+    nudge: Option<(LayerId, usize, f64)>,
+) -> Run<'a> {
+    let sample = Sample { mode, key: KEY, index, tape: false };
+    let exact = Exact { layers: program.layers(), sample, nudge, observer: RefCell::new(None) };
+    Run { program, weights, exact }
+}
+
 /// Outputs agree with the reference to 10⁻⁵ of the largest.
 #[test]
 fn values_match_the_reference() {
@@ -468,14 +483,7 @@ fn values_match_the_reference() {
             let got = executor.forward(batch, mode, KEY).unwrap().remove(0);
             assert_eq!(got, executor.logits(batch, mode, KEY).unwrap());
             for n in 0..2 {
-                let run = Run {
-                    program: &program,
-                    mode,
-                    key: KEY,
-                    sample: indices[n],
-                    weights: BTreeMap::new(),
-                    nudge: None,
-                };
+                let run = plain(&program, mode, indices[n], &|_| None, None);
                 let want = &run.values(&[&x[n * len..(n + 1) * len]]).unwrap()[program.logits()].values;
                 if let Err(error) = close(&got[n * 4..(n + 1) * 4], want, 1e-5) {
                     panic!("{name}, {mode:?}, sample {n}: {error}");
@@ -507,14 +515,8 @@ fn gradients_match_finite_differences() {
             let loss = |weights: &BTreeMap<ValueId, Vec<f64>>| -> f64 {
                 (0..2)
                     .map(|n| {
-                        let run = Run {
-                            program: &program,
-                            mode,
-                            key: KEY,
-                            sample: indices[n],
-                            weights: weights.clone(),
-                            nudge: None,
-                        };
+                        let own = |id: ValueId| weights.get(&id).cloned();
+                        let run = plain(&program, mode, indices[n], &own, None);
                         loss_of(&run, &x[n * len..(n + 1) * len], labels[n] as usize)
                     })
                     .sum()
@@ -553,7 +555,7 @@ fn sensitivities_match_finite_differences() {
         let (x, indices, labels) = samples(&program, 2);
         let len = x.len() / 2;
         let batch = Batch { inputs: &[&x[..len]], samples: &indices[..1] };
-        let got = executor.sensitivity(batch, &labels[..1]).unwrap();
+        let got = executor.sensitivity(&mut [batch].into_iter(), &labels[..1]).unwrap();
         for node in program.nodes() {
             let layer = match &node.op {
                 Op::Conv2d(op) => op.layer,
@@ -565,14 +567,7 @@ fn sensitivities_match_finite_differences() {
             let want: f64 = (0..1)
                 .map(|n| {
                     let loss = |at: usize, by: f64| {
-                        let run = Run {
-                            program: &program,
-                            mode: Mode::CLEAN,
-                            key: KEY,
-                            sample: indices[n],
-                            weights: BTreeMap::new(),
-                            nudge: Some((layer, at, by)),
-                        };
+                        let run = plain(&program, Mode::CLEAN, indices[n], &|_| None, Some((layer, at, by)));
                         loss_of(&run, &x[n * len..(n + 1) * len], labels[n] as usize)
                     };
                     (0..elements).map(|at| ((loss(at, 1e-6) - loss(at, -1e-6)) / 2e-6).powi(2)).sum::<f64>().sqrt()
@@ -607,8 +602,8 @@ fn results_are_bit_equal_for_any_threads_and_batches() {
     let targets = Targets::Labels(&labels);
     let (a, b) = (one.gradients(whole, targets, KEY).unwrap(), two.gradients(whole, targets, KEY).unwrap());
     assert_eq!((a.loss.to_bits(), a.correct, a.weights), (b.loss.to_bits(), b.correct, b.weights));
-    let sensitivity = one.sensitivity(whole, &labels).unwrap();
-    assert_eq!(sensitivity, two.sensitivity(whole, &labels).unwrap());
+    let sensitivity = one.sensitivity(&mut [whole].into_iter(), &labels).unwrap();
+    assert_eq!(sensitivity, two.sensitivity(&mut [whole].into_iter(), &labels).unwrap());
     let calibrate = |executor: &Executor, size: usize| {
         let chunks: Vec<_> = x.chunks(size * len).map(|x| [x]).collect();
         let mut batches = chunks.iter().zip(indices.chunks(size)).map(|(inputs, samples)| Batch { inputs, samples });
@@ -747,7 +742,7 @@ fn a_block_is_its_terms() {
     let [fused, terms] = [kind("paper"), &*UNFUSED].map(|kind| Executor::new(program(kind), 1).unwrap());
     let (x, indices, labels) = samples(fused.program(), 3);
     let batch = Batch { inputs: &[&x], samples: &indices };
-    let kernels = |executor: &Executor| executor.plan(Mode::DENOISED, Goal::Train).unwrap().steps.len();
+    let kernels = |executor: &Executor| Plan::new(executor.program(), TRAIN).unwrap().steps.len();
     assert!(kernels(&fused) < kernels(&terms));
     let near = |a: &[f32], b: &[f32]| {
         let b: Vec<f64> = b.iter().map(|b| f64::from(*b)).collect();
@@ -845,7 +840,7 @@ fn tile_programs_run_in_integers_and_have_no_gradient() {
     // Without denoisers it is the identity, also for a sensitivity.
     let outputs = executor.forward(batch, Mode::CLEAN, KEY).unwrap();
     assert_eq!(outputs[0], outputs[1]);
-    assert!(executor.sensitivity(batch, &[0]).unwrap()[0] > 0.0);
+    assert!(executor.sensitivity(&mut [batch].into_iter(), &[0]).unwrap()[0] > 0.0);
     let error = executor.gradients(batch, Targets::Labels(&[0]), KEY).unwrap_err().to_string();
     assert!(error.contains("layer `layer0`") && error.contains("have no gradient"), "{error}");
 }
@@ -922,6 +917,74 @@ fn what_does_not_fit_is_named() {
     }
     let error = executor.logits(Batch { samples: &[0, 1], ..batch }, Mode::CLEAN, KEY).unwrap_err().to_string();
     assert!(error.contains("2 samples of shape [1, 5, 6, 2] need 120"), "{error}");
-    let error = executor.sensitivity(batch, &[4]).unwrap_err().to_string();
+    let error = executor.sensitivity(&mut [batch].into_iter(), &[4]).unwrap_err().to_string();
     assert!(error.contains("label 4, but the model has 4 classes"), "{error}");
+}
+
+/// The parts of a measurement, made apart and in any order, give its bits; and the backends measure the same.
+#[test]
+fn measurements_merge_to_the_same_bits() {
+    let program = Net::resnet(1, true);
+    let (x, indices, labels) = samples(&program, 70);
+    let len = x.len() / 70;
+    let executor = Executor::new(program, 2).unwrap();
+    let batch = |range: Range<usize>| {
+        ([&x[range.start * len..range.end * len]], indices[range.clone()].to_vec(), labels[range].to_vec())
+    };
+    let parts = [0..33, 33..40, 40..70].map(|range| (range.start as u64, batch(range)));
+    let whole = batch(0..70);
+    let all = Batch { inputs: &whole.0, samples: &whole.1 };
+    macro_rules! merged {
+        ($method:ident $(, $argument:expr)*) => {{
+            let mut merged = Measured::new(executor.program().layers().len());
+            for (first, (inputs, samples, _labels)) in [&parts[2], &parts[0], &parts[1]] {
+                let batch = Batch { inputs, samples };
+                let part = executor.$method(*first, &mut [batch].into_iter() $(, $argument(_labels))*).unwrap();
+                merged.merge(part).unwrap();
+            }
+            merged.finish().unwrap()
+        }};
+    }
+    let (statistics, count) = merged!(calibrate_from);
+    let calibrations: Vec<Calibration> = statistics.iter().map(|part| part.calibration(count)).collect();
+    assert_eq!(calibrations, executor.calibrate(&mut [all].into_iter()).unwrap());
+    let key = |_: &Vec<u32>| KEY;
+    let (sums, count) = merged!(sigma_statistics_from, key);
+    let measured: Vec<_> = sums.iter().map(|part| part.measured(count)).collect();
+    assert_eq!(measured, executor.sigma_statistics(&mut [all].into_iter(), KEY).unwrap());
+    assert_eq!(merged!(distortion_from, key).0, executor.distortion(&mut [all].into_iter(), KEY).unwrap());
+    let (norms, _) = merged!(sensitivity_from, Vec::as_slice);
+    let norms: Vec<f64> = norms.into_iter().map(|GradientNorm(norm)| norm).collect();
+    assert_eq!(norms, executor.sensitivity(&mut [all].into_iter(), &whole.2).unwrap());
+}
+
+/// The reference backend gives the fast one's results but for rounding, tells observers the same, and has no gradients.
+#[test]
+fn backends_agree() {
+    for (name, program) in networks().into_iter().step_by(3) {
+        let (x, indices, labels) = samples(&program, 3);
+        let batch = Batch { inputs: &[&x], samples: &indices };
+        let [fast, plain] =
+            [Backend::OneDnn, Backend::Reference].map(|backend| Executor::on(backend, program.clone(), 2).unwrap());
+        let near = |a: &[f64], b: &[f64]| {
+            let a: Vec<f32> = a.iter().map(|&x| x as f32).collect();
+            close(&a, b, 1e-4).unwrap_or_else(|error| panic!("{name}: {error}"));
+        };
+        for mode in MODES {
+            let [a, b] = [&fast, &plain].map(|executor| executor.logits(batch, mode, KEY).unwrap());
+            let wide = |x: Vec<f32>| x.into_iter().map(f64::from).collect::<Vec<f64>>();
+            near(&wide(a), &wide(b));
+        }
+        let [a, b] = [&fast, &plain].map(|executor| {
+            let calibrations = executor.calibrate(&mut [batch].into_iter()).unwrap();
+            let sigma = executor.sigma_statistics(&mut [batch].into_iter(), KEY).unwrap();
+            let distortion = executor.distortion(&mut [batch].into_iter(), KEY).unwrap();
+            let of = calibrations.iter().flat_map(|c| [c.rms, c.absmax, c.mean_abs, c.std, c.input_absmax]);
+            let of = of.chain(sigma.iter().flatten().flat_map(|s| [s.input_rms, s.sigma_rms]));
+            of.chain(distortion.iter().flat_map(|d| [d.clean, d.common[0], d.energy[1]])).collect::<Vec<f64>>()
+        });
+        near(&a, &b);
+        let error = plain.gradients(batch, Targets::Labels(&labels), KEY).unwrap_err().to_string();
+        assert!(error.contains("no gradients; choose --backend onednn"), "{error}");
+    }
 }

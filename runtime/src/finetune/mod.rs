@@ -13,8 +13,9 @@ use crate::{
     data::{self, DataError, Source},
     error::ExecError,
     evaluate,
-    exec::{Batch, Executor, Gradients, Key, Mode, Purpose, Targets},
+    exec::{Batch, Executor, Gradients, Key, Mode, Purpose},
     program::{Layer, Op, Program, ValueId},
+    task::Targets,
 };
 use checkpoint::{Checkpoint, Tensor};
 use std::{

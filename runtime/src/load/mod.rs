@@ -21,6 +21,7 @@ use crate::{
     digital::{DigitalError, program::TileProgram},
     program::{Builder, DType, Op, Program, Type as ValueType, ValueId},
     store::{Weight, WeightStore},
+    task::UnknownTask,
 };
 use melior::ir::{
     Attribute, BlockLike, Module, OperationRef, ShapedTypeLike, Type, TypeLike, Value as IrValue, ValueLike,
@@ -119,6 +120,10 @@ pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, Lo
         loaded: BTreeMap::new(),
         trained: BTreeMap::new(),
     };
+    if let Some(task) = ir::string_attr(&main, ir::TASK_ATTRIBUTE) {
+        let unknown = |error: UnknownTask| LoadError::Signature(format!("{}: {error}", ir::TASK_ATTRIBUTE));
+        loader.program.task(task.parse().map_err(unknown)?);
+    }
     let inputs = names(&main, "arg_attrs", block.argument_count(), "input");
     for (index, name) in inputs.into_iter().enumerate() {
         let argument = block.argument(index).map_err(|error| LoadError::Signature(error.to_string()))?;

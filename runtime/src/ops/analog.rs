@@ -267,24 +267,26 @@ pub(crate) fn exact(
         return Ok(product(x));
     };
     let info = &run.layers[layer];
-    let limits = info.limits().filter(|_| run.mode.noise && !info.noise.spec.is_ideal());
+    let limits = info.limits().filter(|_| run.sample.mode.noise && !info.noise.spec.is_ideal());
     let clamp = |tensor: &mut Tensor, limit: Option<f32>| {
         if let Some(limit) = limit.map(f64::from) {
             tensor.values.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
         }
     };
     let mut input = x.clone();
-    if run.mode.noise {
+    if run.sample.mode.noise {
         add_noise(run, layer, Site::Input, &mut input)?;
         clamp(&mut input, limits.map(|limits| limits[0]));
     }
     let mut y = product(&input);
+    run.observe(layer, [x, &y], |[input, output]| Seen::Product { input, output });
     if let Some((_, at, by)) = run.nudge.filter(|nudge| nudge.0 == layer) {
         y.values[at] += by;
     }
-    if run.mode.noise {
+    if run.sample.mode.noise {
         add_noise(run, layer, Site::Output, &mut y)?;
         clamp(&mut y, limits.map(|limits| limits[1]));
+        run.observe(layer, [&y, &y], |[_, output]| Seen::Noisy { output });
     }
     Ok(y)
 }

@@ -89,7 +89,7 @@ impl Operator for Denoise {
     }
 
     fn exact(&self, run: &Exact<'_>, operands: &[&Tensor], shape: &[usize]) -> Result<Tensor, String> {
-        if !run.mode.denoise {
+        if !run.sample.mode.denoise {
             return Ok(operands[0].clone());
         }
         exact(run, self.layer, self.kind.expression(), operands, shape)
@@ -632,14 +632,16 @@ fn exact(
             Primitive::ScaleShift { x, scale, shift } => {
                 Tensor::from_fn(&full, |i| values[*x].at(i) * weight(*scale).values[i[3]] + weight(*shift).values[i[3]])
             }
-            Primitive::Draw { .. } => {
+            Primitive::Draw { like } => {
                 let count = full.iter().product();
                 let number = expression.terms()[..index]
                     .iter()
                     .filter(|term| matches!(term.primitive, Primitive::Draw { .. }))
                     .count();
-                let values = match run.mode.sampling {
+                let values = match run.sample.mode.sampling {
                     true => {
+                        let seen = [operands[0], &values[*like]];
+                        run.observe(layer, seen, |[input, sigma]| Seen::Sigma { input, sigma });
                         let fill = Stream::fill_normals;
                         run.draws(fill, layer, rng::Kind::Epsilon, number, Lifetime::Sample, count)
                     }

@@ -140,8 +140,3 @@ pub(crate) fn broadcast_of(a: &[usize], b: &[usize]) -> Result<Broadcast, ExecEr
 pub(crate) fn around(shape: &[usize], axis: usize) -> [usize; 3] {
     [shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product()]
 }
-
-/// What the plain meaning does not cover.
-pub(crate) fn inexact<T>(what: &str) -> Result<T, String> {
-    Err(format!("the reference backend computes in floating point; it does not run {what}"))
-}

@@ -1,12 +1,13 @@
 //! The plain f64 run of a program: its tensors, and what it depends on.
 
 use crate::{
-    exec::sample::{Key, Mode, Sample},
+    exec::sample::{Observer, Sample, Seen},
     kernels::noise::Fill,
     program::value::{Layer, LayerId},
     rng::{Kind, layer_hash},
 };
 use mxc_dialects::noise::Lifetime;
+use std::cell::RefCell;
 
 /// A dense tensor.
 #[derive(Clone, Debug, Default)]
@@ -48,12 +49,11 @@ impl Tensor {
 /// A plain run of one sample.
 pub(crate) struct Exact<'a> {
     pub layers: &'a [Layer],
-    pub mode: Mode,
-    pub key: Key,
-    /// The sample's data-set index.
-    pub sample: u64,
+    pub sample: Sample,
     /// Something added to one element of a layer's output before its noise: for finite differences.
     pub nudge: Option<(LayerId, usize, f64)>,
+    /// What is told of the layers.
+    pub observer: RefCell<Option<&'a mut Observer<'a>>>,
 }
 
 impl Exact<'_> {
@@ -68,9 +68,21 @@ impl Exact<'_> {
         len: usize,
     ) -> Vec<f64> {
         let mut out = vec![0.0; len];
-        let sample = Sample { mode: self.mode, key: self.key, index: self.sample, tape: false };
-        let stream = sample.stream(layer_hash(&self.layers[layer].name), kind, component, lifetime);
+        let stream = self.sample.stream(layer_hash(&self.layers[layer].name), kind, component, lifetime);
         fill(&stream, 0, &mut out);
         out.into_iter().map(f64::from).collect()
+    }
+
+    /// Tells the observer, if there is one, of two tensors in f32.
+    pub fn observe(
+        &self,
+        layer: LayerId,
+        tensors: [&Tensor; 2],
+        seen: impl for<'s> FnOnce([&'s [f32]; 2]) -> Seen<'s>,
+    ) {
+        if let Some(observer) = self.observer.borrow_mut().as_mut() {
+            let [a, b] = tensors.map(|tensor| tensor.values.iter().map(|&x| x as f32).collect::<Vec<_>>());
+            observer(layer, seen([&a, &b]));
+        }
     }
 }

@@ -36,6 +36,9 @@ pub struct Manifest {
     /// The last so many training samples are read by neither calibration nor fine-tuning.
     #[prost(uint64, tag = "10")]
     pub holdout: u64,
+    /// What the network is for: a [`Task`](crate::task::Task)'s name.
+    #[prost(string, tag = "11")]
+    pub task: String,
 }
 
 /// A [`LayerNoise`] in its text form.

@@ -16,6 +16,7 @@ pub use manifest::*;
 use crate::{
     files::atomically,
     store::{self, StoreError, WeightStore},
+    task::Task,
 };
 use memmap2::Mmap;
 use prost::Message;
@@ -29,7 +30,7 @@ use std::{
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 /// The version of the package format that this program reads and writes.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// The feature of packages whose model takes bytes, [`Preprocessing::bytes`].
 pub const BYTE_INPUT: &str = "byte-input";
 /// The required features that this program knows; a package that needs another is refused.
@@ -128,6 +129,7 @@ impl Package {
                 "it requires the feature `{feature}`, which this mxc lacks; use a newer one"
             )));
         }
+        manifest.task.parse::<Task>().map_err(|error| unsupported(error.to_string()))?;
         let module = bytes(range(MODULE)?).to_vec();
         if std::str::from_utf8(&module).is_err() {
             return Err(corrupt(format!("{MODULE} is not text")));

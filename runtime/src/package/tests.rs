@@ -16,6 +16,7 @@ fn example() -> Package {
         manifest: Manifest {
             format_version: FORMAT_VERSION,
             hardware: "clock = 500".into(),
+            task: "classification".into(),
             noise: Some(Noise { spec: "gaussian(sigma=6%)".into(), scale: "range".into(), reference: "rms".into() }),
             placement: Some(Placement {
                 kind: "greedy".into(),

@@ -11,10 +11,7 @@ pub(crate) mod steps;
 
 use crate::{
     error::ExecError,
-    exec::{
-        constants::Constants,
-        kernel::{Id, Place, Step, Value},
-    },
+    exec::kernel::{Id, Place, Step, Value},
     ops::operator::Planned,
     program::{Program, ValueId},
 };
@@ -57,11 +54,6 @@ impl Plan {
         }
         buffers::assign(&mut steps, &targets);
         Ok(Self { steps: steps.steps, values: steps.values, targets, logits })
-    }
-
-    /// Makes what its kernels need of the constants.
-    pub fn prepare(&self, constants: &Constants) -> Result<(), ExecError> {
-        self.steps.iter().try_for_each(|step| step.kernel.prepare(constants))
     }
 }
 

@@ -25,7 +25,7 @@ pub use crate::ops::{
     tile::DenoiseTile,
     unary::Unary,
 };
-use crate::{ops::operator::Operand, store::Weight};
+use crate::{ops::operator::Operand, store::Weight, task::Task};
 pub use mxc_dialects::shape::Window;
 pub use value::{Calibration, DType, Layer, LayerId, Value, ValueId};
 
@@ -63,6 +63,7 @@ pub struct Program {
     outputs: Vec<ValueId>,
     logits: ValueId,
     layers: Vec<Layer>,
+    task: Task,
 }
 
 impl Program {
@@ -90,6 +91,11 @@ impl Program {
     /// in one.
     pub fn logits(&self) -> ValueId {
         self.logits
+    }
+
+    /// What the network is for.
+    pub fn task(&self) -> Task {
+        self.task
     }
 
     /// The analog layers in execution order.
@@ -184,6 +190,11 @@ impl Builder {
     /// An empty program.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says what the network is for.
+    pub fn task(&mut self, task: Task) {
+        self.program.task = task;
     }
 
     /// A value made so far. Every id that the builder has given is one.
