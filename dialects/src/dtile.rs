@@ -3,14 +3,14 @@
 //! Every operation has a struct with its operands, attributes and result types: `parse` reads one from the IR, `build`
 //! makes the operation. [`Instruction`] is any of them.
 
-use crate::{ffi, ir};
+pub use crate::operations::Symbol;
+
+use crate::{ffi, ir, operations::operations};
 use melior::{
     Context,
     ir::{
-        Attribute, Identifier, Location, Module, Operation, OperationRef, RegionLike, ShapedTypeLike, Type, Value,
-        ValueLike,
-        attribute::FlatSymbolRefAttribute,
-        operation::{OperationBuilder, OperationLike, OperationMutLike},
+        Module, OperationRef, RegionLike, ShapedTypeLike, Type, Value, ValueLike,
+        operation::{OperationLike, OperationMutLike},
         r#type::{IntegerType, RankedTensorType},
     },
 };
@@ -37,167 +37,10 @@ pub const MAPPING: &str = "dtile.mapping";
 /// The units that the control unit enables, as `dtile.phase` names them.
 pub const UNITS: [&str; 5] = ["transfer", "convolution", "leaky_relu", "noise_cancellation", "affine"];
 
-/// A symbol attribute's value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Symbol(pub String);
-
-/// A Rust value that is an attribute in the IR.
-trait AttributeValue: Sized {
-    fn read(operation: &OperationRef<'_, '_>, name: &str) -> Option<Self>;
-    fn write<'c>(&self, context: &'c Context) -> Option<Attribute<'c>>;
-}
-
-impl AttributeValue for i64 {
-    fn read(operation: &OperationRef<'_, '_>, name: &str) -> Option<Self> {
-        ir::i64_attr(operation, name)
-    }
-    fn write<'c>(&self, context: &'c Context) -> Option<Attribute<'c>> {
-        Some(ir::integer(context, *self))
-    }
-}
-
-impl AttributeValue for Option<i64> {
-    fn read(operation: &OperationRef<'_, '_>, name: &str) -> Option<Self> {
-        Some(ir::i64_attr(operation, name))
-    }
-    fn write<'c>(&self, context: &'c Context) -> Option<Attribute<'c>> {
-        self.map(|value| ir::integer(context, value))
-    }
-}
-
-/// A unit attribute: there or not.
-impl AttributeValue for bool {
-    fn read(operation: &OperationRef<'_, '_>, name: &str) -> Option<Self> {
-        Some(operation.has_attribute(name))
-    }
-    fn write<'c>(&self, context: &'c Context) -> Option<Attribute<'c>> {
-        self.then(|| Attribute::unit(context))
-    }
-}
-
-impl AttributeValue for Vec<i64> {
-    fn read(operation: &OperationRef<'_, '_>, name: &str) -> Option<Self> {
-        ir::i64s_attr(operation, name)
-    }
-    fn write<'c>(&self, context: &'c Context) -> Option<Attribute<'c>> {
-        Some(ir::i64s(context, self))
-    }
-}
-
-impl AttributeValue for String {
-    fn read(operation: &OperationRef<'_, '_>, name: &str) -> Option<Self> {
-        ir::string_attr(operation, name)
-    }
-    fn write<'c>(&self, context: &'c Context) -> Option<Attribute<'c>> {
-        Some(ir::string(context, self))
-    }
-}
-
-impl AttributeValue for Symbol {
-    fn read(operation: &OperationRef<'_, '_>, name: &str) -> Option<Self> {
-        ir::symbol_attr(operation, name).map(Self)
-    }
-    fn write<'c>(&self, context: &'c Context) -> Option<Attribute<'c>> {
-        Some(FlatSymbolRefAttribute::new(context, &self.0).into())
-    }
-}
-
-macro_rules! operations {
-    ($(
-        $(#[$documentation:meta])*
-        $name:ident = $mnemonic:literal {
-            ($($operand:ident),* $(; $variadic:ident)?) -> $results:literal
-            $($(#[$attribute_documentation:meta])* $attribute:ident: $type:ty,)*
-        }
-    )*) => {
-        $(
-            $(#[$documentation])*
-            #[derive(Clone, Debug)]
-            pub struct $name<'c, 'a> {
-                $(#[doc = concat!("Operand `", stringify!($operand), "`.")] pub $operand: Value<'c, 'a>,)*
-                $(
-                    #[doc = concat!("Operands `", stringify!($variadic), "`, any number.")]
-                    pub $variadic: Vec<Value<'c, 'a>>,
-                )?
-                $($(#[$attribute_documentation])* pub $attribute: $type,)*
-                /// The result types.
-                pub types: Vec<Type<'c>>,
-                #[allow(missing_docs)]
-                pub lifetime: std::marker::PhantomData<&'a ()>,
-            }
-
-            impl<'c, 'a> $name<'c, 'a> {
-                /// The operation's name.
-                pub const MNEMONIC: &'static str = $mnemonic;
-
-                /// Reads an operation of this name.
-                pub fn parse(operation: OperationRef<'c, 'a>) -> Result<Self, String> {
-                    #[allow(unused_mut, unused_variables)]
-                    let mut operands = operation.operands();
-                    let result = Self {
-                        $($operand: operands
-                            .next()
-                            .ok_or_else(|| missing(&operation, "operand", stringify!($operand)))?,)*
-                        $($variadic: operands.by_ref().collect(),)?
-                        $($attribute: <$type as AttributeValue>::read(&operation, stringify!($attribute))
-                            .ok_or_else(|| missing(&operation, "attribute", stringify!($attribute)))?,)*
-                        types: operation.results().map(|result| result.r#type()).collect(),
-                        lifetime: std::marker::PhantomData,
-                    };
-                    if operands.next().is_some() || result.types.len() != $results {
-                        return Err(format!(
-                            "'{}' has {} operands and {} results", $mnemonic, operation.operand_count(), result.types.len()
-                        ));
-                    }
-                    Ok(result)
-                }
-
-                /// Makes the operation.
-                pub fn build(
-                    &self, context: &'c Context, location: Location<'c>,
-                ) -> Result<Operation<'c>, melior::Error> {
-                    let attributes: Vec<_> = [$((stringify!($attribute), self.$attribute.write(context)),)*]
-                        .into_iter()
-                        .filter_map(|(name, value): (&str, Option<Attribute<'c>>)| {
-                            Some((Identifier::new(context, name), value?))
-                        })
-                        .collect();
-                    #[allow(unused_mut)]
-                    let mut operands: Vec<Value<'c, 'a>> = vec![$(self.$operand,)*];
-                    $(operands.extend(&self.$variadic);)?
-                    OperationBuilder::new($mnemonic, location)
-                        .add_operands(&operands)
-                        .add_attributes(&attributes)
-                        .add_results(&self.types)
-                        .build()
-                }
-            }
-        )*
-
-        /// Any operation of the dialect.
-        #[derive(Clone, Debug)]
-        #[allow(missing_docs)]
-        pub enum Instruction<'c, 'a> {
-            $($name($name<'c, 'a>),)*
-        }
-
-        impl<'c, 'a> Instruction<'c, 'a> {
-            /// Reads an operation; `None` when it is of another dialect.
-            pub fn parse(operation: OperationRef<'c, 'a>) -> Result<Option<Self>, String> {
-                Ok(match ir::op_name(&operation).as_str() {
-                    $($mnemonic => Some(Self::$name($name::parse(operation)?)),)*
-                    _ => None,
-                })
-            }
-        }
-    };
-}
-
-fn missing(operation: &OperationRef<'_, '_>, what: &str, name: &str) -> String {
-    format!("'{}' lacks the {what} `{name}`", ir::op_name(operation))
-}
-
 operations! {
+    /// Any operation of the dialect.
+    pub enum Instruction {}
+
     /// Runs a program on every sample of the batch.
     Launch = "dtile.launch" {
         (input) -> 1

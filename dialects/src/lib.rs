@@ -2,7 +2,7 @@
 //!
 //! The dialects are IRDL (`dialects/irdl`, and [`denoise::irdl`] made from the kinds of denoisers), loaded into a context by [`new_context`]; a stock
 //! `mlir-opt --irdl-file=…` given [`irdl_source`] reads the same IR. The modules [`analog`], [`denoise`] and [`dtile`]
-//! hold typed views of their operations, [`noise`] what a noise
+//! hold typed views of their operations, [`tosa`] those of TOSA's and of what TOSA lacks, [`noise`] what a noise
 //! specification says, [`ir`] what all of them and the passes need of MLIR, [`erase`] the way to erase
 //! operations, [`verify`] the checks that IRDL cannot state, and [`ffi`] the few calls that melior lacks.
 
@@ -13,8 +13,10 @@ pub mod erase;
 pub mod ffi;
 pub mod ir;
 pub mod noise;
+mod operations;
 pub mod origin;
 pub mod share;
+pub mod tosa;
 pub mod verify;
 
 use melior::{
