@@ -7,6 +7,7 @@ use crate::import::{
     error::{Problem, invalid, unsupported},
     tensor::{Data, Dim, Element, Tensor, broadcast_shape, element_count, show},
 };
+use mxc_dialects::tosa::{Binary, Unary};
 
 /// What a position that a query does not attend to is worth: nothing a softmax can tell from −∞, but a number.
 const MASKED: f32 = f32::MIN;
@@ -113,12 +114,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let scores = self.emit.reshape(&scores, &shaped(apart, keys))?;
         let scale = node.float("scale", 1.0 / (width as f32).sqrt())?;
         // On the scores, not on Q and K: folded into a layer before them it would change that layer's output.
-        let raw = self.emit.with_scalar("tosa.mul", &scores, scale)?;
+        let raw = self.emit.with_scalar(Binary::Mul, &scores, scale)?;
         let cap = node.float("softcap", 0.0)?;
         let capped = if cap > 0.0 {
-            let less = self.emit.with_scalar("tosa.mul", &raw, 1.0 / cap)?;
-            let bent = self.emit.unary("tosa.tanh", &less)?;
-            self.emit.with_scalar("tosa.mul", &bent, cap)?
+            let less = self.emit.with_scalar(Binary::Mul, &raw, 1.0 / cap)?;
+            let bent = self.emit.unary(Unary::Tanh, &less)?;
+            self.emit.with_scalar(Binary::Mul, &bent, cap)?
         } else {
             raw.clone()
         };
@@ -239,14 +240,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 }
                 let grid = |values: Vec<f32>| Tensor::floats(vec![1, 1, queries, keys], values);
                 let mut seen =
-                    self.with_constant("tosa.greater_equal", &wide, &mask_name(call), &grid(least), false)?;
+                    self.with_constant(Binary::GreaterEqual, &wide, &mask_name(call), &grid(least), false)?;
                 if reach.left.is_some() {
-                    let near = self.with_constant("tosa.greater_equal", &wide, &mask_name(call), &grid(most), true)?;
-                    seen = self.pair("tosa.logical_and", &seen, &near)?;
+                    let near = self.with_constant(Binary::GreaterEqual, &wide, &mask_name(call), &grid(most), true)?;
+                    seen = self.pair(Binary::LogicalAnd, &seen, &near)?;
                 }
                 let padding = self.as_bias(&seen)?;
                 bias.computed = Some(match bias.computed.take() {
-                    Some(mask) => self.pair("tosa.add", &mask, &padding)?,
+                    Some(mask) => self.pair(Binary::Add, &mask, &padding)?,
                     None => padding,
                 });
             }
@@ -345,7 +346,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         match bias {
             Bias { known: None, computed: None } => {}
             Bias { known: Some(known), computed: None } => {
-                biased = self.with_constant("tosa.add", scores, &mask_name(call), &known, false)?;
+                biased = self.with_constant(Binary::Add, scores, &mask_name(call), &known, false)?;
                 if hides(&known) {
                     let values = known.to_floats().unwrap_or_default();
                     let open: Vec<_> = values.iter().map(|&value| value > f32::NEG_INFINITY).collect();
@@ -355,10 +356,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             }
             Bias { known, computed: Some(mut computed) } => {
                 if let Some(known) = known {
-                    computed = self.with_constant("tosa.add", &computed, &mask_name(call), &known, false)?;
+                    computed = self.with_constant(Binary::Add, &computed, &mask_name(call), &known, false)?;
                 }
-                biased = self.pair("tosa.add", scores, &computed)?;
-                seen = Some(self.emit.with_scalar("tosa.greater", &computed, f32::NEG_INFINITY)?);
+                biased = self.pair(Binary::Add, scores, &computed)?;
+                seen = Some(self.emit.with_scalar(Binary::Greater, &computed, f32::NEG_INFINITY)?);
             }
         }
         if biased.shape != scores.shape || element_count(&scores.shape).is_none() {

@@ -2,10 +2,11 @@
 
 use super::{Call, Entry, Lowering, Results, one};
 use crate::import::{
-    emit::{Activation, NHWC, logical},
+    emit::{Activation, BinaryFunction, NHWC, logical},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Element, Sym, Tensor, show},
 };
+use mxc_dialects::tosa::{Binary, CustomUnary, Unary};
 use std::{f64::consts, sync::Arc};
 
 /// The operators with one operand.
@@ -65,21 +66,24 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let alpha = |default: f32| node.float("alpha", default);
         let emit = &mut self.emit;
         one(match node.op.as_str() {
-            "Abs" => emit.unary("tosa.abs", x)?,
-            "Ceil" => emit.unary("tosa.ceil", x)?,
-            "Erf" => emit.unary("tosa.erf", x)?,
-            "Exp" => emit.unary("tosa.exp", x)?,
-            "Floor" => emit.unary("tosa.floor", x)?,
-            "Log" => emit.unary("tosa.log", x)?,
-            "Reciprocal" => emit.unary("tosa.reciprocal", x)?,
-            "Sigmoid" => emit.unary("tosa.sigmoid", x)?,
-            "Tanh" => emit.unary("tosa.tanh", x)?,
-            "Cos" => emit.unary("tosa.cos", x)?,
-            "Sin" => emit.unary("tosa.sin", x)?,
+            "Abs" => emit.unary(Unary::Abs, x)?,
+            "Ceil" => emit.unary(Unary::Ceil, x)?,
+            "Erf" => emit.unary(Unary::Erf, x)?,
+            "Exp" => emit.unary(Unary::Exp, x)?,
+            "Floor" => emit.unary(Unary::Floor, x)?,
+            "Log" => emit.unary(Unary::Log, x)?,
+            "Reciprocal" => emit.unary(Unary::Reciprocal, x)?,
+            "Sigmoid" => emit.unary(Unary::Sigmoid, x)?,
+            "Tanh" => emit.unary(Unary::Tanh, x)?,
+            "Cos" => emit.unary(Unary::Cos, x)?,
+            "Sin" => emit.unary(Unary::Sin, x)?,
             "Round" | "Tan" | "Asin" | "Acos" | "Atan" | "Sinh" | "Cosh" | "Asinh" | "Acosh" | "Atanh" => {
-                emit.unary(&format!("mxc.{}", node.op.to_lowercase()), x)?
+                match CustomUnary::of(&node.op.to_lowercase()) {
+                    Some(f) => emit.unary(f, x)?,
+                    None => return Err(Problem::Unsupported(None)),
+                }
             }
-            "Sign" if x.element() == Element::F32 => emit.unary("mxc.sign", x)?,
+            "Sign" if x.element() == Element::F32 => emit.unary(CustomUnary::Sign, x)?,
             "Sign" => self.sign(x)?,
             "Softsign" => self.softsign(x)?,
             // x where x > α, else 0.
@@ -95,14 +99,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let (above, below, zero) =
                     (self.above(x, lambda)?, self.above(&negated, lambda)?, self.single(x, 0.0)?);
                 let emit = &mut self.emit;
-                let (less, more) = (emit.with_scalar("tosa.sub", x, bias)?, emit.with_scalar("tosa.add", x, bias)?);
+                let (less, more) = (emit.with_scalar(Binary::Sub, x, bias)?, emit.with_scalar(Binary::Add, x, bias)?);
                 let inner = self.selected(&below, &more, &zero)?;
                 self.selected(&above, &less, &inner)?
             }
             "Neg" => emit.negate(x)?,
             "Relu" if x.element() != Element::F32 => {
                 let zero = Tensor::ints(vec![], [Sym::from(0)]);
-                self.with_constant("tosa.maximum", x, "", &zero, false)?
+                self.with_constant(Binary::Maximum, x, "", &zero, false)?
             }
             "Relu" => emit.clamp(x, 0.0, f32::INFINITY)?,
             "Sqrt" => emit.square_root(x)?,
@@ -111,7 +115,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     || (1..3).any(|index| matches!(call.optional(index), Some(Entry::Activation(_)))) =>
             {
                 let mut result = x.clone();
-                for (index, operation) in [(1, "tosa.maximum"), (2, "tosa.minimum")] {
+                for (index, operation) in [(1, Binary::Maximum), (2, Binary::Minimum)] {
                     if let Some(bound) = call.optional(index) {
                         let operand = (bound, node.input(index));
                         result = self.join(operation, (&Entry::Activation(result), ""), operand)?;
@@ -139,35 +143,35 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             "HardSigmoid" => self.hard_sigmoid(x, alpha(0.2)?, node.float("beta", 0.5)?)?,
             "HardSwish" => {
                 let gate = self.hard_sigmoid(x, 1.0 / 6.0, 0.5)?;
-                self.emit.binary("tosa.mul", x, &gate)?
+                self.emit.binary(Binary::Mul, x, &gate)?
             }
             // Silu is not ONNX's; some exporters write it.
             "Swish" | "Silu" => {
                 let alpha = alpha(1.0)?;
-                let scaled = if alpha == 1.0 { x.clone() } else { emit.with_scalar("tosa.mul", x, alpha)? };
-                let gate = emit.unary("tosa.sigmoid", &scaled)?;
-                emit.binary("tosa.mul", x, &gate)?
+                let scaled = if alpha == 1.0 { x.clone() } else { emit.with_scalar(Binary::Mul, x, alpha)? };
+                let gate = emit.unary(Unary::Sigmoid, &scaled)?;
+                emit.binary(Binary::Mul, x, &gate)?
             }
             "Gelu" => {
                 let inner = match node.string("approximate", "none")? {
                     "none" => {
-                        let scaled = emit.with_scalar("tosa.mul", x, consts::FRAC_1_SQRT_2 as f32)?;
-                        emit.unary("tosa.erf", &scaled)?
+                        let scaled = emit.with_scalar(Binary::Mul, x, consts::FRAC_1_SQRT_2 as f32)?;
+                        emit.unary(Unary::Erf, &scaled)?
                     }
                     // tanh(√(2/π)·(x + 0.044715·x³))
                     "tanh" => {
-                        let square = emit.binary("tosa.mul", x, x)?;
-                        let scaled = emit.with_scalar("tosa.mul", &square, 0.044_715)?;
-                        let factor = emit.with_scalar("tosa.add", &scaled, 1.0)?;
-                        let inner = emit.binary("tosa.mul", x, &factor)?;
-                        let scaled = emit.with_scalar("tosa.mul", &inner, (2.0 / consts::PI).sqrt() as f32)?;
-                        emit.unary("tosa.tanh", &scaled)?
+                        let square = emit.binary(Binary::Mul, x, x)?;
+                        let scaled = emit.with_scalar(Binary::Mul, &square, 0.044_715)?;
+                        let factor = emit.with_scalar(Binary::Add, &scaled, 1.0)?;
+                        let inner = emit.binary(Binary::Mul, x, &factor)?;
+                        let scaled = emit.with_scalar(Binary::Mul, &inner, (2.0 / consts::PI).sqrt() as f32)?;
+                        emit.unary(Unary::Tanh, &scaled)?
                     }
                     other => return invalid(format!("attribute 'approximate' is '{other}'")),
                 };
-                let gate = emit.with_scalar("tosa.add", &inner, 1.0)?;
-                let half = emit.with_scalar("tosa.mul", x, 0.5)?;
-                emit.binary("tosa.mul", &half, &gate)?
+                let gate = emit.with_scalar(Binary::Add, &inner, 1.0)?;
+                let half = emit.with_scalar(Binary::Mul, x, 0.5)?;
+                emit.binary(Binary::Mul, &half, &gate)?
             }
             "Elu" => self.elu(x, alpha(1.0)?, 1.0, 1.0)?,
             "Celu" => {
@@ -181,8 +185,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             "Softplus" => self.softplus(x)?,
             "Mish" => {
                 let soft = self.softplus(x)?;
-                let gate = self.emit.unary("tosa.tanh", &soft)?;
-                self.emit.binary("tosa.mul", x, &gate)?
+                let gate = self.emit.unary(Unary::Tanh, &soft)?;
+                self.emit.binary(Binary::Mul, x, &gate)?
             }
             _ => {
                 return Err(Problem::Unsupported(Some("it depends on the model's inputs".to_owned())));
@@ -192,7 +196,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
 
     /// Whether `x` is above a bound.
     fn above(&mut self, x: &Activation<'c, 'a>, bound: f32) -> Result<Activation<'c, 'a>, Problem> {
-        self.emit.with_scalar("tosa.greater", x, bound)
+        self.emit.with_scalar(Binary::Greater, x, bound)
     }
 
     /// A number as a value of the rank of `x`, to be broadcast against it.
@@ -203,23 +207,23 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
 
     /// `x / (1 + |x|)`.
     pub(super) fn softsign(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
-        let size = self.emit.unary("tosa.abs", x)?;
-        let more = self.emit.with_scalar("tosa.add", &size, 1.0)?;
-        let inverse = self.emit.unary("tosa.reciprocal", &more)?;
-        self.emit.binary("tosa.mul", x, &inverse)
+        let size = self.emit.unary(Unary::Abs, x)?;
+        let more = self.emit.with_scalar(Binary::Add, &size, 1.0)?;
+        let inverse = self.emit.unary(Unary::Reciprocal, &more)?;
+        self.emit.binary(Binary::Mul, x, &inverse)
     }
 
     pub(super) fn leaky_relu(&mut self, x: &Activation<'c, 'a>, slope: f32) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
         // Not for a slope of 0, which makes an infinity undefined.
         if slope > 0.0 && slope <= 1.0 {
-            let scaled = emit.with_scalar("tosa.mul", x, slope)?;
-            return emit.binary("tosa.maximum", x, &scaled);
+            let scaled = emit.with_scalar(Binary::Mul, x, slope)?;
+            return emit.binary(Binary::Maximum, x, &scaled);
         }
         let positive = emit.clamp(x, 0.0, f32::INFINITY)?;
         let negative = emit.clamp(x, f32::NEG_INFINITY, 0.0)?;
-        let scaled = emit.with_scalar("tosa.mul", &negative, slope)?;
-        emit.binary("tosa.add", &positive, &scaled)
+        let scaled = emit.with_scalar(Binary::Mul, &negative, slope)?;
+        emit.binary(Binary::Add, &positive, &scaled)
     }
 
     /// `clamp(α·x + β, 0, 1)`.
@@ -233,8 +237,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         // output, which is a value of the ONNX graph.
         let first = alpha > 0.0;
         let x = if first { self.emit.clamp(x, -beta / alpha, (1.0 - beta) / alpha)? } else { x.clone() };
-        let scaled = self.emit.with_scalar("tosa.mul", &x, alpha)?;
-        let shifted = self.emit.with_scalar("tosa.add", &scaled, beta)?;
+        let scaled = self.emit.with_scalar(Binary::Mul, &x, alpha)?;
+        let shifted = self.emit.with_scalar(Binary::Add, &scaled, beta)?;
         if first { Ok(shifted) } else { self.emit.clamp(&shifted, 0.0, 1.0) }
     }
 
@@ -250,25 +254,25 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let positive = emit.clamp(x, 0.0, f32::INFINITY)?;
         let mut negative = emit.clamp(x, f32::NEG_INFINITY, 0.0)?;
         if rate != 1.0 {
-            negative = emit.with_scalar("tosa.mul", &negative, rate)?;
+            negative = emit.with_scalar(Binary::Mul, &negative, rate)?;
         }
-        let exp = emit.unary("tosa.exp", &negative)?;
-        let less = emit.with_scalar("tosa.add", &exp, -1.0)?;
-        let scaled = emit.with_scalar("tosa.mul", &less, alpha)?;
-        let sum = emit.binary("tosa.add", &positive, &scaled)?;
-        if gamma == 1.0 { Ok(sum) } else { emit.with_scalar("tosa.mul", &sum, gamma) }
+        let exp = emit.unary(Unary::Exp, &negative)?;
+        let less = emit.with_scalar(Binary::Add, &exp, -1.0)?;
+        let scaled = emit.with_scalar(Binary::Mul, &less, alpha)?;
+        let sum = emit.binary(Binary::Add, &positive, &scaled)?;
+        if gamma == 1.0 { Ok(sum) } else { emit.with_scalar(Binary::Mul, &sum, gamma) }
     }
 
     /// `ln(1 + eˣ)` as `max(x, 0) + ln(1 + e^−|x|)`, which does not overflow.
     pub(super) fn softplus(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
         let positive = emit.clamp(x, 0.0, f32::INFINITY)?;
-        let size = emit.unary("tosa.abs", x)?;
+        let size = emit.unary(Unary::Abs, x)?;
         let negated = emit.negate(&size)?;
-        let exp = emit.unary("tosa.exp", &negated)?;
-        let more = emit.with_scalar("tosa.add", &exp, 1.0)?;
-        let log = emit.unary("tosa.log", &more)?;
-        emit.binary("tosa.add", &positive, &log)
+        let exp = emit.unary(Unary::Exp, &negated)?;
+        let more = emit.with_scalar(Binary::Add, &exp, 1.0)?;
+        let log = emit.unary(Unary::Log, &more)?;
+        emit.binary(Binary::Add, &positive, &log)
     }
 
     /// Arithmetic with two or more operands of which at least one is an activation.
@@ -276,26 +280,32 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let node = call.node;
         match node.op.as_str() {
             "Add" | "Sum" | "Mean" | "Mul" | "Max" | "Min" => {
+                let function = match node.op.as_str() {
+                    "Mul" => Binary::Mul,
+                    "Max" => Binary::Maximum,
+                    "Min" => Binary::Minimum,
+                    _ => Binary::Add,
+                };
                 let mut result = call.entry(0)?.clone();
                 for index in 1..call.inputs.len() {
                     let name = node.input(if matches!(result, Entry::Constant(_)) { index - 1 } else { index });
-                    result = self.combine(&node.op, &result, call.entry(index)?, name)?;
+                    result = self.combine(function, &result, call.entry(index)?, name)?;
                 }
                 let Entry::Activation(mut result) = result else {
                     return unsupported("its inputs are constants");
                 };
                 if node.op == "Mean" {
-                    result = self.emit.with_scalar("tosa.mul", &result, 1.0 / call.inputs.len() as f32)?;
+                    result = self.emit.with_scalar(Binary::Mul, &result, 1.0 / call.inputs.len() as f32)?;
                 }
                 one(result)
             }
             "Sub" => one(match (call.entry(0)?, call.entry(1)?) {
-                (Entry::Activation(a), Entry::Activation(b)) => self.pair("tosa.sub", a, b)?,
+                (Entry::Activation(a), Entry::Activation(b)) => self.pair(Binary::Sub, a, b)?,
                 (Entry::Activation(a), Entry::Constant(b)) => {
-                    self.with_constant("tosa.sub", a, node.input(1), b, false)?
+                    self.with_constant(Binary::Sub, a, node.input(1), b, false)?
                 }
                 (Entry::Constant(a), Entry::Activation(b)) => {
-                    self.with_constant("tosa.sub", b, node.input(0), a, true)?
+                    self.with_constant(Binary::Sub, b, node.input(0), a, true)?
                 }
                 _ => return unsupported("its inputs are constants"),
             }),
@@ -304,17 +314,17 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 (Entry::Activation(a), Entry::Constant(b)) => match b.scalar() {
                     Some(exponent) if exponent == 1.0 && b.shape.len() <= a.rank() => a.clone(),
                     Some(exponent) if exponent == 2.0 && b.shape.len() <= a.rank() => {
-                        self.emit.binary("tosa.mul", a, a)?
+                        self.emit.binary(Binary::Mul, a, a)?
                     }
                     Some(exponent) if exponent == 3.0 && b.shape.len() <= a.rank() => {
-                        let square = self.emit.binary("tosa.mul", a, a)?;
-                        self.emit.binary("tosa.mul", &square, a)?
+                        let square = self.emit.binary(Binary::Mul, a, a)?;
+                        self.emit.binary(Binary::Mul, &square, a)?
                     }
-                    _ => self.with_constant("tosa.pow", a, node.input(1), b, false)?,
+                    _ => self.with_constant(Binary::Pow, a, node.input(1), b, false)?,
                 },
-                (Entry::Activation(a), Entry::Activation(b)) => self.pair("tosa.pow", a, b)?,
+                (Entry::Activation(a), Entry::Activation(b)) => self.pair(Binary::Pow, a, b)?,
                 (Entry::Constant(a), Entry::Activation(b)) => {
-                    self.with_constant("tosa.pow", b, node.input(0), a, true)?
+                    self.with_constant(Binary::Pow, b, node.input(0), a, true)?
                 }
                 _ => return unsupported("its inputs are constants"),
             }),
@@ -326,17 +336,17 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 if !matches!(&slope, Entry::Constant(slope) if finite(slope)) {
                     // A slope that may be infinite must not meet what it does not apply to.
                     let slope = self.value(call, 1, None)?;
-                    let scaled = self.pair("tosa.mul", &x, &slope)?;
+                    let scaled = self.pair(Binary::Mul, &x, &slope)?;
                     let negative = {
                         let zero = Tensor::floats(vec![], [0.0]);
-                        self.with_constant("tosa.greater", &x, "", &zero, true)?
+                        self.with_constant(Binary::Greater, &x, "", &zero, true)?
                     };
                     return one(self.selected(&negative, &scaled, &x)?);
                 }
                 let positive = self.emit.clamp(&x, 0.0, f32::INFINITY)?;
                 let negative = self.emit.clamp(&x, f32::NEG_INFINITY, 0.0)?;
-                let scaled = self.join("tosa.mul", (&Entry::Activation(negative), ""), (&slope, node.input(1)))?;
-                one(self.pair("tosa.add", &positive, &scaled)?)
+                let scaled = self.join(Binary::Mul, (&Entry::Activation(negative), ""), (&slope, node.input(1)))?;
+                one(self.pair(Binary::Add, &positive, &scaled)?)
             }
         }
     }
@@ -344,28 +354,22 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// One step of a commutative operator; `name` is the constant's, if one operand is a constant.
     fn combine(
         &mut self,
-        op: &str,
+        function: Binary,
         a: &Entry<'c, 'a>,
         b: &Entry<'c, 'a>,
         name: &str,
     ) -> Result<Entry<'c, 'a>, Problem> {
-        let operation = match op {
-            "Mul" => "tosa.mul",
-            "Max" => "tosa.maximum",
-            "Min" => "tosa.minimum",
-            _ => "tosa.add",
-        };
         let result = match (a, b) {
-            (Entry::Activation(a), Entry::Activation(b)) => self.pair(operation, a, b)?,
+            (Entry::Activation(a), Entry::Activation(b)) => self.pair(function, a, b)?,
             (Entry::Activation(activation), Entry::Constant(constant))
-            | (Entry::Constant(constant), Entry::Activation(activation)) => match (op, constant.scalar()) {
-                ("Max", Some(low)) if constant.shape.len() <= activation.rank() && !low.is_nan() => {
+            | (Entry::Constant(constant), Entry::Activation(activation)) => match (function, constant.scalar()) {
+                (Binary::Maximum, Some(low)) if constant.shape.len() <= activation.rank() && !low.is_nan() => {
                     self.emit.clamp(activation, low, f32::INFINITY)?
                 }
-                ("Min", Some(high)) if constant.shape.len() <= activation.rank() && !high.is_nan() => {
+                (Binary::Minimum, Some(high)) if constant.shape.len() <= activation.rank() && !high.is_nan() => {
                     self.emit.clamp(activation, f32::NEG_INFINITY, high)?
                 }
-                _ => self.with_constant(operation, activation, name, constant, false)?,
+                _ => self.with_constant(function, activation, name, constant, false)?,
             },
             _ => return unsupported("more than one of its inputs is a constant"),
         };
@@ -375,7 +379,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// An elementwise operation on two activations that broadcast against each other.
     pub(super) fn pair(
         &mut self,
-        operation: &str,
+        operation: impl Into<BinaryFunction>,
         a: &Activation<'c, 'a>,
         b: &Activation<'c, 'a>,
     ) -> Result<Activation<'c, 'a>, Problem> {
@@ -411,7 +415,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// An elementwise operation on an activation and a constant named `name`, which is the first operand if `swapped`.
     pub(super) fn with_constant(
         &mut self,
-        operation: &str,
+        operation: impl Into<BinaryFunction>,
         activation: &Activation<'c, 'a>,
         name: &str,
         constant: &Tensor,

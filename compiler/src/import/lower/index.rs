@@ -8,6 +8,7 @@ use crate::import::{
     error::{Problem, invalid, unsupported},
     tensor::{Data, Dim, Element, Sym, Tensor, element_count, show},
 };
+use mxc_dialects::tosa::{Binary, Custom, Interpolation, Padding, Scattering};
 use mxc_runtime::kernels::layout::strides;
 use std::rc::Rc;
 
@@ -184,9 +185,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let part = self.emit.slice(&indices, &start, &[lead.as_slice(), &[Dim::Fixed(1)]].concat())?;
             let part = self.viewed(&part, &lead)?;
             let counted = self.counted_from_front(&part, size)?;
-            let scaled = self.with_constant("tosa.mul", &counted, "", &ints(vec![], vec![step as i64]), false)?;
+            let scaled = self.with_constant(Binary::Mul, &counted, "", &ints(vec![], vec![step as i64]), false)?;
             sum = Some(match sum {
-                Some(sum) => self.emit.binary("tosa.add", &sum, &scaled)?,
+                Some(sum) => self.emit.binary(Binary::Add, &sum, &scaled)?,
                 None => scaled,
             });
         }
@@ -199,8 +200,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// Indices with those that count from the end counted from the front.
     fn counted_from_front(&mut self, indices: &Activation<'c, 'a>, size: usize) -> Result<Activation<'c, 'a>, Problem> {
         let number = |value: i64| ints(vec![], vec![value]);
-        let negative = self.with_constant("tosa.greater", indices, "", &number(0), true)?;
-        let counted = self.with_constant("tosa.add", indices, "", &number(size as i64), false)?;
+        let negative = self.with_constant(Binary::Greater, indices, "", &number(0), true)?;
+        let counted = self.with_constant(Binary::Add, indices, "", &number(size as i64), false)?;
         self.selected(&negative, &counted, indices)
     }
 
@@ -269,11 +270,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
     }
 
-    /// The text of a `reduction` attribute.
-    fn reduction<'n>(&self, call: &'n Call<'_, 'c, 'a>) -> Result<&'n str, Problem> {
-        match call.node.string("reduction", "none")? {
-            reduction @ ("none" | "add" | "mul" | "max" | "min") => Ok(reduction),
-            other => invalid(format!("attribute 'reduction' is '{other}'")),
+    /// The attribute `reduction`, whose words are ours.
+    fn reduction(&self, call: &Call<'_, 'c, 'a>) -> Result<Scattering, Problem> {
+        let word = call.node.string("reduction", "none")?;
+        match Scattering::of(word) {
+            Some(reduction) => Ok(reduction),
+            None => invalid(format!("attribute 'reduction' is '{word}'")),
         }
     }
 
@@ -374,7 +376,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let mut along = vec![1; shape.len()];
         along[axis] = depth;
         let range = ints(along, (0..depth as i64).collect());
-        let hot = self.with_constant("tosa.equal", &counted, "", &range, false)?;
+        let hot = self.with_constant(Binary::Equal, &counted, "", &range, false)?;
         let pair = self.input_shape(call, 2)?;
         if pair != [Dim::Fixed(2)] {
             return invalid(format!("'{}' has the shape {}, not [2]", node.input(2), show(&pair)));
@@ -438,10 +440,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if input.shape[axis].fixed().is_none() {
             return unsupported("it sums over the batch");
         }
-        let flag = |name: &str| call.node.int(name, 0).map(|value| i64::from(value != 0));
+        let flag = |name: &str| call.node.int(name, 0).map(|value| value != 0);
         let (exclusive, reverse) = (flag("exclusive")?, flag("reverse")?);
-        let description = format!("axis={};exclusive={exclusive};reverse={reverse}", input.position(axis));
-        let value = self.emit.custom("cumsum", &[input.value], &description, &input.physical())?;
+        let custom = Custom::CumSum { axis: input.position(axis), exclusive, reverse };
+        let value = self.emit.custom(custom, &[input.value], &input.physical())?;
         one(Activation { value, ..input })
     }
 
@@ -492,14 +494,15 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let node = call.node;
         let (data, points) = (self.logical_value(call, 0, None)?, self.logical_value(call, 1, None)?);
         let mode = match node.string("mode", "linear")? {
-            "linear" | "bilinear" => "linear",
-            "cubic" | "bicubic" => "cubic",
-            "nearest" => "nearest",
+            "linear" | "bilinear" => Interpolation::Linear,
+            "cubic" | "bicubic" => Interpolation::Cubic,
+            "nearest" => Interpolation::Nearest,
             other => return invalid(format!("attribute 'mode' is '{other}'")),
         };
-        let padding = match node.string("padding_mode", "zeros")? {
-            padding @ ("zeros" | "border" | "reflection") => padding,
-            other => return invalid(format!("attribute 'padding_mode' is '{other}'")),
+        // ONNX's words are ours.
+        let word = node.string("padding_mode", "zeros")?;
+        let Some(padding) = Padding::of(word) else {
+            return invalid(format!("attribute 'padding_mode' is '{word}'"));
         };
         let spatial = data.rank().saturating_sub(2);
         let fits = spatial > 0
@@ -516,10 +519,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if data.shape[0] != points.shape[0] {
             return unsupported("its input or its grid is the same for every sample, the other is not");
         }
-        let align = i64::from(node.int("align_corners", 0)? != 0);
-        let description = format!("mode={mode};padding={padding};align_corners={align}");
+        let align_corners = node.int("align_corners", 0)? != 0;
         let shape = [&data.shape[..2], &points.shape[1..points.rank() - 1]].concat();
-        let value = self.emit.custom("grid_sample", &[data.value, points.value], &description, &shape)?;
+        let value = self.emit.custom(
+            Custom::GridSample { mode, padding, align_corners },
+            &[data.value, points.value],
+            &shape,
+        )?;
         one(Activation { value, order: logical(shape.len()), shape })
     }
 }

@@ -8,6 +8,7 @@ use crate::import::{
     tensor::{Dim, Tensor, element_count, show},
 };
 use melior::ir::Value;
+use mxc_dialects::tosa::{Binary, MatMul};
 use std::sync::Arc;
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
@@ -46,10 +47,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let weight = self.emit.tensor(name, &weight.reshaped(vec![1, rows, columns]))?;
         let zero = self.emit.zero()?;
         let result = [Dim::Fixed(1), samples, Dim::Fixed(columns)];
-        let mut value = self.emit.shaped("tosa.matmul", &[value, weight, zero, zero], &[], &result)?;
+        let r#type = self.emit.like(value, &result)?;
+        let product = MatMul { a: value, b: weight, a_zp: zero, b_zp: zero, result: r#type };
+        let mut value = self.emit.append(product)?;
         if let Some((name, bias)) = bias {
             let bias = self.emit.weight(name, &[1, 1, columns], bias)?;
-            value = self.emit.binary_raw("tosa.add", value, bias, &result)?;
+            value = self.emit.binary_raw(Binary::Add, value, bias, &result)?;
         }
         let mut output = Activation { value, ..input.clone() };
         output.shape[input.rank() - 1] = Dim::Fixed(columns);
@@ -81,14 +84,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             }
             let mut result = self.product(&input, &weight)?;
             if alpha != 1.0 {
-                result = self.emit.with_scalar("tosa.mul", &result, alpha)?;
+                result = self.emit.with_scalar(Binary::Mul, &result, alpha)?;
             }
             if call.optional(2).is_some() && beta != 0.0 {
                 let mut added = self.value(call, 2, None)?;
                 if beta != 1.0 {
-                    added = self.emit.with_scalar("tosa.mul", &added, beta)?;
+                    added = self.emit.with_scalar(Binary::Mul, &added, beta)?;
                 }
-                result = self.pair("tosa.add", &result, &added)?;
+                result = self.pair(Binary::Add, &result, &added)?;
             }
             return one(result);
         }
@@ -122,12 +125,15 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     Entry::Constant(added) => {
                         let values = scaled(call.floats(2)?, beta);
                         let added = Tensor::floats(added.shape.clone(), values);
-                        self.with_constant("tosa.add", &result, node.input(2), &added, false)?
+                        self.with_constant(Binary::Add, &result, node.input(2), &added, false)?
                     }
                     Entry::Activation(added) => {
-                        let added =
-                            if beta == 1.0 { added.clone() } else { self.emit.with_scalar("tosa.mul", added, beta)? };
-                        self.pair("tosa.add", &result, &added)?
+                        let added = if beta == 1.0 {
+                            added.clone()
+                        } else {
+                            self.emit.with_scalar(Binary::Mul, added, beta)?
+                        };
+                        self.pair(Binary::Add, &result, &added)?
                     }
                     Entry::Unknown => return Ok(vec![Entry::Unknown]),
                 };
@@ -214,7 +220,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let zero = self.emit.zero()?;
         let result = [lead, rows, columns];
-        let value: Value<'c, 'a> = self.emit.shaped("tosa.matmul", &[flat[0], flat[1], zero, zero], &[], &result)?;
+        let r#type = self.emit.like(flat[0], &result)?;
+        let product = MatMul { a: flat[0], b: flat[1], a_zp: zero, b_zp: zero, result: r#type };
+        let value: Value<'c, 'a> = self.emit.append(product)?;
         let mut shape = around;
         shape.extend([rows, columns].into_iter().zip([row, column]).filter(|(_, vector)| !vector).map(|(dim, _)| dim));
         let value = self.emit.reshape_raw(value, &result, &shape)?;

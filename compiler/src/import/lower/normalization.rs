@@ -7,6 +7,7 @@ use crate::import::{
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor, element_count, show},
 };
+use mxc_dialects::tosa::{Binary, Unary};
 use std::rc::Rc;
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
@@ -19,20 +20,20 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     ) -> Result<[Activation<'c, 'a>; 3], Problem> {
         let mean = self.reduce_axes("ReduceMean", input, axes)?;
         let physical = input.physical();
-        let value = self.emit.binary_raw("tosa.sub", input.value, mean.value, &physical)?;
+        let value = self.emit.binary_raw(Binary::Sub, input.value, mean.value, &physical)?;
         let centred = Activation { value, ..input.clone() };
-        let squared = self.emit.binary("tosa.mul", &centred, &centred)?;
+        let squared = self.emit.binary(Binary::Mul, &centred, &centred)?;
         let variance = self.reduce_axes("ReduceMean", &squared, axes)?;
-        let variance = self.emit.with_scalar("tosa.add", &variance, epsilon)?;
-        let inverse = self.emit.unary("tosa.rsqrt", &variance)?;
-        let value = self.emit.binary_raw("tosa.mul", centred.value, inverse.value, &physical)?;
+        let variance = self.emit.with_scalar(Binary::Add, &variance, epsilon)?;
+        let inverse = self.emit.unary(Unary::Rsqrt, &variance)?;
+        let value = self.emit.binary_raw(Binary::Mul, centred.value, inverse.value, &physical)?;
         Ok([Activation { value, ..input.clone() }, mean, inverse])
     }
 
     /// `x·scale + bias` for inputs 1 and 2 where given.
     fn scaled(&mut self, call: &Call<'_, 'c, 'a>, x: Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
         let mut result = x;
-        for (index, operation) in [(1, "tosa.mul"), (2, "tosa.add")] {
+        for (index, operation) in [(1, Binary::Mul), (2, Binary::Add)] {
             if let Some(entry) = call.optional(index) {
                 let name = call.node.input(index);
                 result = self.join(operation, (&Entry::Activation(result), ""), (entry, name))?;
@@ -58,11 +59,11 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let input = call.activation(0)?.clone();
         let first = axis(node.int("axis", -1)?, input.rank())?;
         let axes: Vec<_> = (first..input.rank()).collect();
-        let squared = self.emit.binary("tosa.mul", &input, &input)?;
+        let squared = self.emit.binary(Binary::Mul, &input, &input)?;
         let mean = self.reduce_axes("ReduceMean", &squared, &axes)?;
-        let mean = self.emit.with_scalar("tosa.add", &mean, node.float("epsilon", 1e-5)?)?;
-        let inverse = self.emit.unary("tosa.rsqrt", &mean)?;
-        let normal = self.pair("tosa.mul", &input, &inverse)?;
+        let mean = self.emit.with_scalar(Binary::Add, &mean, node.float("epsilon", 1e-5)?)?;
+        let inverse = self.emit.unary(Unary::Rsqrt, &mean)?;
+        let normal = self.pair(Binary::Mul, &input, &inverse)?;
         one(self.scaled(call, normal)?)
     }
 
@@ -88,7 +89,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let grouped = self.emit.reshape(&input, &flat)?;
         let [standard, ..] = self.standardized(&grouped, &[2], node.float("epsilon", 1e-5)?)?;
         let mut result = self.emit.reshape(&standard, &shape)?;
-        for (index, operation) in [(1, "tosa.mul"), (2, "tosa.add")] {
+        for (index, operation) in [(1, Binary::Mul), (2, Binary::Add)] {
             let entry = self.per_channel(call, index, shape.len(), channels)?;
             result = self.join(operation, (&Entry::Activation(result), ""), (&entry, node.input(index)))?;
         }
@@ -156,11 +157,11 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         };
         let norm = self.reduced(op, &input, &[axis])?;
         // A norm of 0 belongs to zeros, which any divisor keeps; an infinite one also makes their gradient 0.
-        let none = self.emit.with_scalar("tosa.equal", &norm, 0.0)?;
+        let none = self.emit.with_scalar(Binary::Equal, &norm, 0.0)?;
         let infinite = self.single(&norm, f32::INFINITY)?;
         let norm = self.selected(&none, &infinite, &norm)?;
-        let inverse = self.emit.unary("tosa.reciprocal", &norm)?;
-        one(self.pair("tosa.mul", &input, &inverse)?)
+        let inverse = self.emit.unary(Unary::Reciprocal, &norm)?;
+        one(self.pair(Binary::Mul, &input, &inverse)?)
     }
 
     /// LRN: `x / (bias + α/size·Σx²)^β`, the sum over `size` neighbouring channels.
@@ -178,7 +179,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if input.rank() == 4 {
             input = self.emit.nhwc(&input)?;
         }
-        let squared = self.emit.binary("tosa.mul", &input, &input)?;
+        let squared = self.emit.binary(Binary::Mul, &input, &input)?;
         let mut pad = vec![[0; 2]; input.rank()];
         pad[1] = [(size - 1) / 2, size / 2];
         let padded = self.emit.pad(&squared, &pad, 0.0)?;
@@ -186,14 +187,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         for offset in 0..size {
             let part = self.emit.take(&padded, 1, &(offset..offset + channels).collect::<Vec<_>>())?;
             sum = Some(match sum {
-                Some(sum) => self.emit.binary("tosa.add", &sum, &part)?,
+                Some(sum) => self.emit.binary(Binary::Add, &sum, &part)?,
                 None => part,
             });
         }
         let Some(sum) = sum else { return invalid("its size is 0") };
-        let scaled = self.emit.with_scalar("tosa.mul", &sum, node.float("alpha", 1e-4)? / size as f32)?;
-        let shifted = self.emit.with_scalar("tosa.add", &scaled, node.float("bias", 1.0)?)?;
-        let power = self.emit.with_scalar("tosa.pow", &shifted, -node.float("beta", 0.75)?)?;
-        one(self.emit.binary("tosa.mul", &input, &power)?)
+        let scaled = self.emit.with_scalar(Binary::Mul, &sum, node.float("alpha", 1e-4)? / size as f32)?;
+        let shifted = self.emit.with_scalar(Binary::Add, &scaled, node.float("bias", 1.0)?)?;
+        let power = self.emit.with_scalar(Binary::Pow, &shifted, -node.float("beta", 0.75)?)?;
+        one(self.emit.binary(Binary::Mul, &input, &power)?)
     }
 }

@@ -8,6 +8,7 @@ use crate::import::{
     fold::split_axis,
     tensor::{Dim, Element, element_count},
 };
+use mxc_dialects::tosa::{Binary, Reduction, Unary};
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// Reduces logical axes to size 1. `op` is ReduceSum, ReduceMean, ReduceProd, ReduceMax or ReduceMin.
@@ -18,10 +19,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         axes: &[usize],
     ) -> Result<Activation<'c, 'a>, Problem> {
         let name = match op {
-            "ReduceMax" => "tosa.reduce_max",
-            "ReduceMin" => "tosa.reduce_min",
-            "ReduceProd" => "tosa.reduce_product",
-            _ => "tosa.reduce_sum",
+            "ReduceMax" => Reduction::Max,
+            "ReduceMin" => Reduction::Min,
+            "ReduceProd" => Reduction::Product,
+            _ => Reduction::Sum,
         };
         // In the order of storage, so that every way to write a global average gives the same operations.
         let mut positions: Vec<_> = axes.iter().map(|&axis| (input.position(axis), axis)).collect();
@@ -38,7 +39,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             result = self.emit.reduce(name, &result, axis)?;
         }
         if op == "ReduceMean" && count > 1 {
-            result = self.emit.with_scalar("tosa.mul", &result, (1.0 / count as f64) as f32)?;
+            result = self.emit.with_scalar(Binary::Mul, &result, (1.0 / count as f64) as f32)?;
         }
         Ok(result)
     }
@@ -75,27 +76,27 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     ) -> Result<Activation<'c, 'a>, Problem> {
         match op {
             "ReduceL1" => {
-                let size = self.emit.unary("tosa.abs", input)?;
+                let size = self.emit.unary(Unary::Abs, input)?;
                 self.reduce_axes("ReduceSum", &size, axes)
             }
             "ReduceSumSquare" | "ReduceL2" => {
-                let squared = self.emit.binary("tosa.mul", input, input)?;
+                let squared = self.emit.binary(Binary::Mul, input, input)?;
                 let sum = self.reduce_axes("ReduceSum", &squared, axes)?;
                 if op == "ReduceL2" { self.emit.square_root(&sum) } else { Ok(sum) }
             }
             "ReduceLogSum" => {
                 let sum = self.reduce_axes("ReduceSum", input, axes)?;
-                self.emit.unary("tosa.log", &sum)
+                self.emit.unary(Unary::Log, &sum)
             }
             // Stable, as in softmax; an infinite maximum cannot be subtracted from itself.
             "ReduceLogSumExp" => {
                 let max = self.reduce_axes("ReduceMax", input, axes)?;
                 let max = self.emit.clamp(&max, f32::MIN, f32::MAX)?;
-                let shifted = self.pair("tosa.sub", input, &max)?;
-                let exp = self.emit.unary("tosa.exp", &shifted)?;
+                let shifted = self.pair(Binary::Sub, input, &max)?;
+                let exp = self.emit.unary(Unary::Exp, &shifted)?;
                 let sum = self.reduce_axes("ReduceSum", &exp, axes)?;
-                let log = self.emit.unary("tosa.log", &sum)?;
-                self.pair("tosa.add", &log, &max)
+                let log = self.emit.unary(Unary::Log, &sum)?;
+                self.pair(Binary::Add, &log, &max)
             }
             _ => self.reduce_axes(op, input, axes),
         }
@@ -139,17 +140,17 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             return unsupported("it works over the batch");
         }
         let physical = input.physical();
-        let max = self.emit.reduce("tosa.reduce_max", input, axis)?;
-        let value = self.emit.binary_raw("tosa.sub", input.value, max.value, &physical)?;
+        let max = self.emit.reduce(Reduction::Max, input, axis)?;
+        let value = self.emit.binary_raw(Binary::Sub, input.value, max.value, &physical)?;
         let shifted = Activation { value, ..input.clone() };
-        let exp = self.emit.unary("tosa.exp", &shifted)?;
-        let sum = self.emit.reduce("tosa.reduce_sum", &exp, axis)?;
+        let exp = self.emit.unary(Unary::Exp, &shifted)?;
+        let sum = self.emit.reduce(Reduction::Sum, &exp, axis)?;
         let value = if op == "LogSoftmax" {
-            let log = self.emit.unary("tosa.log", &sum)?;
-            self.emit.binary_raw("tosa.sub", shifted.value, log.value, &physical)?
+            let log = self.emit.unary(Unary::Log, &sum)?;
+            self.emit.binary_raw(Binary::Sub, shifted.value, log.value, &physical)?
         } else {
-            let reciprocal = self.emit.unary("tosa.reciprocal", &sum)?;
-            self.emit.binary_raw("tosa.mul", exp.value, reciprocal.value, &physical)?
+            let reciprocal = self.emit.unary(Unary::Reciprocal, &sum)?;
+            self.emit.binary_raw(Binary::Mul, exp.value, reciprocal.value, &physical)?
         };
         Ok(Activation { value, ..input.clone() })
     }

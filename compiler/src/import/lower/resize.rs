@@ -8,6 +8,7 @@ use crate::import::{
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor},
 };
+use mxc_dialects::tosa::Binary;
 
 /// How an axis is resized.
 struct Axis {
@@ -119,10 +120,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let mut part = self.emit.take(input, axis, &indices)?;
             if weights.iter().any(|&weight| weight != 1.0) {
                 let weights = Tensor::floats(shape.clone(), weights);
-                part = self.with_constant("tosa.mul", &part, "resize.weights", &weights, false)?;
+                part = self.with_constant(Binary::Mul, &part, "resize.weights", &weights, false)?;
             }
             sum = Some(match sum {
-                Some(sum) => self.emit.binary("tosa.add", &sum, &part)?,
+                Some(sum) => self.emit.binary(Binary::Add, &sum, &part)?,
                 None => part,
             });
         }
@@ -130,7 +131,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if outside != 0.0 && taps.iter().any(Option::is_none) {
             let values: Vec<f32> = taps.iter().map(|taps| if taps.is_none() { outside } else { 0.0 }).collect();
             let values = Tensor::floats(shape, values);
-            sum = self.with_constant("tosa.add", &sum, "resize.outside", &values, false)?;
+            sum = self.with_constant(Binary::Add, &sum, "resize.outside", &values, false)?;
         }
         Ok(sum)
     }

@@ -10,6 +10,7 @@ use crate::import::{
     fold::{self, perms, shape_of, slices, split_axis, split_sizes},
     tensor::{Data, Dim, Element, Sym, Tensor, broadcast_shape, element_count, show},
 };
+use mxc_dialects::tosa::{Concat, Custom};
 use std::rc::Rc;
 
 /// Whether a node on constants makes a constant for every sample of the batch, which cannot be folded: its shape has the batch as
@@ -388,8 +389,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let mut result = Activation { value: values[0], shape, order };
         if values.len() > 1 {
-            let attributes = [("axis", self.emit.axis(result.position(axis)))];
-            result.value = self.emit.shaped("tosa.concat", &values, &attributes, &result.physical())?;
+            let r#type = self.emit.like(values[0], &result.physical())?;
+            let axis = result.position(axis) as i32;
+            result.value = self.emit.append(Concat { inputs: values, axis, result: r#type })?;
         }
         one(result)
     }
@@ -547,7 +549,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if let Some(axis) = batch {
             result.shape[axis] = Dim::Batch(1);
         }
-        result.value = self.emit.custom("broadcast", &[stored.value, like], "", &result.physical())?;
+        result.value = self.emit.custom(Custom::Broadcast, &[stored.value, like], &result.physical())?;
         Ok(result)
     }
 

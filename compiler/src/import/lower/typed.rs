@@ -3,11 +3,12 @@
 use super::{Call, Entry, Lowering, Results, one};
 use crate::import::{
     attributes::axis,
-    emit::{Activation, check_picked, logical},
+    emit::{Activation, BinaryFunction, check_picked, logical},
     error::{Problem, invalid, unsupported},
     fold,
     tensor::{Dim, Element, Sym, Tensor},
 };
+use mxc_dialects::tosa::{Binary, CustomBinary, Unary};
 
 /// The operators that take integers or booleans that depend on the model's inputs.
 const INTEGERS: [&str; 61] = [
@@ -110,7 +111,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// An elementwise operation on two inputs of which at least one depends on the model's inputs.
     pub(super) fn join(
         &mut self,
-        operation: &str,
+        operation: impl Into<BinaryFunction>,
         (a, a_name): (&Entry<'c, 'a>, &str),
         (b, b_name): (&Entry<'c, 'a>, &str),
     ) -> Result<Activation<'c, 'a>, Problem> {
@@ -123,7 +124,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Two inputs of a call, joined.
-    fn joined(&mut self, call: &Call<'_, 'c, 'a>, operation: &str, swap: bool) -> Result<Activation<'c, 'a>, Problem> {
+    fn joined(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        operation: impl Into<BinaryFunction>,
+        swap: bool,
+    ) -> Result<Activation<'c, 'a>, Problem> {
         let operand = |index: usize| Ok::<_, Problem>((call.entry(index)?, call.node.input(index)));
         let (a, b) = if swap { (operand(1)?, operand(0)?) } else { (operand(0)?, operand(1)?) };
         self.join(operation, a, b)
@@ -132,22 +138,22 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// Comparisons and logic.
     pub(super) fn condition(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         one(match call.node.op.as_str() {
-            "Equal" => self.joined(call, "tosa.equal", false)?,
-            "Greater" => self.joined(call, "tosa.greater", false)?,
-            "GreaterOrEqual" => self.joined(call, "tosa.greater_equal", false)?,
-            "Less" => self.joined(call, "tosa.greater", true)?,
-            "LessOrEqual" => self.joined(call, "tosa.greater_equal", true)?,
-            "And" => self.joined(call, "tosa.logical_and", false)?,
-            "Or" => self.joined(call, "tosa.logical_or", false)?,
-            "Xor" => self.joined(call, "tosa.logical_xor", false)?,
+            "Equal" => self.joined(call, Binary::Equal, false)?,
+            "Greater" => self.joined(call, Binary::Greater, false)?,
+            "GreaterOrEqual" => self.joined(call, Binary::GreaterEqual, false)?,
+            "Less" => self.joined(call, Binary::Greater, true)?,
+            "LessOrEqual" => self.joined(call, Binary::GreaterEqual, true)?,
+            "And" => self.joined(call, Binary::LogicalAnd, false)?,
+            "Or" => self.joined(call, Binary::LogicalOr, false)?,
+            "Xor" => self.joined(call, Binary::LogicalXor, false)?,
             "Not" => {
                 let x = call.activation(0)?.clone();
-                self.emit.unary("tosa.logical_not", &x)?
+                self.emit.unary(Unary::LogicalNot, &x)?
             }
             "IsNaN" => {
                 let x = call.activation(0)?.clone();
-                let own = self.pair("tosa.equal", &x, &x)?;
-                self.emit.unary("tosa.logical_not", &own)?
+                let own = self.pair(Binary::Equal, &x, &x)?;
+                self.emit.unary(Unary::LogicalNot, &own)?
             }
             // IsInf
             _ => {
@@ -155,12 +161,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let both = ["detect_positive", "detect_negative"].map(|name| call.node.int(name, 1));
                 let [positive, negative] = both;
                 let against = match (positive? != 0, negative? != 0) {
-                    (true, true) => self.emit.unary("tosa.abs", &x)?,
+                    (true, true) => self.emit.unary(Unary::Abs, &x)?,
                     (true, false) => x,
                     (false, true) => self.emit.negate(&x)?,
                     (false, false) => return unsupported("it detects nothing"),
                 };
-                self.emit.with_scalar("tosa.equal", &against, f32::INFINITY)?
+                self.emit.with_scalar(Binary::Equal, &against, f32::INFINITY)?
             }
         })
     }
@@ -169,12 +175,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     pub(super) fn integers(&mut self, call: &Call<'_, 'c, 'a>, element: Element) -> Results<'c, 'a> {
         let node = call.node;
         let operation = match node.op.as_str() {
-            "Add" | "Sum" => "tosa.add",
-            "Sub" => "tosa.sub",
-            "Mul" => "tosa.mul",
-            "Div" => "tosa.intdiv",
-            "Max" => "tosa.maximum",
-            "Min" => "tosa.minimum",
+            "Add" | "Sum" => Binary::Add,
+            "Sub" => Binary::Sub,
+            "Mul" => Binary::Mul,
+            "Div" => Binary::IntDiv,
+            "Max" => Binary::Maximum,
+            "Min" => Binary::Minimum,
             "Pow" => return self.power(call),
             _ => return unsupported(format!("its inputs are of {element}")),
         };
@@ -191,16 +197,16 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let base = self.value(call, 0, None)?;
         let exponent = self.value(call, 1, Some(base.element()))?;
         if base.element() == exponent.element() {
-            return one(self.pair("tosa.pow", &base, &exponent)?);
+            return one(self.pair(Binary::Pow, &base, &exponent)?);
         }
         let floats = [self.emit.cast(&base, Element::F32)?, self.emit.cast(&exponent, Element::F32)?];
-        let result = self.pair("tosa.pow", &floats[0], &floats[1])?;
+        let result = self.pair(Binary::Pow, &floats[0], &floats[1])?;
         one(self.truncated(&result, base.element())?)
     }
 
     /// Mod, of integers or with `fmod`.
     pub(super) fn modulo(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let operation = if call.node.int("fmod", 0)? != 0 { "mxc.rem" } else { "mxc.mod" };
+        let operation = if call.node.int("fmod", 0)? != 0 { CustomBinary::Rem } else { CustomBinary::Mod };
         one(self.joined(call, operation, false)?)
     }
 
@@ -214,8 +220,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let positive = self.emit.clamp(input, 0.0, f32::INFINITY)?;
         let negative = self.emit.clamp(input, f32::NEG_INFINITY, 0.0)?;
-        let (low, high) = (self.emit.unary("tosa.floor", &positive)?, self.emit.unary("tosa.ceil", &negative)?);
-        let whole = self.emit.binary("tosa.add", &low, &high)?;
+        let (low, high) = (self.emit.unary(Unary::Floor, &positive)?, self.emit.unary(Unary::Ceil, &negative)?);
+        let whole = self.emit.binary(Binary::Add, &low, &high)?;
         self.emit.cast(&whole, to)
     }
 
@@ -233,9 +239,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         };
         let half = if matches!(code, 3 | 5) { levels / 2 } else { 0 };
         let wide = self.emit.cast(input, Element::I64)?;
-        let above = self.with_constant("tosa.add", &wide, "", &constant(half), false)?;
-        let wrapped = self.with_constant("mxc.mod", &above, "", &constant(levels), false)?;
-        let wrapped = self.with_constant("tosa.sub", &wrapped, "", &constant(half), false)?;
+        let above = self.with_constant(Binary::Add, &wide, "", &constant(half), false)?;
+        let wrapped = self.with_constant(CustomBinary::Mod, &above, "", &constant(levels), false)?;
+        let wrapped = self.with_constant(Binary::Sub, &wrapped, "", &constant(half), false)?;
         self.emit.cast(&wrapped, to)
     }
 
@@ -330,7 +336,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let mut result = self.emit.argmax(&input, axis)?;
         if last {
             let end = Tensor::ints(vec![], [Sym::from(size as i64 - 1)]);
-            result = self.with_constant("tosa.sub", &result, "", &end, true)?;
+            result = self.with_constant(Binary::Sub, &result, "", &end, true)?;
         }
         if node.int("keepdims", 1)? != 0 {
             let mut shape = input.shape.clone();
@@ -345,10 +351,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let zero = Tensor::ints(vec![], [Sym::from(0)]);
         let mut parts = Vec::with_capacity(2);
         for swapped in [false, true] {
-            let part = self.with_constant("tosa.greater", x, "", &zero, swapped)?;
+            let part = self.with_constant(Binary::Greater, x, "", &zero, swapped)?;
             parts.push(self.emit.cast(&part, x.element())?);
         }
-        self.emit.binary("tosa.sub", &parts[0], &parts[1])
+        self.emit.binary(Binary::Sub, &parts[0], &parts[1])
     }
 
     /// `a / b` of floats.
@@ -365,18 +371,18 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let inverse: Vec<f32> = values.iter().map(|&value| (1.0 / f64::from(value)) as f32).collect();
                 if inverse.iter().any(|inverse| !inverse.is_normal()) {
                     // The divisor or its inverse lost digits, or there is none.
-                    return self.join("mxc.div", (a, a_name), (b, b_name));
+                    return self.join(CustomBinary::Div, (a, a_name), (b, b_name));
                 }
                 let inverse = Entry::Constant(std::rc::Rc::new(Tensor::floats(divisor.shape.clone(), inverse)));
-                self.join("tosa.mul", (a, a_name), (&inverse, &format!("{b_name}.reciprocal")))
+                self.join(Binary::Mul, (a, a_name), (&inverse, &format!("{b_name}.reciprocal")))
             }
             (_, Entry::Activation(divisor)) => {
-                let inverse = self.emit.unary("tosa.reciprocal", divisor)?;
+                let inverse = self.emit.unary(Unary::Reciprocal, divisor)?;
                 match a {
                     Entry::Constant(one) if one.scalar() == Some(1.0) && one.shape.len() <= divisor.rank() => {
                         Ok(inverse)
                     }
-                    _ => self.join("tosa.mul", (a, a_name), (&Entry::Activation(inverse), b_name)),
+                    _ => self.join(Binary::Mul, (a, a_name), (&Entry::Activation(inverse), b_name)),
                 }
             }
             _ => unsupported("its inputs are constants"),
