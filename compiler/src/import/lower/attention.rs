@@ -1,13 +1,17 @@
 //! Attention (opset 23 on): `softmax(softcap(scale·Q·Kᵀ) + bias)·V`. Both products are of two values that depend on the model's
 //! inputs, so that they run digitally.
 
-use super::{Call, Entry, Lowering, Results};
+use super::call::{Call, Entry, Lowering, Operator, Results};
 use crate::import::{
     emit::Activation,
     error::{Problem, invalid, unsupported},
     tensor::{Data, Dim, Element, Tensor, broadcast_shape, element_count, show},
 };
 use mxc_dialects::tosa::{Binary, Unary};
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] =
+    &[Operator::new("Attention", |lowering, call| lowering.attention(call)).on_integers()];
 
 /// What a position that a query does not attend to is worth: nothing a softmax can tell from −∞, but a number.
 const MASKED: f32 = f32::MIN;
@@ -366,12 +370,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             return invalid(format!("its mask does not fit its scores of shape {}", show(&scores.shape)));
         }
         let Some(seen) = seen else {
-            let probabilities = self.softmax_axis("Softmax", &biased, 3)?;
+            let probabilities = self.softmax_axis(false, &biased, 3)?;
             return Ok([biased, probabilities]);
         };
         let [zero, least] = self.numbers(4, [0.0, MASKED])?;
         let open = self.selected(&seen, &biased, &least)?;
-        let shares = self.softmax_axis("Softmax", &open, 3)?;
+        let shares = self.softmax_axis(false, &open, 3)?;
         let probabilities = self.selected(&seen, &shares, &zero)?;
         Ok([biased, probabilities])
     }

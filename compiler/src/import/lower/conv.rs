@@ -1,7 +1,10 @@
 //! Convolutions, pooling over windows and batch normalization: the operators that want channels last. What windows over three
 //! spatial axes and transposed convolutions are made of is in [`super::volume`] and [`super::transposed`].
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::{
+    call::{Call, Entry, Lowering, Operator, Results, one},
+    reduce::Reducing,
+};
 use crate::import::{
     emit::{Activation, NHWC, check_picked},
     error::{Problem, invalid, unsupported},
@@ -9,6 +12,18 @@ use crate::import::{
 };
 use melior::ir::Value;
 use mxc_dialects::tosa::{self, Binary, Custom, Flag, NanMode, Unary};
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("AveragePool", |lowering, call| lowering.average_pool(call)),
+    Operator::new("BatchNormalization", |lowering, call| lowering.batch_normalization(call)),
+    Operator::new("Conv", |lowering, call| lowering.conv(call)).with_weight(1),
+    Operator::new("GlobalAveragePool", |lowering, call| lowering.global_pool(call, Reducing::Mean)),
+    Operator::new("GlobalLpPool", |lowering, call| lowering.global_lp_pool(call)),
+    Operator::new("GlobalMaxPool", |lowering, call| lowering.global_pool(call, Reducing::Max)).moving(),
+    Operator::new("LpPool", |lowering, call| lowering.lp_pool(call)),
+    Operator::new("MaxPool", |lowering, call| lowering.max_pool(call)).moving(),
+];
 
 /// The window of a convolution or pooling over N spatial axes.
 pub(super) struct Window<const N: usize> {
@@ -504,7 +519,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let input = call.activation(0)?.clone();
         let (p, power) = self.power_of_size(call, &input)?;
         let axes: Vec<_> = (2..input.rank()).collect();
-        let sum = self.reduce_axes("ReduceSum", &power, &axes)?;
+        let sum = self.reduce_axes(Reducing::Sum, &power, &axes)?;
         one(self.root_of(&sum, p)?)
     }
 
@@ -554,14 +569,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// GlobalAveragePool and GlobalMaxPool: a reduction over the spatial axes that keeps them.
-    pub(super) fn global_pool(&mut self, call: &Call<'_, 'c, 'a>, op: &str) -> Results<'c, 'a> {
+    fn global_pool(&mut self, call: &Call<'_, 'c, 'a>, kind: Reducing) -> Results<'c, 'a> {
         let input = call.activation(0)?;
         if input.rank() < 3 {
             return invalid(format!("its input has the shape {}; it has no spatial axes", show(&input.shape)));
         }
         let input = if input.rank() > 3 { self.emit.channels_last(input)? } else { input.clone() };
         let axes: Vec<_> = (2..input.rank()).collect();
-        Ok(vec![Entry::Activation(self.reduce_axes(op, &input, &axes)?)])
+        Ok(vec![Entry::Activation(self.reduce_axes(kind, &input, &axes)?)])
     }
 }
 

@@ -1,16 +1,35 @@
 //! Operators that find elements by index, rank them or put them somewhere, and what is made of such: one-hot codes, triangles,
 //! running sums, sampling at computed points.
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::call::{Call, Entry, Lowering, Operator, Results, one};
 use crate::import::{
     attributes::{axis, integers},
     emit::{Activation, check_picked, logical},
     error::{Problem, invalid, unsupported},
+    fold::Fold,
     tensor::{Data, Dim, Element, Sym, Tensor, element_count, show},
 };
 use mxc_dialects::tosa::{Binary, Custom, Interpolation, Padding, Scattering};
 use mxc_runtime::kernels::layout::strides;
 use std::rc::Rc;
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("CumSum", |lowering, call| lowering.cum_sum(call)).on_integers(),
+    Operator::new("EyeLike", |lowering, call| lowering.eye_like(call)).on_integers(),
+    Operator::new("GatherElements", |lowering, call| lowering.gather_elements(call)).on_integers(),
+    Operator::new("GatherND", |lowering, call| lowering.gather_nd(call)).on_integers(),
+    Operator::new("GridSample", |lowering, call| lowering.grid_sample(call)),
+    Operator::new("NonZero", |lowering, call| lowering.non_zero(call))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.non_zero())),
+    Operator::new("OneHot", |lowering, call| lowering.one_hot(call)).on_integers(),
+    Operator::new("Scatter", |lowering, call| lowering.scatter_elements(call)).on_integers(),
+    Operator::new("ScatterElements", |lowering, call| lowering.scatter_elements(call)).on_integers(),
+    Operator::new("ScatterND", |lowering, call| lowering.scatter_nd(call)).on_integers(),
+    Operator::new("TopK", |lowering, call| lowering.top_k(call)).on_integers(),
+    Operator::new("Trilu", |lowering, call| lowering.trilu(call)).on_integers(),
+];
 
 /// An integer constant of the graph's own.
 fn ints(shape: Vec<usize>, values: Vec<i64>) -> Tensor {
@@ -109,7 +128,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Gather at indices that depend on the model's inputs: `D[..a] + I + D[a + 1..]` of data D and indices I.
-    pub(super) fn gather(&mut self, call: &Call<'_, 'c, 'a>, indices: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    pub(super) fn gather_at(&mut self, call: &Call<'_, 'c, 'a>, indices: &Activation<'c, 'a>) -> Results<'c, 'a> {
         let data = self.logical_value(call, 0, None)?;
         let axis = axis(call.node.int("axis", 0)?, data.rank())?;
         let Some(size) = data.shape[axis].fixed() else {

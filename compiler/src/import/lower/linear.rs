@@ -1,7 +1,11 @@
 //! Matrix products. One with a constant right-hand side becomes `tosa.matmul` on rank-3 operands with the weight
 //! `[1, I, O]`, which `map-to-analog` recognises as a fully connected layer.
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::{
+    call::{Call, Entry, Lowering, Operator, Results, one},
+    elementwise::broadcast,
+    reduce::Reducing,
+};
 use crate::import::{
     emit::{Activation, logical},
     error::{Problem, invalid, unsupported},
@@ -10,6 +14,13 @@ use crate::import::{
 use melior::ir::Value;
 use mxc_dialects::tosa::{Binary, MatMul};
 use std::sync::Arc;
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("Einsum", |lowering, call| lowering.einsum(call)),
+    Operator::new("Gemm", |lowering, call| lowering.gemm(call)).with_weight(1),
+    Operator::new("MatMul", |lowering, call| lowering.matmul(call)).with_weight(1),
+];
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// `x·W (+ b)` for x `[…, I]`, W `[I, O]` (named `name`) and b `[O]` (with its name).
@@ -197,7 +208,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if b.shape[rank - 2] != inner {
             return invalid(format!("its operands' shapes {} and {} do not fit", show(&a.shape), show(&b.shape)));
         }
-        let around = super::elementwise::broadcast(&a.shape[..rank - 2], &b.shape[..rank - 2])?;
+        let around = broadcast(&a.shape[..rank - 2], &b.shape[..rank - 2])?;
         let lead = match element_count(&around) {
             Some((count, 0)) => Dim::Fixed(count),
             Some((count, 1)) => Dim::Batch(count),
@@ -265,7 +276,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 output.contains(c) || terms.iter().enumerate().any(|(other, term)| other != index && term.contains(c))
             };
             let summed: Vec<_> = (0..term.len()).filter(|&axis| !elsewhere(&term[axis])).collect();
-            let sum = self.reduce_axes("ReduceSum", &value, &summed)?;
+            let sum = self.reduce_axes(Reducing::Sum, &value, &summed)?;
             let value = if summed.is_empty() { sum } else { self.squeeze(&sum, &summed)? };
             operands.push((value, term.iter().copied().filter(elsewhere).collect::<Vec<_>>()));
         }

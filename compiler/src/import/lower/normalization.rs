@@ -1,6 +1,9 @@
 //! Normalizations but the batch's, and what else divides by a norm.
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::{
+    call::{Call, Entry, Lowering, Operator, Results, one},
+    reduce::Reducing,
+};
 use crate::import::{
     attributes::{axes, axis},
     emit::{Activation, check_picked},
@@ -10,6 +13,17 @@ use crate::import::{
 use mxc_dialects::tosa::{Binary, Unary};
 use std::rc::Rc;
 
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("GroupNormalization", |lowering, call| lowering.group_normalization(call, false)),
+    Operator::new("InstanceNormalization", |lowering, call| lowering.group_normalization(call, true)),
+    Operator::new("LRN", |lowering, call| lowering.local_response(call)),
+    Operator::new("LayerNormalization", |lowering, call| lowering.layer_normalization(call)),
+    Operator::new("LpNormalization", |lowering, call| lowering.lp_normalization(call)),
+    Operator::new("MeanVarianceNormalization", |lowering, call| lowering.mean_variance(call)),
+    Operator::new("RMSNormalization", |lowering, call| lowering.rms_normalization(call)),
+];
+
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// `(x − mean)/√(variance + ε)` over axes; also the mean and `1/√(variance + ε)`.
     fn standardized(
@@ -18,12 +32,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         axes: &[usize],
         epsilon: f32,
     ) -> Result<[Activation<'c, 'a>; 3], Problem> {
-        let mean = self.reduce_axes("ReduceMean", input, axes)?;
+        let mean = self.reduce_axes(Reducing::Mean, input, axes)?;
         let physical = input.physical();
         let value = self.emit.binary_raw(Binary::Sub, input.value, mean.value, &physical)?;
         let centred = Activation { value, ..input.clone() };
         let squared = self.emit.binary(Binary::Mul, &centred, &centred)?;
-        let variance = self.reduce_axes("ReduceMean", &squared, axes)?;
+        let variance = self.reduce_axes(Reducing::Mean, &squared, axes)?;
         let variance = self.emit.with_scalar(Binary::Add, &variance, epsilon)?;
         let inverse = self.emit.unary(Unary::Rsqrt, &variance)?;
         let value = self.emit.binary_raw(Binary::Mul, centred.value, inverse.value, &physical)?;
@@ -60,25 +74,22 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let first = axis(node.int("axis", -1)?, input.rank())?;
         let axes: Vec<_> = (first..input.rank()).collect();
         let squared = self.emit.binary(Binary::Mul, &input, &input)?;
-        let mean = self.reduce_axes("ReduceMean", &squared, &axes)?;
+        let mean = self.reduce_axes(Reducing::Mean, &squared, &axes)?;
         let mean = self.emit.with_scalar(Binary::Add, &mean, node.float("epsilon", 1e-5)?)?;
         let inverse = self.emit.unary(Unary::Rsqrt, &mean)?;
         let normal = self.pair(Binary::Mul, &input, &inverse)?;
         one(self.scaled(call, normal)?)
     }
 
-    /// GroupNormalization and InstanceNormalization, whose groups are single channels.
-    pub(super) fn group_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    /// GroupNormalization, or InstanceNormalization, whose groups are `single` channels.
+    fn group_normalization(&mut self, call: &Call<'_, 'c, 'a>, single: bool) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?.clone();
         let shape = input.shape.clone();
         let Some(channels) = shape.get(1).and_then(|dim| dim.fixed()) else {
             return invalid(format!("its input of shape {} has no channels", show(&shape)));
         };
-        let groups = match node.op.as_str() {
-            "InstanceNormalization" => channels,
-            _ => usize::try_from(node.int("num_groups", 0)?).unwrap_or(0),
-        };
+        let groups = if single { channels } else { usize::try_from(node.int("num_groups", 0)?).unwrap_or(0) };
         if groups == 0 || channels % groups != 0 {
             return invalid(format!("{channels} channels do not make {groups} groups"));
         }
@@ -150,12 +161,11 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let node = call.node;
         let input = call.activation(0)?.clone();
         let axis = axis(node.int("axis", -1)?, input.rank())?;
-        let op = match node.int("p", 2)? {
-            1 => "ReduceL1",
-            2 => "ReduceL2",
+        let norm = match node.int("p", 2)? {
+            1 => self.sum_of_sizes(&input, &[axis])?,
+            2 => self.root_of_squares(&input, &[axis])?,
             p => return invalid(format!("attribute 'p' is {p}")),
         };
-        let norm = self.reduced(op, &input, &[axis])?;
         // A norm of 0 belongs to zeros, which any divisor keeps; an infinite one also makes their gradient 0.
         let none = self.emit.with_scalar(Binary::Equal, &norm, 0.0)?;
         let infinite = self.single(&norm, f32::INFINITY)?;

@@ -6,11 +6,15 @@
 //!
 //! [`Emitter::quantised`]: crate::import::emit::Emitter::quantised
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::{
+    call::{Call, Entry, Lowering, Operator, Results, one},
+    reduce::Reducing,
+};
 use crate::import::{
     attributes::axis,
     emit::Activation,
     error::{Problem, invalid, unsupported},
+    proto::MICROSOFT,
     tensor::{Dim, Element, Tensor},
 };
 use mxc_dialects::tosa::{Binary, CustomUnary, Unary};
@@ -18,43 +22,16 @@ use mxc_runtime::kernels::layout::strides;
 use std::rc::Rc;
 
 /// The domains that QONNX's operators have been written under.
-const QONNX: [&str; 3] = ["qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"];
+const QONNX: &[&str] = &["", "qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"];
 
-/// Whether an operator of a domain other than ONNX's own is one of these.
-pub(super) fn is_known(domain: &str, op: &str) -> bool {
-    QONNX.contains(&domain) && matches!(op, "Quant" | "BipolarQuant")
-        || domain == crate::import::proto::MICROSOFT && matches!(op, "QuantizeLinear" | "DequantizeLinear")
-}
-
-/// Whether an operator moves or picks elements, which works on whole numbers held as floats as on integers.
-pub(super) fn moves(op: &str) -> bool {
-    matches!(
-        op,
-        "Concat"
-            | "DepthToSpace"
-            | "Dropout"
-            | "Expand"
-            | "Flatten"
-            | "Gather"
-            | "GlobalMaxPool"
-            | "Identity"
-            | "Max"
-            | "MaxPool"
-            | "Min"
-            | "Pad"
-            | "ReduceMax"
-            | "ReduceMin"
-            | "Relu"
-            | "Reshape"
-            | "Slice"
-            | "SpaceToDepth"
-            | "Split"
-            | "Squeeze"
-            | "Tile"
-            | "Transpose"
-            | "Unsqueeze"
-    )
-}
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("BipolarQuant", |lowering, call| lowering.bipolar_quant(call)).of(QONNX),
+    Operator::new("DequantizeLinear", |lowering, call| lowering.dequantize(call)).of(&["", MICROSOFT]).on_integers(),
+    Operator::new("DynamicQuantizeLinear", |lowering, call| lowering.dynamic_quantize(call)),
+    Operator::new("Quant", |lowering, call| lowering.quant(call)).of(QONNX),
+    Operator::new("QuantizeLinear", |lowering, call| lowering.quantize(call)).of(&["", MICROSOFT]).on_integers(),
+];
 
 /// The least and the greatest integer of one of ONNX's data types that a quantiser may make.
 fn bounds(data_type: i64) -> Option<[f32; 2]> {
@@ -175,9 +152,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             tracing::warn!("node '{}' takes the range of each sample by itself, as for a batch of one", call.name);
         }
         let axes: Vec<_> = (0..x.rank()).filter(|&axis| x.shape[axis].fixed().is_some()).collect();
-        let low = self.reduce_axes("ReduceMin", &x, &axes)?;
+        let low = self.reduce_axes(Reducing::Min, &x, &axes)?;
         let low = self.emit.clamp(&low, f32::NEG_INFINITY, 0.0)?;
-        let high = self.reduce_axes("ReduceMax", &x, &axes)?;
+        let high = self.reduce_axes(Reducing::Max, &x, &axes)?;
         let high = self.emit.clamp(&high, 0.0, f32::INFINITY)?;
         let range = self.emit.binary(Binary::Sub, &high, &low)?;
         // Where all is 0 any scale will do.

@@ -6,7 +6,7 @@
 //! product (`linear_before_reset = 0`) multiplies twice a step: the second product is `NODE/Rh/t`, `NODE/RBh/t`. The first step of
 //! a state that starts at zero has no product.
 
-use super::{Call, Entry, Lowering, MAX_TRIPS, Results};
+use super::call::{Call, Entry, Lowering, MAX_TRIPS, Operator, Results};
 use crate::import::{
     emit::Activation,
     error::{Problem, invalid, unsupported},
@@ -18,6 +18,13 @@ use mxc_dialects::{
     tosa::{Binary, Custom, CustomOp, Op, Unary},
 };
 use std::sync::Arc;
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("GRU", |lowering, call| lowering.recurrent(call, Kind::Gru)).on_integers(),
+    Operator::new("LSTM", |lowering, call| lowering.recurrent(call, Kind::Lstm)).on_integers(),
+    Operator::new("RNN", |lowering, call| lowering.recurrent(call, Kind::Rnn)).on_integers(),
+];
 
 /// Which operator.
 #[derive(Clone, Copy, PartialEq)]
@@ -142,13 +149,8 @@ type State<'c, 'a> = [Option<Activation<'c, 'a>>; 2];
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// LSTM, GRU and RNN.
-    pub(super) fn recurrent(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn recurrent(&mut self, call: &Call<'_, 'c, 'a>, kind: Kind) -> Results<'c, 'a> {
         let node = call.node;
-        let kind = match node.op.as_str() {
-            "LSTM" => Kind::Lstm,
-            "GRU" => Kind::Gru,
-            _ => Kind::Rnn,
-        };
         let backward: &[bool] = match node.string("direction", "forward")? {
             "forward" => &[false],
             "reverse" => &[true],
@@ -199,26 +201,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let linear_first = kind == Kind::Gru && node.int("linear_before_reset", 0)? != 0;
         let length = self.steps(call, batch, steps)?;
 
-        // The input's part of the gates, of all directions and steps.
-        let weight = self.part(call, 1, &[directions * rows, inputs])?;
-        let weight = self.turned(&weight)?;
-        let bias = match call.optional(3) {
-            None => None,
-            Some(_) => {
-                let both = self.part(call, 3, &[directions, 2, rows])?;
-                let own = self.cut(&both, 1, 0, 1)?;
-                let mut other = self.cut(&both, 1, 1, 1)?;
-                if linear_first {
-                    // The state's bias of the last gate goes through the reset gate.
-                    other = self.without_last(&other, hidden)?;
-                }
-                let sum = self.sum(&own, &other)?;
-                Some((node.input(3), self.as_shape(&sum, &[directions * rows])?))
-            }
-        };
-        let product = Product { name: node.input(1), weight, bias };
-        let gates = self.multiplied(&input, &product, &format!("{}/W", call.name))?;
-
+        let gates = self.gates(call, &input, [directions, rows, inputs], linear_first.then_some(hidden))?;
         let mut sequences = Vec::with_capacity(directions);
         let mut finals: [Vec<Activation<'c, 'a>>; 2] = [Vec::new(), Vec::new()];
         for (direction, &backward) in backward.iter().enumerate() {
@@ -243,17 +226,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 if let Some(mask) = mask {
                     // What is beyond a sample's sequence shows zeros and leaves the state.
                     shown = shown.map(|shown| self.pair(Binary::Mul, &shown, &mask)).transpose()?;
-                    for (new, old) in kept.iter_mut().zip(&state) {
-                        *new = match (new.take(), old) {
-                            (Some(new), Some(old)) => {
-                                let change = self.pair(Binary::Sub, &new, old)?;
-                                let change = self.pair(Binary::Mul, &change, &mask)?;
-                                Some(self.pair(Binary::Add, old, &change)?)
-                            }
-                            (Some(new), None) => Some(self.pair(Binary::Mul, &new, &mask)?),
-                            (None, _) => None,
-                        };
-                    }
+                    self.held(&mut kept, &state, &mask)?;
                 }
                 outputs[at] = shown;
                 state = kept;
@@ -290,6 +263,52 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             results.push(Entry::Activation(if batch_first { all } else { self.permuted(&all, &[1, 0, 2]) }));
         }
         Ok(results)
+    }
+
+    /// The input's part of the gates, of all directions and steps; of a GRU whose `last` gate, of so many rows, has the state's bias go
+    /// through the reset gate, without that.
+    fn gates(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        input: &Activation<'c, 'a>,
+        [directions, rows, inputs]: [usize; 3],
+        last: Option<usize>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let node = call.node;
+        let weight = self.part(call, 1, &[directions * rows, inputs])?;
+        let weight = self.turned(&weight)?;
+        let bias = match call.optional(3) {
+            None => None,
+            Some(_) => {
+                let both = self.part(call, 3, &[directions, 2, rows])?;
+                let own = self.cut(&both, 1, 0, 1)?;
+                let mut other = self.cut(&both, 1, 1, 1)?;
+                if let Some(hidden) = last {
+                    // The state's bias of the last gate goes through the reset gate.
+                    other = self.without_last(&other, hidden)?;
+                }
+                let sum = self.sum(&own, &other)?;
+                Some((node.input(3), self.as_shape(&sum, &[directions * rows])?))
+            }
+        };
+        let product = Product { name: node.input(1), weight, bias };
+        self.multiplied(input, &product, &format!("{}/W", call.name))
+    }
+
+    /// A step's new state, but the old one for the samples that the mask leaves out.
+    fn held(&mut self, new: &mut State<'c, 'a>, old: &State<'c, 'a>, mask: &Activation<'c, 'a>) -> Result<(), Problem> {
+        for (new, old) in new.iter_mut().zip(old) {
+            *new = match (new.take(), old) {
+                (Some(new), Some(old)) => {
+                    let change = self.pair(Binary::Sub, &new, old)?;
+                    let change = self.pair(Binary::Mul, &change, mask)?;
+                    Some(self.pair(Binary::Add, old, &change)?)
+                }
+                (Some(new), None) => Some(self.pair(Binary::Mul, &new, mask)?),
+                (None, _) => None,
+            };
+        }
+        Ok(())
     }
 
     /// What the steps of a direction need.

@@ -5,15 +5,18 @@
 //! on both axes s² times the products that ONNX's definition has.
 
 use super::{
-    Call, Lowering, Results,
+    call::{Call, Lowering, Operator, Results, one},
     conv::{Filter, Kernel, Window, declared_pads, misfit, spatial_sizes},
-    one,
 };
 use crate::import::{
     emit::{Activation, check_picked},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, show},
 };
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] =
+    &[Operator::new("ConvTranspose", |lowering, call| lowering.conv_transpose(call))];
 
 /// A transposed convolution's geometry over N spatial axes.
 struct Stretch<const N: usize> {

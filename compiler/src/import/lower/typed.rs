@@ -1,97 +1,65 @@
 //! Operators on integers and booleans, and those that make or read them: comparisons, conditions, casts.
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::{
+    call::{Call, Entry, Lowering, Operator, Results, one},
+    elementwise::broadcast,
+};
 use crate::import::{
     attributes::axis,
     emit::{Activation, BinaryFunction, check_picked, logical},
     error::{Problem, invalid, unsupported},
-    fold,
+    fold::{self, Fold, Pairing},
     tensor::{Dim, Element, Sym, Tensor},
 };
 use mxc_dialects::tosa::{Binary, CustomBinary, Unary};
 
-/// The operators that take integers or booleans that depend on the model's inputs.
-const INTEGERS: [&str; 61] = [
-    "Abs",
-    "Add",
-    "And",
-    "ArgMax",
-    "ArgMin",
-    "Attention",
-    "Cast",
-    "CastLike",
-    "Clip",
-    "Concat",
-    "CumSum",
-    "DepthToSpace",
-    "DequantizeLinear",
-    "Div",
-    "Dropout",
-    "Equal",
-    "Expand",
-    "EyeLike",
-    "Flatten",
-    "GRU",
-    "Gather",
-    "GatherElements",
-    "GatherND",
-    "Greater",
-    "GreaterOrEqual",
-    "Identity",
-    "LSTM",
-    "Less",
-    "LessOrEqual",
-    "Max",
-    "Min",
-    "Mod",
-    "Mul",
-    "Neg",
-    "NonZero",
-    "Not",
-    "OneHot",
-    "Or",
-    "Pad",
-    "Pow",
-    "RNN",
-    "ReduceMax",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "Reshape",
-    "Scatter",
-    "ScatterElements",
-    "ScatterND",
-    "Shape",
-    "Sign",
-    "Size",
-    "SpaceToDepth",
-    "Split",
-    "Sub",
-    "Tile",
-    "TopK",
-    "Transpose",
-    "Trilu",
-    "Where",
-    "Xor",
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("And", |lowering, call| lowering.join_inputs(call, Binary::LogicalAnd))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(Pairing::Logic(|a, b| a && b)))),
+    Operator::new("ArgMax", |lowering, call| lowering.argmax(call, false)).on_integers(),
+    Operator::new("ArgMin", |lowering, call| lowering.argmax(call, true)).on_integers(),
+    Operator::new("Cast", |lowering, call| lowering.cast(call))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.cast()).of_elements()),
+    Operator::new("CastLike", |lowering, call| lowering.cast_like(call))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.cast_like()).of_elements()),
+    Operator::new("Equal", |lowering, call| lowering.join_inputs(call, Binary::Equal))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(Pairing::Equality)).not_on_floats()),
+    Operator::new("Greater", |lowering, call| lowering.join_inputs(call, Binary::Greater))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::GREATER)).not_on_floats()),
+    Operator::new("GreaterOrEqual", |lowering, call| lowering.join_inputs(call, Binary::GreaterEqual))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::GREATER_OR_EQUAL)).not_on_floats()),
+    Operator::new("IsInf", |lowering, call| lowering.is_inf(call)),
+    Operator::new("IsNaN", |lowering, call| lowering.is_nan(call)),
+    Operator::new("Less", |lowering, call| lowering.join_swapped(call, Binary::Greater))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::LESS)).not_on_floats()),
+    Operator::new("LessOrEqual", |lowering, call| lowering.join_swapped(call, Binary::GreaterEqual))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::LESS_OR_EQUAL)).not_on_floats()),
+    Operator::new("Mod", |lowering, call| lowering.modulo(call))
+        .on_integers()
+        .elementwise()
+        .folding(Fold::new(|folding| folding.modulo()).not_on_floats()),
+    Operator::new("Not", |lowering, call| lowering.plain(call, Unary::LogicalNot))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.not())),
+    Operator::new("Or", |lowering, call| lowering.join_inputs(call, Binary::LogicalOr))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(Pairing::Logic(|a, b| a || b)))),
+    Operator::new("Where", |lowering, call| lowering.r#where(call))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.select()).of_elements()),
+    Operator::new("Xor", |lowering, call| lowering.join_inputs(call, Binary::LogicalXor))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(Pairing::Logic(|a, b| a != b)))),
 ];
-/// Those that are one of the above in other words.
-const ALIASES: [&str; 6] = ["Relu", "Slice", "Squeeze", "Sum", "Unsqueeze", "QuantizeLinear"];
-
-/// Refuses integers where only floats are known.
-pub(super) fn check(call: &Call<'_, '_, '_>) -> Result<(), Problem> {
-    let op = call.node.op.as_str();
-    if INTEGERS.contains(&op) || ALIASES.contains(&op) {
-        return Ok(());
-    }
-    for (index, input) in call.inputs.iter().flatten().enumerate() {
-        if let Entry::Activation(activation) = input
-            && activation.element() != Element::F32
-        {
-            return unsupported(format!("its input '{}' is of {}", call.node.input(index), activation.element()));
-        }
-    }
-    Ok(())
-}
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// An input as a value of the graph; a constant becomes one of `like`'s type of elements.
@@ -124,76 +92,54 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Two inputs of a call, joined.
-    fn joined(
+    pub(super) fn join_inputs(
         &mut self,
         call: &Call<'_, 'c, 'a>,
         operation: impl Into<BinaryFunction>,
-        swap: bool,
-    ) -> Result<Activation<'c, 'a>, Problem> {
-        let operand = |index: usize| Ok::<_, Problem>((call.entry(index)?, call.node.input(index)));
-        let (a, b) = if swap { (operand(1)?, operand(0)?) } else { (operand(0)?, operand(1)?) };
-        self.join(operation, a, b)
+    ) -> Results<'c, 'a> {
+        let (a, b) = (call.entry(0)?, call.entry(1)?);
+        one(self.join(operation, (a, call.node.input(0)), (b, call.node.input(1)))?)
     }
 
-    /// Comparisons and logic.
-    pub(super) fn condition(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        one(match call.node.op.as_str() {
-            "Equal" => self.joined(call, Binary::Equal, false)?,
-            "Greater" => self.joined(call, Binary::Greater, false)?,
-            "GreaterOrEqual" => self.joined(call, Binary::GreaterEqual, false)?,
-            "Less" => self.joined(call, Binary::Greater, true)?,
-            "LessOrEqual" => self.joined(call, Binary::GreaterEqual, true)?,
-            "And" => self.joined(call, Binary::LogicalAnd, false)?,
-            "Or" => self.joined(call, Binary::LogicalOr, false)?,
-            "Xor" => self.joined(call, Binary::LogicalXor, false)?,
-            "Not" => {
-                let x = call.activation(0)?.clone();
-                self.emit.unary(Unary::LogicalNot, &x)?
-            }
-            "IsNaN" => {
-                let x = call.activation(0)?.clone();
-                let own = self.pair(Binary::Equal, &x, &x)?;
-                self.emit.unary(Unary::LogicalNot, &own)?
-            }
-            // IsInf
-            _ => {
-                let x = call.activation(0)?.clone();
-                let both = ["detect_positive", "detect_negative"].map(|name| call.node.int(name, 1));
-                let [positive, negative] = both;
-                let against = match (positive? != 0, negative? != 0) {
-                    (true, true) => self.emit.unary(Unary::Abs, &x)?,
-                    (true, false) => x,
-                    (false, true) => self.emit.negate(&x)?,
-                    (false, false) => return unsupported("it detects nothing"),
-                };
-                self.emit.with_scalar(Binary::Equal, &against, f32::INFINITY)?
-            }
-        })
+    /// Two inputs of a call, joined the other way round.
+    fn join_swapped(&mut self, call: &Call<'_, 'c, 'a>, operation: Binary) -> Results<'c, 'a> {
+        let (b, a) = (call.entry(1)?, call.entry(0)?);
+        one(self.join(operation, (b, call.node.input(1)), (a, call.node.input(0)))?)
     }
 
-    /// Arithmetic of integers.
-    pub(super) fn integers(&mut self, call: &Call<'_, 'c, 'a>, element: Element) -> Results<'c, 'a> {
-        let node = call.node;
-        let operation = match node.op.as_str() {
-            "Add" | "Sum" => Binary::Add,
-            "Sub" => Binary::Sub,
-            "Mul" => Binary::Mul,
-            "Div" => Binary::IntDiv,
-            "Max" => Binary::Maximum,
-            "Min" => Binary::Minimum,
-            "Pow" => return self.power(call),
-            _ => return unsupported(format!("its inputs are of {element}")),
+    /// IsNaN: what does not equal itself.
+    fn is_nan(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let x = call.activation(0)?.clone();
+        let own = self.pair(Binary::Equal, &x, &x)?;
+        one(self.emit.unary(Unary::LogicalNot, &own)?)
+    }
+
+    /// IsInf.
+    fn is_inf(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let x = call.activation(0)?.clone();
+        let [positive, negative] = ["detect_positive", "detect_negative"].map(|name| call.node.int(name, 1));
+        let against = match (positive? != 0, negative? != 0) {
+            (true, true) => self.emit.unary(Unary::Abs, &x)?,
+            (true, false) => x,
+            (false, true) => self.emit.negate(&x)?,
+            (false, false) => return unsupported("it detects nothing"),
         };
+        one(self.emit.with_scalar(Binary::Equal, &against, f32::INFINITY)?)
+    }
+
+    /// A function of integers over any number of operands.
+    pub(super) fn chain_of_integers(&mut self, call: &Call<'_, 'c, 'a>, function: Binary) -> Results<'c, 'a> {
+        let node = call.node;
         let mut result = call.entry(0)?.clone();
         for index in 1..call.inputs.len() {
-            let joined = self.join(operation, (&result, node.input(0)), (call.entry(index)?, node.input(index)))?;
+            let joined = self.join(function, (&result, node.input(0)), (call.entry(index)?, node.input(index)))?;
             result = Entry::Activation(joined);
         }
         Ok(vec![result])
     }
 
     /// Pow where an operand is of integers: the result has the base's type.
-    fn power(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    pub(super) fn power(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let base = self.value(call, 0, None)?;
         let exponent = self.value(call, 1, Some(base.element()))?;
         if base.element() == exponent.element() {
@@ -205,9 +151,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Mod, of integers or with `fmod`.
-    pub(super) fn modulo(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let operation = if call.node.int("fmod", 0)? != 0 { CustomBinary::Rem } else { CustomBinary::Mod };
-        one(self.joined(call, operation, false)?)
+    fn modulo(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        self.join_inputs(call, if call.node.int("fmod", 0)? != 0 { CustomBinary::Rem } else { CustomBinary::Mod })
     }
 
     /// Converts as ONNX does: floats to integers are rounded to zero.
@@ -245,26 +190,33 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         self.emit.cast(&wrapped, to)
     }
 
-    /// Cast and CastLike.
-    pub(super) fn cast(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let node = call.node;
-        let to = if node.op == "Cast" {
-            let code = node.int("to", 1)?;
-            match (i32::try_from(code).ok().and_then(Element::of), call.entry(0)?) {
-                (Some(to), Entry::Activation(input)) if matches!(code, 2..=5 | 12) => {
-                    let input = input.clone();
-                    return one(self.narrowed(&input, to, code)?);
-                }
-                (Some(to), _) => to,
-                (None, _) => return unsupported(format!("a cast to data type {code}")),
-            }
-        } else {
-            match call.entry(1)? {
-                Entry::Activation(like) => like.element(),
-                Entry::Constant(like) => like.data.element(),
-                Entry::Unknown => return unsupported("its input is not known"),
-            }
+    /// Cast.
+    fn cast(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let code = call.node.int("to", 1)?;
+        let Some(to) = i32::try_from(code).ok().and_then(Element::of) else {
+            return unsupported(format!("a cast to data type {code}"));
         };
+        match call.entry(0)? {
+            Entry::Activation(input) if matches!(code, 2..=5 | 12) => {
+                let input = input.clone();
+                one(self.narrowed(&input, to, code)?)
+            }
+            _ => self.cast_to(call, to),
+        }
+    }
+
+    /// CastLike.
+    fn cast_like(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let to = match call.entry(1)? {
+            Entry::Activation(like) => like.element(),
+            Entry::Constant(like) => like.data.element(),
+            Entry::Unknown => return unsupported("its input is not known"),
+        };
+        self.cast_to(call, to)
+    }
+
+    /// The first input as another type of elements.
+    fn cast_to(&mut self, call: &Call<'_, 'c, 'a>, to: Element) -> Results<'c, 'a> {
         match call.entry(0)? {
             Entry::Constant(tensor) => {
                 let code = match to {
@@ -275,7 +227,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 };
                 Ok(vec![Entry::Constant(std::rc::Rc::new(fold::cast(tensor, code)?))])
             }
-            _ => {
+            Entry::Activation(_) | Entry::Unknown => {
                 let input = call.activation(0)?.clone();
                 one(self.truncated(&input, to)?)
             }
@@ -283,7 +235,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Where.
-    pub(super) fn r#where(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn r#where(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let element = call.inputs[1..].iter().flatten().find_map(|entry| match entry {
             Entry::Activation(activation) => Some(activation.element()),
             _ => None,
@@ -308,13 +260,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let wide = self.with_rank(operand, rank)?;
             operands.push(self.emit.in_order(&wide, &order)?);
         }
-        let shape = super::elementwise::broadcast(&operands[0].shape, &operands[1].shape)?;
-        let shape = super::elementwise::broadcast(&shape, &operands[2].shape)?;
+        let shape = broadcast(&operands[0].shape, &operands[1].shape)?;
+        let shape = broadcast(&shape, &operands[2].shape)?;
         self.emit.select([&operands[0], &operands[1], &operands[2]], shape)
     }
 
-    /// ArgMax and ArgMin.
-    pub(super) fn argmax(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    /// ArgMax, or ArgMin of the `least`.
+    fn argmax(&mut self, call: &Call<'_, 'c, 'a>, least: bool) -> Results<'c, 'a> {
         let node = call.node;
         let mut input = call.activation(0)?.clone();
         let axis = axis(node.int("axis", 0)?, input.rank())?;
@@ -324,7 +276,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if input.element() == Element::Bool {
             return invalid("its input is boolean");
         }
-        if node.op == "ArgMin" {
+        if least {
             input = self.emit.negate(&input)?;
         }
         // The last of equal elements is the first one from behind.
