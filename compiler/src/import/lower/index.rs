@@ -128,9 +128,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Gather at indices that depend on the model's inputs: `D[..a] + I + D[a + 1..]` of data D and indices I.
-    pub(super) fn gather_at(&mut self, call: &Call<'_, 'c, 'a>, indices: &Activation<'c, 'a>) -> Results<'c, 'a> {
-        let data = self.logical_value(call, 0, None)?;
-        let axis = axis(call.node.int("axis", 0)?, data.rank())?;
+    pub(super) fn gather_at(
+        &mut self,
+        data: &Activation<'c, 'a>,
+        axis: usize,
+        indices: &Activation<'c, 'a>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let data = self.emit.logical(data)?;
         let Some(size) = data.shape[axis].fixed() else {
             return unsupported("it picks samples out of the batch");
         };
@@ -156,13 +160,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let flat = self.viewed(indices, &flat)?;
         let picked = self.emit.pick(&data, &flat, front.len())?;
         let Some(batch) = lead.filter(|_| axis > 0) else {
-            return one(self.viewed(&picked, &shape)?);
+            return self.viewed(&picked, &shape);
         };
         // The batch stays in front in storage.
         let stored = [&[batch], before.as_slice(), &own, &after].concat();
         let stored = self.viewed(&picked, &stored)?;
         let perms: Vec<usize> = (1..=axis).chain([0]).chain(axis + 1..stored.rank()).collect();
-        one(self.permuted(&stored, &perms))
+        Ok(self.permuted(&stored, &perms))
     }
 
     /// The number of elements of axes that must not depend on the batch.

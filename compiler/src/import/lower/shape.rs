@@ -168,7 +168,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// Gather.
     fn gather(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         match call.entry(1)? {
-            Entry::Activation(indices) => self.gather_at(call, &indices.clone()),
+            Entry::Activation(indices) => {
+                let data = self.value(call, 0, None)?;
+                one(self.gather_at(&data, axis(call.node.int("axis", 0)?, data.rank())?, indices)?)
+            }
             Entry::Constant(_) | Entry::Unknown => self.pick(call),
         }
     }
