@@ -169,7 +169,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Conv over one to three spatial axes.
-    pub(super) fn conv(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn conv(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = call.activation(0)?.clone();
         let (filter, groups) = self.filter(call, &input)?;
         let shape = filter.shape().to_vec();
@@ -320,7 +320,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `x·scale + shift` per channel; scale = γ/√(variance + ε), shift = β − mean·scale, in double precision.
-    pub(super) fn batch_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn batch_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         if node.int("training_mode", 0)? != 0 {
             return unsupported("training_mode; export the model in evaluation mode");
@@ -400,7 +400,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         Ok((input, window, spatial))
     }
 
-    pub(super) fn max_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn max_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         if call.node.outputs.get(1).is_some_and(|output| !output.is_empty()) {
             return unsupported("its output 'Indices'");
         }
@@ -420,7 +420,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         self.spatial(nhwc(value, result), spatial)
     }
 
-    pub(super) fn average_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn average_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         if let Some((input, window)) = volume_pooling(call)? {
             return one(self.averaged(call, &input, &window, 3)?);
         }
@@ -501,7 +501,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// LpPool: `(Σ|x|ᵖ)^(1/p)` over windows.
-    pub(super) fn lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         if let Some((input, window)) = volume_pooling(call)? {
             let (p, power) = self.power_of_size(call, &input)?;
             let sum = self.pooled(&power, &window, Binary::Add, 0.0)?;
@@ -515,7 +515,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// GlobalLpPool.
-    pub(super) fn global_lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn global_lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = call.activation(0)?.clone();
         let (p, power) = self.power_of_size(call, &input)?;
         let axes: Vec<_> = (2..input.rank()).collect();

@@ -71,7 +71,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// TopK: the ranks by one operation, the values picked at them.
-    pub(super) fn top_k(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn top_k(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let input = self.value(call, 0, None)?;
         let axis = axis(node.int("axis", -1)?, input.rank())?;
@@ -90,7 +90,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// GatherElements.
-    pub(super) fn gather_elements(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn gather_elements(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let mut data = self.logical_value(call, 0, None)?;
         let mut indices = self.logical_value(call, 1, None)?;
         let rank = data.rank();
@@ -238,7 +238,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// GatherND.
-    pub(super) fn gather_nd(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn gather_nd(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let data = self.logical_value(call, 0, None)?;
         let indices = self.input_shape(call, 1)?;
         let batch = usize::try_from(call.node.int("batch_dims", 0)?).unwrap_or(usize::MAX);
@@ -303,7 +303,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// ScatterElements, and Scatter, its old name.
-    pub(super) fn scatter_elements(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn scatter_elements(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let reduction = self.reduction(call)?;
         let data = self.data_and_updates(call)?;
         let indices = self.logical_value(call, 1, None)?;
@@ -337,7 +337,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// ScatterND.
-    pub(super) fn scatter_nd(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn scatter_nd(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let reduction = self.reduction(call)?;
         let data = self.data_and_updates(call)?;
         let indices = self.input_shape(call, 1)?;
@@ -383,7 +383,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// OneHot: `on` where an index is the position along a new axis, else `off`.
-    pub(super) fn one_hot(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn one_hot(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let indices = self.logical_value(call, 0, None)?;
         let indices = self.truncated(&indices, Element::I64)?;
@@ -423,7 +423,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// EyeLike: a constant of the input's shape.
-    pub(super) fn eye_like(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn eye_like(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let shape = self.input_shape(call, 0)?;
         let own = match call.entry(0)? {
@@ -457,7 +457,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// CumSum.
-    pub(super) fn cum_sum(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn cum_sum(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = self.value(call, 0, None)?;
         let axis = axis(self.number(call, 1)?, input.rank())?;
         if input.shape[axis].fixed().is_none() {
@@ -471,7 +471,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Trilu: zeros above or below a diagonal of the last two axes.
-    pub(super) fn trilu(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn trilu(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = self.logical_value(call, 0, None)?;
         let (&[.., rows, columns], rank) = (input.shape.as_slice(), input.rank()) else {
             return invalid(format!("its input has the shape {}", show(&input.shape)));
@@ -494,7 +494,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// NonZero, whose result's shape depends on its input's values: known for constants only.
-    pub(super) fn non_zero(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn non_zero(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let Entry::Constant(tensor) = call.entry(0)? else {
             return unsupported("the shape of its result depends on the values of its input, which must be a constant");
         };
@@ -513,7 +513,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// GridSample.
-    pub(super) fn grid_sample(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn grid_sample(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let (data, points) = (self.logical_value(call, 0, None)?, self.logical_value(call, 1, None)?);
         let mode = match node.string("mode", "linear")? {

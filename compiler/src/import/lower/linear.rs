@@ -72,7 +72,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `α·A'·B' + β·C`.
-    pub(super) fn gemm(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn gemm(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let (alpha, beta) = (node.float("alpha", 1.0)?, node.float("beta", 1.0)?);
         let mut input = call.activation(0)?.clone();
@@ -154,7 +154,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
     }
 
-    pub(super) fn matmul(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn matmul(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         match (call.entry(0)?, call.entry(1)?) {
             (Entry::Activation(input), Entry::Constant(weight)) => {
@@ -242,7 +242,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Einsum with one or two operands and without repeated indices in one: sums, permutations, matrix products.
-    pub(super) fn einsum(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn einsum(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let equation: String = node.string("equation", "")?.chars().filter(|c| !c.is_whitespace()).collect();
         let (left, output) = match equation.split_once("->") {

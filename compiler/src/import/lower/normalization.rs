@@ -57,7 +57,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// LayerNormalization over the last axes.
-    pub(super) fn layer_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn layer_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?.clone();
         let first = axis(node.int("axis", -1)?, input.rank())?;
@@ -68,7 +68,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// RMSNormalization over the last axes.
-    pub(super) fn rms_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn rms_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?.clone();
         let first = axis(node.int("axis", -1)?, input.rank())?;
@@ -148,7 +148,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// MeanVarianceNormalization: without ε in the root, as ONNX's function has it.
-    pub(super) fn mean_variance(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn mean_variance(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = call.activation(0)?.clone();
         let given = call.node.ints("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
         let axes = axes(&given, input.rank())?;
@@ -157,7 +157,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// LpNormalization: `x` over its 1- or 2-norm along an axis, 0 where that is 0.
-    pub(super) fn lp_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn lp_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?.clone();
         let axis = axis(node.int("axis", -1)?, input.rank())?;
@@ -175,7 +175,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// LRN: `x / (bias + α/size·Σx²)^β`, the sum over `size` neighbouring channels.
-    pub(super) fn local_response(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn local_response(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let mut input = call.activation(0)?.clone();
         let size = usize::try_from(node.int("size", 0)?).unwrap_or(0);

@@ -48,7 +48,7 @@ fn bounds(data_type: i64) -> Option<[f32; 2]> {
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// DequantizeLinear-10 to -23: `(x − zero point)·scale`, by tensor, along an axis or by blocks of one.
-    pub(super) fn dequantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn dequantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let x = self.value(call, 0, Some(Element::I32))?;
         let mut result = self.emit.cast(&x, Element::F32)?;
         if call.optional(2).is_some() {
@@ -60,7 +60,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// QuantizeLinear-10 to -23: `saturate(round(x / scale) + zero point)` in the zero point's type, or that of `output_dtype`.
-    pub(super) fn quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let told = match call.optional(2) {
             Some(Entry::Constant(zero)) => zero.narrow,
@@ -143,7 +143,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
 
     /// DynamicQuantizeLinear-11: 8 bits over the range of the values and 0. The range is that of each sample, as for a batch
     /// of one.
-    pub(super) fn dynamic_quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn dynamic_quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let x = call.activation(0)?.clone();
         if x.has_batch() && (self.fixed_batch.is_some_and(|batch| batch != 1) || x.rank() < 2) {
             return unsupported("its range is taken over the batch");
@@ -176,7 +176,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// QONNX's Quant: `(round(clamp(x / scale + zero point)) − zero point)·scale`, the bounds those of integers of a width.
-    pub(super) fn quant(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn quant(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let width = call.constant(3)?.scalar().filter(|width| (1.0..=32.0).contains(width));
         let Some(width) = width else {
@@ -198,7 +198,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// QONNX's BipolarQuant: `scale` where x ≥ 0, else `−scale`. Its gradient is that of `x` within ±scale.
-    pub(super) fn bipolar_quant(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn bipolar_quant(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let x = call.activation(0)?.clone();
         let scale = call.entry(1)?.clone();
         let name = call.node.input(1);

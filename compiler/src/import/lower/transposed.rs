@@ -104,7 +104,7 @@ impl<const N: usize> Stretch<N> {
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// ConvTranspose over one to three spatial axes.
-    pub(super) fn conv_transpose(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn conv_transpose(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = call.activation(0)?.clone();
         let (filter, groups) = self.filter(call, &input)?;
         let shape = filter.shape().to_vec();
