@@ -141,6 +141,7 @@ const SCOPE: &[&str] = &[
     "Relu",
     "Reshape",
     "Resize",
+    "RotaryEmbedding",
     "Round",
     "Scatter",
     "ScatterElements",

@@ -737,3 +737,64 @@ fn a_tosa_module_with_resources() {
     help: mxc reads modules in the TOSA dialect with a function '@main', or with a single function
     ");
 }
+
+/// Positions and angles are constants in networks, the batch is not; the reference is the formula.
+#[test]
+fn rotary_embedding_turns_pairs_by_their_positions() {
+    const ROWS: usize = 5;
+    const HALF: usize = 2;
+    const LENGTH: usize = 3;
+    const WIDTH: usize = 6;
+    let angle = |row: usize, at: usize| 0.3 * row as f32 + 0.7 * at as f32;
+    let cache = |function: fn(f32) -> f32| -> Vec<f32> {
+        (0..ROWS * HALF).map(|at| function(angle(at / HALF, at % HALF))).collect()
+    };
+    let model = |attributes: &[i64; 2], positions: &[i64]| {
+        Model::new()
+            .opset(23)
+            .input("x", &[0, 2, LENGTH as i64, WIDTH as i64])
+            .output_of("y", &[0, 2, LENGTH as i64, WIDTH as i64])
+            .floats("cos", &[ROWS as i64, HALF as i64], &cache(f32::cos))
+            .floats("sin", &[ROWS as i64, HALF as i64], &cache(f32::sin))
+            .integers("flat", positions)
+            .integers("shape", &[1, -1])
+            .node("", "Reshape", "flat shape", "positions", &[])
+            .node(
+                "rotary",
+                "RotaryEmbedding",
+                "x cos sin positions",
+                "y",
+                &[int("interleaved", attributes[0]), int("rotary_embedding_dim", attributes[1])],
+            )
+    };
+    let positions = [4, 0, 2];
+    let x = Array {
+        shape: vec![3, 2, LENGTH, WIDTH],
+        values: (0..3 * 2 * LENGTH * WIDTH).map(|at| (at as f32 * 0.37).sin()).collect(),
+    };
+    for interleaved in [0, 1] {
+        let context = mxc_dialects::new_context();
+        let imported = import(&context, &model(&[interleaved, 4], &positions)).unwrap();
+        let found = execute(&imported.module, &imported.weights, &[&x]).unwrap();
+        for (at, &found) in found[0].iter().enumerate() {
+            let (head, own) = (at / WIDTH * WIDTH, at % WIDTH);
+            // The pair that an element is of, its side, and the other's place.
+            let (pair, side, other) = match (own, interleaved) {
+                (4.., _) => (0, 2, own),
+                (_, 0) => (own % HALF, own / HALF, (own + HALF) % 4),
+                _ => (own / 2, own % 2, own ^ 1),
+            };
+            let (sin, cos) = angle(positions[at / WIDTH % LENGTH] as usize, pair).sin_cos();
+            let (value, other) = (x.values[at], x.values[head + other]);
+            let expected = match side {
+                0 => value * cos - other * sin,
+                1 => other * sin + value * cos,
+                _ => value,
+            };
+            assert!((found - expected).abs() < 1e-6, "{interleaved} {at}: {found} instead of {expected}");
+        }
+    }
+    assert!(error(&model(&[0, 3], &positions)).contains("it turns 3 elements in pairs, and a head has 6"));
+    assert!(error(&model(&[0, 6], &positions)).contains("'cos' gives angles of shape [1, 3, 2] for 3 pairs"));
+    assert!(error(&model(&[0, 4], &[4, 5, 2])).contains("'positions' holds the position 5, and 'cos' has 5 rows"));
+}

@@ -145,6 +145,10 @@ pub fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto { name: name.to_owned(), type_: AttributeType::INT.into(), i: value, ..Default::default() }
 }
 
+pub fn float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), type_: AttributeType::FLOAT.into(), f: value, ..Default::default() }
+}
+
 pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto {
         name: name.to_owned(),

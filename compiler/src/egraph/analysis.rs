@@ -3,7 +3,7 @@
 use super::{
     facts::{Facts, MAX_KNOWN_ELEMENTS, Tensor},
     fold,
-    language::{Binary, Fold, Node, Op, Shape, UNARY, clamp},
+    language::{Binary, Fold, Node, Op, Shape, clamp, function},
 };
 use egg::{Analysis, DidMerge, EGraph, Id};
 
@@ -107,9 +107,8 @@ fn describe(egraph: &Graph, node: &Node) -> Data {
                     let splat = first.splat.zip(second.splat).map(|(a, b)| op.apply(a, b));
                     Data::constant(broadcast(&first.shape, &second.shape), splat)
                 }
-                Fold::Unary(name) => {
-                    let function = UNARY.iter().find(|(n, _)| n == name).and_then(|(_, f)| *f);
-                    let splat = first.splat.zip(function).map(|(x, f)| f(x));
+                Fold::Unary(unary) => {
+                    let splat = first.splat.zip(function(*unary)).map(|(x, f)| f(x));
                     Data::constant(first.shape.clone(), splat)
                 }
                 Fold::Clamp(min, max) => {

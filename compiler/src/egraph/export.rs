@@ -18,12 +18,16 @@ use melior::{
     Context,
     ir::{
         Attribute, Identifier, Location, Module, OperationRef, Type, Value, ValueLike,
-        attribute::{DenseElementsAttribute, DenseI32ArrayAttribute, FloatAttribute},
+        attribute::DenseElementsAttribute,
         operation::{OperationBuilder, OperationLike, OperationMutLike},
         r#type::IntegerType,
     },
 };
-use mxc_dialects::{erase::Eraser, ffi, ir, origin};
+use mxc_dialects::{
+    erase::Eraser,
+    ffi, ir, origin,
+    tosa::{self, BinaryOp, Constant, ConstantOp, NanMode, Unary, UnaryOp},
+};
 use mxc_runtime::store::Weight;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -270,21 +274,21 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
                     let mut grouped =
                         Grouped::of(&original).ok_or_else(|| PassError::new("a grouped convolution is malformed"))?;
                     grouped.window.pad = *pad;
-                    ("implementation_attrs", ir::string(self.context, &grouped.to_text()))
+                    grouped.custom().attributes(self.context)
                 } else {
                     let zero = self.zero()?;
                     operands.extend([zero, zero]);
                     let pad: Vec<i64> = pad.iter().map(|size| *size as i64).collect();
-                    ("pad", ir::i64s(self.context, &pad))
+                    vec![(Identifier::new(self.context, "pad"), ir::i64s(self.context, &pad))]
                 };
-                let result = ir::tensor_type(Type::float32(self.context), &shape);
-                let operation = self.copy(original, &operands, result, &[changed])?;
+                let result = self.tensor(&shape);
+                let operation = self.copy(original, &operands, result, &changed)?;
                 self.insert(operation)
             }
             Op::MatMul(site) => {
                 let zero = self.zero()?;
                 let operands = [operand(self)?, self.site_operand(*site, node.children[1], "weight")?, zero, zero];
-                let result = ir::tensor_type(Type::float32(self.context), &shape);
+                let result = self.tensor(&shape);
                 let operation = self.copy(network.sites[*site], &operands, result, &[])?;
                 self.insert(operation)
             }
@@ -294,47 +298,42 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
                     Binary::Add => "shift",
                     _ => "constant",
                 };
-                let mut operands = Vec::new();
-                for child in node.children.iter() {
-                    operands.push(self.operand(*child, &format!("{name}.{part}"))?);
-                }
-                if *op == Binary::Mul {
-                    operands.push(self.shift()?);
-                }
-                self.build(op.name(), location, &operands, &[], &shape)
+                let &[a, b] = &*node.children else {
+                    return Err(PassError::new("an operation lacks its operand"));
+                };
+                let constant = format!("{name}.{part}");
+                let inputs = [self.operand(a, &constant)?, self.operand(b, &constant)?];
+                let shift = if *op == Binary::Mul { Some(self.shift()?) } else { None };
+                let (function, nan_mode) = (op.tosa(), NanMode::Propagate);
+                self.build(location, BinaryOp { function, inputs, shift, nan_mode, result: self.tensor(&shape) })
             }
-            Op::Unary(unary) => {
-                let mut operands = vec![operand(self)?];
-                if *unary == "tosa.negate" {
-                    let zero = self.zero()?;
-                    operands.extend([zero, zero]);
-                }
-                self.build(unary, location, &operands, &[], &shape)
+            Op::Unary(function) => {
+                let input = operand(self)?;
+                let zero_points = if *function == Unary::Negate { vec![self.zero()?; 2] } else { Vec::new() };
+                let result = self.tensor(&shape);
+                self.build(location, UnaryOp { function: *function, input, zero_points, result })
             }
             Op::Clamp(min, max) => {
-                let operands = [operand(self)?];
-                let bound = |bits: u32| -> Attribute<'c> {
-                    let value = f64::from(f32::from_bits(bits));
-                    FloatAttribute::new(self.context, Type::float32(self.context), value).into()
-                };
-                let attributes = [("min_val", bound(*min)), ("max_val", bound(*max))];
-                self.build("tosa.clamp", location, &operands, &attributes, &shape)
+                let input = operand(self)?;
+                let [min_val, max_val] = [*min, *max].map(f32::from_bits);
+                let (nan_mode, result) = (NanMode::Propagate, self.tensor(&shape));
+                self.build(location, tosa::Clamp { input, min_val, max_val, nan_mode, result })
             }
             Op::Transpose(perms) => {
-                let operands = [operand(self)?];
-                let perms: Vec<i32> = perms.iter().map(|axis| *axis as i32).collect();
-                let perms = DenseI32ArrayAttribute::new(self.context, &perms).into();
-                self.build("tosa.transpose", location, &operands, &[("perms", perms)], &shape)
+                let input = operand(self)?;
+                let perms = perms.iter().map(|axis| *axis as i32).collect();
+                self.build(location, tosa::Transpose { input, perms, result: self.tensor(&shape) })
             }
             Op::Reshape(to) => {
                 let sizes: Vec<i64> = to.iter().map(|size| size.map_or(-1, |size| size as i64)).collect();
-                let operands = [operand(self)?, self.shape_operand(&sizes)?];
-                self.build("tosa.reshape", location, &operands, &[], &shape)
+                let (input, sizes) = (operand(self)?, self.shape_operand(&sizes)?);
+                self.build(location, tosa::Reshape { input, shape: sizes, result: self.tensor(&shape) })
             }
             Op::Pad(border, value) => {
                 let sizes: Vec<i64> = border.iter().flatten().map(|size| *size as i64).collect();
-                let operands = [operand(self)?, self.shape_operand(&sizes)?, self.scalar(f32::from_bits(*value))?];
-                self.build("tosa.pad", location, &operands, &[], &shape)
+                let (input, padding) = (operand(self)?, self.shape_operand(&sizes)?);
+                let pad_const = self.scalar(f32::from_bits(*value))?;
+                self.build(location, tosa::Pad { input, padding, pad_const, result: self.tensor(&shape) })
             }
             Op::Opaque(number) => {
                 let (original, is_value) = &network.opaque[*number];
@@ -366,20 +365,15 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
 
     fn build(
         &self,
-        name: &str,
         location: Location<'c>,
-        operands: &[Value<'c, 'a>],
-        attributes: &[(&str, Attribute<'c>)],
-        shape: &Shape,
+        operation: impl Into<tosa::Op<'c, 'a>>,
     ) -> Result<Value<'c, 'a>, PassError> {
-        let attributes: Vec<_> =
-            attributes.iter().map(|(name, value)| (Identifier::new(self.context, name), *value)).collect();
-        let operation = OperationBuilder::new(name, location)
-            .add_operands(operands)
-            .add_results(&[ir::tensor_type(Type::float32(self.context), shape)])
-            .add_attributes(&attributes)
-            .build();
-        self.insert(built(name, operation)?)
+        let operation = operation.into();
+        self.insert(built(operation.mnemonic(), operation.build(self.context, location))?)
+    }
+
+    fn tensor(&self, shape: &Shape) -> Type<'c> {
+        ir::tensor_type(Type::float32(self.context), shape)
     }
 
     /// A copy of an operation with other operands, result and attributes.
@@ -388,7 +382,7 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         original: OperationRef<'c, 'a>,
         operands: &[Value<'c, 'a>],
         result: Type<'c>,
-        changed: &[(&str, Attribute<'c>)],
+        changed: &[(Identifier<'c>, Attribute<'c>)],
     ) -> Result<melior::ir::Operation<'c>, PassError> {
         self.copy_at(original, original.location(), operands, result, changed)
     }
@@ -399,20 +393,18 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         location: Location<'c>,
         operands: &[Value<'c, 'a>],
         result: Type<'c>,
-        changed: &[(&str, Attribute<'c>)],
+        changed: &[(Identifier<'c>, Attribute<'c>)],
     ) -> Result<melior::ir::Operation<'c>, PassError> {
         let name = ir::op_name(&original);
         let mut attributes: Vec<_> = original
             .attributes()
             .filter(|(name, _)| {
-                let name = ffi::identifier_text(*name);
                 // Whose values it was is recorded anew.
-                let stays = name.as_deref() != Some(origin::ATTRIBUTE);
-                stays && !changed.iter().any(|(changed, _)| name.as_deref() == Some(*changed))
+                let stays = ffi::identifier_text(*name).as_deref() != Some(origin::ATTRIBUTE);
+                stays && !changed.iter().any(|(changed, _)| changed == name)
             })
             .collect();
-        let changed = changed.iter();
-        attributes.extend(changed.map(|(name, value)| (Identifier::new(self.context, name), *value)));
+        attributes.extend(changed);
         let operation = OperationBuilder::new(&name, location)
             .add_operands(operands)
             .add_results(&[result])
@@ -451,11 +443,8 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
         self.small("shift".to_owned(), |writer| {
             let r#type = ir::tensor_type(IntegerType::new(writer.context, 8).into(), &[Some(1)]);
             let values = DenseElementsAttribute::i8_values(r#type, &[0]);
-            let operation = OperationBuilder::new("tosa.const", Location::unknown(writer.context))
-                .add_attributes(&[(Identifier::new(writer.context, "values"), values.into())])
-                .add_results(&[r#type])
-                .build();
-            built("a constant", operation)
+            let constant = ConstantOp { constant: Constant::Tensor, values: values.into(), result: r#type };
+            built("a constant", constant.build(writer.context, Location::unknown(writer.context)))
         })
     }
 
@@ -465,11 +454,8 @@ impl<'c, 'a> Writer<'c, 'a, '_> {
             let values = DenseElementsAttribute::i64_values(index, sizes);
             let r#type = Type::parse(writer.context, &format!("!tosa.shape<{}>", sizes.len()))
                 .ok_or_else(|| PassError::new("the TOSA dialect is not loaded"))?;
-            let operation = OperationBuilder::new("tosa.const_shape", Location::unknown(writer.context))
-                .add_attributes(&[(Identifier::new(writer.context, "values"), values.into())])
-                .add_results(&[r#type])
-                .build();
-            built("a shape", operation)
+            let constant = ConstantOp { constant: Constant::Shape, values: values.into(), result: r#type };
+            built("a shape", constant.build(writer.context, Location::unknown(writer.context)))
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     facts::{Facts, Site, SiteKind, Tensor},
-    language::{Fold, UNARY, clamp},
+    language::{Fold, clamp, function},
 };
 use mxc_runtime::kernels::layout::strides;
 
@@ -23,12 +23,9 @@ pub fn apply(fold: &Fold, operands: &[&Tensor], facts: &Facts) -> Result<Tensor,
             });
             Ok(Tensor { shape, values })
         }
-        Fold::Unary(name) => {
-            let function = UNARY
-                .iter()
-                .find(|(n, _)| n == name)
-                .and_then(|(_, function)| *function)
-                .ok_or_else(|| format!("{name} cannot be computed on a constant"))?;
+        Fold::Unary(unary) => {
+            let function =
+                function(*unary).ok_or_else(|| format!("{} cannot be computed on a constant", unary.name()))?;
             Ok(Tensor { shape: first.shape.clone(), values: first.values.iter().map(|x| function(*x)).collect() })
         }
         Fold::Clamp(min, max) => Ok(Tensor {

@@ -1,6 +1,7 @@
 //! The terms of the e-graph.
 
 use egg::{Id, Language};
+use mxc_dialects::tosa::{self, Unary};
 
 /// A shape; `None` is the batch.
 pub type Shape = Vec<Option<usize>>;
@@ -33,8 +34,8 @@ pub enum Op {
     MatMul(usize),
     /// Elementwise with two operands of equal rank.
     Binary(Binary),
-    /// Elementwise with one operand, by TOSA name.
-    Unary(&'static str),
+    /// Elementwise with one operand.
+    Unary(Unary),
     /// min and max (the bits of f32).
     Clamp(u32, u32),
     /// Result axis `i` is operand axis `perms[i]`.
@@ -60,23 +61,23 @@ pub enum Binary {
 }
 
 impl Binary {
-    const ALL: [(Self, &'static str); 6] = [
-        (Self::Add, "tosa.add"),
-        (Self::Sub, "tosa.sub"),
-        (Self::Mul, "tosa.mul"),
-        (Self::Max, "tosa.maximum"),
-        (Self::Min, "tosa.minimum"),
-        (Self::Pow, "tosa.pow"),
-    ];
+    const ALL: [Self; 6] = [Self::Add, Self::Sub, Self::Mul, Self::Max, Self::Min, Self::Pow];
 
     /// By TOSA name.
     pub fn of(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, n)| *n == name).map(|(op, _)| *op)
+        Self::ALL.into_iter().find(|op| op.tosa().name() == name)
     }
 
-    /// The TOSA name.
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(op, _)| *op == self).map_or("", |(_, name)| name)
+    /// TOSA's.
+    pub fn tosa(self) -> tosa::Binary {
+        match self {
+            Self::Add => tosa::Binary::Add,
+            Self::Sub => tosa::Binary::Sub,
+            Self::Mul => tosa::Binary::Mul,
+            Self::Max => tosa::Binary::Maximum,
+            Self::Min => tosa::Binary::Minimum,
+            Self::Pow => tosa::Binary::Pow,
+        }
     }
 
     /// Whether the operands may change places.
@@ -100,31 +101,35 @@ impl Binary {
 /// A function of one number.
 pub type Function = fn(f64) -> f64;
 
-/// Elementwise functions of one operand that have no attributes: TOSA name, and how to compute it on constants where
-/// this crate can.
-pub const UNARY: [(&str, Option<Function>); 11] = [
-    ("tosa.sigmoid", Some(|x| 1.0 / (1.0 + (-x).exp()))),
-    ("tosa.tanh", Some(f64::tanh)),
-    ("tosa.erf", None),
-    ("tosa.exp", Some(f64::exp)),
-    ("tosa.log", Some(f64::ln)),
-    ("tosa.reciprocal", Some(f64::recip)),
-    ("tosa.rsqrt", Some(|x| x.sqrt().recip())),
-    ("tosa.abs", Some(f64::abs)),
-    ("tosa.negate", Some(|x| -x)),
-    ("tosa.floor", Some(f64::floor)),
-    ("tosa.ceil", Some(f64::ceil)),
+/// The elementwise functions of one operand that rules know, and how to compute them on constants where this crate can.
+const UNARY: [(Unary, Option<Function>); 11] = [
+    (Unary::Sigmoid, Some(|x| 1.0 / (1.0 + (-x).exp()))),
+    (Unary::Tanh, Some(f64::tanh)),
+    (Unary::Erf, None),
+    (Unary::Exp, Some(f64::exp)),
+    (Unary::Log, Some(f64::ln)),
+    (Unary::Reciprocal, Some(f64::recip)),
+    (Unary::Rsqrt, Some(|x| x.sqrt().recip())),
+    (Unary::Abs, Some(f64::abs)),
+    (Unary::Negate, Some(|x| -x)),
+    (Unary::Floor, Some(f64::floor)),
+    (Unary::Ceil, Some(f64::ceil)),
 ];
+
+/// The elementwise function of one operand of a TOSA name, if rules know it.
+pub fn unary(name: &str) -> Option<Unary> {
+    Unary::of(name).filter(|function| UNARY.iter().any(|(known, _)| known == function))
+}
+
+/// How to compute an elementwise function of one operand on constants, where this crate can.
+pub fn function(function: Unary) -> Option<Function> {
+    UNARY.iter().find(|(known, _)| *known == function).and_then(|(_, computed)| *computed)
+}
 
 /// `tosa.clamp` on a constant; the bounds are the bits of f32.
 pub fn clamp(x: f64, min: u32, max: u32) -> f64 {
     // Not f64::clamp, which panics on min > max.
     x.max(f64::from(f32::from_bits(min))).min(f64::from(f32::from_bits(max)))
-}
-
-/// The static name of an elementwise function of one operand.
-pub fn unary(name: &str) -> Option<&'static str> {
-    UNARY.iter().find(|(n, _)| *n == name).map(|(name, _)| *name)
 }
 
 /// Arithmetic on constants.
@@ -133,7 +138,7 @@ pub enum Fold {
     /// Elementwise, operands of equal rank broadcast.
     Binary(Binary),
     /// Elementwise.
-    Unary(&'static str),
+    Unary(Unary),
     /// min and max (the bits of f32).
     Clamp(u32, u32),
     /// Result axis `i` is operand axis `perms[i]`.

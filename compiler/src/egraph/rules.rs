@@ -10,6 +10,7 @@ use super::{
     language::{Binary, Fold, Node, Op, Shape},
 };
 use egg::{Applier, Id, PatternAst, Rewrite, SearchMatches, Searcher, Subst, Symbol, Var};
+use mxc_dialects::tosa::Unary;
 
 /// A term to add: nodes over e-classes that exist.
 #[derive(Clone, Debug)]
@@ -152,12 +153,11 @@ fn fold_constants(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
     }
     let folded = match &found.op {
         Op::Binary(op) => Fold::Binary(*op),
-        Op::Unary(name) => {
-            let computable = super::language::UNARY.iter().any(|(n, f)| n == name && f.is_some());
-            if !computable {
+        Op::Unary(unary) => {
+            if super::language::function(*unary).is_none() {
                 return Vec::new();
             }
-            Fold::Unary(name)
+            Fold::Unary(*unary)
         }
         Op::Clamp(min, max) => Fold::Clamp(*min, *max),
         Op::Transpose(perms) => Fold::Transpose(perms.clone()),
@@ -453,7 +453,7 @@ fn affine_form(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
             let (a, b) = (found.children[0], found.children[1]);
             match (is_constant(egraph, a), is_constant(egraph, b)) {
                 (false, true) => {
-                    vec![binary(Binary::Add, a, fold(Fold::Unary("tosa.negate"), [b.into()]))]
+                    vec![binary(Binary::Add, a, fold(Fold::Unary(Unary::Negate), [b.into()]))]
                 }
                 (true, false) if data(egraph, a).elements() <= data(egraph, b).elements() => {
                     vec![binary(Binary::Add, binary(Binary::Mul, b, minus_one(b)), a)]
@@ -461,7 +461,7 @@ fn affine_form(egraph: &Graph, _: Id, found: &Node) -> Vec<Term> {
                 _ => Vec::new(),
             }
         }
-        Op::Unary("tosa.negate") if !is_constant(egraph, found.children[0]) => {
+        Op::Unary(Unary::Negate) if !is_constant(egraph, found.children[0]) => {
             let x = found.children[0];
             vec![binary(Binary::Mul, x, minus_one(x))]
         }

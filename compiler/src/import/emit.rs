@@ -9,15 +9,18 @@ use melior::{
     Context,
     ir::{
         Attribute, Block, BlockLike, Identifier, Location, Region, RegionLike, ShapedTypeLike, Type, Value, ValueLike,
-        attribute::{
-            ArrayAttribute, DenseElementsAttribute, DenseI32ArrayAttribute, FlatSymbolRefAttribute, FloatAttribute,
-            IntegerAttribute, StringAttribute, TypeAttribute,
-        },
+        attribute::{ArrayAttribute, DenseElementsAttribute, StringAttribute, TypeAttribute},
         operation::OperationBuilder,
         r#type::{FunctionType, IntegerType, RankedTensorType},
     },
 };
-use mxc_dialects::{ir, origin};
+use mxc_dialects::{
+    ir, origin,
+    tosa::{
+        self, Binary, BinaryOp, Constant, ConstantOp, Custom, CustomBinary, CustomOp, CustomUnary, NanMode, ReduceOp,
+        Reduction, Scattering, Unary, UnaryOp,
+    },
+};
 use mxc_runtime::store::{Weight, WeightStore};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -69,6 +72,44 @@ impl Activation<'_, '_> {
     /// Whether an axis depends on the batch.
     pub fn has_batch(&self) -> bool {
         self.shape.iter().any(|dim| dim.fixed().is_none())
+    }
+}
+
+/// An elementwise function of one operand: TOSA's, or one that it lacks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum UnaryFunction {
+    Tosa(Unary),
+    Custom(CustomUnary),
+}
+
+impl From<Unary> for UnaryFunction {
+    fn from(function: Unary) -> Self {
+        Self::Tosa(function)
+    }
+}
+
+impl From<CustomUnary> for UnaryFunction {
+    fn from(function: CustomUnary) -> Self {
+        Self::Custom(function)
+    }
+}
+
+/// An elementwise function of two operands: TOSA's, or one that it lacks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum BinaryFunction {
+    Tosa(Binary),
+    Custom(CustomBinary),
+}
+
+impl From<Binary> for BinaryFunction {
+    fn from(function: Binary) -> Self {
+        Self::Tosa(function)
+    }
+}
+
+impl From<CustomBinary> for BinaryFunction {
+    fn from(function: CustomBinary) -> Self {
+        Self::Custom(function)
     }
 }
 
@@ -144,7 +185,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
         &self.arguments
     }
 
-    fn f32(&self) -> Type<'c> {
+    /// The type f32, in which TOSA's sums are taken.
+    pub fn f32(&self) -> Type<'c> {
         Type::float32(self.context)
     }
 
@@ -153,87 +195,66 @@ impl<'c, 'a> Emitter<'c, 'a> {
         ir::tensor_type(element, &shape)
     }
 
-    /// Appends an operation that gives a constant: several nodes may share it, so it has no node's location.
+    /// Appends a constant: several nodes may share it, so it has no node's location.
     fn constant_op(
         &mut self,
-        name: &str,
-        attributes: &[(&str, Attribute<'c>)],
+        constant: Constant,
+        values: DenseElementsAttribute<'c>,
         result: Type<'c>,
     ) -> Result<Value<'c, 'a>, Problem> {
-        let location = std::mem::replace(&mut self.location, Location::unknown(self.context));
-        let value = self.op(name, &[], attributes, result);
-        self.location = location;
-        value
+        let built =
+            ConstantOp { constant, values: values.into(), result }.build(self.context, Location::unknown(self.context));
+        self.appended(constant.name(), built)
     }
 
-    /// Appends an operation with one result.
-    fn op(
+    /// Appends an operation of the node being lowered.
+    pub fn append(&mut self, operation: impl Into<tosa::Op<'c, 'a>>) -> Result<Value<'c, 'a>, Problem> {
+        let operation = operation.into();
+        self.appended(operation.mnemonic(), operation.build(self.context, self.location))
+    }
+
+    /// The only result of an operation that is appended.
+    fn appended(
         &mut self,
         name: &str,
-        operands: &[Value<'c, 'a>],
-        attributes: &[(&str, Attribute<'c>)],
-        result: Type<'c>,
+        operation: Result<melior::ir::Operation<'c>, melior::Error>,
     ) -> Result<Value<'c, 'a>, Problem> {
-        let attributes: Vec<_> =
-            attributes.iter().map(|(name, attribute)| (Identifier::new(self.context, name), *attribute)).collect();
-        let operation = OperationBuilder::new(name, self.location)
-            .add_operands(operands)
-            .add_attributes(&attributes)
-            .add_results(&[result])
-            .build();
         match operation.and_then(|operation| self.block.append_operation(operation).result(0)) {
             Ok(result) => Ok(result.into()),
             Err(error) => invalid(format!("{name} cannot be built: {error}")),
         }
     }
 
-    /// Appends an operation whose result has the physical shape `shape` and the first operand's type of elements; refuses
-    /// shapes beyond reason.
-    pub fn shaped(
-        &mut self,
-        name: &str,
-        operands: &[Value<'c, 'a>],
-        attributes: &[(&str, Attribute<'c>)],
-        shape: &[Dim],
-    ) -> Result<Value<'c, 'a>, Problem> {
-        let element = operands
-            .first()
-            .and_then(|value| RankedTensorType::try_from(value.r#type()).ok())
-            .map_or_else(|| self.f32(), |tensor| tensor.element());
-        self.shaped_as(name, operands, attributes, element, shape)
-    }
-
-    /// [`Self::shaped`] with another type of elements.
-    fn shaped_as(
-        &mut self,
-        name: &str,
-        operands: &[Value<'c, 'a>],
-        attributes: &[(&str, Attribute<'c>)],
-        element: Type<'c>,
-        shape: &[Dim],
-    ) -> Result<Value<'c, 'a>, Problem> {
+    /// The type of a tensor of the physical shape `shape`; refuses shapes beyond reason.
+    fn tensor_of(&self, element: Type<'c>, shape: &[Dim]) -> Result<Type<'c>, Problem> {
         check_size(shape)?;
         let shape: Vec<_> = shape.iter().map(|dim| dim.fixed()).collect();
-        self.op(name, operands, attributes, ir::tensor_type(element, &shape))
+        Ok(ir::tensor_type(element, &shape))
     }
 
-    /// An operator that TOSA lacks: `tosa.custom` of the domain `mxc`; its result has the first operand's type of elements.
+    /// [`Self::tensor_of`] with the type of elements of a value.
+    pub fn like(&self, value: Value<'c, 'a>, shape: &[Dim]) -> Result<Type<'c>, Problem> {
+        let tensor = RankedTensorType::try_from(value.r#type());
+        self.tensor_of(tensor.map_or_else(|_| self.f32(), |tensor| tensor.element()), shape)
+    }
+
+    /// [`Self::tensor_of`] with one of our types of elements.
+    fn tensor_as(&self, element: Element, shape: &[Dim]) -> Result<Type<'c>, Problem> {
+        self.tensor_of(element_type(self.context, element), shape)
+    }
+
+    /// An operator that TOSA lacks; its result has the first operand's type of elements.
     pub fn custom(
         &mut self,
-        operator: &str,
-        operands: &[Value<'c, 'a>],
-        description: &str,
+        custom: Custom,
+        inputs: &[Value<'c, 'a>],
         shape: &[Dim],
     ) -> Result<Value<'c, 'a>, Problem> {
-        self.shaped("tosa.custom", operands, &self.custom_attributes(operator, description), shape)
-    }
-
-    fn custom_attributes(&self, operator: &str, description: &str) -> [(&'static str, Attribute<'c>); 3] {
-        [
-            ("operator_name", self.string(operator)),
-            ("domain_name", self.string("mxc")),
-            ("implementation_attrs", self.string(description)),
-        ]
+        let result = match inputs.first() {
+            Some(&first) => self.like(first, shape)?,
+            None => self.tensor_as(Element::F32, shape)?,
+        };
+        self.append(CustomOp { custom, inputs: inputs.to_vec(), result })
     }
 
     /// Appends `func.return`.
@@ -249,29 +270,6 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
     }
 
-    // Attributes.
-
-    pub fn axis(&self, axis: usize) -> Attribute<'c> {
-        IntegerAttribute::new(IntegerType::new(self.context, 32).into(), axis as i64).into()
-    }
-
-    pub fn float_attribute(&self, value: f32) -> Attribute<'c> {
-        FloatAttribute::new(self.context, self.f32(), f64::from(value)).into()
-    }
-
-    pub fn integers(&self, values: &[usize]) -> Attribute<'c> {
-        let values: Vec<_> = values.iter().map(|&value| value as i64).collect();
-        ir::i64s(self.context, &values)
-    }
-
-    pub fn string(&self, value: &str) -> Attribute<'c> {
-        StringAttribute::new(self.context, value).into()
-    }
-
-    pub fn accumulator(&self) -> Attribute<'c> {
-        TypeAttribute::new(self.f32()).into()
-    }
-
     // Constants and weights.
 
     /// An inline constant.
@@ -282,7 +280,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let tensor = self.fixed_tensor(self.f32(), shape);
         let attribute = DenseElementsAttribute::f32_values(tensor, values);
-        let value = self.constant_op("tosa.const", &[("values", attribute.into())], tensor)?;
+        let value = self.constant_op(Constant::Tensor, attribute, tensor)?;
         self.constants.insert(key, value);
         Ok(value)
     }
@@ -296,24 +294,23 @@ impl<'c, 'a> Emitter<'c, 'a> {
     ) -> Result<Value<'c, 'a>, Problem> {
         let r#type = element_type(self.context, element);
         let tensor = self.fixed_tensor(r#type, shape);
-        let constant = |attribute: DenseElementsAttribute<'c>| [("values", Attribute::from(attribute))];
         match element {
             Element::I64 => {
                 let values = DenseElementsAttribute::i64_values(tensor, values);
-                self.constant_op("tosa.const", &constant(values), tensor)
+                self.constant_op(Constant::Tensor, values, tensor)
             }
             Element::I32 => {
                 let values: Vec<_> = values.iter().map(|&value| value as i32).collect();
                 let values = DenseElementsAttribute::i32_values(tensor, &values);
-                self.constant_op("tosa.const", &constant(values), tensor)
+                self.constant_op(Constant::Tensor, values, tensor)
             }
             // Bytes of booleans are packed in the attribute; integers are not.
             Element::Bool => {
                 let bytes: Vec<_> = values.iter().map(|&value| i8::from(value != 0)).collect();
                 let wide = self.fixed_tensor(IntegerType::new(self.context, 8).into(), shape);
                 let bytes = DenseElementsAttribute::i8_values(wide, &bytes);
-                let wide = self.constant_op("tosa.const", &constant(bytes), wide)?;
-                self.op("tosa.cast", &[wide], &[], tensor)
+                let wide = self.constant_op(Constant::Tensor, bytes, wide)?;
+                self.append(tosa::Cast { input: wide, result: tensor })
             }
             Element::F32 => {
                 let values: Vec<_> = values.iter().map(|&value| value as f32).collect();
@@ -356,8 +353,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
         let global = ir::extern_global(self.context, &name, tensor);
         self.globals.push(global.map_err(|_| Problem::Invalid(format!("the global '{name}' cannot be built")))?);
         self.weights.insert(name.clone(), weight);
-        let symbol = FlatSymbolRefAttribute::new(self.context, &name).into();
-        let value = self.constant_op("ml_program.global_load_const", &[("global", symbol)], tensor)?;
+        let load = ir::load_global(self.context, &name, tensor);
+        let value = self.appended("ml_program.global_load_const", load)?;
         self.loads.insert(name, value);
         Ok(value)
     }
@@ -369,7 +366,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
                 check_size(&tensor.shape.iter().map(|&size| Dim::Fixed(size)).collect::<Vec<_>>())?;
                 let r#type = self.fixed_tensor(self.f32(), &tensor.shape);
                 let splat = DenseElementsAttribute::f32_values(r#type, &[value]);
-                self.constant_op("tosa.const", &[("values", splat.into())], r#type)
+                self.constant_op(Constant::Tensor, splat, r#type)
             }
             _ => self.weight(name, &tensor.shape, tensor.to_floats().unwrap_or_default()),
         }
@@ -400,7 +397,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         let Some(shape) = Type::parse(self.context, &format!("!tosa.shape<{}>", values.len())) else {
             return invalid("the TOSA dialect is not loaded");
         };
-        self.constant_op("tosa.const_shape", &[("values", attribute.into())], shape)
+        self.constant_op(Constant::Shape, attribute, shape)
     }
 
     // Layouts.
@@ -414,7 +411,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
             return invalid(format!("cannot reshape {} to {}", show(from), show(to)));
         }
         let shape = self.shape_operand(to)?;
-        self.shaped("tosa.reshape", &[value, shape], &[], to)
+        let result = self.like(value, to)?;
+        self.append(tosa::Reshape { input: value, shape, result })
     }
 
     /// The activation stored in another axis order: a reshape where only axes of size 1 move, else a transpose.
@@ -443,8 +441,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
             self.reshape_raw(activation.value, &activation.physical(), &physical)?
         } else {
             let perms: Vec<_> = perms.iter().map(|&axis| axis as i32).collect();
-            let perms = DenseI32ArrayAttribute::new(self.context, &perms).into();
-            self.shaped("tosa.transpose", &[activation.value], &[("perms", perms)], &physical)?
+            let result = self.like(activation.value, &physical)?;
+            self.append(tosa::Transpose { input: activation.value, perms, result })?
         };
         self.converted.insert(key, converted.value);
         Ok(converted)
@@ -506,10 +504,19 @@ impl<'c, 'a> Emitter<'c, 'a> {
     // Elementwise operations, on values of one physical shape.
 
     /// An elementwise operation with one operand.
-    pub fn unary(&mut self, name: &str, input: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
-        let value = match name.strip_prefix("mxc.") {
-            Some(operator) => self.custom(operator, &[input.value], "", &input.physical())?,
-            None => self.shaped(name, &[input.value], &[], &input.physical())?,
+    pub fn unary(
+        &mut self,
+        function: impl Into<UnaryFunction>,
+        input: &Activation<'c, 'a>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let value = match function.into() {
+            UnaryFunction::Tosa(function) => {
+                let result = self.like(input.value, &input.physical())?;
+                self.append(UnaryOp { function, input: input.value, zero_points: Vec::new(), result })?
+            }
+            UnaryFunction::Custom(function) => {
+                self.custom(Custom::Unary(function), &[input.value], &input.physical())?
+            }
         };
         Ok(Activation { value, ..input.clone() })
     }
@@ -522,8 +529,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
         if let (Element::F32, Some(floats)) = (to, self.whole(input)) {
             return Ok(floats);
         }
-        let element = element_type(self.context, to);
-        let value = self.shaped_as("tosa.cast", &[input.value], &[], element, &input.physical())?;
+        let result = self.tensor_as(to, &input.physical())?;
+        let value = self.append(tosa::Cast { input: input.value, result })?;
         Ok(Activation { value, ..input.clone() })
     }
 
@@ -541,8 +548,10 @@ impl<'c, 'a> Emitter<'c, 'a> {
 
     /// Whether a value is what rounding makes.
     pub fn is_rounded(&self, input: &Activation<'c, 'a>) -> bool {
-        let operator = ir::defining_op(input.value).and_then(|op| ir::string_attr(&op, "operator_name"));
-        operator.is_some_and(|operator| operator == "round" || operator == "quantize")
+        let operation = ir::defining_op(input.value).and_then(|operation| CustomOp::parse(operation).ok().flatten());
+        operation.is_some_and(|operation| {
+            matches!(operation.custom, Custom::Unary(CustomUnary::Round) | Custom::Quantize { .. })
+        })
     }
 
     /// `clamp(round(x / scale) + zero, low, high)` in floats.
@@ -551,8 +560,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         input: &Activation<'c, 'a>,
         [scale, zero, low, high]: [f32; 4],
     ) -> Result<Activation<'c, 'a>, Problem> {
-        let description = format!("scale={scale};zero={zero};low={low};high={high}");
-        let value = self.custom("quantize", &[input.value], &description, &input.physical())?;
+        let value = self.custom(Custom::Quantize { scale, zero, low, high }, &[input.value], &input.physical())?;
         Ok(Activation { value, ..input.clone() })
     }
 
@@ -563,9 +571,9 @@ impl<'c, 'a> Emitter<'c, 'a> {
         shape: Vec<Dim>,
     ) -> Result<Activation<'c, 'a>, Problem> {
         let mut result = Activation { value: a.value, shape, order: a.order.clone() };
-        let element = element_type(self.context, a.element());
-        let operands = [condition.value, a.value, b.value];
-        result.value = self.shaped_as("tosa.select", &operands, &[], element, &result.physical())?;
+        let r#type = self.tensor_as(a.element(), &result.physical())?;
+        let (condition, on_true, on_false) = (condition.value, a.value, b.value);
+        result.value = self.append(tosa::Select { condition, on_true, on_false, result: r#type })?;
         Ok(result)
     }
 
@@ -575,9 +583,10 @@ impl<'c, 'a> Emitter<'c, 'a> {
         let mut result = input.clone();
         result.shape.remove(axis);
         result.order = input.order.iter().filter(|&&each| each != axis).map(|&each| renumbered(each)).collect();
-        let attributes = [("axis", self.axis(input.position(axis)))];
-        let element = element_type(self.context, Element::I64);
-        result.value = self.shaped_as("tosa.argmax", &[input.value], &attributes, element, &result.physical())?;
+        let r#type = self.tensor_as(Element::I64, &result.physical())?;
+        let axis = input.position(axis) as i32;
+        result.value =
+            self.append(tosa::ArgMax { input: input.value, axis, nan_mode: NanMode::Propagate, result: r#type })?;
         Ok(result)
     }
 
@@ -591,10 +600,9 @@ impl<'c, 'a> Emitter<'c, 'a> {
     ) -> Result<Activation<'c, 'a>, Problem> {
         let mut ranks = input.clone();
         ranks.shape[axis] = Dim::Fixed(count);
-        let description = format!("axis={};count={count};largest={}", input.position(axis), u8::from(largest));
-        let attributes = self.custom_attributes("topk", &description);
-        let element = element_type(self.context, Element::I64);
-        ranks.value = self.shaped_as("tosa.custom", &[input.value], &attributes, element, &ranks.physical())?;
+        let result = self.tensor_as(Element::I64, &ranks.physical())?;
+        let custom = Custom::TopK { axis: input.position(axis), count, largest };
+        ranks.value = self.append(CustomOp { custom, inputs: vec![input.value], result })?;
         Ok(ranks)
     }
 
@@ -612,8 +620,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
                 *own = *other;
             }
         }
-        let description = format!("axis={}", data.position(axis));
-        picked.value = self.custom("pick", &[data.value, indices.value], &description, &picked.physical())?;
+        let custom = Custom::Pick { axis: data.position(axis) };
+        picked.value = self.custom(custom, &[data.value, indices.value], &picked.physical())?;
         Ok(picked)
     }
 
@@ -622,18 +630,17 @@ impl<'c, 'a> Emitter<'c, 'a> {
         &mut self,
         [data, indices, updates]: [&Activation<'c, 'a>; 3],
         axis: usize,
-        reduction: &str,
+        reduction: Scattering,
     ) -> Result<Activation<'c, 'a>, Problem> {
-        let description = format!("axis={axis};reduction={reduction}");
         let operands = [data.value, indices.value, updates.value];
-        let value = self.custom("scatter", &operands, &description, &data.physical())?;
+        let value = self.custom(Custom::Scatter { axis, reduction }, &operands, &data.physical())?;
         Ok(Activation { value, ..data.clone() })
     }
 
     /// `√x`, which TOSA spells with reciprocals.
     pub fn square_root(&mut self, input: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
-        let inverse = self.unary("tosa.rsqrt", input)?;
-        self.unary("tosa.reciprocal", &inverse)
+        let inverse = self.unary(Unary::Rsqrt, input)?;
+        self.unary(Unary::Reciprocal, &inverse)
     }
 
     /// The slices at `indices` along a logical axis.
@@ -657,62 +664,57 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let numbers: Vec<_> = indices.iter().map(|&index| index as i64).collect();
         let numbers = self.integer_constant(&[indices.len()], &numbers, Element::I64)?;
-        let description = format!("axis={}", taken.position(axis));
-        taken.value = self.custom("take", &[taken.value, numbers], &description, &taken.physical())?;
+        let custom = Custom::Take { axis: taken.position(axis) };
+        taken.value = self.custom(custom, &[taken.value, numbers], &taken.physical())?;
         Ok(taken)
     }
 
     /// `min(max(x, low), high)`.
     pub fn clamp(&mut self, input: &Activation<'c, 'a>, low: f32, high: f32) -> Result<Activation<'c, 'a>, Problem> {
-        let attributes = [("min_val", self.float_attribute(low)), ("max_val", self.float_attribute(high))];
-        let value = self.shaped("tosa.clamp", &[input.value], &attributes, &input.physical())?;
+        let result = self.like(input.value, &input.physical())?;
+        let (min_val, max_val, nan_mode) = (low, high, NanMode::Propagate);
+        let value = self.append(tosa::Clamp { input: input.value, min_val, max_val, nan_mode, result })?;
         Ok(Activation { value, ..input.clone() })
     }
 
     /// An elementwise operation on two values of equal rank whose result has the physical shape `shape`.
     pub fn binary_raw(
         &mut self,
-        name: &str,
+        function: impl Into<BinaryFunction>,
         a: Value<'c, 'a>,
         b: Value<'c, 'a>,
         shape: &[Dim],
     ) -> Result<Value<'c, 'a>, Problem> {
-        match name {
-            "tosa.mul" => {
-                let shift = self.shift()?;
-                self.shaped(name, &[a, b, shift], &[], shape)
-            }
-            "tosa.equal" | "tosa.greater" | "tosa.greater_equal" => {
-                let element = element_type(self.context, Element::Bool);
-                self.shaped_as(name, &[a, b], &[], element, shape)
-            }
-            _ => match name.strip_prefix("mxc.") {
-                Some(operator) => self.custom(operator, &[a, b], "", shape),
-                None => self.shaped(name, &[a, b], &[], shape),
-            },
-        }
+        let function = match function.into() {
+            BinaryFunction::Tosa(function) => function,
+            BinaryFunction::Custom(function) => return self.custom(Custom::Binary(function), &[a, b], shape),
+        };
+        let shift = if function == Binary::Mul { Some(self.shift()?) } else { None };
+        let result =
+            if function.is_comparison() { self.tensor_as(Element::Bool, shape)? } else { self.like(a, shape)? };
+        self.append(BinaryOp { function, inputs: [a, b], shift, nan_mode: NanMode::Propagate, result })
     }
 
     /// An elementwise operation on two activations of one shape and order.
     pub fn binary(
         &mut self,
-        name: &str,
+        function: impl Into<BinaryFunction>,
         a: &Activation<'c, 'a>,
         b: &Activation<'c, 'a>,
     ) -> Result<Activation<'c, 'a>, Problem> {
-        let value = self.binary_raw(name, a.value, b.value, &a.physical())?;
+        let value = self.binary_raw(function, a.value, b.value, &a.physical())?;
         Ok(Activation { value, ..a.clone() })
     }
 
     /// An elementwise operation on an activation and a scalar.
     pub fn with_scalar(
         &mut self,
-        name: &str,
+        function: impl Into<BinaryFunction>,
         input: &Activation<'c, 'a>,
         scalar: f32,
     ) -> Result<Activation<'c, 'a>, Problem> {
         let scalar = self.scalar(input.rank(), scalar)?;
-        let value = self.binary_raw(name, input.value, scalar, &input.physical())?;
+        let value = self.binary_raw(function, input.value, scalar, &input.physical())?;
         Ok(Activation { value, ..input.clone() })
     }
 
@@ -722,7 +724,9 @@ impl<'c, 'a> Emitter<'c, 'a> {
             Element::F32 => self.zero()?,
             element => self.integer_constant(&[1], &[0], element)?,
         };
-        let value = self.shaped("tosa.negate", &[input.value, zero, zero], &[], &input.physical())?;
+        let result = self.like(input.value, &input.physical())?;
+        let function = Unary::Negate;
+        let value = self.append(UnaryOp { function, input: input.value, zero_points: vec![zero, zero], result })?;
         Ok(Activation { value, ..input.clone() })
     }
 
@@ -733,7 +737,7 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let tensor = self.fixed_tensor(IntegerType::new(self.context, 8).into(), &[1]);
         let attribute = DenseElementsAttribute::i8_values(tensor, &[0]);
-        let value = self.constant_op("tosa.const", &[("values", attribute.into())], tensor)?;
+        let value = self.constant_op(Constant::Tensor, attribute, tensor)?;
         self.shift = Some(value);
         Ok(value)
     }
@@ -743,14 +747,15 @@ impl<'c, 'a> Emitter<'c, 'a> {
     /// Reduces a physical axis to size 1.
     pub fn reduce(
         &mut self,
-        name: &str,
+        reduction: Reduction,
         input: &Activation<'c, 'a>,
         axis: usize,
     ) -> Result<Activation<'c, 'a>, Problem> {
-        let position = input.position(axis);
         let mut reduced = input.clone();
         reduced.shape[axis] = Dim::Fixed(1);
-        reduced.value = self.shaped(name, &[input.value], &[("axis", self.axis(position))], &reduced.physical())?;
+        let result = self.like(input.value, &reduced.physical())?;
+        let (axis, nan_mode) = (input.position(axis) as i32, NanMode::Propagate);
+        reduced.value = self.append(ReduceOp { reduction, input: input.value, axis, nan_mode, result })?;
         Ok(reduced)
     }
 
@@ -772,7 +777,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
         let start = self.index_operand(&starts)?;
         let physical = sliced.physical();
         let size = self.shape_operand(&physical)?;
-        let value = self.shaped("tosa.slice", &[input.value, start, size], &[], &physical)?;
+        let result = self.like(input.value, &physical)?;
+        let value = self.append(tosa::Slice { input: input.value, start, size, result })?;
         Ok(Activation { value, ..sliced })
     }
 
@@ -787,9 +793,9 @@ impl<'c, 'a> Emitter<'c, 'a> {
         }
         let sizes = parts.iter().filter_map(|part| part.shape[axis].fixed());
         joined.shape[axis] = Dim::Fixed(sizes.fold(0, |total: usize, size| total.saturating_add(size)));
-        let values: Vec<_> = parts.iter().map(|part| part.value).collect();
-        let attributes = [("axis", self.axis(joined.position(axis)))];
-        joined.value = self.shaped("tosa.concat", &values, &attributes, &joined.physical())?;
+        let result = self.like(first.value, &joined.physical())?;
+        let (inputs, axis) = (parts.iter().map(|part| part.value).collect(), joined.position(axis) as i32);
+        joined.value = self.append(tosa::Concat { inputs, axis, result })?;
         Ok(joined)
     }
 
@@ -806,7 +812,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
         let mut tiled = Activation { value: input.value, shape, order: input.order.clone() };
         let times: Vec<_> = input.order.iter().map(|&axis| repeats[axis] as i64).collect();
         let times = self.index_operand(&times)?;
-        tiled.value = self.shaped("tosa.tile", &[input.value, times], &[], &tiled.physical())?;
+        let result = self.like(input.value, &tiled.physical())?;
+        tiled.value = self.append(tosa::Tile { input: input.value, multiples: times, result })?;
         Ok(tiled)
     }
 
@@ -837,7 +844,8 @@ impl<'c, 'a> Emitter<'c, 'a> {
             Element::F32 => self.constant(&[1], &[value])?,
             element => self.integer_constant(&[1], &[value as i64], element)?,
         };
-        padded.value = self.shaped("tosa.pad", &[input.value, amounts, value], &[], &padded.physical())?;
+        let result = self.like(input.value, &padded.physical())?;
+        padded.value = self.append(tosa::Pad { input: input.value, padding: amounts, pad_const: value, result })?;
         Ok(padded)
     }
 }

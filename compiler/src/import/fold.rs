@@ -11,251 +11,329 @@ use super::{
 use mxc_runtime::kernels::layout::strides;
 use std::{cmp::Ordering, rc::Rc, sync::Arc};
 
-/// Whether [`fold`] knows an operator.
-pub(super) fn is_foldable(op: &str) -> bool {
-    matches!(
-        op,
-        "Abs"
-            | "Add"
-            | "And"
-            | "Cast"
-            | "CastLike"
-            | "Concat"
-            | "Constant"
-            | "ConstantOfShape"
-            | "Div"
-            | "Dropout"
-            | "Equal"
-            | "Expand"
-            | "Flatten"
-            | "Gather"
-            | "Greater"
-            | "GreaterOrEqual"
-            | "Identity"
-            | "Less"
-            | "LessOrEqual"
-            | "Max"
-            | "Min"
-            | "Mod"
-            | "Mul"
-            | "Neg"
-            | "NonZero"
-            | "Not"
-            | "Or"
-            | "Pow"
-            | "Range"
-            | "ReduceMax"
-            | "ReduceMin"
-            | "ReduceProd"
-            | "ReduceSum"
-            | "Sum"
-            | "Xor"
-            | "Reshape"
-            | "Shape"
-            | "Size"
-            | "Slice"
-            | "Split"
-            | "Squeeze"
-            | "Sub"
-            | "Tile"
-            | "Transpose"
-            | "Unsqueeze"
-            | "Where"
-    )
+/// The arithmetic of an operator on constants: an entry of the families' tables (`lower::operators`).
+#[derive(Clone, Copy)]
+pub(super) struct Fold {
+    function: fn(&Folding<'_>) -> Folded,
+    /// Whether a fill among the inputs stays one, or the elements are looked at one by one.
+    keeps_fills: bool,
+    /// Whether it is for floats, too, or these are the executor's.
+    on_floats: bool,
 }
 
-/// Whether [`fold`] keeps a fill among an operator's inputs as it is, or looks at its elements one by one.
-fn keeps_fills(op: &str) -> bool {
-    !matches!(op, "Cast" | "CastLike" | "Concat" | "Gather" | "Range" | "Slice" | "Split" | "Where")
-        && !op.starts_with("Reduce")
+impl Fold {
+    /// Of all types of elements; fills stay as they are.
+    pub const fn new(function: fn(&Folding<'_>) -> Folded) -> Self {
+        Self { function, keeps_fills: true, on_floats: true }
+    }
+
+    /// Fills among the inputs are written out.
+    pub const fn of_elements(self) -> Self {
+        Self { keeps_fills: false, ..self }
+    }
+
+    /// It computes: on floats that is the executor's.
+    pub const fn not_on_floats(self) -> Self {
+        Self { on_floats: false, ..self }
+    }
+
+    /// The outputs of a node whose inputs are all constants (`None`: left out), or `None` where it is no shape arithmetic. `opset`
+    /// is that of ONNX's own operators, `room` the bytes that a result may take.
+    pub fn apply(
+        self,
+        node: &Node,
+        inputs: &[Option<Rc<Tensor>>],
+        opset: i64,
+        room: u64,
+    ) -> Result<Option<Vec<Rc<Tensor>>>, Problem> {
+        if !self.on_floats && inputs.iter().flatten().any(|input| input.data.element() == Element::F32) {
+            return Ok(None);
+        }
+        let inputs = &if self.keeps_fills {
+            inputs.to_vec()
+        } else {
+            let written = |input: &Rc<Tensor>| written_out(input, room);
+            inputs.iter().map(|input| input.as_ref().map(written).transpose()).collect::<Result<Vec<_>, _>>()?
+        };
+        (self.function)(&Folding { node, inputs, opset, room }).map(Some)
+    }
 }
 
-/// Whether an operator computes: on floats that is the executor's.
-fn computes(op: &str) -> bool {
-    matches!(
-        op,
-        "Abs"
-            | "Add"
-            | "Div"
-            | "Equal"
-            | "Greater"
-            | "GreaterOrEqual"
-            | "Less"
-            | "LessOrEqual"
-            | "Max"
-            | "Min"
-            | "Mod"
-            | "Mul"
-            | "Neg"
-            | "Pow"
-            | "ReduceMax"
-            | "ReduceMin"
-            | "ReduceProd"
-            | "ReduceSum"
-            | "Sub"
-            | "Sum"
-    )
-}
+/// What folding a node makes.
+pub(super) type Folded = Result<Vec<Rc<Tensor>>, Problem>;
 
-/// The outputs of a node whose inputs are all constants (`None`: left out), or `None` where it is no shape arithmetic. `opset`
-/// is that of ONNX's own operators, `room` the bytes that a result may take.
-pub(super) fn fold(
-    node: &Node,
-    inputs: &[Option<Rc<Tensor>>],
+/// A node to fold.
+pub(super) struct Folding<'t> {
+    node: &'t Node,
+    /// `None` where one is left out.
+    inputs: &'t [Option<Rc<Tensor>>],
     opset: i64,
     room: u64,
-) -> Result<Option<Vec<Rc<Tensor>>>, Problem> {
-    let floats = || inputs.iter().flatten().any(|input| input.data.element() == Element::F32);
-    if !is_foldable(&node.op) || computes(&node.op) && floats() {
-        return Ok(None);
-    }
-    folded(node, inputs, opset, room).map(Some)
 }
 
-/// A node's inputs; `None` where one is left out.
-#[derive(Clone, Copy)]
-struct Inputs<'t>(&'t [Option<Rc<Tensor>>]);
-
-impl<'t> Inputs<'t> {
-    fn get(self, index: usize) -> Result<&'t Rc<Tensor>, Problem> {
-        self.optional(index).map_or_else(|| invalid(format!("its input {index} is missing")), Ok)
-    }
-
-    fn optional(self, index: usize) -> Option<&'t Rc<Tensor>> {
-        self.0.get(index).and_then(Option::as_ref)
-    }
-
-    /// All of them, none left out.
-    fn all(self) -> Result<Vec<&'t Tensor>, Problem> {
-        (0..self.0.len()).map(|index| self.get(index).map(Rc::as_ref)).collect()
-    }
-}
-
-fn folded(node: &Node, inputs: &[Option<Rc<Tensor>>], opset: i64, room: u64) -> Result<Vec<Rc<Tensor>>, Problem> {
-    let inputs = &if keeps_fills(&node.op) {
-        inputs.to_vec()
-    } else {
-        let written = |input: &Rc<Tensor>| written_out(input, room);
-        inputs.iter().map(|input| input.as_ref().map(written).transpose()).collect::<Result<Vec<_>, _>>()?
-    };
-    let inputs = Inputs(inputs);
-    let tensor = match node.op.as_str() {
-        "Identity" | "Dropout" => return Ok(vec![inputs.get(0)?.clone()]),
-        "Split" => return split(node, inputs),
-        "Constant" => constant(node)?,
-        "ConstantOfShape" => constant_of_shape(node, inputs, room)?,
-        "Range" => range(inputs, room)?,
-        "Shape" => {
-            let shape = inputs.get(0)?.shape.iter().map(|&size| Sym::from(size as i64)).collect();
-            shape_of(node, shape)?
-        }
-        "Size" => Tensor::ints(vec![], [Sym::from(inputs.get(0)?.len() as i64)]),
-        "Cast" => cast(inputs.get(0)?, node.int("to", 1)?)?,
-        "CastLike" => {
-            let to = match inputs.get(1)?.data {
-                Data::Float(_) | Data::Fill(_) => 1,
-                Data::Int(_) => 7,
-                Data::Bool(_) => 9,
-            };
-            cast(inputs.get(0)?, to)?
-        }
-        "Abs" | "Neg" => size_or_negative(&node.op, inputs.get(0)?)?,
-        "NonZero" => non_zero(inputs.get(0)?)?,
-        "Not" => match &inputs.get(0)?.data {
-            Data::Bool(values) => {
-                Tensor::bools(inputs.get(0)?.shape.clone(), values.iter().map(|value| !value).collect::<Vec<_>>())
-            }
-            Data::Float(_) | Data::Fill(_) | Data::Int(_) => return invalid("its input must be boolean"),
-        },
-        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Equal" | "Greater" | "GreaterOrEqual" | "Less"
-        | "LessOrEqual" | "And" | "Or" | "Xor" => {
-            let op = if node.op == "Mod" && node.int("fmod", 0)? != 0 { "Rem" } else { &node.op };
-            binary(op, inputs.get(0)?, inputs.get(1)?, room)?
-        }
-        "Max" | "Min" | "Sum" => {
-            let pairwise = if node.op == "Sum" { "Add" } else { &node.op };
-            let mut result = inputs.get(0)?.as_ref().clone();
-            for index in 1..inputs.0.len() {
-                result = binary(pairwise, &result, inputs.get(index)?, room)?;
-            }
-            result
-        }
-        "Where" => select(inputs.get(0)?, inputs.get(1)?, inputs.get(2)?, room)?,
-        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
-            let tensor = inputs.get(0)?;
-            tensor.reshaped(other_shape(node, tensor, inputs.optional(1))?)
-        }
-        "Transpose" => {
-            let tensor = inputs.get(0)?;
-            tensor.transposed(&perms(node, tensor.shape.len())?)
-        }
-        "Concat" => concat(&inputs.all()?, node.int("axis", 0)?, room)?,
-        "Gather" => gather(node, inputs, room)?,
-        "Slice" => slice(node, inputs, opset)?,
-        "Expand" => {
-            let tensor = inputs.get(0)?;
-            let target = sizes(&integers("shape", inputs.get(1)?)?)?;
-            let Some(shape) = broadcast_shape(&tensor.shape, &target) else {
-                return invalid(format!("cannot expand {:?} to {target:?}", tensor.shape));
-            };
-            spread(tensor, &shape, room)?
-        }
-        "Tile" => tile(inputs.get(0)?, &sizes(&integers("repeats", inputs.get(1)?)?)?, room)?,
-        "ReduceSum" | "ReduceProd" | "ReduceMax" | "ReduceMin" => {
-            let tensor = inputs.get(0)?;
-            let given = list(node, "axes", inputs.optional(1))?.unwrap_or_default();
-            if given.is_empty() && node.int("noop_with_empty_axes", 0)? != 0 {
-                return Ok(vec![tensor.clone()]);
-            }
-            let reduced =
-                if given.is_empty() { (0..tensor.shape.len()).collect() } else { axes(&given, tensor.shape.len())? };
-            reduce(&node.op, tensor, &reduced, node.int("keepdims", 1)? != 0)?
-        }
-        _ => return Err(Problem::Unsupported(None)),
-    };
+/// A tensor as a node's only result.
+fn single(tensor: Tensor) -> Folded {
     Ok(vec![Rc::new(tensor)])
 }
 
-/// The shape that Reshape, Flatten, Squeeze or Unsqueeze gives a tensor; `argument` is the input that newer opsets say it with.
-fn other_shape(node: &Node, tensor: &Tensor, argument: Option<&Rc<Tensor>>) -> Result<Vec<usize>, Problem> {
-    let rank = tensor.shape.len();
-    match node.op.as_str() {
-        "Reshape" => {
-            let target = match argument {
-                Some(target) => integers("shape", target)?,
-                None => node.ints("shape")?.unwrap_or_default(),
-            };
-            reshape(&tensor.shape, &target, node.int("allowzero", 0)? != 0)
+impl<'t> Folding<'t> {
+    fn get(&self, index: usize) -> Result<&'t Rc<Tensor>, Problem> {
+        self.optional(index).map_or_else(|| invalid(format!("its input {index} is missing")), Ok)
+    }
+
+    fn optional(&self, index: usize) -> Option<&'t Rc<Tensor>> {
+        self.inputs.get(index).and_then(Option::as_ref)
+    }
+
+    /// A list of integers given as input 1 (newer opsets) or as an attribute (older ones).
+    fn list(&self, name: &str) -> Result<Option<Vec<i64>>, Problem> {
+        list(self.node, name, self.optional(1))
+    }
+
+    /// The first input.
+    pub fn same(&self) -> Folded {
+        Ok(vec![self.get(0)?.clone()])
+    }
+
+    /// Shape.
+    pub fn shape(&self) -> Folded {
+        let shape = self.get(0)?.shape.iter().map(|&size| Sym::from(size as i64)).collect();
+        single(shape_of(self.node, shape)?)
+    }
+
+    /// Size.
+    pub fn size(&self) -> Folded {
+        single(Tensor::ints(vec![], [Sym::from(self.get(0)?.len() as i64)]))
+    }
+
+    /// Cast.
+    pub fn cast(&self) -> Folded {
+        single(cast(self.get(0)?, self.node.int("to", 1)?)?)
+    }
+
+    /// CastLike.
+    pub fn cast_like(&self) -> Folded {
+        let to = match self.get(1)?.data {
+            Data::Float(_) | Data::Fill(_) => 1,
+            Data::Int(_) => 7,
+            Data::Bool(_) => 9,
+        };
+        single(cast(self.get(0)?, to)?)
+    }
+
+    /// A function of each integer.
+    pub fn each(&self, function: fn(Sym) -> Option<Sym>) -> Folded {
+        let tensor = self.get(0)?;
+        let Some(values) = tensor.syms() else {
+            return invalid("its input must hold numbers");
+        };
+        match values.iter().copied().map(function).collect::<Option<Vec<_>>>() {
+            Some(values) => single(Tensor::ints(tensor.shape.clone(), values)),
+            None => unsupported("its input depends on the batch size"),
         }
-        "Flatten" => {
-            let (outer, inner) = tensor.shape.split_at(split_axis(node.int("axis", 1)?, rank)?);
-            Ok(vec![outer.iter().product(), inner.iter().product()])
-        }
-        "Squeeze" => {
-            let dropped = match list(node, "axes", argument)? {
-                Some(given) => axes(&given, rank)?,
-                None => (0..rank).filter(|&axis| tensor.shape[axis] == 1).collect(),
-            };
-            if let Some(axis) = dropped.iter().find(|&&axis| tensor.shape[axis] != 1) {
-                return invalid(format!("axis {axis} of shape {:?} is not 1", tensor.shape));
+    }
+
+    /// NonZero.
+    pub fn non_zero(&self) -> Folded {
+        single(non_zero(self.get(0)?)?)
+    }
+
+    /// Not.
+    pub fn not(&self) -> Folded {
+        match &self.get(0)?.data {
+            Data::Bool(values) => {
+                let negated = values.iter().map(|value| !value).collect::<Vec<_>>();
+                single(Tensor::bools(self.get(0)?.shape.clone(), negated))
             }
-            Ok((0..rank).filter(|axis| !dropped.contains(axis)).map(|axis| tensor.shape[axis]).collect())
+            Data::Float(_) | Data::Fill(_) | Data::Int(_) => invalid("its input must be boolean"),
         }
-        _ => {
-            let given = list(node, "axes", argument)?.unwrap_or_default();
-            let added = axes(&given, rank + given.len())?;
-            let mut sizes = tensor.shape.iter();
-            Ok((0..rank + given.len())
-                .map(|axis| if added.contains(&axis) { 1 } else { sizes.next().copied().unwrap_or(1) })
-                .collect())
+    }
+
+    /// A function of two operands.
+    pub fn pair(&self, function: Pairing) -> Folded {
+        single(binary(function, self.get(0)?, self.get(1)?, self.room)?)
+    }
+
+    /// Mod.
+    pub fn modulo(&self) -> Folded {
+        self.pair(if self.node.int("fmod", 0)? != 0 { REMAINDER } else { MODULO })
+    }
+
+    /// A function of two operands over any number of them.
+    pub fn chain(&self, function: Pairing) -> Folded {
+        let mut result = self.get(0)?.as_ref().clone();
+        for index in 1..self.inputs.len() {
+            result = binary(function, &result, self.get(index)?, self.room)?;
         }
+        single(result)
+    }
+
+    /// A reduction by a function of two operands.
+    pub fn reduce(&self, function: Pairing) -> Folded {
+        let tensor = self.get(0)?;
+        let given = self.list("axes")?.unwrap_or_default();
+        if given.is_empty() && self.node.int("noop_with_empty_axes", 0)? != 0 {
+            return Ok(vec![tensor.clone()]);
+        }
+        let reduced =
+            if given.is_empty() { (0..tensor.shape.len()).collect() } else { axes(&given, tensor.shape.len())? };
+        single(reduce(function, tensor, &reduced, self.node.int("keepdims", 1)? != 0)?)
+    }
+
+    /// Where.
+    pub fn select(&self) -> Folded {
+        single(select(self.get(0)?, self.get(1)?, self.get(2)?, self.room)?)
+    }
+
+    /// Reshape; newer opsets give the shape as an input.
+    pub fn reshape(&self) -> Folded {
+        let tensor = self.get(0)?;
+        let target = match self.optional(1) {
+            Some(target) => integers("shape", target)?,
+            None => self.node.ints("shape")?.unwrap_or_default(),
+        };
+        let shape = reshape(&tensor.shape, &target, self.node.int("allowzero", 0)? != 0)?;
+        single(tensor.reshaped(shape))
+    }
+
+    /// Flatten.
+    pub fn flatten(&self) -> Folded {
+        let tensor = self.get(0)?;
+        let at = split_axis(self.node.int("axis", 1)?, tensor.shape.len())?;
+        let (outer, inner) = tensor.shape.split_at(at);
+        single(tensor.reshaped(vec![outer.iter().product(), inner.iter().product()]))
+    }
+
+    /// Squeeze.
+    pub fn squeeze(&self) -> Folded {
+        let tensor = self.get(0)?;
+        let rank = tensor.shape.len();
+        let dropped = match self.list("axes")? {
+            Some(given) => axes(&given, rank)?,
+            None => (0..rank).filter(|&axis| tensor.shape[axis] == 1).collect(),
+        };
+        if let Some(axis) = dropped.iter().find(|&&axis| tensor.shape[axis] != 1) {
+            return invalid(format!("axis {axis} of shape {:?} is not 1", tensor.shape));
+        }
+        let kept = (0..rank).filter(|axis| !dropped.contains(axis)).map(|axis| tensor.shape[axis]).collect();
+        single(tensor.reshaped(kept))
+    }
+
+    /// Unsqueeze.
+    pub fn unsqueeze(&self) -> Folded {
+        let tensor = self.get(0)?;
+        let given = self.list("axes")?.unwrap_or_default();
+        let rank = tensor.shape.len() + given.len();
+        let added = axes(&given, rank)?;
+        let mut sizes = tensor.shape.iter();
+        let size = |axis: usize| if added.contains(&axis) { 1 } else { sizes.next().copied().unwrap_or(1) };
+        single(tensor.reshaped((0..rank).map(size).collect()))
+    }
+
+    /// Transpose.
+    pub fn transpose(&self) -> Folded {
+        let tensor = self.get(0)?;
+        single(tensor.transposed(&perms(self.node, tensor.shape.len())?))
+    }
+
+    /// Concat.
+    pub fn concat(&self) -> Folded {
+        let all: Vec<&Tensor> =
+            (0..self.inputs.len()).map(|index| self.get(index).map(Rc::as_ref)).collect::<Result<_, _>>()?;
+        single(concat(&all, self.node.int("axis", 0)?, self.room)?)
+    }
+
+    /// Expand.
+    pub fn expand(&self) -> Folded {
+        let tensor = self.get(0)?;
+        let target = sizes(&integers("shape", self.get(1)?)?)?;
+        let Some(shape) = broadcast_shape(&tensor.shape, &target) else {
+            return invalid(format!("cannot expand {:?} to {target:?}", tensor.shape));
+        };
+        single(spread(tensor, &shape, self.room)?)
+    }
+
+    /// Tile.
+    pub fn tile(&self) -> Folded {
+        single(tile(self.get(0)?, &sizes(&integers("repeats", self.get(1)?)?)?, self.room)?)
+    }
+
+    /// Gather.
+    pub fn gather(&self) -> Folded {
+        single(gather(self)?)
+    }
+
+    /// Slice.
+    pub fn slice(&self) -> Folded {
+        single(slice(self)?)
+    }
+
+    /// Split: its parts.
+    pub fn split(&self) -> Folded {
+        split(self)
+    }
+
+    /// ConstantOfShape.
+    pub fn constant_of_shape(&self) -> Folded {
+        single(constant_of_shape(self)?)
+    }
+
+    /// Range.
+    pub fn range(&self) -> Folded {
+        single(range(self)?)
+    }
+
+    /// Constant.
+    pub fn constant(&self) -> Folded {
+        single(constant(self.node)?)
     }
 }
 
+/// A function of two operands: of integers, where it is `None` for what cannot be known before the batch size is, or of Booleans.
+#[derive(Clone, Copy)]
+pub(super) enum Pairing {
+    Number(fn(Sym, Sym) -> Option<Sym>),
+    Comparison(fn(Sym, Sym) -> Option<bool>),
+    Logic(fn(bool, bool) -> bool),
+    /// Whether they are equal: of both.
+    Equality,
+}
+
+pub(super) const ADD: Pairing = Pairing::Number(Sym::add);
+pub(super) const SUBTRACT: Pairing = Pairing::Number(Sym::sub);
+pub(super) const MULTIPLY: Pairing = Pairing::Number(Sym::mul);
+pub(super) const DIVIDE: Pairing = Pairing::Number(Sym::div);
+/// The remainder with the divisor's sign.
+const MODULO: Pairing = Pairing::Number(|a, b| {
+    let (a, b) = (a.known()?, b.known()?);
+    let rest = a.checked_rem(b)?;
+    Some(if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }.into())
+});
+/// The remainder with the dividend's sign.
+const REMAINDER: Pairing = Pairing::Number(|a, b| Some(a.known()?.checked_rem(b.known()?)?.into()));
+pub(super) const POWER: Pairing =
+    Pairing::Number(|a, b| Some(a.known()?.checked_pow(u32::try_from(b.known()?).ok()?)?.into()));
+pub(super) const MAXIMUM: Pairing = Pairing::Number(|a, b| Some(if a.compare(b)?.is_lt() { b } else { a }));
+pub(super) const MINIMUM: Pairing = Pairing::Number(|a, b| Some(if a.compare(b)?.is_gt() { b } else { a }));
+pub(super) const GREATER: Pairing = Pairing::Comparison(|a, b| a.compare(b).map(Ordering::is_gt));
+pub(super) const GREATER_OR_EQUAL: Pairing = Pairing::Comparison(|a, b| a.compare(b).map(Ordering::is_ge));
+pub(super) const LESS: Pairing = Pairing::Comparison(|a, b| a.compare(b).map(Ordering::is_lt));
+pub(super) const LESS_OR_EQUAL: Pairing = Pairing::Comparison(|a, b| a.compare(b).map(Ordering::is_le));
+
+/// Abs of an integer.
+pub(super) fn size(value: Sym) -> Option<Sym> {
+    if value.known()? >= 0 { Some(value) } else { negative(value) }
+}
+
+/// Neg of an integer.
+pub(super) fn negative(value: Sym) -> Option<Sym> {
+    Sym::from(0).sub(value)
+}
+
 /// Gather.
-fn gather(node: &Node, inputs: Inputs<'_>, room: u64) -> Result<Tensor, Problem> {
-    let (tensor, indices) = (inputs.get(0)?, inputs.get(1)?);
-    let axis = axis(node.int("axis", 0)?, tensor.shape.len())?;
+fn gather(folding: &Folding<'_>) -> Result<Tensor, Problem> {
+    let (tensor, indices) = (folding.get(0)?, folding.get(1)?);
+    let axis = axis(folding.node.int("axis", 0)?, tensor.shape.len())?;
     let indices_shape = indices.shape.clone();
     let indices = integers("indices", indices)?
         .into_iter()
@@ -265,7 +343,7 @@ fn gather(node: &Node, inputs: Inputs<'_>, room: u64) -> Result<Tensor, Problem>
     let outer = positions(&tensor.shape[..axis], &strides[..axis], 0);
     let inner = positions(&tensor.shape[axis + 1..], &strides[axis + 1..], 0);
     let count = outer.len().saturating_mul(indices.len()).saturating_mul(inner.len());
-    bounded(count, tensor, room)?;
+    bounded(count, tensor, folding.room)?;
     let mut picked = Vec::new();
     for &outer in &outer {
         for &index in &indices {
@@ -277,9 +355,10 @@ fn gather(node: &Node, inputs: Inputs<'_>, room: u64) -> Result<Tensor, Problem>
 }
 
 /// Slice.
-fn slice(node: &Node, inputs: Inputs<'_>, opset: i64) -> Result<Tensor, Problem> {
-    let tensor = inputs.get(0)?;
-    let ranges = slices(node, &tensor.shape, &|index| inputs.optional(index).cloned(), opset)?;
+fn slice(folding: &Folding<'_>) -> Result<Tensor, Problem> {
+    let tensor = folding.get(0)?;
+    let input = |index: usize| folding.optional(index).cloned();
+    let ranges = slices(folding.node, &tensor.shape, &input, folding.opset)?;
     let strides = strides(&tensor.shape);
     let mut picked = vec![0];
     for (range, stride) in ranges.iter().zip(&strides) {
@@ -290,10 +369,10 @@ fn slice(node: &Node, inputs: Inputs<'_>, opset: i64) -> Result<Tensor, Problem>
 }
 
 /// Split: its parts.
-fn split(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Rc<Tensor>>, Problem> {
-    let tensor = inputs.get(0)?;
-    let axis = axis(node.int("axis", 0)?, tensor.shape.len())?;
-    let sizes = split_sizes(node, tensor.shape[axis], list(node, "split", inputs.optional(1))?)?;
+fn split(folding: &Folding<'_>) -> Folded {
+    let tensor = folding.get(0)?;
+    let axis = axis(folding.node.int("axis", 0)?, tensor.shape.len())?;
+    let sizes = split_sizes(folding.node, tensor.shape[axis], folding.list("split")?)?;
     let strides = strides(&tensor.shape);
     let mut start = 0;
     let mut parts = Vec::with_capacity(sizes.len());
@@ -321,19 +400,20 @@ fn tile(tensor: &Tensor, repeats: &[usize], room: u64) -> Result<Tensor, Problem
 }
 
 /// ConstantOfShape.
-fn constant_of_shape(node: &Node, inputs: Inputs<'_>, room: u64) -> Result<Tensor, Problem> {
-    let shape = sizes(&integers("shape", inputs.get(0)?)?)?;
-    let value = match node.attributes.get("value") {
+fn constant_of_shape(folding: &Folding<'_>) -> Result<Tensor, Problem> {
+    let shape = sizes(&integers("shape", folding.get(0)?)?)?;
+    let value = match folding.node.attributes.get("value") {
         Some(Attribute::Tensor(value)) if value.len() == 1 => value.reshaped(vec![]),
         Some(_) => return invalid("attribute 'value' must be a tensor with one element"),
         None => Tensor::floats(vec![], [0.0]),
     };
-    spread(&value, &shape, room)
+    spread(&value, &shape, folding.room)
 }
 
 /// Range.
-fn range(inputs: Inputs<'_>, room: u64) -> Result<Tensor, Problem> {
-    let (start, limit, step) = (inputs.get(0)?, inputs.get(1)?, inputs.get(2)?);
+fn range(folding: &Folding<'_>) -> Result<Tensor, Problem> {
+    let (start, limit, step) = (folding.get(0)?, folding.get(1)?, folding.get(2)?);
+    let room = folding.room;
     let like = start;
     if let (Some(start), Some(limit), Some(step)) = (start.known_ints(), limit.known_ints(), step.known_ints())
         && let (&[start], &[limit], &[step]) = (start.as_slice(), limit.as_slice(), step.as_slice())
@@ -628,21 +708,6 @@ pub(super) fn cast(tensor: &Tensor, to: i64) -> Result<Tensor, Problem> {
     Ok(cast)
 }
 
-/// Abs or Neg of integers.
-fn size_or_negative(op: &str, tensor: &Tensor) -> Result<Tensor, Problem> {
-    let Some(values) = tensor.syms() else {
-        return invalid("its input must hold numbers");
-    };
-    let values: Option<Vec<_>> = values
-        .iter()
-        .map(|&value| if op == "Abs" && value.known()? >= 0 { Some(value) } else { Sym::from(0).sub(value) })
-        .collect();
-    match values {
-        Some(values) => Ok(Tensor::ints(tensor.shape.clone(), values)),
-        None => unsupported("its input depends on the batch size"),
-    }
-}
-
 /// NonZero: the positions of the elements that are not 0, one a column.
 fn non_zero(tensor: &Tensor) -> Result<Tensor, Problem> {
     let Some(values) = tensor.to_floats() else {
@@ -658,7 +723,8 @@ fn non_zero(tensor: &Tensor) -> Result<Tensor, Problem> {
     Ok(Tensor::ints(vec![tensor.shape.len(), found.len()], indices))
 }
 
-fn binary(op: &str, a: &Tensor, b: &Tensor, room: u64) -> Result<Tensor, Problem> {
+/// A function of two operands that broadcast.
+fn binary(function: Pairing, a: &Tensor, b: &Tensor, room: u64) -> Result<Tensor, Problem> {
     let Some(shape) = broadcast_shape(&a.shape, &b.shape) else {
         return invalid(format!("its operands of shapes {:?} and {:?} do not broadcast", a.shape, b.shape));
     };
@@ -668,55 +734,27 @@ fn binary(op: &str, a: &Tensor, b: &Tensor, room: u64) -> Result<Tensor, Problem
     let pairs = at_a.iter().copied().zip(at_b.iter().copied());
     match (&a.data, &b.data) {
         (Data::Int(a), Data::Int(b)) => {
-            let order =
-                |wanted: &'static [Ordering]| move |a: Sym, b: Sym| a.compare(b).map(|order| wanted.contains(&order));
-            type Compare = Box<dyn Fn(Sym, Sym) -> Option<bool>>;
-            let comparison: Option<Compare> = match op {
-                "Equal" => Some(Box::new(Sym::equals)),
-                "Greater" => Some(Box::new(order(&[Ordering::Greater]))),
-                "GreaterOrEqual" => Some(Box::new(order(&[Ordering::Greater, Ordering::Equal]))),
-                "Less" => Some(Box::new(order(&[Ordering::Less]))),
-                "LessOrEqual" => Some(Box::new(order(&[Ordering::Less, Ordering::Equal]))),
-                _ => None,
+            let compared = |function: fn(Sym, Sym) -> Option<bool>| {
+                let values: Option<Vec<_>> = pairs.clone().map(|(i, j)| function(a[i], b[j])).collect();
+                values.map(|values| Tensor::bools(shape.clone(), values))
+            };
+            let result = match function {
+                Pairing::Number(function) => {
+                    let values: Option<Vec<_>> = pairs.map(|(i, j)| function(a[i], b[j])).collect();
+                    values.map(|values| Tensor::ints(shape, values))
+                }
+                Pairing::Comparison(function) => compared(function),
+                Pairing::Equality => compared(Sym::equals),
+                Pairing::Logic(_) => return invalid("its operands must be boolean"),
             };
             let dependent = "it computes with the batch size in a way that mxc cannot follow";
-            if let Some(compare) = comparison {
-                let values: Option<Vec<_>> = pairs.map(|(i, j)| compare(a[i], b[j])).collect();
-                return match values {
-                    Some(values) => Ok(Tensor::bools(shape, values)),
-                    None => unsupported(dependent),
-                };
-            }
-            let function: fn(Sym, Sym) -> Option<Sym> = match op {
-                "Add" => Sym::add,
-                "Sub" => Sym::sub,
-                "Mul" => Sym::mul,
-                "Div" => Sym::div,
-                // The remainder has the divisor's sign, that of `fmod` the dividend's.
-                "Mod" => |a, b| {
-                    let (a, b) = (a.known()?, b.known()?);
-                    let rest = a.checked_rem(b)?;
-                    Some(if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }.into())
-                },
-                "Rem" => |a, b| Some(a.known()?.checked_rem(b.known()?)?.into()),
-                "Pow" => |a, b| Some(a.known()?.checked_pow(u32::try_from(b.known()?).ok()?)?.into()),
-                "Max" => |a, b| Some(if a.compare(b)? == Ordering::Less { b } else { a }),
-                "Min" => |a, b| Some(if a.compare(b)? == Ordering::Greater { b } else { a }),
-                _ => return invalid("its operands must be boolean"),
-            };
-            let values: Option<Vec<_>> = pairs.map(|(i, j)| function(a[i], b[j])).collect();
-            match values {
-                Some(values) => Ok(Tensor::ints(shape, values)),
-                None => unsupported(dependent),
-            }
+            result.map_or_else(|| unsupported(dependent), Ok)
         }
         (Data::Bool(a), Data::Bool(b)) => {
-            let function: fn(bool, bool) -> bool = match op {
-                "And" => |a, b| a && b,
-                "Or" => |a, b| a || b,
-                "Xor" => |a, b| a != b,
-                "Equal" => |a, b| a == b,
-                _ => return invalid("its operands must be numbers"),
+            let function = match function {
+                Pairing::Logic(function) => function,
+                Pairing::Equality => |a, b| a == b,
+                Pairing::Number(_) | Pairing::Comparison(_) => return invalid("its operands must be numbers"),
             };
             Ok(Tensor::bools(shape, pairs.map(|(i, j)| function(a[i], b[j])).collect::<Vec<_>>()))
         }
@@ -800,8 +838,8 @@ fn concat(tensors: &[&Tensor], at: i64, room: u64) -> Result<Tensor, Problem> {
     joined.map_or_else(|| invalid("its inputs have different data types"), Ok)
 }
 
-/// ReduceSum, ReduceProd, ReduceMax, ReduceMin.
-fn reduce(op: &str, tensor: &Tensor, axes: &[usize], keep: bool) -> Result<Tensor, Problem> {
+/// A reduction by a function of two operands.
+fn reduce(function: Pairing, tensor: &Tensor, axes: &[usize], keep: bool) -> Result<Tensor, Problem> {
     let rank = tensor.shape.len();
     let kept: Vec<_> = (0..rank).filter(|axis| !axes.contains(axis)).collect();
     let strides = strides(&tensor.shape);
@@ -816,19 +854,13 @@ fn reduce(op: &str, tensor: &Tensor, axes: &[usize], keep: bool) -> Result<Tenso
     if inner.is_empty() {
         return unsupported("it reduces an empty axis");
     }
-    let pairwise = match op {
-        "ReduceSum" => "Add",
-        "ReduceProd" => "Mul",
-        "ReduceMax" => "Max",
-        _ => "Min",
-    };
     let part = |offset: usize| {
         let at: Vec<_> = outer.iter().map(|outer| outer + offset).collect();
         tensor.gather(shape.clone(), &at)
     };
     let mut result = part(inner[0]);
     for &offset in &inner[1..] {
-        result = binary(pairwise, &result, &part(offset), tensor.bytes())?;
+        result = binary(function, &result, &part(offset), tensor.bytes())?;
     }
     Ok(result)
 }

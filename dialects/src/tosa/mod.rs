@@ -24,21 +24,21 @@ use melior::{
 names! {
     /// Elementwise functions of one operand.
     pub enum Unary {
-        Sigmoid = "tosa.sigmoid",
-        Tanh = "tosa.tanh",
+        Abs = "tosa.abs",
+        Ceil = "tosa.ceil",
+        Cos = "tosa.cos",
         Erf = "tosa.erf",
         Exp = "tosa.exp",
+        Floor = "tosa.floor",
         Log = "tosa.log",
-        Reciprocal = "tosa.reciprocal",
-        Rsqrt = "tosa.rsqrt",
-        Abs = "tosa.abs",
+        LogicalNot = "tosa.logical_not",
         /// The only one with zero points.
         Negate = "tosa.negate",
-        Floor = "tosa.floor",
-        Ceil = "tosa.ceil",
+        Reciprocal = "tosa.reciprocal",
+        Rsqrt = "tosa.rsqrt",
+        Sigmoid = "tosa.sigmoid",
         Sin = "tosa.sin",
-        Cos = "tosa.cos",
-        LogicalNot = "tosa.logical_not",
+        Tanh = "tosa.tanh",
     }
 
     /// Elementwise functions of two operands of equal rank, which broadcast.

@@ -1,12 +1,20 @@
 //! Attention (opset 23 on): `softmax(softcap(scale·Q·Kᵀ) + bias)·V`. Both products are of two values that depend on the model's
 //! inputs, so that they run digitally.
 
-use super::{Call, Entry, Lowering, Results};
+use super::call::{Call, Entry, Lowering, Operator, Results, one};
 use crate::import::{
+    attributes::integers,
     emit::Activation,
     error::{Problem, invalid, unsupported},
     tensor::{Data, Dim, Element, Tensor, broadcast_shape, element_count, show},
 };
+use mxc_dialects::tosa::{Binary, Unary};
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("Attention", |lowering, call| lowering.attention(call)).on_integers(),
+    Operator::new("RotaryEmbedding", |lowering, call| lowering.rotary_embedding(call)).on_integers(),
+];
 
 /// What a position that a query does not attend to is worth: nothing a softmax can tell from −∞, but a number.
 const MASKED: f32 = f32::MIN;
@@ -45,7 +53,7 @@ impl Reach {
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// Attention. Heads of the query share keys and values where these have fewer heads.
-    pub(super) fn attention(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn attention(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let mut operands = Vec::with_capacity(3);
         for index in 0..3 {
@@ -113,12 +121,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let scores = self.emit.reshape(&scores, &shaped(apart, keys))?;
         let scale = node.float("scale", 1.0 / (width as f32).sqrt())?;
         // On the scores, not on Q and K: folded into a layer before them it would change that layer's output.
-        let raw = self.emit.with_scalar("tosa.mul", &scores, scale)?;
+        let raw = self.emit.with_scalar(Binary::Mul, &scores, scale)?;
         let cap = node.float("softcap", 0.0)?;
         let capped = if cap > 0.0 {
-            let less = self.emit.with_scalar("tosa.mul", &raw, 1.0 / cap)?;
-            let bent = self.emit.unary("tosa.tanh", &less)?;
-            self.emit.with_scalar("tosa.mul", &bent, cap)?
+            let less = self.emit.with_scalar(Binary::Mul, &raw, 1.0 / cap)?;
+            let bent = self.emit.unary(Unary::Tanh, &less)?;
+            self.emit.with_scalar(Binary::Mul, &bent, cap)?
         } else {
             raw.clone()
         };
@@ -153,6 +161,106 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let split = [input.shape[0], input.shape[1], Dim::Fixed(count), Dim::Fixed(width / count)];
         let split = self.emit.reshape(input, &split)?;
         Ok(self.permuted(&split, &[0, 2, 1, 3]))
+    }
+
+    /// RotaryEmbedding: in each head `[N, heads, L, E]`, pairs `(a, b)` of the first elements turned by the angle of their position to
+    /// `(a·cos − b·sin, a·sin + b·cos)`. A pair is an element of the first half and the one of the second, or two neighbours.
+    fn rotary_embedding(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let node = call.node;
+        let input = self.value(call, 0, None)?;
+        let flat = input.rank() == 3;
+        let x = if flat { self.heads(&input, "num_heads", node.int("num_heads", 0)?)? } else { input.clone() };
+        let &[batch, heads, length, Dim::Fixed(width)] = x.shape.as_slice() else {
+            return invalid(format!("its input has the shape {}; three or four axes", show(&input.shape)));
+        };
+        let turned = match node.int("rotary_embedding_dim", 0)? {
+            0 => width,
+            given => usize::try_from(given).unwrap_or(0),
+        };
+        if turned == 0 || turned > width || turned % 2 != 0 {
+            return invalid(format!("it turns {turned} elements in pairs, and a head has {width}"));
+        }
+        let half = turned / 2;
+        let part = |last: usize| [batch, heads, length, Dim::Fixed(last)];
+        let head = self.emit.slice(&x, &[0; 4], &part(turned))?;
+        let neighbours = node.int("interleaved", 0)? != 0;
+        let mut pair = Vec::with_capacity(2);
+        for side in 0..2 {
+            pair.push(if neighbours {
+                let apart = [batch, heads, length, Dim::Fixed(half), Dim::Fixed(2)];
+                let apart = self.emit.reshape(&head, &apart)?;
+                let one = [batch, heads, length, Dim::Fixed(half), Dim::Fixed(1)];
+                let one = self.emit.slice(&apart, &[0, 0, 0, 0, side], &one)?;
+                self.emit.reshape(&one, &part(half))?
+            } else {
+                self.emit.slice(&head, &[0, 0, 0, side * half], &part(half))?
+            });
+        }
+        let (cos, sin) = (self.of_positions(call, 1, half)?, self.of_positions(call, 2, half)?);
+        let mut product = |factor, side: usize| self.pair(Binary::Mul, factor, &pair[side]);
+        let (real, imaginary) = ([product(&cos, 0)?, product(&sin, 1)?], [product(&sin, 0)?, product(&cos, 1)?]);
+        let mut sides = vec![
+            self.emit.binary(Binary::Sub, &real[0], &real[1])?,
+            self.emit.binary(Binary::Add, &imaginary[0], &imaginary[1])?,
+        ];
+        if neighbours {
+            let one = [batch, heads, length, Dim::Fixed(half), Dim::Fixed(1)];
+            for side in &mut sides {
+                *side = self.emit.reshape(side, &one)?;
+            }
+            let joined = self.emit.concat(&sides, 4)?;
+            sides = vec![self.emit.reshape(&joined, &part(turned))?];
+        }
+        if turned < width {
+            let rest = self.emit.slice(&x, &[0, 0, 0, turned], &part(width - turned))?;
+            sides.push(self.emit.in_order(&rest, &sides[0].order)?);
+        }
+        let result = self.emit.concat(&sides, 3)?;
+        if !flat {
+            return one(result);
+        }
+        let result = self.permuted(&result, &[0, 2, 1, 3]);
+        one(self.emit.reshape(&result, &input.shape)?)
+    }
+
+    /// The cosines or sines of the positions of RotaryEmbedding's sequence, `[N, 1, L, half]`: input `index`, whose rows are the positions
+    /// where input 3 says which they are, else those of the sequence.
+    fn of_positions(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        index: usize,
+        half: usize,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let name = call.node.input(index);
+        let rows = match (call.entry(index)?, call.optional(3)) {
+            (_, None) => self.value(call, index, None)?,
+            (Entry::Constant(cache), Some(Entry::Constant(positions))) => {
+                let &[count, width] = cache.shape.as_slice() else {
+                    return invalid(format!("'{name}' has the shape {:?}", cache.shape));
+                };
+                self.grow((positions.len() as u64).saturating_mul(width as u64).saturating_mul(4))?;
+                let mut picked = Vec::new();
+                let of = call.node.input(3);
+                for position in integers(of, positions)? {
+                    let Some(row) = usize::try_from(position).ok().filter(|&row| row < count) else {
+                        return invalid(format!("'{of}' holds the position {position}, and '{name}' has {count} rows"));
+                    };
+                    picked.extend(row * width..(row + 1) * width);
+                }
+                let shape = [positions.shape.as_slice(), &[width]].concat();
+                self.materialized(name, &cache.gather(shape, &picked), None)?
+            }
+            (_, Some(_)) => {
+                let (cache, positions) = (self.value(call, index, None)?, self.value(call, 3, None)?);
+                self.gather_at(&cache, 0, &positions)?
+            }
+        };
+        match rows.shape.as_slice() {
+            &[batch, length, last] if last == Dim::Fixed(half) => {
+                self.emit.reshape(&rows, &[batch, Dim::Fixed(1), length, last])
+            }
+            shape => invalid(format!("'{name}' gives angles of shape {} for {half} pairs", show(shape))),
+        }
     }
 
     /// What is added to the scores of shape `[N, heads, queries, keys]`: the mask, and what queries must not see by position
@@ -239,14 +347,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 }
                 let grid = |values: Vec<f32>| Tensor::floats(vec![1, 1, queries, keys], values);
                 let mut seen =
-                    self.with_constant("tosa.greater_equal", &wide, &mask_name(call), &grid(least), false)?;
+                    self.with_constant(Binary::GreaterEqual, &wide, &mask_name(call), &grid(least), false)?;
                 if reach.left.is_some() {
-                    let near = self.with_constant("tosa.greater_equal", &wide, &mask_name(call), &grid(most), true)?;
-                    seen = self.pair("tosa.logical_and", &seen, &near)?;
+                    let near = self.with_constant(Binary::GreaterEqual, &wide, &mask_name(call), &grid(most), true)?;
+                    seen = self.pair(Binary::LogicalAnd, &seen, &near)?;
                 }
                 let padding = self.as_bias(&seen)?;
                 bias.computed = Some(match bias.computed.take() {
-                    Some(mask) => self.pair("tosa.add", &mask, &padding)?,
+                    Some(mask) => self.pair(Binary::Add, &mask, &padding)?,
                     None => padding,
                 });
             }
@@ -345,7 +453,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         match bias {
             Bias { known: None, computed: None } => {}
             Bias { known: Some(known), computed: None } => {
-                biased = self.with_constant("tosa.add", scores, &mask_name(call), &known, false)?;
+                biased = self.with_constant(Binary::Add, scores, &mask_name(call), &known, false)?;
                 if hides(&known) {
                     let values = known.to_floats().unwrap_or_default();
                     let open: Vec<_> = values.iter().map(|&value| value > f32::NEG_INFINITY).collect();
@@ -355,22 +463,22 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             }
             Bias { known, computed: Some(mut computed) } => {
                 if let Some(known) = known {
-                    computed = self.with_constant("tosa.add", &computed, &mask_name(call), &known, false)?;
+                    computed = self.with_constant(Binary::Add, &computed, &mask_name(call), &known, false)?;
                 }
-                biased = self.pair("tosa.add", scores, &computed)?;
-                seen = Some(self.emit.with_scalar("tosa.greater", &computed, f32::NEG_INFINITY)?);
+                biased = self.pair(Binary::Add, scores, &computed)?;
+                seen = Some(self.emit.with_scalar(Binary::Greater, &computed, f32::NEG_INFINITY)?);
             }
         }
         if biased.shape != scores.shape || element_count(&scores.shape).is_none() {
             return invalid(format!("its mask does not fit its scores of shape {}", show(&scores.shape)));
         }
         let Some(seen) = seen else {
-            let probabilities = self.softmax_axis("Softmax", &biased, 3)?;
+            let probabilities = self.softmax_axis(false, &biased, 3)?;
             return Ok([biased, probabilities]);
         };
         let [zero, least] = self.numbers(4, [0.0, MASKED])?;
         let open = self.selected(&seen, &biased, &least)?;
-        let shares = self.softmax_axis("Softmax", &open, 3)?;
+        let shares = self.softmax_axis(false, &open, 3)?;
         let probabilities = self.selected(&seen, &shares, &zero)?;
         Ok([biased, probabilities])
     }

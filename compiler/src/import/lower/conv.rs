@@ -1,13 +1,29 @@
 //! Convolutions, pooling over windows and batch normalization: the operators that want channels last. What windows over three
 //! spatial axes and transposed convolutions are made of is in [`super::volume`] and [`super::transposed`].
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::{
+    call::{Call, Entry, Lowering, Operator, Results, one},
+    reduce::Reducing,
+};
 use crate::import::{
     emit::{Activation, NHWC, check_picked},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor, show},
 };
 use melior::ir::Value;
+use mxc_dialects::tosa::{self, Binary, Custom, Flag, NanMode, Unary};
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("AveragePool", |lowering, call| lowering.average_pool(call)),
+    Operator::new("BatchNormalization", |lowering, call| lowering.batch_normalization(call)),
+    Operator::new("Conv", |lowering, call| lowering.conv(call)).with_weight(1),
+    Operator::new("GlobalAveragePool", |lowering, call| lowering.global_pool(call, Reducing::Mean)),
+    Operator::new("GlobalLpPool", |lowering, call| lowering.global_lp_pool(call)),
+    Operator::new("GlobalMaxPool", |lowering, call| lowering.global_pool(call, Reducing::Max)).moving(),
+    Operator::new("LpPool", |lowering, call| lowering.lp_pool(call)),
+    Operator::new("MaxPool", |lowering, call| lowering.max_pool(call)).moving(),
+];
 
 /// The window of a convolution or pooling over N spatial axes.
 pub(super) struct Window<const N: usize> {
@@ -153,7 +169,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Conv over one to three spatial axes.
-    pub(super) fn conv(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn conv(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = call.activation(0)?.clone();
         let (filter, groups) = self.filter(call, &input)?;
         let shape = filter.shape().to_vec();
@@ -244,27 +260,28 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let source = self.windowed(input, window)?;
         let result = window.result(input.shape[0], outputs);
         let zero = self.emit.zero()?;
-        let list = |values: &[usize]| values.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-        // TOSA has no groups.
-        let description = format!(
-            "stride={};pad={};dilation={};groups={groups}",
-            list(&window.stride),
-            list(&window.pads()),
-            list(&window.dilation)
-        );
-        let attributes = [
-            ("pad", self.emit.integers(&window.pads())),
-            ("stride", self.emit.integers(&window.stride)),
-            ("dilation", self.emit.integers(&window.dilation)),
-            ("acc_type", self.emit.accumulator()),
-        ];
+        let (pad, stride, dilation) = (window.pads(), window.stride, window.dilation);
+        let (input_zp, weight_zp, acc_type, local_bound) = (zero, zero, self.emit.f32(), Flag(false));
+        let input = source.value;
+        let r#type = self.emit.like(input, &result)?;
         let value = match filter {
             // [C·M, 1, H, W] → [H, W, C, M]
             Filter::Stationary(weight) if per_group == 1 && groups != 1 && !given => {
                 let split = weight.reshaped(vec![groups, outputs / groups, height, width]);
                 let weight = self.emit.tensor(name, &split.transposed(&[2, 3, 0, 1]))?;
-                let operands = [source.value, weight, bias, zero, zero];
-                self.emit.shaped("tosa.depthwise_conv2d", &operands, &attributes, &result)?
+                self.emit.append(tosa::DepthwiseConv2d {
+                    input,
+                    weight,
+                    bias,
+                    input_zp,
+                    weight_zp,
+                    pad,
+                    stride,
+                    dilation,
+                    acc_type,
+                    local_bound,
+                    result: r#type,
+                })?
             }
             filter => {
                 let weight = match filter {
@@ -279,9 +296,23 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     }
                 };
                 if groups == 1 {
-                    self.emit.shaped("tosa.conv2d", &[source.value, weight, bias, zero, zero], &attributes, &result)?
+                    self.emit.append(tosa::Conv2d {
+                        input,
+                        weight,
+                        bias,
+                        input_zp,
+                        weight_zp,
+                        pad,
+                        stride,
+                        dilation,
+                        acc_type,
+                        local_bound,
+                        result: r#type,
+                    })?
                 } else {
-                    self.emit.custom("conv2d", &[source.value, weight, bias], &description, &result)?
+                    // TOSA has no groups.
+                    let custom = Custom::Conv2d { stride, pad, dilation, groups };
+                    self.emit.custom(custom, &[input, weight, bias], &result)?
                 }
             }
         };
@@ -289,7 +320,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `x·scale + shift` per channel; scale = γ/√(variance + ε), shift = β − mean·scale, in double precision.
-    pub(super) fn batch_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn batch_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         if node.int("training_mode", 0)? != 0 {
             return unsupported("training_mode; export the model in evaluation mode");
@@ -337,8 +368,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let scale = self.emit.weight(&format!("{name}.scale"), &shape, scale)?;
         let shift = self.emit.weight(&format!("{name}.shift"), &shape, shift)?;
         let physical = input.physical();
-        let scaled = self.emit.binary_raw("tosa.mul", input.value, scale, &physical)?;
-        let value = self.emit.binary_raw("tosa.add", scaled, shift, &physical)?;
+        let scaled = self.emit.binary_raw(Binary::Mul, input.value, scale, &physical)?;
+        let value = self.emit.binary_raw(Binary::Add, scaled, shift, &physical)?;
         one(Activation { value, ..input })
     }
 
@@ -354,12 +385,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             });
         }
         let [scale, bias, mean, variance] = [0, 1, 2, 3].map(|index| &parameters[index]);
-        let variance = self.emit.with_scalar("tosa.add", variance, call.node.float("epsilon", 1e-5)?)?;
-        let inverse = self.emit.unary("tosa.rsqrt", &variance)?;
-        let scale = self.pair("tosa.mul", scale, &inverse)?;
-        let centred = self.pair("tosa.sub", &input, mean)?;
-        let scaled = self.pair("tosa.mul", &centred, &scale)?;
-        one(self.pair("tosa.add", &scaled, bias)?)
+        let variance = self.emit.with_scalar(Binary::Add, variance, call.node.float("epsilon", 1e-5)?)?;
+        let inverse = self.emit.unary(Unary::Rsqrt, &variance)?;
+        let scale = self.pair(Binary::Mul, scale, &inverse)?;
+        let centred = self.pair(Binary::Sub, &input, mean)?;
+        let scaled = self.pair(Binary::Mul, &centred, &scale)?;
+        one(self.pair(Binary::Add, &scaled, bias)?)
     }
 
     /// The planar input and the window of a pooling, and its number of spatial axes.
@@ -369,30 +400,27 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         Ok((input, window, spatial))
     }
 
-    pub(super) fn max_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn max_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         if call.node.outputs.get(1).is_some_and(|output| !output.is_empty()) {
             return unsupported("its output 'Indices'");
         }
         if let Some((input, window)) = volume_pooling(call)? {
-            return one(self.pooled(&input, &window, "tosa.maximum", f32::MIN)?);
+            return one(self.pooled(&input, &window, Binary::Maximum, f32::MIN)?);
         }
         let (input, window, spatial) = self.pooling(call)?;
         if !window.is_plain() {
-            let pooled = self.pooled(&input, &window, "tosa.maximum", f32::NEG_INFINITY)?;
+            let pooled = self.pooled(&input, &window, Binary::Maximum, f32::NEG_INFINITY)?;
             return self.spatial(pooled, spatial);
         }
         let source = self.windowed(&input, &window)?;
         let result = window.result(source.shape[0], channels(&source)?);
-        let attributes = [
-            ("kernel", self.emit.integers(&window.kernel)),
-            ("stride", self.emit.integers(&window.stride)),
-            ("pad", self.emit.integers(&window.pads())),
-        ];
-        let value = self.emit.shaped("tosa.max_pool2d", &[source.value], &attributes, &result)?;
+        let (kernel, stride, pad, nan_mode) = (window.kernel, window.stride, window.pads(), NanMode::Propagate);
+        let (input, r#type) = (source.value, self.emit.like(source.value, &result)?);
+        let value = self.emit.append(tosa::MaxPool2d { input, kernel, stride, pad, nan_mode, result: r#type })?;
         self.spatial(nhwc(value, result), spatial)
     }
 
-    pub(super) fn average_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn average_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         if let Some((input, window)) = volume_pooling(call)? {
             return one(self.averaged(call, &input, &window, 3)?);
         }
@@ -419,13 +447,16 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let result = window.result(source.shape[0], channels(&source)?);
         let zero = self.emit.zero()?;
-        let attributes = [
-            ("kernel", self.emit.integers(&window.kernel)),
-            ("stride", self.emit.integers(&window.stride)),
-            ("pad", self.emit.integers(&window.pads())),
-            ("acc_type", self.emit.accumulator()),
-        ];
-        let value = self.emit.shaped("tosa.avg_pool2d", &[source.value, zero, zero], &attributes, &result)?;
+        let value = self.emit.append(tosa::AvgPool2d {
+            input: source.value,
+            input_zp: zero,
+            output_zp: zero,
+            kernel: window.kernel,
+            stride: window.stride,
+            pad: window.pads(),
+            acc_type: self.emit.f32(),
+            result: self.emit.like(source.value, &result)?,
+        })?;
         self.spatial(nhwc(value, result), spatial)
     }
 
@@ -437,7 +468,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         window: &Window<N>,
         spatial: usize,
     ) -> Result<Activation<'c, 'a>, Problem> {
-        let sum = self.pooled(input, window, "tosa.add", 0.0)?;
+        let sum = self.pooled(input, window, Binary::Add, 0.0)?;
         check_picked(window.output.iter().fold(1, |count: usize, &size| count.saturating_mul(size)))?;
         let counted = call.node.int("count_include_pad", 0)? != 0;
         let counts = counted_pads(call, window, spatial)?;
@@ -455,7 +486,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let shares: Vec<f32> = within.into_iter().map(|count| 1.0 / count.max(1) as f32).collect();
         let shares = Tensor::floats([&[1], window.output.as_slice()].concat(), shares);
-        self.with_constant("tosa.mul", &sum, &format!("{}.shares", call.name), &shares, false)
+        self.with_constant(Binary::Mul, &sum, &format!("{}.shares", call.name), &shares, false)
     }
 
     /// The attribute `p` and |x|ᵖ.
@@ -465,36 +496,36 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         input: &Activation<'c, 'a>,
     ) -> Result<(f32, Activation<'c, 'a>), Problem> {
         let p = call.node.int("p", 2)? as f32;
-        let size = self.emit.unary("tosa.abs", input)?;
-        Ok((p, self.emit.with_scalar("tosa.pow", &size, p)?))
+        let size = self.emit.unary(Unary::Abs, input)?;
+        Ok((p, self.emit.with_scalar(Binary::Pow, &size, p)?))
     }
 
     /// LpPool: `(Σ|x|ᵖ)^(1/p)` over windows.
-    pub(super) fn lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         if let Some((input, window)) = volume_pooling(call)? {
             let (p, power) = self.power_of_size(call, &input)?;
-            let sum = self.pooled(&power, &window, "tosa.add", 0.0)?;
-            return one(self.emit.with_scalar("tosa.pow", &sum, 1.0 / p)?);
+            let sum = self.pooled(&power, &window, Binary::Add, 0.0)?;
+            return one(self.emit.with_scalar(Binary::Pow, &sum, 1.0 / p)?);
         }
         let (input, window, spatial) = self.pooling(call)?;
         let (p, power) = self.power_of_size(call, &input)?;
-        let sum = self.pooled(&power, &window, "tosa.add", 0.0)?;
+        let sum = self.pooled(&power, &window, Binary::Add, 0.0)?;
         let root = self.root_of(&sum, p)?;
         self.spatial(root, spatial)
     }
 
     /// GlobalLpPool.
-    pub(super) fn global_lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn global_lp_pool(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = call.activation(0)?.clone();
         let (p, power) = self.power_of_size(call, &input)?;
         let axes: Vec<_> = (2..input.rank()).collect();
-        let sum = self.reduce_axes("ReduceSum", &power, &axes)?;
+        let sum = self.reduce_axes(Reducing::Sum, &power, &axes)?;
         one(self.root_of(&sum, p)?)
     }
 
     /// `x^(1/p)` of a sum of powers.
     fn root_of(&mut self, sum: &Activation<'c, 'a>, p: f32) -> Result<Activation<'c, 'a>, Problem> {
-        if p == 2.0 { self.emit.square_root(sum) } else { self.emit.with_scalar("tosa.pow", sum, 1.0 / p) }
+        if p == 2.0 { self.emit.square_root(sum) } else { self.emit.with_scalar(Binary::Pow, sum, 1.0 / p) }
     }
 
     /// A pooling that TOSA has no operation for, one axis after the other: the elements of each step of the window, combined.
@@ -503,7 +534,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         &mut self,
         input: &Activation<'c, 'a>,
         window: &Window<N>,
-        operation: &str,
+        operation: Binary,
         border: f32,
     ) -> Result<Activation<'c, 'a>, Problem> {
         let mut result = self.emit.channels_last(input)?;
@@ -538,14 +569,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// GlobalAveragePool and GlobalMaxPool: a reduction over the spatial axes that keeps them.
-    pub(super) fn global_pool(&mut self, call: &Call<'_, 'c, 'a>, op: &str) -> Results<'c, 'a> {
+    fn global_pool(&mut self, call: &Call<'_, 'c, 'a>, kind: Reducing) -> Results<'c, 'a> {
         let input = call.activation(0)?;
         if input.rank() < 3 {
             return invalid(format!("its input has the shape {}; it has no spatial axes", show(&input.shape)));
         }
         let input = if input.rank() > 3 { self.emit.channels_last(input)? } else { input.clone() };
         let axes: Vec<_> = (2..input.rank()).collect();
-        Ok(vec![Entry::Activation(self.reduce_axes(op, &input, &axes)?)])
+        Ok(vec![Entry::Activation(self.reduce_axes(kind, &input, &axes)?)])
     }
 }
 

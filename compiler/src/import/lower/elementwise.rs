@@ -1,198 +1,262 @@
 //! Activation functions and arithmetic with broadcasting.
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::call::{Call, Entry, LowerCall, Lowering, Operator, Results, one};
 use crate::import::{
-    emit::{Activation, NHWC, logical},
+    emit::{Activation, BinaryFunction, NHWC, UnaryFunction, logical},
     error::{Problem, invalid, unsupported},
+    fold::{self, Fold},
+    proto::MICROSOFT,
     tensor::{Dim, Element, Sym, Tensor, show},
 };
+use mxc_dialects::tosa::{Binary, CustomUnary, Unary};
 use std::{f64::consts, sync::Arc};
 
-/// The operators with one operand.
-pub(super) const UNARY: [&str; 40] = [
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "Cos",
-    "Cosh",
-    "Round",
-    "Shrink",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softsign",
-    "Tan",
-    "ThresholdedRelu",
-    "Ceil",
-    "Clip",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "LeakyRelu",
-    "Log",
-    "Mish",
-    "Neg",
-    "Reciprocal",
-    "Relu",
-    "Selu",
-    "Sigmoid",
-    "Softplus",
-    "Sqrt",
-    "Swish",
-    "Tanh",
-    "Celu",
-    "Silu",
-];
-
-/// Whether an operator makes every element of its result of those of its operands in the same place.
-pub(super) fn is_elementwise(op: &str) -> bool {
-    UNARY.contains(&op)
-        || matches!(op, "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" | "Mean" | "PRelu" | "Mod")
+/// An elementwise operator of one operand.
+const fn unary(name: &'static str, lower: LowerCall) -> Operator {
+    Operator::new(name, lower).elementwise()
 }
 
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    unary("Abs", |lowering, call| lowering.plain(call, Unary::Abs))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.each(fold::size)).not_on_floats()),
+    unary("Acos", |lowering, call| lowering.plain(call, CustomUnary::Acos)),
+    unary("Acosh", |lowering, call| lowering.plain(call, CustomUnary::Acosh)),
+    Operator::new("Add", |lowering, call| lowering.chain(call, Binary::Add))
+        .elementwise()
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::ADD)).not_on_floats()),
+    unary("Asin", |lowering, call| lowering.plain(call, CustomUnary::Asin)),
+    unary("Asinh", |lowering, call| lowering.plain(call, CustomUnary::Asinh)),
+    unary("Atan", |lowering, call| lowering.plain(call, CustomUnary::Atan)),
+    unary("Atanh", |lowering, call| lowering.plain(call, CustomUnary::Atanh)),
+    unary("Ceil", |lowering, call| lowering.plain(call, Unary::Ceil)),
+    unary("Celu", |lowering, call| lowering.celu(call)),
+    unary("Clip", |lowering, call| lowering.clip(call)).on_integers(),
+    unary("Cos", |lowering, call| lowering.plain(call, Unary::Cos)),
+    unary("Cosh", |lowering, call| lowering.plain(call, CustomUnary::Cosh)),
+    Operator::new("Div", |lowering, call| lowering.quotient(call))
+        .elementwise()
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::DIVIDE)).not_on_floats()),
+    unary("Elu", |lowering, call| {
+        let alpha = call.node.float("alpha", 1.0)?;
+        lowering.of_activation(call, |lowering, x| lowering.elu(x, alpha, 1.0, 1.0))
+    }),
+    unary("Erf", |lowering, call| lowering.plain(call, Unary::Erf)),
+    unary("Exp", |lowering, call| lowering.plain(call, Unary::Exp)),
+    unary("Floor", |lowering, call| lowering.plain(call, Unary::Floor)),
+    unary("Gelu", |lowering, call| lowering.gelu(call)).of(&["", MICROSOFT]),
+    unary("HardSigmoid", |lowering, call| {
+        let (alpha, beta) = (call.node.float("alpha", 0.2)?, call.node.float("beta", 0.5)?);
+        lowering.of_activation(call, |lowering, x| lowering.hard_sigmoid(x, alpha, beta))
+    }),
+    unary("HardSwish", |lowering, call| lowering.of_activation(call, |lowering, x| lowering.hard_swish(x))),
+    unary("LeakyRelu", |lowering, call| {
+        let alpha = call.node.float("alpha", 0.01)?;
+        lowering.of_activation(call, |lowering, x| lowering.leaky_relu(x, alpha))
+    }),
+    unary("Log", |lowering, call| lowering.plain(call, Unary::Log)),
+    Operator::new("Max", |lowering, call| lowering.chain(call, Binary::Maximum))
+        .elementwise()
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.chain(fold::MAXIMUM)).not_on_floats()),
+    Operator::new("Mean", |lowering, call| lowering.mean(call)).elementwise(),
+    Operator::new("Min", |lowering, call| lowering.chain(call, Binary::Minimum))
+        .elementwise()
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.chain(fold::MINIMUM)).not_on_floats()),
+    unary("Mish", |lowering, call| lowering.of_activation(call, |lowering, x| lowering.mish(x))),
+    Operator::new("Mul", |lowering, call| lowering.chain(call, Binary::Mul))
+        .elementwise()
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::MULTIPLY)).not_on_floats()),
+    unary("Neg", |lowering, call| lowering.of_activation(call, |lowering, x| lowering.emit.negate(x)))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.each(fold::negative)).not_on_floats()),
+    Operator::new("PRelu", |lowering, call| lowering.p_relu(call)).elementwise(),
+    Operator::new("Pow", |lowering, call| lowering.pow(call))
+        .elementwise()
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::POWER)).not_on_floats()),
+    unary("Reciprocal", |lowering, call| lowering.plain(call, Unary::Reciprocal)),
+    unary("Relu", |lowering, call| lowering.of_activation(call, |lowering, x| lowering.relu(x))).on_integers().moving(),
+    unary("Round", |lowering, call| lowering.plain(call, CustomUnary::Round)),
+    unary("Selu", |lowering, call| {
+        let (alpha, gamma) = (call.node.float("alpha", 1.673_263_2)?, call.node.float("gamma", 1.050_701)?);
+        lowering.of_activation(call, |lowering, x| lowering.elu(x, alpha, gamma, 1.0))
+    }),
+    unary("Shrink", |lowering, call| lowering.shrink(call)),
+    unary("Sigmoid", |lowering, call| lowering.plain(call, Unary::Sigmoid)),
+    unary("Sign", |lowering, call| lowering.sign_of(call)).on_integers(),
+    // Not ONNX's; some exporters write it.
+    unary("Silu", |lowering, call| {
+        let alpha = call.node.float("alpha", 1.0)?;
+        lowering.of_activation(call, |lowering, x| lowering.swish(x, alpha))
+    }),
+    unary("Sin", |lowering, call| lowering.plain(call, Unary::Sin)),
+    unary("Sinh", |lowering, call| lowering.plain(call, CustomUnary::Sinh)),
+    unary("Softplus", |lowering, call| lowering.of_activation(call, |lowering, x| lowering.softplus(x))),
+    unary("Softsign", |lowering, call| lowering.of_activation(call, |lowering, x| lowering.softsign(x))),
+    unary("Sqrt", |lowering, call| lowering.of_activation(call, |lowering, x| lowering.emit.square_root(x))),
+    Operator::new("Sub", |lowering, call| lowering.difference(call))
+        .elementwise()
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::SUBTRACT)).not_on_floats()),
+    Operator::new("Sum", |lowering, call| lowering.chain(call, Binary::Add))
+        .elementwise()
+        .on_integers()
+        .folding(Fold::new(|folding| folding.chain(fold::ADD)).not_on_floats()),
+    unary("Swish", |lowering, call| {
+        let alpha = call.node.float("alpha", 1.0)?;
+        lowering.of_activation(call, |lowering, x| lowering.swish(x, alpha))
+    }),
+    unary("Tan", |lowering, call| lowering.plain(call, CustomUnary::Tan)),
+    unary("Tanh", |lowering, call| lowering.plain(call, Unary::Tanh)),
+    unary("ThresholdedRelu", |lowering, call| lowering.thresholded_relu(call)),
+];
+
 impl<'c, 'a> Lowering<'c, 'a, '_> {
-    pub(super) fn unary(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let node = call.node;
-        let x = &call.activation(0)?.clone();
-        let alpha = |default: f32| node.float("alpha", default);
+    /// A function of the first input.
+    fn of_activation(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        function: impl FnOnce(&mut Self, &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem>,
+    ) -> Results<'c, 'a> {
+        one(function(self, call.activation(0)?)?)
+    }
+
+    /// A function that is one operation.
+    pub(super) fn plain(&mut self, call: &Call<'_, 'c, 'a>, function: impl Into<UnaryFunction>) -> Results<'c, 'a> {
+        one(self.emit.unary(function, call.activation(0)?)?)
+    }
+
+    /// Sign.
+    fn sign_of(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let x = call.activation(0)?;
+        one(if x.element() == Element::F32 { self.emit.unary(CustomUnary::Sign, x)? } else { self.sign(x)? })
+    }
+
+    /// ThresholdedRelu: `x` where x > α, else 0.
+    fn thresholded_relu(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let x = call.activation(0)?;
+        let above = self.above(x, call.node.float("alpha", 1.0)?)?;
+        let zero = self.single(x, 0.0)?;
+        one(self.selected(&above, x, &zero)?)
+    }
+
+    /// Shrink: x + bias where x < −λ, x − bias where x > λ, else 0.
+    fn shrink(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let x = call.activation(0)?;
+        let (bias, lambda) = (call.node.float("bias", 0.0)?, call.node.float("lambd", 0.5)?);
+        let negated = self.emit.negate(x)?;
+        let (above, below, zero) = (self.above(x, lambda)?, self.above(&negated, lambda)?, self.single(x, 0.0)?);
         let emit = &mut self.emit;
-        one(match node.op.as_str() {
-            "Abs" => emit.unary("tosa.abs", x)?,
-            "Ceil" => emit.unary("tosa.ceil", x)?,
-            "Erf" => emit.unary("tosa.erf", x)?,
-            "Exp" => emit.unary("tosa.exp", x)?,
-            "Floor" => emit.unary("tosa.floor", x)?,
-            "Log" => emit.unary("tosa.log", x)?,
-            "Reciprocal" => emit.unary("tosa.reciprocal", x)?,
-            "Sigmoid" => emit.unary("tosa.sigmoid", x)?,
-            "Tanh" => emit.unary("tosa.tanh", x)?,
-            "Cos" => emit.unary("tosa.cos", x)?,
-            "Sin" => emit.unary("tosa.sin", x)?,
-            "Round" | "Tan" | "Asin" | "Acos" | "Atan" | "Sinh" | "Cosh" | "Asinh" | "Acosh" | "Atanh" => {
-                emit.unary(&format!("mxc.{}", node.op.to_lowercase()), x)?
-            }
-            "Sign" if x.element() == Element::F32 => emit.unary("mxc.sign", x)?,
-            "Sign" => self.sign(x)?,
-            "Softsign" => self.softsign(x)?,
-            // x where x > α, else 0.
-            "ThresholdedRelu" => {
-                let above = self.above(x, alpha(1.0)?)?;
-                let zero = self.single(x, 0.0)?;
-                self.selected(&above, x, &zero)?
-            }
-            // x + bias where x < −λ, x − bias where x > λ, else 0.
-            "Shrink" => {
-                let (bias, lambda) = (node.float("bias", 0.0)?, node.float("lambd", 0.5)?);
-                let negated = emit.negate(x)?;
-                let (above, below, zero) =
-                    (self.above(x, lambda)?, self.above(&negated, lambda)?, self.single(x, 0.0)?);
-                let emit = &mut self.emit;
-                let (less, more) = (emit.with_scalar("tosa.sub", x, bias)?, emit.with_scalar("tosa.add", x, bias)?);
-                let inner = self.selected(&below, &more, &zero)?;
-                self.selected(&above, &less, &inner)?
-            }
-            "Neg" => emit.negate(x)?,
-            "Relu" if x.element() != Element::F32 => {
-                let zero = Tensor::ints(vec![], [Sym::from(0)]);
-                self.with_constant("tosa.maximum", x, "", &zero, false)?
-            }
-            "Relu" => emit.clamp(x, 0.0, f32::INFINITY)?,
-            "Sqrt" => emit.square_root(x)?,
-            "Clip"
-                if x.element() != Element::F32
-                    || (1..3).any(|index| matches!(call.optional(index), Some(Entry::Activation(_)))) =>
-            {
-                let mut result = x.clone();
-                for (index, operation) in [(1, "tosa.maximum"), (2, "tosa.minimum")] {
-                    if let Some(bound) = call.optional(index) {
-                        let operand = (bound, node.input(index));
-                        result = self.join(operation, (&Entry::Activation(result), ""), operand)?;
-                    }
+        let (less, more) = (emit.with_scalar(Binary::Sub, x, bias)?, emit.with_scalar(Binary::Add, x, bias)?);
+        let inner = self.selected(&below, &more, &zero)?;
+        one(self.selected(&above, &less, &inner)?)
+    }
+
+    /// Relu.
+    fn relu(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        if x.element() == Element::F32 {
+            return self.emit.clamp(x, 0.0, f32::INFINITY);
+        }
+        let zero = Tensor::ints(vec![], [Sym::from(0)]);
+        self.with_constant(Binary::Maximum, x, "", &zero, false)
+    }
+
+    /// Clip.
+    fn clip(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let (node, x) = (call.node, call.activation(0)?);
+        let computed = (1..3).any(|index| matches!(call.optional(index), Some(Entry::Activation(_))));
+        if x.element() != Element::F32 || computed {
+            let mut result = x.clone();
+            for (index, operation) in [(1, Binary::Maximum), (2, Binary::Minimum)] {
+                if let Some(bound) = call.optional(index) {
+                    let operand = (bound, node.input(index));
+                    result = self.join(operation, (&Entry::Activation(result), ""), operand)?;
                 }
-                result
             }
-            "Clip" => {
-                let bound = |index: usize, name: &str, default: f32| match call.optional_constant(index)? {
-                    Some(bound) => match bound.scalar() {
-                        Some(bound) => Ok(bound),
-                        None => invalid(format!("'{}' must be a scalar", node.input(index))),
-                    },
-                    None => node.float(name, default),
-                };
-                // ONNX's defaults: an infinity is clipped where the bound on its side is left out.
-                let (low, high) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
-                if low.is_nan() || high.is_nan() {
-                    return invalid("its bounds are not numbers");
-                }
-                // Where the bounds cross, the upper one holds.
-                emit.clamp(x, low.min(high), high)?
+            return one(result);
+        }
+        let bound = |index: usize, name: &str, default: f32| match call.optional_constant(index)? {
+            Some(bound) => match bound.scalar() {
+                Some(bound) => Ok(bound),
+                None => invalid(format!("'{}' must be a scalar", node.input(index))),
+            },
+            None => node.float(name, default),
+        };
+        // ONNX's defaults: an infinity is clipped where the bound on its side is left out.
+        let (low, high) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
+        if low.is_nan() || high.is_nan() {
+            return invalid("its bounds are not numbers");
+        }
+        // Where the bounds cross, the upper one holds.
+        one(self.emit.clamp(x, low.min(high), high)?)
+    }
+
+    /// `x·hard_sigmoid(x)`.
+    fn hard_swish(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let gate = self.hard_sigmoid(x, 1.0 / 6.0, 0.5)?;
+        self.emit.binary(Binary::Mul, x, &gate)
+    }
+
+    /// `x·sigmoid(α·x)`.
+    fn swish(&mut self, x: &Activation<'c, 'a>, alpha: f32) -> Result<Activation<'c, 'a>, Problem> {
+        let emit = &mut self.emit;
+        let scaled = if alpha == 1.0 { x.clone() } else { emit.with_scalar(Binary::Mul, x, alpha)? };
+        let gate = emit.unary(Unary::Sigmoid, &scaled)?;
+        emit.binary(Binary::Mul, x, &gate)
+    }
+
+    /// Gelu: `x/2·(1 + erf(x/√2))`, or its approximation by tanh.
+    fn gelu(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let x = call.activation(0)?;
+        let emit = &mut self.emit;
+        let inner = match call.node.string("approximate", "none")? {
+            "none" => {
+                let scaled = emit.with_scalar(Binary::Mul, x, consts::FRAC_1_SQRT_2 as f32)?;
+                emit.unary(Unary::Erf, &scaled)?
             }
-            "LeakyRelu" => self.leaky_relu(x, alpha(0.01)?)?,
-            "HardSigmoid" => self.hard_sigmoid(x, alpha(0.2)?, node.float("beta", 0.5)?)?,
-            "HardSwish" => {
-                let gate = self.hard_sigmoid(x, 1.0 / 6.0, 0.5)?;
-                self.emit.binary("tosa.mul", x, &gate)?
+            // tanh(√(2/π)·(x + 0.044715·x³))
+            "tanh" => {
+                let square = emit.binary(Binary::Mul, x, x)?;
+                let scaled = emit.with_scalar(Binary::Mul, &square, 0.044_715)?;
+                let factor = emit.with_scalar(Binary::Add, &scaled, 1.0)?;
+                let inner = emit.binary(Binary::Mul, x, &factor)?;
+                let scaled = emit.with_scalar(Binary::Mul, &inner, (2.0 / consts::PI).sqrt() as f32)?;
+                emit.unary(Unary::Tanh, &scaled)?
             }
-            // Silu is not ONNX's; some exporters write it.
-            "Swish" | "Silu" => {
-                let alpha = alpha(1.0)?;
-                let scaled = if alpha == 1.0 { x.clone() } else { emit.with_scalar("tosa.mul", x, alpha)? };
-                let gate = emit.unary("tosa.sigmoid", &scaled)?;
-                emit.binary("tosa.mul", x, &gate)?
-            }
-            "Gelu" => {
-                let inner = match node.string("approximate", "none")? {
-                    "none" => {
-                        let scaled = emit.with_scalar("tosa.mul", x, consts::FRAC_1_SQRT_2 as f32)?;
-                        emit.unary("tosa.erf", &scaled)?
-                    }
-                    // tanh(√(2/π)·(x + 0.044715·x³))
-                    "tanh" => {
-                        let square = emit.binary("tosa.mul", x, x)?;
-                        let scaled = emit.with_scalar("tosa.mul", &square, 0.044_715)?;
-                        let factor = emit.with_scalar("tosa.add", &scaled, 1.0)?;
-                        let inner = emit.binary("tosa.mul", x, &factor)?;
-                        let scaled = emit.with_scalar("tosa.mul", &inner, (2.0 / consts::PI).sqrt() as f32)?;
-                        emit.unary("tosa.tanh", &scaled)?
-                    }
-                    other => return invalid(format!("attribute 'approximate' is '{other}'")),
-                };
-                let gate = emit.with_scalar("tosa.add", &inner, 1.0)?;
-                let half = emit.with_scalar("tosa.mul", x, 0.5)?;
-                emit.binary("tosa.mul", &half, &gate)?
-            }
-            "Elu" => self.elu(x, alpha(1.0)?, 1.0, 1.0)?,
-            "Celu" => {
-                let alpha = alpha(1.0)?;
-                if alpha == 0.0 {
-                    return invalid("attribute 'alpha' is 0");
-                }
-                self.elu(x, alpha, 1.0, 1.0 / alpha)?
-            }
-            "Selu" => self.elu(x, alpha(1.673_263_2)?, node.float("gamma", 1.050_701)?, 1.0)?,
-            "Softplus" => self.softplus(x)?,
-            "Mish" => {
-                let soft = self.softplus(x)?;
-                let gate = self.emit.unary("tosa.tanh", &soft)?;
-                self.emit.binary("tosa.mul", x, &gate)?
-            }
-            _ => {
-                return Err(Problem::Unsupported(Some("it depends on the model's inputs".to_owned())));
-            }
-        })
+            other => return invalid(format!("attribute 'approximate' is '{other}'")),
+        };
+        let gate = emit.with_scalar(Binary::Add, &inner, 1.0)?;
+        let half = emit.with_scalar(Binary::Mul, x, 0.5)?;
+        one(emit.binary(Binary::Mul, &half, &gate)?)
+    }
+
+    /// Celu: an ELU whose exponential is of x/α.
+    fn celu(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let alpha = call.node.float("alpha", 1.0)?;
+        if alpha == 0.0 {
+            return invalid("attribute 'alpha' is 0");
+        }
+        one(self.elu(call.activation(0)?, alpha, 1.0, 1.0 / alpha)?)
+    }
+
+    /// `x·tanh(softplus(x))`.
+    fn mish(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
+        let soft = self.softplus(x)?;
+        let gate = self.emit.unary(Unary::Tanh, &soft)?;
+        self.emit.binary(Binary::Mul, x, &gate)
     }
 
     /// Whether `x` is above a bound.
     fn above(&mut self, x: &Activation<'c, 'a>, bound: f32) -> Result<Activation<'c, 'a>, Problem> {
-        self.emit.with_scalar("tosa.greater", x, bound)
+        self.emit.with_scalar(Binary::Greater, x, bound)
     }
 
     /// A number as a value of the rank of `x`, to be broadcast against it.
@@ -203,23 +267,23 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
 
     /// `x / (1 + |x|)`.
     pub(super) fn softsign(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
-        let size = self.emit.unary("tosa.abs", x)?;
-        let more = self.emit.with_scalar("tosa.add", &size, 1.0)?;
-        let inverse = self.emit.unary("tosa.reciprocal", &more)?;
-        self.emit.binary("tosa.mul", x, &inverse)
+        let size = self.emit.unary(Unary::Abs, x)?;
+        let more = self.emit.with_scalar(Binary::Add, &size, 1.0)?;
+        let inverse = self.emit.unary(Unary::Reciprocal, &more)?;
+        self.emit.binary(Binary::Mul, x, &inverse)
     }
 
     pub(super) fn leaky_relu(&mut self, x: &Activation<'c, 'a>, slope: f32) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
         // Not for a slope of 0, which makes an infinity undefined.
         if slope > 0.0 && slope <= 1.0 {
-            let scaled = emit.with_scalar("tosa.mul", x, slope)?;
-            return emit.binary("tosa.maximum", x, &scaled);
+            let scaled = emit.with_scalar(Binary::Mul, x, slope)?;
+            return emit.binary(Binary::Maximum, x, &scaled);
         }
         let positive = emit.clamp(x, 0.0, f32::INFINITY)?;
         let negative = emit.clamp(x, f32::NEG_INFINITY, 0.0)?;
-        let scaled = emit.with_scalar("tosa.mul", &negative, slope)?;
-        emit.binary("tosa.add", &positive, &scaled)
+        let scaled = emit.with_scalar(Binary::Mul, &negative, slope)?;
+        emit.binary(Binary::Add, &positive, &scaled)
     }
 
     /// `clamp(α·x + β, 0, 1)`.
@@ -233,8 +297,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         // output, which is a value of the ONNX graph.
         let first = alpha > 0.0;
         let x = if first { self.emit.clamp(x, -beta / alpha, (1.0 - beta) / alpha)? } else { x.clone() };
-        let scaled = self.emit.with_scalar("tosa.mul", &x, alpha)?;
-        let shifted = self.emit.with_scalar("tosa.add", &scaled, beta)?;
+        let scaled = self.emit.with_scalar(Binary::Mul, &x, alpha)?;
+        let shifted = self.emit.with_scalar(Binary::Add, &scaled, beta)?;
         if first { Ok(shifted) } else { self.emit.clamp(&shifted, 0.0, 1.0) }
     }
 
@@ -250,122 +314,131 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let positive = emit.clamp(x, 0.0, f32::INFINITY)?;
         let mut negative = emit.clamp(x, f32::NEG_INFINITY, 0.0)?;
         if rate != 1.0 {
-            negative = emit.with_scalar("tosa.mul", &negative, rate)?;
+            negative = emit.with_scalar(Binary::Mul, &negative, rate)?;
         }
-        let exp = emit.unary("tosa.exp", &negative)?;
-        let less = emit.with_scalar("tosa.add", &exp, -1.0)?;
-        let scaled = emit.with_scalar("tosa.mul", &less, alpha)?;
-        let sum = emit.binary("tosa.add", &positive, &scaled)?;
-        if gamma == 1.0 { Ok(sum) } else { emit.with_scalar("tosa.mul", &sum, gamma) }
+        let exp = emit.unary(Unary::Exp, &negative)?;
+        let less = emit.with_scalar(Binary::Add, &exp, -1.0)?;
+        let scaled = emit.with_scalar(Binary::Mul, &less, alpha)?;
+        let sum = emit.binary(Binary::Add, &positive, &scaled)?;
+        if gamma == 1.0 { Ok(sum) } else { emit.with_scalar(Binary::Mul, &sum, gamma) }
     }
 
     /// `ln(1 + eˣ)` as `max(x, 0) + ln(1 + e^−|x|)`, which does not overflow.
     pub(super) fn softplus(&mut self, x: &Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
         let emit = &mut self.emit;
         let positive = emit.clamp(x, 0.0, f32::INFINITY)?;
-        let size = emit.unary("tosa.abs", x)?;
+        let size = emit.unary(Unary::Abs, x)?;
         let negated = emit.negate(&size)?;
-        let exp = emit.unary("tosa.exp", &negated)?;
-        let more = emit.with_scalar("tosa.add", &exp, 1.0)?;
-        let log = emit.unary("tosa.log", &more)?;
-        emit.binary("tosa.add", &positive, &log)
+        let exp = emit.unary(Unary::Exp, &negated)?;
+        let more = emit.with_scalar(Binary::Add, &exp, 1.0)?;
+        let log = emit.unary(Unary::Log, &more)?;
+        emit.binary(Binary::Add, &positive, &log)
     }
 
-    /// Arithmetic with two or more operands of which at least one is an activation.
-    pub(super) fn arithmetic(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    /// A commutative function of any number of operands.
+    fn chain(&mut self, call: &Call<'_, 'c, 'a>, function: Binary) -> Results<'c, 'a> {
+        if call.has_integers() {
+            return self.chain_of_integers(call, function);
+        }
+        one(self.chain_of_floats(call, function)?)
+    }
+
+    fn chain_of_floats(&mut self, call: &Call<'_, 'c, 'a>, function: Binary) -> Result<Activation<'c, 'a>, Problem> {
+        let mut result = call.entry(0)?.clone();
+        for index in 1..call.inputs.len() {
+            let name = call.node.input(if matches!(result, Entry::Constant(_)) { index - 1 } else { index });
+            result = self.combine(function, &result, call.entry(index)?, name)?;
+        }
+        match result {
+            Entry::Activation(result) => Ok(result),
+            Entry::Constant(_) | Entry::Unknown => unsupported("its inputs are constants"),
+        }
+    }
+
+    /// Mean of any number of operands.
+    fn mean(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let sum = self.chain_of_floats(call, Binary::Add)?;
+        one(self.emit.with_scalar(Binary::Mul, &sum, 1.0 / call.inputs.len() as f32)?)
+    }
+
+    /// Sub.
+    fn difference(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        if call.has_integers() {
+            return self.chain_of_integers(call, Binary::Sub);
+        }
+        self.join_inputs(call, Binary::Sub)
+    }
+
+    /// Div.
+    fn quotient(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        if call.has_integers() {
+            return self.chain_of_integers(call, Binary::IntDiv);
+        }
         let node = call.node;
-        match node.op.as_str() {
-            "Add" | "Sum" | "Mean" | "Mul" | "Max" | "Min" => {
-                let mut result = call.entry(0)?.clone();
-                for index in 1..call.inputs.len() {
-                    let name = node.input(if matches!(result, Entry::Constant(_)) { index - 1 } else { index });
-                    result = self.combine(&node.op, &result, call.entry(index)?, name)?;
-                }
-                let Entry::Activation(mut result) = result else {
-                    return unsupported("its inputs are constants");
-                };
-                if node.op == "Mean" {
-                    result = self.emit.with_scalar("tosa.mul", &result, 1.0 / call.inputs.len() as f32)?;
-                }
-                one(result)
+        one(self.divided((call.entry(0)?, node.input(0)), (call.entry(1)?, node.input(1)))?)
+    }
+
+    /// Pow, small whole exponents as products.
+    fn pow(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        if call.has_integers() {
+            return self.power(call);
+        }
+        if let (Entry::Activation(a), Entry::Constant(b)) = (call.entry(0)?, call.entry(1)?)
+            && let Some(exponent) = b.scalar()
+            && b.shape.len() <= a.rank()
+        {
+            if exponent == 1.0 {
+                return one(a.clone());
             }
-            "Sub" => one(match (call.entry(0)?, call.entry(1)?) {
-                (Entry::Activation(a), Entry::Activation(b)) => self.pair("tosa.sub", a, b)?,
-                (Entry::Activation(a), Entry::Constant(b)) => {
-                    self.with_constant("tosa.sub", a, node.input(1), b, false)?
-                }
-                (Entry::Constant(a), Entry::Activation(b)) => {
-                    self.with_constant("tosa.sub", b, node.input(0), a, true)?
-                }
-                _ => return unsupported("its inputs are constants"),
-            }),
-            "Div" => one(self.divided((call.entry(0)?, node.input(0)), (call.entry(1)?, node.input(1)))?),
-            "Pow" => one(match (call.entry(0)?, call.entry(1)?) {
-                (Entry::Activation(a), Entry::Constant(b)) => match b.scalar() {
-                    Some(exponent) if exponent == 1.0 && b.shape.len() <= a.rank() => a.clone(),
-                    Some(exponent) if exponent == 2.0 && b.shape.len() <= a.rank() => {
-                        self.emit.binary("tosa.mul", a, a)?
-                    }
-                    Some(exponent) if exponent == 3.0 && b.shape.len() <= a.rank() => {
-                        let square = self.emit.binary("tosa.mul", a, a)?;
-                        self.emit.binary("tosa.mul", &square, a)?
-                    }
-                    _ => self.with_constant("tosa.pow", a, node.input(1), b, false)?,
-                },
-                (Entry::Activation(a), Entry::Activation(b)) => self.pair("tosa.pow", a, b)?,
-                (Entry::Constant(a), Entry::Activation(b)) => {
-                    self.with_constant("tosa.pow", b, node.input(0), a, true)?
-                }
-                _ => return unsupported("its inputs are constants"),
-            }),
-            // max(x, 0) + slope·min(x, 0)
-            _ => {
-                let x = call.activation(0)?.clone();
-                let slope = call.entry(1)?.clone();
-                let finite = |slope: &Tensor| slope.to_floats().is_some_and(|all| all.iter().all(|x| x.is_finite()));
-                if !matches!(&slope, Entry::Constant(slope) if finite(slope)) {
-                    // A slope that may be infinite must not meet what it does not apply to.
-                    let slope = self.value(call, 1, None)?;
-                    let scaled = self.pair("tosa.mul", &x, &slope)?;
-                    let negative = {
-                        let zero = Tensor::floats(vec![], [0.0]);
-                        self.with_constant("tosa.greater", &x, "", &zero, true)?
-                    };
-                    return one(self.selected(&negative, &scaled, &x)?);
-                }
-                let positive = self.emit.clamp(&x, 0.0, f32::INFINITY)?;
-                let negative = self.emit.clamp(&x, f32::NEG_INFINITY, 0.0)?;
-                let scaled = self.join("tosa.mul", (&Entry::Activation(negative), ""), (&slope, node.input(1)))?;
-                one(self.pair("tosa.add", &positive, &scaled)?)
+            if exponent == 2.0 {
+                return one(self.emit.binary(Binary::Mul, a, a)?);
+            }
+            if exponent == 3.0 {
+                let square = self.emit.binary(Binary::Mul, a, a)?;
+                return one(self.emit.binary(Binary::Mul, &square, a)?);
             }
         }
+        self.join_inputs(call, Binary::Pow)
+    }
+
+    /// PRelu: `max(x, 0) + slope·min(x, 0)`.
+    fn p_relu(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let x = call.activation(0)?;
+        let slope = call.entry(1)?;
+        let finite = |slope: &Tensor| slope.to_floats().is_some_and(|all| all.iter().all(|x| x.is_finite()));
+        if !matches!(slope, Entry::Constant(slope) if finite(slope)) {
+            // A slope that may be infinite must not meet what it does not apply to.
+            let slope = self.value(call, 1, None)?;
+            let scaled = self.pair(Binary::Mul, x, &slope)?;
+            let zero = Tensor::floats(vec![], [0.0]);
+            let negative = self.with_constant(Binary::Greater, x, "", &zero, true)?;
+            return one(self.selected(&negative, &scaled, x)?);
+        }
+        let positive = self.emit.clamp(x, 0.0, f32::INFINITY)?;
+        let negative = self.emit.clamp(x, f32::NEG_INFINITY, 0.0)?;
+        let scaled = self.join(Binary::Mul, (&Entry::Activation(negative), ""), (slope, call.node.input(1)))?;
+        one(self.pair(Binary::Add, &positive, &scaled)?)
     }
 
     /// One step of a commutative operator; `name` is the constant's, if one operand is a constant.
     fn combine(
         &mut self,
-        op: &str,
+        function: Binary,
         a: &Entry<'c, 'a>,
         b: &Entry<'c, 'a>,
         name: &str,
     ) -> Result<Entry<'c, 'a>, Problem> {
-        let operation = match op {
-            "Mul" => "tosa.mul",
-            "Max" => "tosa.maximum",
-            "Min" => "tosa.minimum",
-            _ => "tosa.add",
-        };
         let result = match (a, b) {
-            (Entry::Activation(a), Entry::Activation(b)) => self.pair(operation, a, b)?,
+            (Entry::Activation(a), Entry::Activation(b)) => self.pair(function, a, b)?,
             (Entry::Activation(activation), Entry::Constant(constant))
-            | (Entry::Constant(constant), Entry::Activation(activation)) => match (op, constant.scalar()) {
-                ("Max", Some(low)) if constant.shape.len() <= activation.rank() && !low.is_nan() => {
+            | (Entry::Constant(constant), Entry::Activation(activation)) => match (function, constant.scalar()) {
+                (Binary::Maximum, Some(low)) if constant.shape.len() <= activation.rank() && !low.is_nan() => {
                     self.emit.clamp(activation, low, f32::INFINITY)?
                 }
-                ("Min", Some(high)) if constant.shape.len() <= activation.rank() && !high.is_nan() => {
+                (Binary::Minimum, Some(high)) if constant.shape.len() <= activation.rank() && !high.is_nan() => {
                     self.emit.clamp(activation, f32::NEG_INFINITY, high)?
                 }
-                _ => self.with_constant(operation, activation, name, constant, false)?,
+                _ => self.with_constant(function, activation, name, constant, false)?,
             },
             _ => return unsupported("more than one of its inputs is a constant"),
         };
@@ -375,7 +448,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// An elementwise operation on two activations that broadcast against each other.
     pub(super) fn pair(
         &mut self,
-        operation: &str,
+        operation: impl Into<BinaryFunction>,
         a: &Activation<'c, 'a>,
         b: &Activation<'c, 'a>,
     ) -> Result<Activation<'c, 'a>, Problem> {
@@ -411,7 +484,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// An elementwise operation on an activation and a constant named `name`, which is the first operand if `swapped`.
     pub(super) fn with_constant(
         &mut self,
-        operation: &str,
+        operation: impl Into<BinaryFunction>,
         activation: &Activation<'c, 'a>,
         name: &str,
         constant: &Tensor,

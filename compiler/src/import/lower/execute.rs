@@ -1,7 +1,7 @@
 //! Constants: a node whose inputs are all known is lowered like any other and run by the executor at import, whatever the
 //! operator. What [`fold`] computes itself is the arithmetic on shapes, where integers depend on the batch size.
 
-use super::{Call, Entry, Lowering, elementwise};
+use super::call::{Call, Entry, Lowering, Operator};
 use crate::import::{
     decode::Node,
     emit::{self, Activation, Emitter, element_type, logical},
@@ -15,6 +15,7 @@ use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
     load,
     program::DType,
+    store::WeightStore,
 };
 use std::rc::Rc;
 
@@ -29,19 +30,29 @@ type Made = Result<Vec<Rc<Tensor>>, Problem>;
 
 impl Lowering<'_, '_, '_> {
     /// The outputs of a node whose inputs are all known, counted against the memory that constants may take.
-    pub(super) fn constants(&mut self, node: &Node, name: &str, inputs: &Known, opset: i64) -> Made {
-        let made = match fold::fold(node, inputs, opset, self.room())? {
+    pub(super) fn constants(
+        &mut self,
+        (operator, node): (&'static Operator, &Node),
+        name: &str,
+        inputs: &Known,
+        opset: i64,
+    ) -> Made {
+        let folded = match operator.fold {
+            Some(fold) => fold.apply(node, inputs, opset, self.room())?,
+            None => None,
+        };
+        let made = match folded {
             Some(made) => made,
-            None => match fills(node, inputs) {
+            None => match fills(operator, inputs) {
                 Some((scalars, shape)) => self
-                    .executed(node, name, &scalars, opset)?
+                    .executed((operator, node), name, &scalars, opset)?
                     .iter()
                     .map(|one| match one.repeated() {
                         Some(value) => Ok(Rc::new(Tensor::filled(shape.clone(), value))),
                         None => fold::spread(one, &shape, self.room()).map(Rc::new),
                     })
                     .collect::<Result<_, _>>()?,
-                None => self.executed(node, name, inputs, opset)?,
+                None => self.executed((operator, node), name, inputs, opset)?,
             },
         };
         let bytes = |tensors: &mut dyn Iterator<Item = &Rc<Tensor>>| tensors.map(|tensor| tensor.bytes()).sum::<u64>();
@@ -53,7 +64,13 @@ impl Lowering<'_, '_, '_> {
     /// Runs a node. Which of its inputs its lowering takes as values and which as parameters that must be constants (axes,
     /// shapes, bounds) is the lowering's affair: the likely choices are tried in turn, and the first refusal tells why none
     /// will do.
-    fn executed(&mut self, node: &Node, name: &str, inputs: &Known, opset: i64) -> Made {
+    fn executed(
+        &mut self,
+        (operator, node): (&'static Operator, &Node),
+        name: &str,
+        inputs: &Known,
+        opset: i64,
+    ) -> Made {
         let mut written = Vec::with_capacity(inputs.len());
         for input in inputs {
             written.push(input.as_ref().map(|input| fold::written_out(input, self.room())).transpose()?);
@@ -78,7 +95,7 @@ impl Lowering<'_, '_, '_> {
         }
         let mut refused = None;
         for choice in choices {
-            match self.run_once(node, name, &written, &choice, opset) {
+            match self.run_once((operator, node), name, &written, &choice, opset) {
                 Err(problem @ (Problem::Unsupported(_) | Problem::Invalid(_))) => {
                     refused.get_or_insert(problem);
                 }
@@ -89,7 +106,14 @@ impl Lowering<'_, '_, '_> {
     }
 
     /// Runs a node as a network of its own, whose inputs are the node's inputs numbered in `values`.
-    fn run_once(&mut self, node: &Node, name: &str, inputs: &Known, values: &[usize], opset: i64) -> Made {
+    fn run_once(
+        &mut self,
+        (operator, node): (&'static Operator, &Node),
+        name: &str,
+        inputs: &Known,
+        values: &[usize],
+        opset: i64,
+    ) -> Made {
         let context = self.emit.context;
         let value = |index: &usize| inputs.get(*index).and_then(Option::as_ref);
         let given: Vec<&Rc<Tensor>> = values.iter().filter_map(value).collect();
@@ -109,7 +133,7 @@ impl Lowering<'_, '_, '_> {
             let order = logical(shape.len());
             entries[index] = Some(Entry::Activation(Activation { value, shape, order }));
         }
-        let results = inner.lower(&Call { node, name, inputs: entries, opset })?;
+        let results = inner.lower(&Call { operator, node, name, inputs: entries, opset })?;
         let (mut returned, mut known) = (Vec::new(), Vec::new());
         for result in results {
             known.push(match result {
@@ -138,8 +162,19 @@ impl Lowering<'_, '_, '_> {
         )
         .map_err(ImportError::Invalid)?;
         module.body().append_operation(function);
-        let program =
-            load::program(&module, &weights).map_err(|error| Problem::Unsupported(Some(error.to_string())))?;
+        let mut made = self.results(&module, &weights, &given)?.into_iter();
+        known
+            .into_iter()
+            .map(|known| match known.or_else(|| made.next()) {
+                Some(tensor) => Ok(tensor),
+                None => invalid("one of its outputs is missing"),
+            })
+            .collect()
+    }
+
+    /// What a network makes of constants.
+    fn results(&self, module: &Module<'_>, weights: &WeightStore, given: &[&Rc<Tensor>]) -> Made {
+        let program = load::program(module, weights).map_err(|error| Problem::Unsupported(Some(error.to_string())))?;
         // Everything that the run makes, at the most.
         let words = |shape: &[Option<usize>], dtype: DType| {
             shape.iter().try_fold(dtype.words(), |words, size| words.checked_mul(size.unwrap_or(1)))
@@ -171,7 +206,7 @@ impl Lowering<'_, '_, '_> {
         let run = Executor::new(program, 1)
             .and_then(|executor| executor.forward(Batch { inputs: &slices, samples: &[0] }, Mode::CLEAN, key))
             .map_err(|error| Problem::Unsupported(Some(error.to_string())))?;
-        let mut made = outputs.into_iter().zip(run).map(|((shape, dtype), words)| {
+        let made = outputs.into_iter().zip(run).map(|((shape, dtype), words)| {
             let integers = || dtype.decode(&words);
             Rc::new(match dtype {
                 DType::F32 => Tensor::floats(shape, words),
@@ -181,21 +216,15 @@ impl Lowering<'_, '_, '_> {
                 DType::Bool => Tensor::bools(shape, integers().iter().map(|&value| value != 0).collect::<Vec<_>>()),
             })
         });
-        known
-            .into_iter()
-            .map(|known| match known.or_else(|| made.next()) {
-                Some(tensor) => Ok(tensor),
-                None => invalid("one of its outputs is missing"),
-            })
-            .collect()
+        Ok(made.collect())
     }
 }
 
 /// The inputs of an elementwise node as one number each, and the result's shape, where at least one input is a fill and all are
 /// one number repeated: the result is a fill, too.
-fn fills(node: &Node, inputs: &Known) -> Option<Fill> {
+fn fills(operator: &Operator, inputs: &Known) -> Option<Fill> {
     let is_fill = |input: &Rc<Tensor>| matches!(input.data, Data::Fill(_));
-    if !elementwise::is_elementwise(&node.op) || !inputs.iter().flatten().any(is_fill) {
+    if !operator.elementwise || !inputs.iter().flatten().any(is_fill) {
         return None;
     }
     let mut shape = Vec::new();

@@ -1,15 +1,35 @@
 //! Operators that find elements by index, rank them or put them somewhere, and what is made of such: one-hot codes, triangles,
 //! running sums, sampling at computed points.
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::call::{Call, Entry, Lowering, Operator, Results, one};
 use crate::import::{
     attributes::{axis, integers},
     emit::{Activation, check_picked, logical},
     error::{Problem, invalid, unsupported},
+    fold::Fold,
     tensor::{Data, Dim, Element, Sym, Tensor, element_count, show},
 };
+use mxc_dialects::tosa::{Binary, Custom, Interpolation, Padding, Scattering};
 use mxc_runtime::kernels::layout::strides;
 use std::rc::Rc;
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("CumSum", |lowering, call| lowering.cum_sum(call)).on_integers(),
+    Operator::new("EyeLike", |lowering, call| lowering.eye_like(call)).on_integers(),
+    Operator::new("GatherElements", |lowering, call| lowering.gather_elements(call)).on_integers(),
+    Operator::new("GatherND", |lowering, call| lowering.gather_nd(call)).on_integers(),
+    Operator::new("GridSample", |lowering, call| lowering.grid_sample(call)),
+    Operator::new("NonZero", |lowering, call| lowering.non_zero(call))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.non_zero())),
+    Operator::new("OneHot", |lowering, call| lowering.one_hot(call)).on_integers(),
+    Operator::new("Scatter", |lowering, call| lowering.scatter_elements(call)).on_integers(),
+    Operator::new("ScatterElements", |lowering, call| lowering.scatter_elements(call)).on_integers(),
+    Operator::new("ScatterND", |lowering, call| lowering.scatter_nd(call)).on_integers(),
+    Operator::new("TopK", |lowering, call| lowering.top_k(call)).on_integers(),
+    Operator::new("Trilu", |lowering, call| lowering.trilu(call)).on_integers(),
+];
 
 /// An integer constant of the graph's own.
 fn ints(shape: Vec<usize>, values: Vec<i64>) -> Tensor {
@@ -51,7 +71,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// TopK: the ranks by one operation, the values picked at them.
-    pub(super) fn top_k(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn top_k(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let input = self.value(call, 0, None)?;
         let axis = axis(node.int("axis", -1)?, input.rank())?;
@@ -70,7 +90,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// GatherElements.
-    pub(super) fn gather_elements(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn gather_elements(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let mut data = self.logical_value(call, 0, None)?;
         let mut indices = self.logical_value(call, 1, None)?;
         let rank = data.rank();
@@ -108,9 +128,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Gather at indices that depend on the model's inputs: `D[..a] + I + D[a + 1..]` of data D and indices I.
-    pub(super) fn gather(&mut self, call: &Call<'_, 'c, 'a>, indices: &Activation<'c, 'a>) -> Results<'c, 'a> {
-        let data = self.logical_value(call, 0, None)?;
-        let axis = axis(call.node.int("axis", 0)?, data.rank())?;
+    pub(super) fn gather_at(
+        &mut self,
+        data: &Activation<'c, 'a>,
+        axis: usize,
+        indices: &Activation<'c, 'a>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let data = self.emit.logical(data)?;
         let Some(size) = data.shape[axis].fixed() else {
             return unsupported("it picks samples out of the batch");
         };
@@ -136,13 +160,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let flat = self.viewed(indices, &flat)?;
         let picked = self.emit.pick(&data, &flat, front.len())?;
         let Some(batch) = lead.filter(|_| axis > 0) else {
-            return one(self.viewed(&picked, &shape)?);
+            return self.viewed(&picked, &shape);
         };
         // The batch stays in front in storage.
         let stored = [&[batch], before.as_slice(), &own, &after].concat();
         let stored = self.viewed(&picked, &stored)?;
         let perms: Vec<usize> = (1..=axis).chain([0]).chain(axis + 1..stored.rank()).collect();
-        one(self.permuted(&stored, &perms))
+        Ok(self.permuted(&stored, &perms))
     }
 
     /// The number of elements of axes that must not depend on the batch.
@@ -184,9 +208,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let part = self.emit.slice(&indices, &start, &[lead.as_slice(), &[Dim::Fixed(1)]].concat())?;
             let part = self.viewed(&part, &lead)?;
             let counted = self.counted_from_front(&part, size)?;
-            let scaled = self.with_constant("tosa.mul", &counted, "", &ints(vec![], vec![step as i64]), false)?;
+            let scaled = self.with_constant(Binary::Mul, &counted, "", &ints(vec![], vec![step as i64]), false)?;
             sum = Some(match sum {
-                Some(sum) => self.emit.binary("tosa.add", &sum, &scaled)?,
+                Some(sum) => self.emit.binary(Binary::Add, &sum, &scaled)?,
                 None => scaled,
             });
         }
@@ -199,8 +223,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// Indices with those that count from the end counted from the front.
     fn counted_from_front(&mut self, indices: &Activation<'c, 'a>, size: usize) -> Result<Activation<'c, 'a>, Problem> {
         let number = |value: i64| ints(vec![], vec![value]);
-        let negative = self.with_constant("tosa.greater", indices, "", &number(0), true)?;
-        let counted = self.with_constant("tosa.add", indices, "", &number(size as i64), false)?;
+        let negative = self.with_constant(Binary::Greater, indices, "", &number(0), true)?;
+        let counted = self.with_constant(Binary::Add, indices, "", &number(size as i64), false)?;
         self.selected(&negative, &counted, indices)
     }
 
@@ -214,7 +238,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// GatherND.
-    pub(super) fn gather_nd(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn gather_nd(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let data = self.logical_value(call, 0, None)?;
         let indices = self.input_shape(call, 1)?;
         let batch = usize::try_from(call.node.int("batch_dims", 0)?).unwrap_or(usize::MAX);
@@ -269,16 +293,17 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
     }
 
-    /// The text of a `reduction` attribute.
-    fn reduction<'n>(&self, call: &'n Call<'_, 'c, 'a>) -> Result<&'n str, Problem> {
-        match call.node.string("reduction", "none")? {
-            reduction @ ("none" | "add" | "mul" | "max" | "min") => Ok(reduction),
-            other => invalid(format!("attribute 'reduction' is '{other}'")),
+    /// The attribute `reduction`, whose words are ours.
+    fn reduction(&self, call: &Call<'_, 'c, 'a>) -> Result<Scattering, Problem> {
+        let word = call.node.string("reduction", "none")?;
+        match Scattering::of(word) {
+            Some(reduction) => Ok(reduction),
+            None => invalid(format!("attribute 'reduction' is '{word}'")),
         }
     }
 
     /// ScatterElements, and Scatter, its old name.
-    pub(super) fn scatter_elements(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn scatter_elements(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let reduction = self.reduction(call)?;
         let data = self.data_and_updates(call)?;
         let indices = self.logical_value(call, 1, None)?;
@@ -312,7 +337,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// ScatterND.
-    pub(super) fn scatter_nd(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn scatter_nd(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let reduction = self.reduction(call)?;
         let data = self.data_and_updates(call)?;
         let indices = self.input_shape(call, 1)?;
@@ -358,7 +383,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// OneHot: `on` where an index is the position along a new axis, else `off`.
-    pub(super) fn one_hot(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn one_hot(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let indices = self.logical_value(call, 0, None)?;
         let indices = self.truncated(&indices, Element::I64)?;
@@ -374,7 +399,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let mut along = vec![1; shape.len()];
         along[axis] = depth;
         let range = ints(along, (0..depth as i64).collect());
-        let hot = self.with_constant("tosa.equal", &counted, "", &range, false)?;
+        let hot = self.with_constant(Binary::Equal, &counted, "", &range, false)?;
         let pair = self.input_shape(call, 2)?;
         if pair != [Dim::Fixed(2)] {
             return invalid(format!("'{}' has the shape {}, not [2]", node.input(2), show(&pair)));
@@ -398,7 +423,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// EyeLike: a constant of the input's shape.
-    pub(super) fn eye_like(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn eye_like(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let shape = self.input_shape(call, 0)?;
         let own = match call.entry(0)? {
@@ -432,21 +457,21 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// CumSum.
-    pub(super) fn cum_sum(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn cum_sum(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = self.value(call, 0, None)?;
         let axis = axis(self.number(call, 1)?, input.rank())?;
         if input.shape[axis].fixed().is_none() {
             return unsupported("it sums over the batch");
         }
-        let flag = |name: &str| call.node.int(name, 0).map(|value| i64::from(value != 0));
+        let flag = |name: &str| call.node.int(name, 0).map(|value| value != 0);
         let (exclusive, reverse) = (flag("exclusive")?, flag("reverse")?);
-        let description = format!("axis={};exclusive={exclusive};reverse={reverse}", input.position(axis));
-        let value = self.emit.custom("cumsum", &[input.value], &description, &input.physical())?;
+        let custom = Custom::CumSum { axis: input.position(axis), exclusive, reverse };
+        let value = self.emit.custom(custom, &[input.value], &input.physical())?;
         one(Activation { value, ..input })
     }
 
     /// Trilu: zeros above or below a diagonal of the last two axes.
-    pub(super) fn trilu(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn trilu(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = self.logical_value(call, 0, None)?;
         let (&[.., rows, columns], rank) = (input.shape.as_slice(), input.rank()) else {
             return invalid(format!("its input has the shape {}", show(&input.shape)));
@@ -469,7 +494,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// NonZero, whose result's shape depends on its input's values: known for constants only.
-    pub(super) fn non_zero(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn non_zero(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let Entry::Constant(tensor) = call.entry(0)? else {
             return unsupported("the shape of its result depends on the values of its input, which must be a constant");
         };
@@ -488,18 +513,19 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// GridSample.
-    pub(super) fn grid_sample(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn grid_sample(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let (data, points) = (self.logical_value(call, 0, None)?, self.logical_value(call, 1, None)?);
         let mode = match node.string("mode", "linear")? {
-            "linear" | "bilinear" => "linear",
-            "cubic" | "bicubic" => "cubic",
-            "nearest" => "nearest",
+            "linear" | "bilinear" => Interpolation::Linear,
+            "cubic" | "bicubic" => Interpolation::Cubic,
+            "nearest" => Interpolation::Nearest,
             other => return invalid(format!("attribute 'mode' is '{other}'")),
         };
-        let padding = match node.string("padding_mode", "zeros")? {
-            padding @ ("zeros" | "border" | "reflection") => padding,
-            other => return invalid(format!("attribute 'padding_mode' is '{other}'")),
+        // ONNX's words are ours.
+        let word = node.string("padding_mode", "zeros")?;
+        let Some(padding) = Padding::of(word) else {
+            return invalid(format!("attribute 'padding_mode' is '{word}'"));
         };
         let spatial = data.rank().saturating_sub(2);
         let fits = spatial > 0
@@ -516,10 +542,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if data.shape[0] != points.shape[0] {
             return unsupported("its input or its grid is the same for every sample, the other is not");
         }
-        let align = i64::from(node.int("align_corners", 0)? != 0);
-        let description = format!("mode={mode};padding={padding};align_corners={align}");
+        let align_corners = node.int("align_corners", 0)? != 0;
         let shape = [&data.shape[..2], &points.shape[1..points.rank() - 1]].concat();
-        let value = self.emit.custom("grid_sample", &[data.value, points.value], &description, &shape)?;
+        let value = self.emit.custom(
+            Custom::GridSample { mode, padding, align_corners },
+            &[data.value, points.value],
+            &shape,
+        )?;
         one(Activation { value, order: logical(shape.len()), shape })
     }
 }

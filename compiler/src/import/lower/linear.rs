@@ -1,14 +1,26 @@
 //! Matrix products. One with a constant right-hand side becomes `tosa.matmul` on rank-3 operands with the weight
 //! `[1, I, O]`, which `map-to-analog` recognises as a fully connected layer.
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::{
+    call::{Call, Entry, Lowering, Operator, Results, one},
+    elementwise::broadcast,
+    reduce::Reducing,
+};
 use crate::import::{
     emit::{Activation, logical},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor, element_count, show},
 };
 use melior::ir::Value;
+use mxc_dialects::tosa::{Binary, MatMul};
 use std::sync::Arc;
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("Einsum", |lowering, call| lowering.einsum(call)),
+    Operator::new("Gemm", |lowering, call| lowering.gemm(call)).with_weight(1),
+    Operator::new("MatMul", |lowering, call| lowering.matmul(call)).with_weight(1),
+];
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// `x·W (+ b)` for x `[…, I]`, W `[I, O]` (named `name`) and b `[O]` (with its name).
@@ -46,10 +58,12 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let weight = self.emit.tensor(name, &weight.reshaped(vec![1, rows, columns]))?;
         let zero = self.emit.zero()?;
         let result = [Dim::Fixed(1), samples, Dim::Fixed(columns)];
-        let mut value = self.emit.shaped("tosa.matmul", &[value, weight, zero, zero], &[], &result)?;
+        let r#type = self.emit.like(value, &result)?;
+        let product = MatMul { a: value, b: weight, a_zp: zero, b_zp: zero, result: r#type };
+        let mut value = self.emit.append(product)?;
         if let Some((name, bias)) = bias {
             let bias = self.emit.weight(name, &[1, 1, columns], bias)?;
-            value = self.emit.binary_raw("tosa.add", value, bias, &result)?;
+            value = self.emit.binary_raw(Binary::Add, value, bias, &result)?;
         }
         let mut output = Activation { value, ..input.clone() };
         output.shape[input.rank() - 1] = Dim::Fixed(columns);
@@ -58,7 +72,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// `α·A'·B' + β·C`.
-    pub(super) fn gemm(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn gemm(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let (alpha, beta) = (node.float("alpha", 1.0)?, node.float("beta", 1.0)?);
         let mut input = call.activation(0)?.clone();
@@ -81,14 +95,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             }
             let mut result = self.product(&input, &weight)?;
             if alpha != 1.0 {
-                result = self.emit.with_scalar("tosa.mul", &result, alpha)?;
+                result = self.emit.with_scalar(Binary::Mul, &result, alpha)?;
             }
             if call.optional(2).is_some() && beta != 0.0 {
                 let mut added = self.value(call, 2, None)?;
                 if beta != 1.0 {
-                    added = self.emit.with_scalar("tosa.mul", &added, beta)?;
+                    added = self.emit.with_scalar(Binary::Mul, &added, beta)?;
                 }
-                result = self.pair("tosa.add", &result, &added)?;
+                result = self.pair(Binary::Add, &result, &added)?;
             }
             return one(result);
         }
@@ -122,12 +136,15 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     Entry::Constant(added) => {
                         let values = scaled(call.floats(2)?, beta);
                         let added = Tensor::floats(added.shape.clone(), values);
-                        self.with_constant("tosa.add", &result, node.input(2), &added, false)?
+                        self.with_constant(Binary::Add, &result, node.input(2), &added, false)?
                     }
                     Entry::Activation(added) => {
-                        let added =
-                            if beta == 1.0 { added.clone() } else { self.emit.with_scalar("tosa.mul", added, beta)? };
-                        self.pair("tosa.add", &result, &added)?
+                        let added = if beta == 1.0 {
+                            added.clone()
+                        } else {
+                            self.emit.with_scalar(Binary::Mul, added, beta)?
+                        };
+                        self.pair(Binary::Add, &result, &added)?
                     }
                     Entry::Unknown => return Ok(vec![Entry::Unknown]),
                 };
@@ -137,7 +154,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
     }
 
-    pub(super) fn matmul(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn matmul(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         match (call.entry(0)?, call.entry(1)?) {
             (Entry::Activation(input), Entry::Constant(weight)) => {
@@ -191,7 +208,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if b.shape[rank - 2] != inner {
             return invalid(format!("its operands' shapes {} and {} do not fit", show(&a.shape), show(&b.shape)));
         }
-        let around = super::elementwise::broadcast(&a.shape[..rank - 2], &b.shape[..rank - 2])?;
+        let around = broadcast(&a.shape[..rank - 2], &b.shape[..rank - 2])?;
         let lead = match element_count(&around) {
             Some((count, 0)) => Dim::Fixed(count),
             Some((count, 1)) => Dim::Batch(count),
@@ -214,7 +231,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let zero = self.emit.zero()?;
         let result = [lead, rows, columns];
-        let value: Value<'c, 'a> = self.emit.shaped("tosa.matmul", &[flat[0], flat[1], zero, zero], &[], &result)?;
+        let r#type = self.emit.like(flat[0], &result)?;
+        let product = MatMul { a: flat[0], b: flat[1], a_zp: zero, b_zp: zero, result: r#type };
+        let value: Value<'c, 'a> = self.emit.append(product)?;
         let mut shape = around;
         shape.extend([rows, columns].into_iter().zip([row, column]).filter(|(_, vector)| !vector).map(|(dim, _)| dim));
         let value = self.emit.reshape_raw(value, &result, &shape)?;
@@ -223,7 +242,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Einsum with one or two operands and without repeated indices in one: sums, permutations, matrix products.
-    pub(super) fn einsum(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn einsum(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let equation: String = node.string("equation", "")?.chars().filter(|c| !c.is_whitespace()).collect();
         let (left, output) = match equation.split_once("->") {
@@ -257,7 +276,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 output.contains(c) || terms.iter().enumerate().any(|(other, term)| other != index && term.contains(c))
             };
             let summed: Vec<_> = (0..term.len()).filter(|&axis| !elsewhere(&term[axis])).collect();
-            let sum = self.reduce_axes("ReduceSum", &value, &summed)?;
+            let sum = self.reduce_axes(Reducing::Sum, &value, &summed)?;
             let value = if summed.is_empty() { sum } else { self.squeeze(&sum, &summed)? };
             operands.push((value, term.iter().copied().filter(elsewhere).collect::<Vec<_>>()));
         }

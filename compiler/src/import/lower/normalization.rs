@@ -1,13 +1,28 @@
 //! Normalizations but the batch's, and what else divides by a norm.
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::{
+    call::{Call, Entry, Lowering, Operator, Results, one},
+    reduce::Reducing,
+};
 use crate::import::{
     attributes::{axes, axis},
     emit::{Activation, check_picked},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor, element_count, show},
 };
+use mxc_dialects::tosa::{Binary, Unary};
 use std::rc::Rc;
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("GroupNormalization", |lowering, call| lowering.group_normalization(call, false)),
+    Operator::new("InstanceNormalization", |lowering, call| lowering.group_normalization(call, true)),
+    Operator::new("LRN", |lowering, call| lowering.local_response(call)),
+    Operator::new("LayerNormalization", |lowering, call| lowering.layer_normalization(call)),
+    Operator::new("LpNormalization", |lowering, call| lowering.lp_normalization(call)),
+    Operator::new("MeanVarianceNormalization", |lowering, call| lowering.mean_variance(call)),
+    Operator::new("RMSNormalization", |lowering, call| lowering.rms_normalization(call)),
+];
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// `(x − mean)/√(variance + ε)` over axes; also the mean and `1/√(variance + ε)`.
@@ -17,22 +32,22 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         axes: &[usize],
         epsilon: f32,
     ) -> Result<[Activation<'c, 'a>; 3], Problem> {
-        let mean = self.reduce_axes("ReduceMean", input, axes)?;
+        let mean = self.reduce_axes(Reducing::Mean, input, axes)?;
         let physical = input.physical();
-        let value = self.emit.binary_raw("tosa.sub", input.value, mean.value, &physical)?;
+        let value = self.emit.binary_raw(Binary::Sub, input.value, mean.value, &physical)?;
         let centred = Activation { value, ..input.clone() };
-        let squared = self.emit.binary("tosa.mul", &centred, &centred)?;
-        let variance = self.reduce_axes("ReduceMean", &squared, axes)?;
-        let variance = self.emit.with_scalar("tosa.add", &variance, epsilon)?;
-        let inverse = self.emit.unary("tosa.rsqrt", &variance)?;
-        let value = self.emit.binary_raw("tosa.mul", centred.value, inverse.value, &physical)?;
+        let squared = self.emit.binary(Binary::Mul, &centred, &centred)?;
+        let variance = self.reduce_axes(Reducing::Mean, &squared, axes)?;
+        let variance = self.emit.with_scalar(Binary::Add, &variance, epsilon)?;
+        let inverse = self.emit.unary(Unary::Rsqrt, &variance)?;
+        let value = self.emit.binary_raw(Binary::Mul, centred.value, inverse.value, &physical)?;
         Ok([Activation { value, ..input.clone() }, mean, inverse])
     }
 
     /// `x·scale + bias` for inputs 1 and 2 where given.
     fn scaled(&mut self, call: &Call<'_, 'c, 'a>, x: Activation<'c, 'a>) -> Result<Activation<'c, 'a>, Problem> {
         let mut result = x;
-        for (index, operation) in [(1, "tosa.mul"), (2, "tosa.add")] {
+        for (index, operation) in [(1, Binary::Mul), (2, Binary::Add)] {
             if let Some(entry) = call.optional(index) {
                 let name = call.node.input(index);
                 result = self.join(operation, (&Entry::Activation(result), ""), (entry, name))?;
@@ -42,7 +57,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// LayerNormalization over the last axes.
-    pub(super) fn layer_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn layer_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?.clone();
         let first = axis(node.int("axis", -1)?, input.rank())?;
@@ -53,31 +68,28 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// RMSNormalization over the last axes.
-    pub(super) fn rms_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn rms_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?.clone();
         let first = axis(node.int("axis", -1)?, input.rank())?;
         let axes: Vec<_> = (first..input.rank()).collect();
-        let squared = self.emit.binary("tosa.mul", &input, &input)?;
-        let mean = self.reduce_axes("ReduceMean", &squared, &axes)?;
-        let mean = self.emit.with_scalar("tosa.add", &mean, node.float("epsilon", 1e-5)?)?;
-        let inverse = self.emit.unary("tosa.rsqrt", &mean)?;
-        let normal = self.pair("tosa.mul", &input, &inverse)?;
+        let squared = self.emit.binary(Binary::Mul, &input, &input)?;
+        let mean = self.reduce_axes(Reducing::Mean, &squared, &axes)?;
+        let mean = self.emit.with_scalar(Binary::Add, &mean, node.float("epsilon", 1e-5)?)?;
+        let inverse = self.emit.unary(Unary::Rsqrt, &mean)?;
+        let normal = self.pair(Binary::Mul, &input, &inverse)?;
         one(self.scaled(call, normal)?)
     }
 
-    /// GroupNormalization and InstanceNormalization, whose groups are single channels.
-    pub(super) fn group_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    /// GroupNormalization, or InstanceNormalization, whose groups are `single` channels.
+    fn group_normalization(&mut self, call: &Call<'_, 'c, 'a>, single: bool) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?.clone();
         let shape = input.shape.clone();
         let Some(channels) = shape.get(1).and_then(|dim| dim.fixed()) else {
             return invalid(format!("its input of shape {} has no channels", show(&shape)));
         };
-        let groups = match node.op.as_str() {
-            "InstanceNormalization" => channels,
-            _ => usize::try_from(node.int("num_groups", 0)?).unwrap_or(0),
-        };
+        let groups = if single { channels } else { usize::try_from(node.int("num_groups", 0)?).unwrap_or(0) };
         if groups == 0 || channels % groups != 0 {
             return invalid(format!("{channels} channels do not make {groups} groups"));
         }
@@ -88,7 +100,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let grouped = self.emit.reshape(&input, &flat)?;
         let [standard, ..] = self.standardized(&grouped, &[2], node.float("epsilon", 1e-5)?)?;
         let mut result = self.emit.reshape(&standard, &shape)?;
-        for (index, operation) in [(1, "tosa.mul"), (2, "tosa.add")] {
+        for (index, operation) in [(1, Binary::Mul), (2, Binary::Add)] {
             let entry = self.per_channel(call, index, shape.len(), channels)?;
             result = self.join(operation, (&Entry::Activation(result), ""), (&entry, node.input(index)))?;
         }
@@ -136,7 +148,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// MeanVarianceNormalization: without ε in the root, as ONNX's function has it.
-    pub(super) fn mean_variance(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn mean_variance(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = call.activation(0)?.clone();
         let given = call.node.ints("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
         let axes = axes(&given, input.rank())?;
@@ -145,26 +157,25 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// LpNormalization: `x` over its 1- or 2-norm along an axis, 0 where that is 0.
-    pub(super) fn lp_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn lp_normalization(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?.clone();
         let axis = axis(node.int("axis", -1)?, input.rank())?;
-        let op = match node.int("p", 2)? {
-            1 => "ReduceL1",
-            2 => "ReduceL2",
+        let norm = match node.int("p", 2)? {
+            1 => self.sum_of_sizes(&input, &[axis])?,
+            2 => self.root_of_squares(&input, &[axis])?,
             p => return invalid(format!("attribute 'p' is {p}")),
         };
-        let norm = self.reduced(op, &input, &[axis])?;
         // A norm of 0 belongs to zeros, which any divisor keeps; an infinite one also makes their gradient 0.
-        let none = self.emit.with_scalar("tosa.equal", &norm, 0.0)?;
+        let none = self.emit.with_scalar(Binary::Equal, &norm, 0.0)?;
         let infinite = self.single(&norm, f32::INFINITY)?;
         let norm = self.selected(&none, &infinite, &norm)?;
-        let inverse = self.emit.unary("tosa.reciprocal", &norm)?;
-        one(self.pair("tosa.mul", &input, &inverse)?)
+        let inverse = self.emit.unary(Unary::Reciprocal, &norm)?;
+        one(self.pair(Binary::Mul, &input, &inverse)?)
     }
 
     /// LRN: `x / (bias + α/size·Σx²)^β`, the sum over `size` neighbouring channels.
-    pub(super) fn local_response(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn local_response(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let mut input = call.activation(0)?.clone();
         let size = usize::try_from(node.int("size", 0)?).unwrap_or(0);
@@ -178,7 +189,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if input.rank() == 4 {
             input = self.emit.nhwc(&input)?;
         }
-        let squared = self.emit.binary("tosa.mul", &input, &input)?;
+        let squared = self.emit.binary(Binary::Mul, &input, &input)?;
         let mut pad = vec![[0; 2]; input.rank()];
         pad[1] = [(size - 1) / 2, size / 2];
         let padded = self.emit.pad(&squared, &pad, 0.0)?;
@@ -186,14 +197,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         for offset in 0..size {
             let part = self.emit.take(&padded, 1, &(offset..offset + channels).collect::<Vec<_>>())?;
             sum = Some(match sum {
-                Some(sum) => self.emit.binary("tosa.add", &sum, &part)?,
+                Some(sum) => self.emit.binary(Binary::Add, &sum, &part)?,
                 None => part,
             });
         }
         let Some(sum) = sum else { return invalid("its size is 0") };
-        let scaled = self.emit.with_scalar("tosa.mul", &sum, node.float("alpha", 1e-4)? / size as f32)?;
-        let shifted = self.emit.with_scalar("tosa.add", &scaled, node.float("bias", 1.0)?)?;
-        let power = self.emit.with_scalar("tosa.pow", &shifted, -node.float("beta", 0.75)?)?;
-        one(self.emit.binary("tosa.mul", &input, &power)?)
+        let scaled = self.emit.with_scalar(Binary::Mul, &sum, node.float("alpha", 1e-4)? / size as f32)?;
+        let shifted = self.emit.with_scalar(Binary::Add, &scaled, node.float("bias", 1.0)?)?;
+        let power = self.emit.with_scalar(Binary::Pow, &shifted, -node.float("beta", 0.75)?)?;
+        one(self.emit.binary(Binary::Mul, &input, &power)?)
     }
 }

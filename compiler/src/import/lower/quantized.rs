@@ -6,54 +6,32 @@
 //!
 //! [`Emitter::quantised`]: crate::import::emit::Emitter::quantised
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::{
+    call::{Call, Entry, Lowering, Operator, Results, one},
+    reduce::Reducing,
+};
 use crate::import::{
     attributes::axis,
     emit::Activation,
     error::{Problem, invalid, unsupported},
+    proto::MICROSOFT,
     tensor::{Dim, Element, Tensor},
 };
+use mxc_dialects::tosa::{Binary, CustomUnary, Unary};
 use mxc_runtime::kernels::layout::strides;
 use std::rc::Rc;
 
 /// The domains that QONNX's operators have been written under.
-const QONNX: [&str; 3] = ["qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"];
+const QONNX: &[&str] = &["", "qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"];
 
-/// Whether an operator of a domain other than ONNX's own is one of these.
-pub(super) fn is_known(domain: &str, op: &str) -> bool {
-    QONNX.contains(&domain) && matches!(op, "Quant" | "BipolarQuant")
-        || domain == crate::import::proto::MICROSOFT && matches!(op, "QuantizeLinear" | "DequantizeLinear")
-}
-
-/// Whether an operator moves or picks elements, which works on whole numbers held as floats as on integers.
-pub(super) fn moves(op: &str) -> bool {
-    matches!(
-        op,
-        "Concat"
-            | "DepthToSpace"
-            | "Dropout"
-            | "Expand"
-            | "Flatten"
-            | "Gather"
-            | "GlobalMaxPool"
-            | "Identity"
-            | "Max"
-            | "MaxPool"
-            | "Min"
-            | "Pad"
-            | "ReduceMax"
-            | "ReduceMin"
-            | "Relu"
-            | "Reshape"
-            | "Slice"
-            | "SpaceToDepth"
-            | "Split"
-            | "Squeeze"
-            | "Tile"
-            | "Transpose"
-            | "Unsqueeze"
-    )
-}
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("BipolarQuant", |lowering, call| lowering.bipolar_quant(call)).of(QONNX),
+    Operator::new("DequantizeLinear", |lowering, call| lowering.dequantize(call)).of(&["", MICROSOFT]).on_integers(),
+    Operator::new("DynamicQuantizeLinear", |lowering, call| lowering.dynamic_quantize(call)),
+    Operator::new("Quant", |lowering, call| lowering.quant(call)).of(QONNX),
+    Operator::new("QuantizeLinear", |lowering, call| lowering.quantize(call)).of(&["", MICROSOFT]).on_integers(),
+];
 
 /// The least and the greatest integer of one of ONNX's data types that a quantiser may make.
 fn bounds(data_type: i64) -> Option<[f32; 2]> {
@@ -70,19 +48,19 @@ fn bounds(data_type: i64) -> Option<[f32; 2]> {
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// DequantizeLinear-10 to -23: `(x − zero point)·scale`, by tensor, along an axis or by blocks of one.
-    pub(super) fn dequantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn dequantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let x = self.value(call, 0, Some(Element::I32))?;
         let mut result = self.emit.cast(&x, Element::F32)?;
         if call.optional(2).is_some() {
             let zero = self.quantization(call, 2, &x)?;
-            result = self.join("tosa.sub", (&Entry::Activation(result), ""), (&zero, call.node.input(2)))?;
+            result = self.join(Binary::Sub, (&Entry::Activation(result), ""), (&zero, call.node.input(2)))?;
         }
         let scale = self.quantization(call, 1, &x)?;
-        one(self.join("tosa.mul", (&Entry::Activation(result), ""), (&scale, call.node.input(1)))?)
+        one(self.join(Binary::Mul, (&Entry::Activation(result), ""), (&scale, call.node.input(1)))?)
     }
 
     /// QuantizeLinear-10 to -23: `saturate(round(x / scale) + zero point)` in the zero point's type, or that of `output_dtype`.
-    pub(super) fn quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let told = match call.optional(2) {
             Some(Entry::Constant(zero)) => zero.narrow,
@@ -142,7 +120,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         // ONNX rounds before it adds the zero point, QONNX after.
         result = self.rounded(&result, rounding)?;
         if let Some(zero) = zero {
-            result = self.join("tosa.add", (&Entry::Activation(result), ""), (zero, zero_name))?;
+            result = self.join(Binary::Add, (&Entry::Activation(result), ""), (zero, zero_name))?;
         }
         self.emit.clamp(&result, low, high)
     }
@@ -150,14 +128,14 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// Rounds as QONNX names it: `round` to the nearest, ties to even.
     fn rounded(&mut self, x: &Activation<'c, 'a>, rounding: &str) -> Result<Activation<'c, 'a>, Problem> {
         match rounding {
-            "round" => self.emit.unary("mxc.round", x),
-            "ceil" => self.emit.unary("tosa.ceil", x),
-            "floor" => self.emit.unary("tosa.floor", x),
+            "round" => self.emit.unary(CustomUnary::Round, x),
+            "ceil" => self.emit.unary(Unary::Ceil, x),
+            "floor" => self.emit.unary(Unary::Floor, x),
             "round_to_zero" | "down" => {
                 let positive = self.emit.clamp(x, 0.0, f32::INFINITY)?;
                 let negative = self.emit.clamp(x, f32::NEG_INFINITY, 0.0)?;
-                let (low, high) = (self.emit.unary("tosa.floor", &positive)?, self.emit.unary("tosa.ceil", &negative)?);
-                self.emit.binary("tosa.add", &low, &high)
+                let (low, high) = (self.emit.unary(Unary::Floor, &positive)?, self.emit.unary(Unary::Ceil, &negative)?);
+                self.emit.binary(Binary::Add, &low, &high)
             }
             other => unsupported(format!("the rounding mode '{other}'")),
         }
@@ -165,7 +143,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
 
     /// DynamicQuantizeLinear-11: 8 bits over the range of the values and 0. The range is that of each sample, as for a batch
     /// of one.
-    pub(super) fn dynamic_quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn dynamic_quantize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let x = call.activation(0)?.clone();
         if x.has_batch() && (self.fixed_batch.is_some_and(|batch| batch != 1) || x.rank() < 2) {
             return unsupported("its range is taken over the batch");
@@ -174,18 +152,18 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             tracing::warn!("node '{}' takes the range of each sample by itself, as for a batch of one", call.name);
         }
         let axes: Vec<_> = (0..x.rank()).filter(|&axis| x.shape[axis].fixed().is_some()).collect();
-        let low = self.reduce_axes("ReduceMin", &x, &axes)?;
+        let low = self.reduce_axes(Reducing::Min, &x, &axes)?;
         let low = self.emit.clamp(&low, f32::NEG_INFINITY, 0.0)?;
-        let high = self.reduce_axes("ReduceMax", &x, &axes)?;
+        let high = self.reduce_axes(Reducing::Max, &x, &axes)?;
         let high = self.emit.clamp(&high, 0.0, f32::INFINITY)?;
-        let range = self.emit.binary("tosa.sub", &high, &low)?;
+        let range = self.emit.binary(Binary::Sub, &high, &low)?;
         // Where all is 0 any scale will do.
-        let scale = self.emit.with_scalar("tosa.mul", &range, 1.0 / 255.0)?;
+        let scale = self.emit.with_scalar(Binary::Mul, &range, 1.0 / 255.0)?;
         let scale = self.emit.clamp(&scale, f32::MIN_POSITIVE, f32::INFINITY)?;
         let negated = self.emit.negate(&low)?;
         let offset = self.divided((&Entry::Activation(negated), ""), (&Entry::Activation(scale.clone()), ""))?;
         let offset = self.emit.clamp(&offset, 0.0, 255.0)?;
-        let zero = self.emit.unary("mxc.round", &offset)?;
+        let zero = self.emit.unary(CustomUnary::Round, &offset)?;
         let (scale_entry, zero_entry) = (Entry::Activation(scale.clone()), Entry::Activation(zero.clone()));
         let whole = self.whole_numbers(&x, (&scale_entry, ""), (Some(&zero_entry), ""), [0.0, 255.0], "round")?;
         let (y, mut zero, mut scale) = (self.emit.quantised(&whole)?, zero, scale);
@@ -198,7 +176,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// QONNX's Quant: `(round(clamp(x / scale + zero point)) − zero point)·scale`, the bounds those of integers of a width.
-    pub(super) fn quant(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn quant(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
         let width = call.constant(3)?.scalar().filter(|width| (1.0..=32.0).contains(width));
         let Some(width) = width else {
@@ -215,27 +193,27 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let (scale, zero) = (call.entry(1)?.clone(), call.entry(2)?.clone());
         let scale = (&scale, node.input(1));
         let whole = self.whole_numbers(&x, scale, (Some(&zero), node.input(2)), [low, high], &rounding)?;
-        let centred = self.join("tosa.sub", (&Entry::Activation(whole), ""), (&zero, node.input(2)))?;
-        one(self.join("tosa.mul", (&Entry::Activation(centred), ""), scale)?)
+        let centred = self.join(Binary::Sub, (&Entry::Activation(whole), ""), (&zero, node.input(2)))?;
+        one(self.join(Binary::Mul, (&Entry::Activation(centred), ""), scale)?)
     }
 
     /// QONNX's BipolarQuant: `scale` where x ≥ 0, else `−scale`. Its gradient is that of `x` within ±scale.
-    pub(super) fn bipolar_quant(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn bipolar_quant(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let x = call.activation(0)?.clone();
         let scale = call.entry(1)?.clone();
         let name = call.node.input(1);
         // Rounding x/s − ½, whose gradient passes, gives 0 or −1; what is barely negative must not become 0 by the subtraction.
         let parts = self.divided((&Entry::Activation(x), ""), (&scale, name))?;
         let negated = self.emit.negate(&parts)?;
-        let negative = self.emit.with_scalar("tosa.greater", &negated, 0.0)?;
-        let apart = self.emit.with_scalar("tosa.minimum", &parts, -1e-6)?;
+        let negative = self.emit.with_scalar(Binary::Greater, &negated, 0.0)?;
+        let apart = self.emit.with_scalar(Binary::Minimum, &parts, -1e-6)?;
         let parts = self.selected(&negative, &apart, &parts)?;
         let bounded = self.emit.clamp(&parts, -0.99, 0.99)?;
-        let less = self.emit.with_scalar("tosa.sub", &bounded, 0.5)?;
-        let sign = self.emit.unary("mxc.round", &less)?;
-        let doubled = self.emit.with_scalar("tosa.mul", &sign, 2.0)?;
-        let ones = self.emit.with_scalar("tosa.add", &doubled, 1.0)?;
-        one(self.join("tosa.mul", (&Entry::Activation(ones), ""), (&scale, name))?)
+        let less = self.emit.with_scalar(Binary::Sub, &bounded, 0.5)?;
+        let sign = self.emit.unary(CustomUnary::Round, &less)?;
+        let doubled = self.emit.with_scalar(Binary::Mul, &sign, 2.0)?;
+        let ones = self.emit.with_scalar(Binary::Add, &doubled, 1.0)?;
+        one(self.join(Binary::Mul, (&Entry::Activation(ones), ""), (&scale, name))?)
     }
 
     /// A scale or zero point as floats that broadcast against `x`.

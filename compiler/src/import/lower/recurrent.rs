@@ -6,15 +6,25 @@
 //! product (`linear_before_reset = 0`) multiplies twice a step: the second product is `NODE/Rh/t`, `NODE/RBh/t`. The first step of
 //! a state that starts at zero has no product.
 
-use super::{Call, Entry, Lowering, MAX_TRIPS, Results};
+use super::call::{Call, Entry, Lowering, MAX_TRIPS, Operator, Results};
 use crate::import::{
     emit::Activation,
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Element, Sym, Tensor, show},
 };
-use melior::ir::{Location, Value, operation::OperationLike};
-use mxc_dialects::{ffi, ir};
+use melior::ir::{Location, Value};
+use mxc_dialects::{
+    ffi, ir,
+    tosa::{Binary, Custom, CustomOp, Op, Unary},
+};
 use std::sync::Arc;
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("GRU", |lowering, call| lowering.recurrent(call, Kind::Gru)).on_integers(),
+    Operator::new("LSTM", |lowering, call| lowering.recurrent(call, Kind::Lstm)).on_integers(),
+    Operator::new("RNN", |lowering, call| lowering.recurrent(call, Kind::Rnn)).on_integers(),
+];
 
 /// Which operator.
 #[derive(Clone, Copy, PartialEq)]
@@ -139,13 +149,8 @@ type State<'c, 'a> = [Option<Activation<'c, 'a>>; 2];
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// LSTM, GRU and RNN.
-    pub(super) fn recurrent(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn recurrent(&mut self, call: &Call<'_, 'c, 'a>, kind: Kind) -> Results<'c, 'a> {
         let node = call.node;
-        let kind = match node.op.as_str() {
-            "LSTM" => Kind::Lstm,
-            "GRU" => Kind::Gru,
-            _ => Kind::Rnn,
-        };
         let backward: &[bool] = match node.string("direction", "forward")? {
             "forward" => &[false],
             "reverse" => &[true],
@@ -196,26 +201,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let linear_first = kind == Kind::Gru && node.int("linear_before_reset", 0)? != 0;
         let length = self.steps(call, batch, steps)?;
 
-        // The input's part of the gates, of all directions and steps.
-        let weight = self.part(call, 1, &[directions * rows, inputs])?;
-        let weight = self.turned(&weight)?;
-        let bias = match call.optional(3) {
-            None => None,
-            Some(_) => {
-                let both = self.part(call, 3, &[directions, 2, rows])?;
-                let own = self.cut(&both, 1, 0, 1)?;
-                let mut other = self.cut(&both, 1, 1, 1)?;
-                if linear_first {
-                    // The state's bias of the last gate goes through the reset gate.
-                    other = self.without_last(&other, hidden)?;
-                }
-                let sum = self.sum(&own, &other)?;
-                Some((node.input(3), self.as_shape(&sum, &[directions * rows])?))
-            }
-        };
-        let product = Product { name: node.input(1), weight, bias };
-        let gates = self.multiplied(&input, &product, &format!("{}/W", call.name))?;
-
+        let gates = self.gates(call, &input, [directions, rows, inputs], linear_first.then_some(hidden))?;
         let mut sequences = Vec::with_capacity(directions);
         let mut finals: [Vec<Activation<'c, 'a>>; 2] = [Vec::new(), Vec::new()];
         for (direction, &backward) in backward.iter().enumerate() {
@@ -239,18 +225,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let (mut shown, mut kept) = (next[0].clone(), next);
                 if let Some(mask) = mask {
                     // What is beyond a sample's sequence shows zeros and leaves the state.
-                    shown = shown.map(|shown| self.pair("tosa.mul", &shown, &mask)).transpose()?;
-                    for (new, old) in kept.iter_mut().zip(&state) {
-                        *new = match (new.take(), old) {
-                            (Some(new), Some(old)) => {
-                                let change = self.pair("tosa.sub", &new, old)?;
-                                let change = self.pair("tosa.mul", &change, &mask)?;
-                                Some(self.pair("tosa.add", old, &change)?)
-                            }
-                            (Some(new), None) => Some(self.pair("tosa.mul", &new, &mask)?),
-                            (None, _) => None,
-                        };
-                    }
+                    shown = shown.map(|shown| self.pair(Binary::Mul, &shown, &mask)).transpose()?;
+                    self.held(&mut kept, &state, &mask)?;
                 }
                 outputs[at] = shown;
                 state = kept;
@@ -261,7 +237,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 Mask::Out => state = [None, None],
                 Mask::Some(mask) => {
                     for state in state.iter_mut().flatten() {
-                        *state = self.pair("tosa.mul", state, &mask)?;
+                        *state = self.pair(Binary::Mul, state, &mask)?;
                     }
                 }
             }
@@ -287,6 +263,52 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             results.push(Entry::Activation(if batch_first { all } else { self.permuted(&all, &[1, 0, 2]) }));
         }
         Ok(results)
+    }
+
+    /// The input's part of the gates, of all directions and steps; of a GRU whose `last` gate, of so many rows, has the state's bias go
+    /// through the reset gate, without that.
+    fn gates(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        input: &Activation<'c, 'a>,
+        [directions, rows, inputs]: [usize; 3],
+        last: Option<usize>,
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let node = call.node;
+        let weight = self.part(call, 1, &[directions * rows, inputs])?;
+        let weight = self.turned(&weight)?;
+        let bias = match call.optional(3) {
+            None => None,
+            Some(_) => {
+                let both = self.part(call, 3, &[directions, 2, rows])?;
+                let own = self.cut(&both, 1, 0, 1)?;
+                let mut other = self.cut(&both, 1, 1, 1)?;
+                if let Some(hidden) = last {
+                    // The state's bias of the last gate goes through the reset gate.
+                    other = self.without_last(&other, hidden)?;
+                }
+                let sum = self.sum(&own, &other)?;
+                Some((node.input(3), self.as_shape(&sum, &[directions * rows])?))
+            }
+        };
+        let product = Product { name: node.input(1), weight, bias };
+        self.multiplied(input, &product, &format!("{}/W", call.name))
+    }
+
+    /// A step's new state, but the old one for the samples that the mask leaves out.
+    fn held(&mut self, new: &mut State<'c, 'a>, old: &State<'c, 'a>, mask: &Activation<'c, 'a>) -> Result<(), Problem> {
+        for (new, old) in new.iter_mut().zip(old) {
+            *new = match (new.take(), old) {
+                (Some(new), Some(old)) => {
+                    let change = self.pair(Binary::Sub, &new, old)?;
+                    let change = self.pair(Binary::Mul, &change, mask)?;
+                    Some(self.pair(Binary::Add, old, &change)?)
+                }
+                (Some(new), None) => Some(self.pair(Binary::Mul, &new, mask)?),
+                (None, _) => None,
+            };
+        }
+        Ok(())
     }
 
     /// What the steps of a direction need.
@@ -368,7 +390,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let mut sum = before;
                 if let Some(hidden) = hidden {
                     let state = product(self, 0, hidden)?;
-                    sum = self.pair("tosa.add", &sum, &state)?;
+                    sum = self.pair(Binary::Add, &sum, &state)?;
                 }
                 Ok([Some(self.function(cell, 0, &sum)?), None])
             }
@@ -378,7 +400,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let state = hidden.as_ref().map(|hidden| product(self, 0, hidden)).transpose()?;
                 if let Some(state) = &state {
                     let state = self.columns(state, 0, 2 * size)?;
-                    both = self.pair("tosa.add", &both, &state)?;
+                    both = self.pair(Binary::Add, &both, &state)?;
                 }
                 let both = self.function(cell, 0, &both)?;
                 let (update, reset) = (self.columns(&both, 0, size)?, self.columns(&both, size, size)?);
@@ -386,37 +408,37 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     (Some(state), _) if cell.linear_first => {
                         let mut state = self.columns(state, 2 * size, size)?;
                         if let Some((bias, name)) = &cell.gated {
-                            state = self.with_part("tosa.add", &state, (bias, name))?;
+                            state = self.with_part(Binary::Add, &state, (bias, name))?;
                         }
-                        let part = self.pair("tosa.mul", &reset, &state)?;
-                        last = self.pair("tosa.add", &last, &part)?;
+                        let part = self.pair(Binary::Mul, &reset, &state)?;
+                        last = self.pair(Binary::Add, &last, &part)?;
                     }
                     (_, Some(hidden)) => {
-                        let kept = self.pair("tosa.mul", &reset, hidden)?;
+                        let kept = self.pair(Binary::Mul, &reset, hidden)?;
                         let state = product(self, 1, &kept)?;
-                        last = self.pair("tosa.add", &last, &state)?;
+                        last = self.pair(Binary::Add, &last, &state)?;
                     }
                     (_, None) => {
                         if let Some((bias, name)) = &cell.gated {
-                            let part = self.with_part("tosa.mul", &reset, (bias, name))?;
-                            last = self.pair("tosa.add", &last, &part)?;
+                            let part = self.with_part(Binary::Mul, &reset, (bias, name))?;
+                            last = self.pair(Binary::Add, &last, &part)?;
                         }
                     }
                 }
                 let candidate = self.function(cell, 1, &last)?;
                 // (1 − z)·c + z·h
                 let change = match hidden {
-                    Some(hidden) => self.pair("tosa.sub", hidden, &candidate)?,
+                    Some(hidden) => self.pair(Binary::Sub, hidden, &candidate)?,
                     None => self.emit.negate(&candidate)?,
                 };
-                let change = self.pair("tosa.mul", &update, &change)?;
-                Ok([Some(self.pair("tosa.add", &candidate, &change)?), None])
+                let change = self.pair(Binary::Mul, &update, &change)?;
+                Ok([Some(self.pair(Binary::Add, &candidate, &change)?), None])
             }
             Kind::Lstm => {
                 let mut sum = before;
                 if let Some(hidden) = hidden {
                     let state = product(self, 0, hidden)?;
-                    sum = self.pair("tosa.add", &sum, &state)?;
+                    sum = self.pair(Binary::Add, &sum, &state)?;
                 }
                 let mut gates = [0, 1, 2].map(|_| sum.clone());
                 if cell.peepholes.is_none() {
@@ -440,21 +462,21 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 }
                 if cell.coupled {
                     let negated = self.emit.negate(&into)?;
-                    forget = self.emit.with_scalar("tosa.add", &negated, 1.0)?;
+                    forget = self.emit.with_scalar(Binary::Add, &negated, 1.0)?;
                 }
                 let candidate = self.columns(&sum, 3 * size, size)?;
                 let candidate = self.function(cell, 1, &candidate)?;
-                let mut next = self.pair("tosa.mul", &into, &candidate)?;
+                let mut next = self.pair(Binary::Mul, &into, &candidate)?;
                 if let Some(memory) = memory {
-                    let kept = self.pair("tosa.mul", &forget, memory)?;
-                    next = self.pair("tosa.add", &kept, &next)?;
+                    let kept = self.pair(Binary::Mul, &forget, memory)?;
+                    next = self.pair(Binary::Add, &kept, &next)?;
                 }
                 if let Some((peepholes, name)) = &cell.peepholes {
                     out = self.peeped(&out, Some(&next), (&peepholes[1], name))?;
                     out = self.function(cell, 0, &out)?;
                 }
                 let seen = self.function(cell, 2, &next)?;
-                Ok([Some(self.pair("tosa.mul", &out, &seen)?), Some(next)])
+                Ok([Some(self.pair(Binary::Mul, &out, &seen)?), Some(next)])
             }
         }
     }
@@ -468,8 +490,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     ) -> Result<Activation<'c, 'a>, Problem> {
         match memory {
             Some(memory) => {
-                let seen = self.with_part("tosa.mul", memory, weight)?;
-                self.pair("tosa.add", gate, &seen)
+                let seen = self.with_part(Binary::Mul, memory, weight)?;
+                self.pair(Binary::Add, gate, &seen)
             }
             None => Ok(gate.clone()),
         }
@@ -490,23 +512,23 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let Function { name, alpha, beta } = &cell.functions[index];
         let (alpha, beta) = (*alpha, *beta);
         match name.as_str() {
-            "sigmoid" => self.emit.unary("tosa.sigmoid", &x),
-            "tanh" => self.emit.unary("tosa.tanh", &x),
+            "sigmoid" => self.emit.unary(Unary::Sigmoid, &x),
+            "tanh" => self.emit.unary(Unary::Tanh, &x),
             "relu" => self.emit.clamp(&x, 0.0, f32::MAX),
             "affine" => {
-                let scaled = self.emit.with_scalar("tosa.mul", &x, alpha)?;
-                self.emit.with_scalar("tosa.add", &scaled, beta)
+                let scaled = self.emit.with_scalar(Binary::Mul, &x, alpha)?;
+                self.emit.with_scalar(Binary::Add, &scaled, beta)
             }
             "leakyrelu" => self.leaky_relu(&x, alpha),
             "thresholdedrelu" => {
-                let above = self.emit.with_scalar("tosa.greater", &x, alpha)?;
-                let zero = self.emit.with_scalar("tosa.mul", &x, 0.0)?;
+                let above = self.emit.with_scalar(Binary::Greater, &x, alpha)?;
+                let zero = self.emit.with_scalar(Binary::Mul, &x, 0.0)?;
                 self.selected(&above, &x, &zero)
             }
             "scaledtanh" => {
-                let scaled = self.emit.with_scalar("tosa.mul", &x, beta)?;
-                let bent = self.emit.unary("tosa.tanh", &scaled)?;
-                self.emit.with_scalar("tosa.mul", &bent, alpha)
+                let scaled = self.emit.with_scalar(Binary::Mul, &x, beta)?;
+                let bent = self.emit.unary(Unary::Tanh, &scaled)?;
+                self.emit.with_scalar(Binary::Mul, &bent, alpha)
             }
             "hardsigmoid" => self.hard_sigmoid(&x, alpha, beta),
             "elu" => self.elu(&x, alpha, 1.0, 1.0),
@@ -539,7 +561,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                     (Ok(result), Some((name, bias))) => {
                         let mut shape = vec![1; result.rank()];
                         shape[result.rank() - 1] = result.shape[result.rank() - 1].fixed().unwrap_or(1);
-                        self.as_shape(bias, &shape).and_then(|bias| self.with_part("tosa.add", &result, (&bias, name)))
+                        self.as_shape(bias, &shape).and_then(|bias| self.with_part(Binary::Add, &result, (&bias, name)))
                     }
                     (result, _) => result,
                 }
@@ -631,22 +653,18 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             if let Some(name) = ir::loaded_global(value) {
                 return self.emit.weights.get(&name).is_some_and(|weight| weight.values().iter().all(|&x| x == 0.0));
             }
-            let Some(operation) = ir::defining_op(value) else {
-                return false;
-            };
-            let moves = match ir::op_name(&operation).as_str() {
-                "tosa.reshape" | "tosa.slice" | "tosa.transpose" | "tosa.tile" => true,
-                "tosa.custom" => ir::string_attr(&operation, "operator_name").as_deref() == Some("broadcast"),
-                "tosa.const" => {
-                    let values = operation.attribute("values").ok();
-                    return values.and_then(ffi::dense_f32_splat) == Some(0.0);
-                }
-                _ => false,
-            };
-            match operation.operand(0) {
-                Ok(operand) if moves => value = operand,
+            value = match ir::defining_op(value).and_then(|operation| Op::parse(operation).ok().flatten()) {
+                Some(Op::Reshape(reshape)) => reshape.input,
+                Some(Op::Slice(slice)) => slice.input,
+                Some(Op::Transpose(transpose)) => transpose.input,
+                Some(Op::Tile(tile)) => tile.input,
+                Some(Op::Custom(CustomOp { custom: Custom::Broadcast, inputs, .. })) => match inputs.first() {
+                    Some(&constant) => constant,
+                    None => return false,
+                },
+                Some(Op::Constant(constant)) => return ffi::dense_f32_splat(constant.values) == Some(0.0),
                 _ => return false,
-            }
+            };
         }
     }
 
@@ -718,7 +736,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             }
             Steps::Computed(lengths) => {
                 let number = Tensor::ints(vec![], [Sym::from(at as i64)]);
-                let within = self.with_constant("tosa.greater", lengths, "", &number, false)?;
+                let within = self.with_constant(Binary::Greater, lengths, "", &number, false)?;
                 let within = self.emit.cast(&within, Element::F32)?;
                 Mask::Some(self.emit.reshape(&within, &[lengths.shape[0], Dim::Fixed(1)])?)
             }
@@ -816,7 +834,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             }
             Part::Computed(value) => {
                 let value = value.clone();
-                Part::Computed(self.with_constant("tosa.mul", &value, "gate", &factors, false)?)
+                Part::Computed(self.with_constant(Binary::Mul, &value, "gate", &factors, false)?)
             }
         })
     }
@@ -830,7 +848,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 Ok(Part::Known(Tensor::floats(a.shape.clone(), sum)))
             }
             (part, Part::Computed(value)) | (Part::Computed(value), part) => {
-                Ok(Part::Computed(self.with_part("tosa.add", &value.clone(), (part, "bias"))?))
+                Ok(Part::Computed(self.with_part(Binary::Add, &value.clone(), (part, "bias"))?))
             }
         }
     }
@@ -838,7 +856,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// An elementwise operation of a value and a part that broadcasts to it.
     fn with_part(
         &mut self,
-        operation: &str,
+        operation: Binary,
         value: &Activation<'c, 'a>,
         (part, name): (&Part<'c, 'a>, &str),
     ) -> Result<Activation<'c, 'a>, Problem> {

@@ -1,27 +1,84 @@
 //! Reductions over axes, and softmax.
 
-use super::{Call, Lowering, Results, one};
+use super::call::{Call, Lowering, Operator, Results, one};
 use crate::import::{
     attributes::{axes, axis},
     emit::Activation,
     error::{Problem, invalid, unsupported},
-    fold::split_axis,
+    fold::{self, Fold, split_axis},
     tensor::{Dim, Element, element_count},
 };
+use mxc_dialects::tosa::{Binary, Reduction, Unary};
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("LogSoftmax", |lowering, call| lowering.softmax(call, true)),
+    Operator::new("ReduceL1", |lowering, call| {
+        lowering.reduce(call, |lowering, x, axes| lowering.sum_of_sizes(x, axes))
+    }),
+    Operator::new("ReduceL2", |lowering, call| {
+        lowering.reduce(call, |lowering, x, axes| lowering.root_of_squares(x, axes))
+    }),
+    Operator::new("ReduceLogSum", |lowering, call| {
+        lowering.reduce(call, |lowering, x, axes| lowering.log_of_sum(x, axes))
+    }),
+    Operator::new("ReduceLogSumExp", |lowering, call| {
+        lowering.reduce(call, |lowering, x, axes| lowering.log_of_exponentials(x, axes))
+    }),
+    Operator::new("ReduceMax", |lowering, call| {
+        lowering.reduce(call, |lowering, x, axes| lowering.reduce_axes(Reducing::Max, x, axes))
+    })
+    .on_integers()
+    .moving()
+    .folding(Fold::new(|folding| folding.reduce(fold::MAXIMUM)).of_elements().not_on_floats()),
+    Operator::new("ReduceMean", |lowering, call| {
+        lowering.reduce(call, |lowering, x, axes| lowering.reduce_axes(Reducing::Mean, x, axes))
+    }),
+    Operator::new("ReduceMin", |lowering, call| {
+        lowering.reduce(call, |lowering, x, axes| lowering.reduce_axes(Reducing::Min, x, axes))
+    })
+    .on_integers()
+    .moving()
+    .folding(Fold::new(|folding| folding.reduce(fold::MINIMUM)).of_elements().not_on_floats()),
+    Operator::new("ReduceProd", |lowering, call| {
+        lowering.reduce(call, |lowering, x, axes| lowering.reduce_axes(Reducing::Product, x, axes))
+    })
+    .on_integers()
+    .folding(Fold::new(|folding| folding.reduce(fold::MULTIPLY)).of_elements().not_on_floats()),
+    Operator::new("ReduceSum", |lowering, call| {
+        lowering.reduce(call, |lowering, x, axes| lowering.reduce_axes(Reducing::Sum, x, axes))
+    })
+    .on_integers()
+    .folding(Fold::new(|folding| folding.reduce(fold::ADD)).of_elements().not_on_floats()),
+    Operator::new("ReduceSumSquare", |lowering, call| {
+        lowering.reduce(call, |lowering, x, axes| lowering.sum_of_squares(x, axes))
+    }),
+    Operator::new("Softmax", |lowering, call| lowering.softmax(call, false)),
+];
+
+/// What becomes of the elements along an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reducing {
+    Sum,
+    Mean,
+    Product,
+    Max,
+    Min,
+}
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
-    /// Reduces logical axes to size 1. `op` is ReduceSum, ReduceMean, ReduceProd, ReduceMax or ReduceMin.
+    /// Reduces logical axes to size 1.
     pub(super) fn reduce_axes(
         &mut self,
-        op: &str,
+        kind: Reducing,
         input: &Activation<'c, 'a>,
         axes: &[usize],
     ) -> Result<Activation<'c, 'a>, Problem> {
-        let name = match op {
-            "ReduceMax" => "tosa.reduce_max",
-            "ReduceMin" => "tosa.reduce_min",
-            "ReduceProd" => "tosa.reduce_product",
-            _ => "tosa.reduce_sum",
+        let reduction = match kind {
+            Reducing::Sum | Reducing::Mean => Reduction::Sum,
+            Reducing::Product => Reduction::Product,
+            Reducing::Max => Reduction::Max,
+            Reducing::Min => Reduction::Min,
         };
         // In the order of storage, so that every way to write a global average gives the same operations.
         let mut positions: Vec<_> = axes.iter().map(|&axis| (input.position(axis), axis)).collect();
@@ -35,19 +92,24 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 Dim::Fixed(_) => return invalid("it reduces an empty axis"),
                 Dim::Batch(_) => return unsupported("it reduces over the batch"),
             }
-            result = self.emit.reduce(name, &result, axis)?;
+            result = self.emit.reduce(reduction, &result, axis)?;
         }
-        if op == "ReduceMean" && count > 1 {
-            result = self.emit.with_scalar("tosa.mul", &result, (1.0 / count as f64) as f32)?;
+        if kind == Reducing::Mean && count > 1 {
+            result = self.emit.with_scalar(Binary::Mul, &result, (1.0 / count as f64) as f32)?;
         }
         Ok(result)
     }
 
-    pub(super) fn reduce(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    /// A reduction, `reduced` over logical axes to size 1.
+    fn reduce(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        reduced: impl FnOnce(&mut Self, &Activation<'c, 'a>, &[usize]) -> Result<Activation<'c, 'a>, Problem>,
+    ) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?;
         let given = call.list("axes", 1)?.unwrap_or_default();
-        let reduced = match given.as_slice() {
+        let along = match given.as_slice() {
             [] if node.int("noop_with_empty_axes", 0)? != 0 => return one(input.clone()),
             [] => (0..input.rank()).collect(),
             given => axes(given, input.rank())?,
@@ -56,65 +118,73 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let booleans = input.element() == Element::Bool;
         // Of booleans: the greatest is whether any holds, the least whether all do.
         let numbers = if booleans { self.emit.cast(&input, Element::I32)? } else { input };
-        let mut result = self.reduced(&node.op, &numbers, &reduced)?;
+        let mut result = reduced(self, &numbers, &along)?;
         if booleans {
             result = self.emit.cast(&result, Element::Bool)?;
         }
         if node.int("keepdims", 1)? != 0 {
             return one(result);
         }
-        one(self.squeeze(&result, &reduced)?)
+        one(self.squeeze(&result, &along)?)
     }
 
-    /// Any of ONNX's reductions over logical axes, to size 1.
-    pub(super) fn reduced(
+    /// `Σ|x|` over logical axes, to size 1.
+    pub(super) fn sum_of_sizes(
         &mut self,
-        op: &str,
-        input: &Activation<'c, 'a>,
+        x: &Activation<'c, 'a>,
         axes: &[usize],
     ) -> Result<Activation<'c, 'a>, Problem> {
-        match op {
-            "ReduceL1" => {
-                let size = self.emit.unary("tosa.abs", input)?;
-                self.reduce_axes("ReduceSum", &size, axes)
-            }
-            "ReduceSumSquare" | "ReduceL2" => {
-                let squared = self.emit.binary("tosa.mul", input, input)?;
-                let sum = self.reduce_axes("ReduceSum", &squared, axes)?;
-                if op == "ReduceL2" { self.emit.square_root(&sum) } else { Ok(sum) }
-            }
-            "ReduceLogSum" => {
-                let sum = self.reduce_axes("ReduceSum", input, axes)?;
-                self.emit.unary("tosa.log", &sum)
-            }
-            // Stable, as in softmax; an infinite maximum cannot be subtracted from itself.
-            "ReduceLogSumExp" => {
-                let max = self.reduce_axes("ReduceMax", input, axes)?;
-                let max = self.emit.clamp(&max, f32::MIN, f32::MAX)?;
-                let shifted = self.pair("tosa.sub", input, &max)?;
-                let exp = self.emit.unary("tosa.exp", &shifted)?;
-                let sum = self.reduce_axes("ReduceSum", &exp, axes)?;
-                let log = self.emit.unary("tosa.log", &sum)?;
-                self.pair("tosa.add", &log, &max)
-            }
-            _ => self.reduce_axes(op, input, axes),
-        }
+        let size = self.emit.unary(Unary::Abs, x)?;
+        self.reduce_axes(Reducing::Sum, &size, axes)
     }
 
-    /// Softmax and LogSoftmax, made stable by subtracting the maximum. Before opset 13 they work on the input flattened to
+    /// `Σx²` over logical axes, to size 1.
+    fn sum_of_squares(&mut self, x: &Activation<'c, 'a>, axes: &[usize]) -> Result<Activation<'c, 'a>, Problem> {
+        let squared = self.emit.binary(Binary::Mul, x, x)?;
+        self.reduce_axes(Reducing::Sum, &squared, axes)
+    }
+
+    /// `√Σx²` over logical axes, to size 1.
+    pub(super) fn root_of_squares(
+        &mut self,
+        x: &Activation<'c, 'a>,
+        axes: &[usize],
+    ) -> Result<Activation<'c, 'a>, Problem> {
+        let sum = self.sum_of_squares(x, axes)?;
+        self.emit.square_root(&sum)
+    }
+
+    /// `ln Σx` over logical axes, to size 1.
+    fn log_of_sum(&mut self, x: &Activation<'c, 'a>, axes: &[usize]) -> Result<Activation<'c, 'a>, Problem> {
+        let sum = self.reduce_axes(Reducing::Sum, x, axes)?;
+        self.emit.unary(Unary::Log, &sum)
+    }
+
+    /// `ln Σeˣ` over logical axes, to size 1. Stable, as in softmax; an infinite maximum cannot be subtracted from itself.
+    fn log_of_exponentials(&mut self, x: &Activation<'c, 'a>, axes: &[usize]) -> Result<Activation<'c, 'a>, Problem> {
+        let max = self.reduce_axes(Reducing::Max, x, axes)?;
+        let max = self.emit.clamp(&max, f32::MIN, f32::MAX)?;
+        let shifted = self.pair(Binary::Sub, x, &max)?;
+        let exp = self.emit.unary(Unary::Exp, &shifted)?;
+        let sum = self.reduce_axes(Reducing::Sum, &exp, axes)?;
+        let log = self.emit.unary(Unary::Log, &sum)?;
+        self.pair(Binary::Add, &log, &max)
+    }
+
+    /// Softmax, or its `log`, made stable by subtracting the maximum. Before opset 13 they work on the input flattened to
     /// two axes.
-    pub(super) fn softmax(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn softmax(&mut self, call: &Call<'_, 'c, 'a>, log: bool) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?;
         let rank = input.rank();
         if call.opset >= 13 {
             let axis = axis(node.int("axis", -1)?, rank)?;
-            return one(self.softmax_axis(&node.op, input, axis)?);
+            return one(self.softmax_axis(log, input, axis)?);
         }
         let at = split_axis(node.int("axis", 1)?, rank)?;
         let wide: Vec<_> = (at..rank).filter(|&axis| !input.shape[axis].is_one()).collect();
         match wide.as_slice() {
-            &[axis] => one(self.softmax_axis(&node.op, input, axis)?),
+            &[axis] => one(self.softmax_axis(log, input, axis)?),
             _ => {
                 let merge = |dims: &[Dim]| match element_count(dims) {
                     Some((count, 0)) => Ok(Dim::Fixed(count)),
@@ -123,15 +193,16 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 };
                 let flat = [merge(&input.shape[..at])?, merge(&input.shape[at..])?];
                 let flattened = self.emit.reshape(input, &flat)?;
-                let result = self.softmax_axis(&node.op, &flattened, 1)?;
+                let result = self.softmax_axis(log, &flattened, 1)?;
                 one(self.emit.reshape(&result, &input.shape)?)
             }
         }
     }
 
+    /// [`Self::softmax`] along one axis.
     pub(super) fn softmax_axis(
         &mut self,
-        op: &str,
+        log: bool,
         input: &Activation<'c, 'a>,
         axis: usize,
     ) -> Result<Activation<'c, 'a>, Problem> {
@@ -139,17 +210,17 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             return unsupported("it works over the batch");
         }
         let physical = input.physical();
-        let max = self.emit.reduce("tosa.reduce_max", input, axis)?;
-        let value = self.emit.binary_raw("tosa.sub", input.value, max.value, &physical)?;
+        let max = self.emit.reduce(Reduction::Max, input, axis)?;
+        let value = self.emit.binary_raw(Binary::Sub, input.value, max.value, &physical)?;
         let shifted = Activation { value, ..input.clone() };
-        let exp = self.emit.unary("tosa.exp", &shifted)?;
-        let sum = self.emit.reduce("tosa.reduce_sum", &exp, axis)?;
-        let value = if op == "LogSoftmax" {
-            let log = self.emit.unary("tosa.log", &sum)?;
-            self.emit.binary_raw("tosa.sub", shifted.value, log.value, &physical)?
+        let exp = self.emit.unary(Unary::Exp, &shifted)?;
+        let sum = self.emit.reduce(Reduction::Sum, &exp, axis)?;
+        let value = if log {
+            let logarithm = self.emit.unary(Unary::Log, &sum)?;
+            self.emit.binary_raw(Binary::Sub, shifted.value, logarithm.value, &physical)?
         } else {
-            let reciprocal = self.emit.unary("tosa.reciprocal", &sum)?;
-            self.emit.binary_raw("tosa.mul", exp.value, reciprocal.value, &physical)?
+            let reciprocal = self.emit.unary(Unary::Reciprocal, &sum)?;
+            self.emit.binary_raw(Binary::Mul, exp.value, reciprocal.value, &physical)?
         };
         Ok(Activation { value, ..input.clone() })
     }

@@ -1,13 +1,23 @@
 //! Resize and Upsample: along each axis, every element of the result is a weighted sum of a few elements of the input, at
 //! positions and with weights that are known at import time.
 
-use super::{Call, Lowering, Results, one};
+use super::call::{Call, Lowering, Operator, Results, one};
 use crate::import::{
     attributes::axes,
     emit::{Activation, check_picked},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, Tensor},
 };
+use mxc_dialects::tosa::Binary;
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("DepthToSpace", |lowering, call| lowering.depth_to_space(call)).on_integers().moving(),
+    // Upsample and Resize before opset 11 have the scales as input 1.
+    Operator::new("Resize", |lowering, call| lowering.resize(call, call.opset < 11)),
+    Operator::new("SpaceToDepth", |lowering, call| lowering.space_to_depth(call)).on_integers().moving(),
+    Operator::new("Upsample", |lowering, call| lowering.resize(call, true)),
+];
 
 /// How an axis is resized.
 struct Axis {
@@ -23,12 +33,11 @@ struct Axis {
 type Taps = Option<Vec<(usize, f64)>>;
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
-    pub(super) fn resize(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    /// Resize and Upsample; an `old` one has the scales as input 1.
+    fn resize(&mut self, call: &Call<'_, 'c, 'a>, old: bool) -> Results<'c, 'a> {
         let node = call.node;
         let input = call.activation(0)?.clone();
         let rank = input.rank();
-        // Upsample and Resize before opset 11 have the scales as input 1.
-        let old = node.op == "Upsample" || call.opset < 11;
         let (roi_at, scales_at, sizes_at) = if old { (9, 1, 9) } else { (1, 2, 3) };
         let floats = |index: usize| -> Result<Vec<f32>, Problem> {
             match call.optional_constant(index)? {
@@ -119,10 +128,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let mut part = self.emit.take(input, axis, &indices)?;
             if weights.iter().any(|&weight| weight != 1.0) {
                 let weights = Tensor::floats(shape.clone(), weights);
-                part = self.with_constant("tosa.mul", &part, "resize.weights", &weights, false)?;
+                part = self.with_constant(Binary::Mul, &part, "resize.weights", &weights, false)?;
             }
             sum = Some(match sum {
-                Some(sum) => self.emit.binary("tosa.add", &sum, &part)?,
+                Some(sum) => self.emit.binary(Binary::Add, &sum, &part)?,
                 None => part,
             });
         }
@@ -130,42 +139,30 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if outside != 0.0 && taps.iter().any(Option::is_none) {
             let values: Vec<f32> = taps.iter().map(|taps| if taps.is_none() { outside } else { 0.0 }).collect();
             let values = Tensor::floats(shape, values);
-            sum = self.with_constant("tosa.add", &sum, "resize.outside", &values, false)?;
+            sum = self.with_constant(Binary::Add, &sum, "resize.outside", &values, false)?;
         }
         Ok(sum)
     }
 
-    /// DepthToSpace and SpaceToDepth.
-    pub(super) fn depth_space(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let node = call.node;
+    /// The input of DepthToSpace or SpaceToDepth and the size of the blocks: of four axes, all but the batch fixed.
+    fn blocks(&self, call: &Call<'_, 'c, 'a>) -> Result<(Activation<'c, 'a>, Dim, [usize; 4]), Problem> {
         let input = call.activation(0)?.clone();
-        let block = usize::try_from(node.int("blocksize", 0)?).unwrap_or(0);
+        let block = usize::try_from(call.node.int("blocksize", 0)?).unwrap_or(0);
         let &[batch, Dim::Fixed(channels), Dim::Fixed(height), Dim::Fixed(width)] = input.shape.as_slice() else {
             return invalid("its input does not have four axes");
         };
-        let f = Dim::Fixed;
-        let deep = node.op == "DepthToSpace";
-        let fits = match block.checked_mul(block) {
-            Some(square) if square > 0 && deep => channels % square == 0,
-            Some(square) => square > 0 && height % block == 0 && width % block == 0,
-            None => false,
-        };
-        if !fits {
+        Ok((input, batch, [block, channels, height, width]))
+    }
+
+    /// DepthToSpace.
+    fn depth_to_space(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let (input, batch, [block, channels, height, width]) = self.blocks(call)?;
+        if block.checked_mul(block).is_none_or(|square| square == 0 || channels % square != 0) {
             return invalid(format!("blocks of {block} do not fit its input"));
         }
-        if !deep {
-            let (h, w) = (height / block, width / block);
-            let split = self.emit.reshape(&input, &[batch, f(channels), f(h), f(block), f(w), f(block)])?;
-            let perms = match node.string("mode", "DCR")? {
-                "DCR" => [0, 3, 5, 1, 2, 4],
-                "CRD" => [0, 1, 3, 5, 2, 4],
-                other => return invalid(format!("attribute 'mode' is '{other}'")),
-            };
-            let moved = self.permuted(&split, &perms);
-            return one(self.emit.reshape(&moved, &[batch, f(channels * block * block), f(h), f(w)])?);
-        }
+        let f = Dim::Fixed;
         let rest = channels / block / block;
-        let (shape, perms) = match node.string("mode", "DCR")? {
+        let (shape, perms) = match call.node.string("mode", "DCR")? {
             "DCR" => ([batch, f(block), f(block), f(rest), f(height), f(width)], [0, 3, 4, 1, 5, 2]),
             "CRD" => ([batch, f(rest), f(block), f(block), f(height), f(width)], [0, 1, 4, 2, 5, 3]),
             other => return invalid(format!("attribute 'mode' is '{other}'")),
@@ -173,6 +170,25 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let split = self.emit.reshape(&input, &shape)?;
         let moved = self.permuted(&split, &perms);
         one(self.emit.reshape(&moved, &[batch, f(rest), f(height * block), f(width * block)])?)
+    }
+
+    /// SpaceToDepth.
+    fn space_to_depth(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let (input, batch, [block, channels, height, width]) = self.blocks(call)?;
+        let square = block.checked_mul(block).filter(|square| *square > 0);
+        if square.is_none_or(|_| height % block != 0 || width % block != 0) {
+            return invalid(format!("blocks of {block} do not fit its input"));
+        }
+        let f = Dim::Fixed;
+        let (h, w) = (height / block, width / block);
+        let split = self.emit.reshape(&input, &[batch, f(channels), f(h), f(block), f(w), f(block)])?;
+        let perms = match call.node.string("mode", "DCR")? {
+            "DCR" => [0, 3, 5, 1, 2, 4],
+            "CRD" => [0, 1, 3, 5, 2, 4],
+            other => return invalid(format!("attribute 'mode' is '{other}'")),
+        };
+        let moved = self.permuted(&split, &perms);
+        one(self.emit.reshape(&moved, &[batch, f(channels * block * block), f(h), f(w)])?)
     }
 }
 

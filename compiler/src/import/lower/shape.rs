@@ -1,25 +1,92 @@
 //! Operators that move elements without computing on them. Transpose costs nothing here: an activation only notes in
 //! which order its axes are stored.
 
-use super::{Call, Entry, Lowering, Results, one, syms};
+use super::call::{Call, Entry, Lowering, Operator, Results, one, syms};
 use crate::import::{
     attributes::{axes, axis, integers},
-    decode::Node,
     emit::{Activation, check_picked, logical},
     error::{Problem, invalid, unsupported},
-    fold::{self, perms, shape_of, slices, split_axis, split_sizes},
+    fold::{self, Fold, perms, shape_of, slices, split_axis, split_sizes},
     tensor::{Data, Dim, Element, Sym, Tensor, broadcast_shape, element_count, show},
 };
+use mxc_dialects::tosa::{Concat, Custom};
 use std::rc::Rc;
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("Concat", |lowering, call| lowering.concat(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.concat()).of_elements()),
+    Operator::new("Constant", |lowering, call| lowering.known_only(call))
+        .folding(Fold::new(|folding| folding.constant())),
+    Operator::new("ConstantOfShape", |lowering, call| lowering.batched(call, 0))
+        .folding(Fold::new(|folding| folding.constant_of_shape()))
+        .with_shape(0),
+    Operator::new("Dropout", |lowering, call| lowering.dropout(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.same())),
+    Operator::new("Expand", |lowering, call| lowering.expand(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.expand()))
+        .with_shape(1),
+    Operator::new("Flatten", |lowering, call| lowering.flatten(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.flatten())),
+    Operator::new("Gather", |lowering, call| lowering.gather(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.gather()).of_elements()),
+    Operator::new("Identity", |lowering, call| lowering.identity(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.same())),
+    Operator::new("Pad", |lowering, call| lowering.pad(call)).on_integers().moving(),
+    Operator::new("Range", |lowering, call| lowering.known_only(call))
+        .folding(Fold::new(|folding| folding.range()).of_elements()),
+    Operator::new("Reshape", |lowering, call| lowering.reshape(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.reshape())),
+    Operator::new("Shape", |lowering, call| lowering.shape(call))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.shape())),
+    Operator::new("Size", |lowering, call| lowering.size(call))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.size())),
+    Operator::new("Slice", |lowering, call| lowering.slice(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.slice()).of_elements()),
+    Operator::new("Split", |lowering, call| lowering.split(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.split()).of_elements()),
+    Operator::new("Squeeze", |lowering, call| lowering.squeezed(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.squeeze())),
+    Operator::new("Tile", |lowering, call| lowering.tile(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.tile())),
+    Operator::new("Transpose", |lowering, call| lowering.transpose(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.transpose())),
+    Operator::new("Unsqueeze", |lowering, call| lowering.unsqueezed(call))
+        .on_integers()
+        .moving()
+        .folding(Fold::new(|folding| folding.unsqueeze())),
+];
 
 /// Whether a node on constants makes a constant for every sample of the batch, which cannot be folded: its shape has the batch as
 /// one of its axes.
-pub(super) fn is_batched(node: &Node, inputs: &[Option<Rc<Tensor>>]) -> bool {
-    let shape = match node.op.as_str() {
-        "Expand" => inputs.get(1),
-        "ConstantOfShape" => inputs.first(),
-        _ => None,
-    };
+pub(super) fn is_batched(operator: &Operator, inputs: &[Option<Rc<Tensor>>]) -> bool {
+    let shape = operator.shape.and_then(|index| inputs.get(index));
     shape.and_then(Option::as_ref).and_then(|shape| shape.syms()).is_some_and(|syms| batch_axis(syms).is_some())
 }
 
@@ -30,80 +97,88 @@ fn batch_axis(shape: &[Sym]) -> Option<usize> {
     (*size == Sym { constant: 0, batch: 1 } && axes.next().is_none()).then_some(axis)
 }
 
-/// Dropout: its input, and a mask that keeps everything.
-fn dropout<'c, 'a>(call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
-    let trains = call.optional_constant(2)?.and_then(|mode| mode.scalar()).is_some_and(|mode| mode != 0.0);
-    if trains {
-        return unsupported("training_mode; export the model in evaluation mode");
-    }
-    let mut results = vec![Entry::Activation(input.clone())];
-    // Everything is kept.
-    if let Some(shape) = input.shape.iter().map(|dim| dim.fixed()).collect::<Option<Vec<_>>>()
-        && call.node.outputs.len() > 1
-    {
-        let mask = vec![true; shape.iter().product()];
-        results.push(Entry::Constant(Rc::new(Tensor::bools(shape, mask))));
-    }
-    Ok(results)
-}
-
 impl<'c, 'a> Lowering<'c, 'a, '_> {
-    pub(super) fn reshaping(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    /// What can only be folded.
+    fn known_only(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        call.activation(0)?;
+        unsupported("it depends on the model's inputs")
+    }
+
+    /// Identity.
+    fn identity(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        one(call.activation(0)?.clone())
+    }
+
+    /// Dropout: its input, and a mask that keeps everything.
+    fn dropout(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?;
+        let trains = call.optional_constant(2)?.and_then(|mode| mode.scalar()).is_some_and(|mode| mode != 0.0);
+        if trains {
+            return unsupported("training_mode; export the model in evaluation mode");
+        }
+        let mut results = vec![Entry::Activation(input.clone())];
+        // Everything is kept.
+        if let Some(shape) = input.shape.iter().map(|dim| dim.fixed()).collect::<Option<Vec<_>>>()
+            && call.node.outputs.len() > 1
+        {
+            let mask = vec![true; shape.iter().product()];
+            results.push(Entry::Constant(Rc::new(Tensor::bools(shape, mask))));
+        }
+        Ok(results)
+    }
+
+    /// Shape.
+    fn shape(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        Ok(vec![Entry::Constant(Rc::new(shape_of(call.node, syms(&call.activation(0)?.shape))?))])
+    }
+
+    /// Size.
+    fn size(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        match element_count(&call.activation(0)?.shape) {
+            Some((count, power @ (0 | 1))) => {
+                let dim = if power == 0 { Dim::Fixed(count) } else { Dim::Batch(count) };
+                Ok(vec![Entry::Constant(Rc::new(Tensor::ints(vec![], [Sym::from(dim)])))])
+            }
+            _ => unsupported("the shape of its input depends on the batch in two axes"),
+        }
+    }
+
+    /// Reshape.
+    fn reshape(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let node = call.node;
-        if node.op == "Concat" {
-            return self.concat(call);
-        }
-        if matches!(node.op.as_str(), "Expand" | "ConstantOfShape")
-            && let Entry::Constant(_) = call.entry(0)?
-        {
-            return self.batched(call);
-        }
-        if node.op == "Gather"
-            && let Entry::Activation(indices) = call.entry(1)?
-        {
-            return self.gather(call, &indices.clone());
-        }
-        let input = call.activation(0)?.clone();
-        match node.op.as_str() {
-            "Identity" => one(input),
-            "Dropout" => dropout(call, &input),
-            "Tile" => self.tile(call, &input),
-            "Shape" => Ok(vec![Entry::Constant(Rc::new(shape_of(node, syms(&input.shape))?))]),
-            "Size" => match element_count(&input.shape) {
-                Some((count, power @ (0 | 1))) => {
-                    let dim = if power == 0 { Dim::Fixed(count) } else { Dim::Batch(count) };
-                    Ok(vec![Entry::Constant(Rc::new(Tensor::ints(vec![], [Sym::from(dim)])))])
-                }
-                _ => unsupported("the shape of its input depends on the batch in two axes"),
+        let input = call.activation(0)?;
+        let target: Vec<Sym> = match call.optional_constant(1)? {
+            Some(target) => match &target.data {
+                Data::Int(target) => target.to_vec(),
+                _ => return invalid(format!("'{}' must hold integers", node.input(1))),
             },
-            "Flatten" => self.flatten(call, &input),
-            "Reshape" => {
-                let target: Vec<Sym> = match call.optional_constant(1)? {
-                    Some(target) => match &target.data {
-                        Data::Int(target) => target.to_vec(),
-                        _ => return invalid(format!("'{}' must hold integers", node.input(1))),
-                    },
-                    None => node.ints("shape")?.unwrap_or_default().into_iter().map(Sym::from).collect(),
-                };
-                let shape = self.reshaped(&input.shape, &target, node.int("allowzero", 0)? != 0)?;
-                one(self.emit.reshape(&input, &shape)?)
+            None => node.ints("shape")?.unwrap_or_default().into_iter().map(Sym::from).collect(),
+        };
+        let shape = self.reshaped(&input.shape, &target, node.int("allowzero", 0)? != 0)?;
+        one(self.emit.reshape(input, &shape)?)
+    }
+
+    /// Transpose.
+    fn transpose(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?;
+        let perms = perms(call.node, input.rank())?;
+        one(self.permuted(input, &perms))
+    }
+
+    /// Gather.
+    fn gather(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        match call.entry(1)? {
+            Entry::Activation(indices) => {
+                let data = self.value(call, 0, None)?;
+                one(self.gather_at(&data, axis(call.node.int("axis", 0)?, data.rank())?, indices)?)
             }
-            "Transpose" => {
-                let perms = perms(node, input.rank())?;
-                one(self.permuted(&input, &perms))
-            }
-            "Squeeze" => self.squeezed(call, &input),
-            "Unsqueeze" => self.unsqueezed(call, &input),
-            "Split" => self.split(call, &input),
-            "Slice" => self.slice(call, &input),
-            "Gather" => self.pick(call, &input),
-            "Pad" => self.pad(call, &input),
-            _ => self.expand(call, &input),
+            Entry::Constant(_) | Entry::Unknown => self.pick(call),
         }
     }
 
     /// Tile.
-    fn tile(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    fn tile(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?;
         let node = call.node;
         let rank = input.rank();
         let repeats = crate::import::fold::sizes(&integers(node.input(1), call.constant(1)?)?)?;
@@ -125,7 +200,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Flatten.
-    fn flatten(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    fn flatten(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?;
         let node = call.node;
         let rank = input.rank();
         let at = split_axis(node.int("axis", 1)?, rank)?;
@@ -139,7 +215,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Squeeze.
-    fn squeezed(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    fn squeezed(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?;
         let rank = input.rank();
         let dropped = match call.list("axes", 1)? {
             Some(given) => axes(&given, rank)?,
@@ -156,7 +233,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Unsqueeze.
-    fn unsqueezed(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    fn unsqueezed(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?;
         let rank = input.rank();
         let given = call.list("axes", 1)?.unwrap_or_default();
         let added = axes(&given, rank + given.len())?;
@@ -172,7 +250,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Split: its parts.
-    fn split(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    fn split(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?;
         let node = call.node;
         let rank = input.rank();
         let axis = axis(node.int("axis", 0)?, rank)?;
@@ -199,7 +278,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Slice.
-    fn slice(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    fn slice(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?;
         let node = call.node;
         let rank = input.rank();
         // An axis that depends on the batch counts as endless.
@@ -232,7 +312,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Gather, of indices that are known.
-    fn pick(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    fn pick(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?;
         let node = call.node;
         let rank = input.rank();
         let axis = axis(node.int("axis", 0)?, rank)?;
@@ -388,8 +469,9 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let mut result = Activation { value: values[0], shape, order };
         if values.len() > 1 {
-            let attributes = [("axis", self.emit.axis(result.position(axis)))];
-            result.value = self.emit.shaped("tosa.concat", &values, &attributes, &result.physical())?;
+            let r#type = self.emit.like(values[0], &result.physical())?;
+            let axis = result.position(axis) as i32;
+            result.value = self.emit.append(Concat { inputs: values, axis, result: r#type })?;
         }
         one(result)
     }
@@ -424,7 +506,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         })
     }
 
-    fn pad(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    fn pad(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let input = call.activation(0)?;
         let node = call.node;
         let rank = input.rank();
         let mode = node.string("mode", "constant")?;
@@ -502,29 +585,30 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         one(result)
     }
 
-    /// Expand and ConstantOfShape to a shape with the batch: the same constant for every sample.
-    fn batched(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    /// Expand and ConstantOfShape to a shape with the batch, input `at`: the same constant for every sample.
+    fn batched(&mut self, call: &Call<'_, 'c, 'a>, at: usize) -> Results<'c, 'a> {
         let node = call.node;
-        let of_shape = node.op == "ConstantOfShape";
-        let shape = call.constant(usize::from(!of_shape))?;
+        let shape = call.constant(at)?;
         let Some(shape) = shape.syms() else {
             return invalid("its shape must hold integers");
         };
         let sized = |size: &Sym| size.known().map_or(Some(1), |size| usize::try_from(size).ok());
-        let (Some(sizes), Some(at)) = (shape.iter().map(sized).collect::<Option<Vec<_>>>(), batch_axis(shape)) else {
+        let (Some(sizes), Some(batch)) = (shape.iter().map(sized).collect::<Option<Vec<_>>>(), batch_axis(shape))
+        else {
             return unsupported("its shape depends on the batch size in more than one axis");
         };
         let value = match node.attributes.get("value") {
-            _ if !of_shape => call.constant(0)?.as_ref().clone(),
+            // Expand has what it repeats as input 0.
+            _ if at > 0 => call.constant(0)?.as_ref().clone(),
             Some(crate::import::decode::Attribute::Tensor(value)) if value.len() == 1 => value.reshaped(vec![]),
             _ => Tensor::floats(vec![], [0.0]),
         };
-        let wide = broadcast_shape(&value.shape, &sizes).filter(|wide| wide.len() == sizes.len() && wide[at] == 1);
+        let wide = broadcast_shape(&value.shape, &sizes).filter(|wide| wide.len() == sizes.len() && wide[batch] == 1);
         let (Some(wide), Data::Float(_)) = (wide, &value.data) else {
             return unsupported("only a float constant can be repeated for every sample");
         };
         let constant = fold::spread(&value, &wide, self.room())?;
-        one(self.as_computed(node.input(0), &constant, Some(at))?)
+        one(self.as_computed(node.input(0), &constant, Some(batch))?)
     }
 
     /// A float constant as a value like those that are computed. Of size 1 along the axis `batch`, which becomes the batch,
@@ -547,12 +631,17 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if let Some(axis) = batch {
             result.shape[axis] = Dim::Batch(1);
         }
-        result.value = self.emit.custom("broadcast", &[stored.value, like], "", &result.physical())?;
+        result.value = self.emit.custom(Custom::Broadcast, &[stored.value, like], &result.physical())?;
         Ok(result)
     }
 
-    fn expand(&mut self, call: &Call<'_, 'c, 'a>, input: &Activation<'c, 'a>) -> Results<'c, 'a> {
+    /// Expand.
+    fn expand(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        if let Entry::Constant(_) = call.entry(0)? {
+            return self.batched(call, 1);
+        }
         let node = call.node;
+        let input = call.activation(0)?;
         let Some(target) = call.constant(1)?.syms().map(<[Sym]>::to_vec) else {
             return invalid(format!("'{}' must hold integers", node.input(1)));
         };

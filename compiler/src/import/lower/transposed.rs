@@ -5,15 +5,18 @@
 //! on both axes s² times the products that ONNX's definition has.
 
 use super::{
-    Call, Lowering, Results,
+    call::{Call, Lowering, Operator, Results, one},
     conv::{Filter, Kernel, Window, declared_pads, misfit, spatial_sizes},
-    one,
 };
 use crate::import::{
     emit::{Activation, check_picked},
     error::{Problem, invalid, unsupported},
     tensor::{Dim, show},
 };
+
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] =
+    &[Operator::new("ConvTranspose", |lowering, call| lowering.conv_transpose(call))];
 
 /// A transposed convolution's geometry over N spatial axes.
 struct Stretch<const N: usize> {
@@ -101,7 +104,7 @@ impl<const N: usize> Stretch<N> {
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// ConvTranspose over one to three spatial axes.
-    pub(super) fn conv_transpose(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn conv_transpose(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let input = call.activation(0)?.clone();
         let (filter, groups) = self.filter(call, &input)?;
         let shape = filter.shape().to_vec();

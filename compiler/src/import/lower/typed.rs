@@ -1,96 +1,65 @@
 //! Operators on integers and booleans, and those that make or read them: comparisons, conditions, casts.
 
-use super::{Call, Entry, Lowering, Results, one};
+use super::{
+    call::{Call, Entry, Lowering, Operator, Results, one},
+    elementwise::broadcast,
+};
 use crate::import::{
     attributes::axis,
-    emit::{Activation, check_picked, logical},
+    emit::{Activation, BinaryFunction, check_picked, logical},
     error::{Problem, invalid, unsupported},
-    fold,
+    fold::{self, Fold, Pairing},
     tensor::{Dim, Element, Sym, Tensor},
 };
+use mxc_dialects::tosa::{Binary, CustomBinary, Unary};
 
-/// The operators that take integers or booleans that depend on the model's inputs.
-const INTEGERS: [&str; 61] = [
-    "Abs",
-    "Add",
-    "And",
-    "ArgMax",
-    "ArgMin",
-    "Attention",
-    "Cast",
-    "CastLike",
-    "Clip",
-    "Concat",
-    "CumSum",
-    "DepthToSpace",
-    "DequantizeLinear",
-    "Div",
-    "Dropout",
-    "Equal",
-    "Expand",
-    "EyeLike",
-    "Flatten",
-    "GRU",
-    "Gather",
-    "GatherElements",
-    "GatherND",
-    "Greater",
-    "GreaterOrEqual",
-    "Identity",
-    "LSTM",
-    "Less",
-    "LessOrEqual",
-    "Max",
-    "Min",
-    "Mod",
-    "Mul",
-    "Neg",
-    "NonZero",
-    "Not",
-    "OneHot",
-    "Or",
-    "Pad",
-    "Pow",
-    "RNN",
-    "ReduceMax",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "Reshape",
-    "Scatter",
-    "ScatterElements",
-    "ScatterND",
-    "Shape",
-    "Sign",
-    "Size",
-    "SpaceToDepth",
-    "Split",
-    "Sub",
-    "Tile",
-    "TopK",
-    "Transpose",
-    "Trilu",
-    "Where",
-    "Xor",
+/// The operators of this file.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::new("And", |lowering, call| lowering.join_inputs(call, Binary::LogicalAnd))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(Pairing::Logic(|a, b| a && b)))),
+    Operator::new("ArgMax", |lowering, call| lowering.argmax(call, false)).on_integers(),
+    Operator::new("ArgMin", |lowering, call| lowering.argmax(call, true)).on_integers(),
+    Operator::new("Cast", |lowering, call| lowering.cast(call))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.cast()).of_elements()),
+    Operator::new("CastLike", |lowering, call| lowering.cast_like(call))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.cast_like()).of_elements()),
+    Operator::new("Equal", |lowering, call| lowering.join_inputs(call, Binary::Equal))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(Pairing::Equality)).not_on_floats()),
+    Operator::new("Greater", |lowering, call| lowering.join_inputs(call, Binary::Greater))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::GREATER)).not_on_floats()),
+    Operator::new("GreaterOrEqual", |lowering, call| lowering.join_inputs(call, Binary::GreaterEqual))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::GREATER_OR_EQUAL)).not_on_floats()),
+    Operator::new("IsInf", |lowering, call| lowering.is_inf(call)),
+    Operator::new("IsNaN", |lowering, call| lowering.is_nan(call)),
+    Operator::new("Less", |lowering, call| lowering.join_swapped(call, Binary::Greater))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::LESS)).not_on_floats()),
+    Operator::new("LessOrEqual", |lowering, call| lowering.join_swapped(call, Binary::GreaterEqual))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(fold::LESS_OR_EQUAL)).not_on_floats()),
+    Operator::new("Mod", |lowering, call| lowering.modulo(call))
+        .on_integers()
+        .elementwise()
+        .folding(Fold::new(|folding| folding.modulo()).not_on_floats()),
+    Operator::new("Not", |lowering, call| lowering.plain(call, Unary::LogicalNot))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.not())),
+    Operator::new("Or", |lowering, call| lowering.join_inputs(call, Binary::LogicalOr))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(Pairing::Logic(|a, b| a || b)))),
+    Operator::new("Where", |lowering, call| lowering.r#where(call))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.select()).of_elements()),
+    Operator::new("Xor", |lowering, call| lowering.join_inputs(call, Binary::LogicalXor))
+        .on_integers()
+        .folding(Fold::new(|folding| folding.pair(Pairing::Logic(|a, b| a != b)))),
 ];
-/// Those that are one of the above in other words.
-const ALIASES: [&str; 6] = ["Relu", "Slice", "Squeeze", "Sum", "Unsqueeze", "QuantizeLinear"];
-
-/// Refuses integers where only floats are known.
-pub(super) fn check(call: &Call<'_, '_, '_>) -> Result<(), Problem> {
-    let op = call.node.op.as_str();
-    if INTEGERS.contains(&op) || ALIASES.contains(&op) {
-        return Ok(());
-    }
-    for (index, input) in call.inputs.iter().flatten().enumerate() {
-        if let Entry::Activation(activation) = input
-            && activation.element() != Element::F32
-        {
-            return unsupported(format!("its input '{}' is of {}", call.node.input(index), activation.element()));
-        }
-    }
-    Ok(())
-}
 
 impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// An input as a value of the graph; a constant becomes one of `like`'s type of elements.
@@ -110,7 +79,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     /// An elementwise operation on two inputs of which at least one depends on the model's inputs.
     pub(super) fn join(
         &mut self,
-        operation: &str,
+        operation: impl Into<BinaryFunction>,
         (a, a_name): (&Entry<'c, 'a>, &str),
         (b, b_name): (&Entry<'c, 'a>, &str),
     ) -> Result<Activation<'c, 'a>, Problem> {
@@ -123,85 +92,67 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Two inputs of a call, joined.
-    fn joined(&mut self, call: &Call<'_, 'c, 'a>, operation: &str, swap: bool) -> Result<Activation<'c, 'a>, Problem> {
-        let operand = |index: usize| Ok::<_, Problem>((call.entry(index)?, call.node.input(index)));
-        let (a, b) = if swap { (operand(1)?, operand(0)?) } else { (operand(0)?, operand(1)?) };
-        self.join(operation, a, b)
+    pub(super) fn join_inputs(
+        &mut self,
+        call: &Call<'_, 'c, 'a>,
+        operation: impl Into<BinaryFunction>,
+    ) -> Results<'c, 'a> {
+        let (a, b) = (call.entry(0)?, call.entry(1)?);
+        one(self.join(operation, (a, call.node.input(0)), (b, call.node.input(1)))?)
     }
 
-    /// Comparisons and logic.
-    pub(super) fn condition(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        one(match call.node.op.as_str() {
-            "Equal" => self.joined(call, "tosa.equal", false)?,
-            "Greater" => self.joined(call, "tosa.greater", false)?,
-            "GreaterOrEqual" => self.joined(call, "tosa.greater_equal", false)?,
-            "Less" => self.joined(call, "tosa.greater", true)?,
-            "LessOrEqual" => self.joined(call, "tosa.greater_equal", true)?,
-            "And" => self.joined(call, "tosa.logical_and", false)?,
-            "Or" => self.joined(call, "tosa.logical_or", false)?,
-            "Xor" => self.joined(call, "tosa.logical_xor", false)?,
-            "Not" => {
-                let x = call.activation(0)?.clone();
-                self.emit.unary("tosa.logical_not", &x)?
-            }
-            "IsNaN" => {
-                let x = call.activation(0)?.clone();
-                let own = self.pair("tosa.equal", &x, &x)?;
-                self.emit.unary("tosa.logical_not", &own)?
-            }
-            // IsInf
-            _ => {
-                let x = call.activation(0)?.clone();
-                let both = ["detect_positive", "detect_negative"].map(|name| call.node.int(name, 1));
-                let [positive, negative] = both;
-                let against = match (positive? != 0, negative? != 0) {
-                    (true, true) => self.emit.unary("tosa.abs", &x)?,
-                    (true, false) => x,
-                    (false, true) => self.emit.negate(&x)?,
-                    (false, false) => return unsupported("it detects nothing"),
-                };
-                self.emit.with_scalar("tosa.equal", &against, f32::INFINITY)?
-            }
-        })
+    /// Two inputs of a call, joined the other way round.
+    fn join_swapped(&mut self, call: &Call<'_, 'c, 'a>, operation: Binary) -> Results<'c, 'a> {
+        let (b, a) = (call.entry(1)?, call.entry(0)?);
+        one(self.join(operation, (b, call.node.input(1)), (a, call.node.input(0)))?)
     }
 
-    /// Arithmetic of integers.
-    pub(super) fn integers(&mut self, call: &Call<'_, 'c, 'a>, element: Element) -> Results<'c, 'a> {
-        let node = call.node;
-        let operation = match node.op.as_str() {
-            "Add" | "Sum" => "tosa.add",
-            "Sub" => "tosa.sub",
-            "Mul" => "tosa.mul",
-            "Div" => "tosa.intdiv",
-            "Max" => "tosa.maximum",
-            "Min" => "tosa.minimum",
-            "Pow" => return self.power(call),
-            _ => return unsupported(format!("its inputs are of {element}")),
+    /// IsNaN: what does not equal itself.
+    fn is_nan(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let x = call.activation(0)?.clone();
+        let own = self.pair(Binary::Equal, &x, &x)?;
+        one(self.emit.unary(Unary::LogicalNot, &own)?)
+    }
+
+    /// IsInf.
+    fn is_inf(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let x = call.activation(0)?.clone();
+        let [positive, negative] = ["detect_positive", "detect_negative"].map(|name| call.node.int(name, 1));
+        let against = match (positive? != 0, negative? != 0) {
+            (true, true) => self.emit.unary(Unary::Abs, &x)?,
+            (true, false) => x,
+            (false, true) => self.emit.negate(&x)?,
+            (false, false) => return unsupported("it detects nothing"),
         };
+        one(self.emit.with_scalar(Binary::Equal, &against, f32::INFINITY)?)
+    }
+
+    /// A function of integers over any number of operands.
+    pub(super) fn chain_of_integers(&mut self, call: &Call<'_, 'c, 'a>, function: Binary) -> Results<'c, 'a> {
+        let node = call.node;
         let mut result = call.entry(0)?.clone();
         for index in 1..call.inputs.len() {
-            let joined = self.join(operation, (&result, node.input(0)), (call.entry(index)?, node.input(index)))?;
+            let joined = self.join(function, (&result, node.input(0)), (call.entry(index)?, node.input(index)))?;
             result = Entry::Activation(joined);
         }
         Ok(vec![result])
     }
 
     /// Pow where an operand is of integers: the result has the base's type.
-    fn power(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    pub(super) fn power(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let base = self.value(call, 0, None)?;
         let exponent = self.value(call, 1, Some(base.element()))?;
         if base.element() == exponent.element() {
-            return one(self.pair("tosa.pow", &base, &exponent)?);
+            return one(self.pair(Binary::Pow, &base, &exponent)?);
         }
         let floats = [self.emit.cast(&base, Element::F32)?, self.emit.cast(&exponent, Element::F32)?];
-        let result = self.pair("tosa.pow", &floats[0], &floats[1])?;
+        let result = self.pair(Binary::Pow, &floats[0], &floats[1])?;
         one(self.truncated(&result, base.element())?)
     }
 
     /// Mod, of integers or with `fmod`.
-    pub(super) fn modulo(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let operation = if call.node.int("fmod", 0)? != 0 { "mxc.rem" } else { "mxc.mod" };
-        one(self.joined(call, operation, false)?)
+    fn modulo(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        self.join_inputs(call, if call.node.int("fmod", 0)? != 0 { CustomBinary::Rem } else { CustomBinary::Mod })
     }
 
     /// Converts as ONNX does: floats to integers are rounded to zero.
@@ -214,8 +165,8 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         }
         let positive = self.emit.clamp(input, 0.0, f32::INFINITY)?;
         let negative = self.emit.clamp(input, f32::NEG_INFINITY, 0.0)?;
-        let (low, high) = (self.emit.unary("tosa.floor", &positive)?, self.emit.unary("tosa.ceil", &negative)?);
-        let whole = self.emit.binary("tosa.add", &low, &high)?;
+        let (low, high) = (self.emit.unary(Unary::Floor, &positive)?, self.emit.unary(Unary::Ceil, &negative)?);
+        let whole = self.emit.binary(Binary::Add, &low, &high)?;
         self.emit.cast(&whole, to)
     }
 
@@ -233,32 +184,39 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         };
         let half = if matches!(code, 3 | 5) { levels / 2 } else { 0 };
         let wide = self.emit.cast(input, Element::I64)?;
-        let above = self.with_constant("tosa.add", &wide, "", &constant(half), false)?;
-        let wrapped = self.with_constant("mxc.mod", &above, "", &constant(levels), false)?;
-        let wrapped = self.with_constant("tosa.sub", &wrapped, "", &constant(half), false)?;
+        let above = self.with_constant(Binary::Add, &wide, "", &constant(half), false)?;
+        let wrapped = self.with_constant(CustomBinary::Mod, &above, "", &constant(levels), false)?;
+        let wrapped = self.with_constant(Binary::Sub, &wrapped, "", &constant(half), false)?;
         self.emit.cast(&wrapped, to)
     }
 
-    /// Cast and CastLike.
-    pub(super) fn cast(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
-        let node = call.node;
-        let to = if node.op == "Cast" {
-            let code = node.int("to", 1)?;
-            match (i32::try_from(code).ok().and_then(Element::of), call.entry(0)?) {
-                (Some(to), Entry::Activation(input)) if matches!(code, 2..=5 | 12) => {
-                    let input = input.clone();
-                    return one(self.narrowed(&input, to, code)?);
-                }
-                (Some(to), _) => to,
-                (None, _) => return unsupported(format!("a cast to data type {code}")),
-            }
-        } else {
-            match call.entry(1)? {
-                Entry::Activation(like) => like.element(),
-                Entry::Constant(like) => like.data.element(),
-                Entry::Unknown => return unsupported("its input is not known"),
-            }
+    /// Cast.
+    fn cast(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let code = call.node.int("to", 1)?;
+        let Some(to) = i32::try_from(code).ok().and_then(Element::of) else {
+            return unsupported(format!("a cast to data type {code}"));
         };
+        match call.entry(0)? {
+            Entry::Activation(input) if matches!(code, 2..=5 | 12) => {
+                let input = input.clone();
+                one(self.narrowed(&input, to, code)?)
+            }
+            _ => self.cast_to(call, to),
+        }
+    }
+
+    /// CastLike.
+    fn cast_like(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+        let to = match call.entry(1)? {
+            Entry::Activation(like) => like.element(),
+            Entry::Constant(like) => like.data.element(),
+            Entry::Unknown => return unsupported("its input is not known"),
+        };
+        self.cast_to(call, to)
+    }
+
+    /// The first input as another type of elements.
+    fn cast_to(&mut self, call: &Call<'_, 'c, 'a>, to: Element) -> Results<'c, 'a> {
         match call.entry(0)? {
             Entry::Constant(tensor) => {
                 let code = match to {
@@ -269,7 +227,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 };
                 Ok(vec![Entry::Constant(std::rc::Rc::new(fold::cast(tensor, code)?))])
             }
-            _ => {
+            Entry::Activation(_) | Entry::Unknown => {
                 let input = call.activation(0)?.clone();
                 one(self.truncated(&input, to)?)
             }
@@ -277,7 +235,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
     }
 
     /// Where.
-    pub(super) fn r#where(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    fn r#where(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
         let element = call.inputs[1..].iter().flatten().find_map(|entry| match entry {
             Entry::Activation(activation) => Some(activation.element()),
             _ => None,
@@ -302,13 +260,13 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
             let wide = self.with_rank(operand, rank)?;
             operands.push(self.emit.in_order(&wide, &order)?);
         }
-        let shape = super::elementwise::broadcast(&operands[0].shape, &operands[1].shape)?;
-        let shape = super::elementwise::broadcast(&shape, &operands[2].shape)?;
+        let shape = broadcast(&operands[0].shape, &operands[1].shape)?;
+        let shape = broadcast(&shape, &operands[2].shape)?;
         self.emit.select([&operands[0], &operands[1], &operands[2]], shape)
     }
 
-    /// ArgMax and ArgMin.
-    pub(super) fn argmax(&mut self, call: &Call<'_, 'c, 'a>) -> Results<'c, 'a> {
+    /// ArgMax, or ArgMin of the `least`.
+    fn argmax(&mut self, call: &Call<'_, 'c, 'a>, least: bool) -> Results<'c, 'a> {
         let node = call.node;
         let mut input = call.activation(0)?.clone();
         let axis = axis(node.int("axis", 0)?, input.rank())?;
@@ -318,7 +276,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         if input.element() == Element::Bool {
             return invalid("its input is boolean");
         }
-        if node.op == "ArgMin" {
+        if least {
             input = self.emit.negate(&input)?;
         }
         // The last of equal elements is the first one from behind.
@@ -330,7 +288,7 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let mut result = self.emit.argmax(&input, axis)?;
         if last {
             let end = Tensor::ints(vec![], [Sym::from(size as i64 - 1)]);
-            result = self.with_constant("tosa.sub", &result, "", &end, true)?;
+            result = self.with_constant(Binary::Sub, &result, "", &end, true)?;
         }
         if node.int("keepdims", 1)? != 0 {
             let mut shape = input.shape.clone();
@@ -345,10 +303,10 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
         let zero = Tensor::ints(vec![], [Sym::from(0)]);
         let mut parts = Vec::with_capacity(2);
         for swapped in [false, true] {
-            let part = self.with_constant("tosa.greater", x, "", &zero, swapped)?;
+            let part = self.with_constant(Binary::Greater, x, "", &zero, swapped)?;
             parts.push(self.emit.cast(&part, x.element())?);
         }
-        self.emit.binary("tosa.sub", &parts[0], &parts[1])
+        self.emit.binary(Binary::Sub, &parts[0], &parts[1])
     }
 
     /// `a / b` of floats.
@@ -365,18 +323,18 @@ impl<'c, 'a> Lowering<'c, 'a, '_> {
                 let inverse: Vec<f32> = values.iter().map(|&value| (1.0 / f64::from(value)) as f32).collect();
                 if inverse.iter().any(|inverse| !inverse.is_normal()) {
                     // The divisor or its inverse lost digits, or there is none.
-                    return self.join("mxc.div", (a, a_name), (b, b_name));
+                    return self.join(CustomBinary::Div, (a, a_name), (b, b_name));
                 }
                 let inverse = Entry::Constant(std::rc::Rc::new(Tensor::floats(divisor.shape.clone(), inverse)));
-                self.join("tosa.mul", (a, a_name), (&inverse, &format!("{b_name}.reciprocal")))
+                self.join(Binary::Mul, (a, a_name), (&inverse, &format!("{b_name}.reciprocal")))
             }
             (_, Entry::Activation(divisor)) => {
-                let inverse = self.emit.unary("tosa.reciprocal", divisor)?;
+                let inverse = self.emit.unary(Unary::Reciprocal, divisor)?;
                 match a {
                     Entry::Constant(one) if one.scalar() == Some(1.0) && one.shape.len() <= divisor.rank() => {
                         Ok(inverse)
                     }
-                    _ => self.join("tosa.mul", (a, a_name), (&Entry::Activation(inverse), b_name)),
+                    _ => self.join(Binary::Mul, (a, a_name), (&Entry::Activation(inverse), b_name)),
                 }
             }
             _ => unsupported("its inputs are constants"),

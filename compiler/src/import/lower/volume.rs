@@ -6,7 +6,7 @@
 //! KD·KH times while the layer runs.
 
 use super::{
-    Lowering,
+    call::Lowering,
     conv::{Filter, Kernel, Window},
 };
 use crate::import::{
