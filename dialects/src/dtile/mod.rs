@@ -1,20 +1,21 @@
-//! Typed views and builders of the `dtile` dialect, and its verifier.
+//! Typed views and builders of the `dtile` dialect; [`verify`] checks what IRDL cannot state of it.
 //!
 //! Every operation has a struct with its operands, attributes and result types: `parse` reads one from the IR, `build`
 //! makes the operation. [`Instruction`] is any of them.
+
+pub mod verify;
 
 use crate::{ffi, ir};
 use melior::{
     Context,
     ir::{
-        Attribute, Identifier, Location, Module, Operation, OperationRef, RegionLike, ShapedTypeLike, Type, Value,
-        ValueLike,
+        Attribute, Identifier, Location, Module, Operation, OperationRef, ShapedTypeLike, Type, Value, ValueLike,
         attribute::FlatSymbolRefAttribute,
         operation::{OperationBuilder, OperationLike, OperationMutLike},
         r#type::{IntegerType, RankedTensorType},
     },
 };
-use std::{collections::BTreeMap, ops::Range};
+use std::ops::Range;
 
 /// The function attribute with the name of the layer that the program denoises; marks a function as a dtile program.
 pub const LAYER: &str = "dtile.layer";
@@ -34,8 +35,42 @@ pub const WEIGHT_LOAD: &str = "dtile.weight_load_words";
 /// The function attribute that records the chosen mapping.
 pub const MAPPING: &str = "dtile.mapping";
 
-/// The units that the control unit enables, as `dtile.phase` names them.
-pub const UNITS: [&str; 5] = ["transfer", "convolution", "leaky_relu", "noise_cancellation", "affine"];
+/// A unit of the tile: the control unit enables one in every phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unit {
+    /// Moves words between the accelerator's buffers and the tile's memories.
+    Transfer,
+    /// The systolic cores.
+    Convolution,
+    /// LeakyReLU.
+    LeakyRelu,
+    /// The LFSRs, the uniform-to-normal converters and the cancellation that they feed.
+    NoiseCancellation,
+    /// A scale and a shift per channel.
+    Affine,
+}
+
+impl Unit {
+    /// All units.
+    pub const ALL: [Self; 5] =
+        [Self::Transfer, Self::Convolution, Self::LeakyRelu, Self::NoiseCancellation, Self::Affine];
+
+    /// What `dtile.phase` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transfer => "transfer",
+            Self::Convolution => "convolution",
+            Self::LeakyRelu => "leaky_relu",
+            Self::NoiseCancellation => "noise_cancellation",
+            Self::Affine => "affine",
+        }
+    }
+
+    /// The unit of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|unit| unit.name() == name)
+    }
+}
 
 /// A symbol attribute's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,7 +264,7 @@ operations! {
         () -> 0
         /// The phase's number in the program.
         index: i64,
-        /// One of [`UNITS`].
+        /// The name of a [`Unit`].
         unit: String,
         /// The first cycle.
         start: i64,
@@ -485,14 +520,14 @@ pub fn buffer<'c, 'a>(value: Value<'c, 'a>) -> Option<OperationRef<'c, 'a>> {
 }
 
 impl<'c, 'a> Instruction<'c, 'a> {
-    /// The unit that runs it, one of [`UNITS`]; `None` for what takes no time.
-    pub fn unit(&self) -> Option<&'static str> {
+    /// The unit that runs it; `None` for what takes no time.
+    pub fn unit(&self) -> Option<Unit> {
         match self {
-            Self::Load(_) | Self::Store(_) => Some("transfer"),
-            Self::SystolicConv(_) | Self::SystolicConvPair(_) => Some("convolution"),
-            Self::LeakyRelu(_) => Some("leaky_relu"),
-            Self::Lfsr(_) | Self::BoxMuller(_) | Self::NoiseCancel(_) => Some("noise_cancellation"),
-            Self::Affine(_) => Some("affine"),
+            Self::Load(_) | Self::Store(_) => Some(Unit::Transfer),
+            Self::SystolicConv(_) | Self::SystolicConvPair(_) => Some(Unit::Convolution),
+            Self::LeakyRelu(_) => Some(Unit::LeakyRelu),
+            Self::Lfsr(_) | Self::BoxMuller(_) | Self::NoiseCancel(_) => Some(Unit::NoiseCancellation),
+            Self::Affine(_) => Some(Unit::Affine),
             Self::Launch(_) | Self::WeightAlloc(_) | Self::ActivationAlloc(_) | Self::Phase(_) => None,
         }
     }
@@ -542,377 +577,4 @@ impl<'c, 'a> Instruction<'c, 'a> {
 /// Sets an integer attribute of an operation.
 pub fn set_integer<'c>(context: &'c Context, operation: OperationRef<'c, '_>, name: &str, value: i64) {
     ffi::as_mut(operation).set_attribute(name, ir::integer(context, value));
-}
-
-/// Checks what IRDL cannot state of the dtile programs and launches of a module; returns every violation.
-///
-/// Shapes; buffer sizes and, once scheduled, addresses (inside the memory, live buffers disjoint); no read of a value that
-/// was overwritten in its buffer; phases in order, without gaps, one unit at a time; LFSR draws without gaps.
-pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
-    let mut violations = Vec::new();
-    let programs = programs(module);
-    let mut weights = Vec::new();
-    for program in &programs {
-        let name = ir::string_attr(program, "sym_name").unwrap_or_default();
-        let mut found = Vec::new();
-        if let Err(message) = verify_program(*program, &mut found, &mut weights) {
-            found.push(message);
-        }
-        violations.extend(found.into_iter().map(|message| format!("dtile program @{name}: {message}")));
-    }
-    weights.sort();
-    for pair in weights.windows(2) {
-        if pair[0].0 == pair[1].0 && pair[0].2 > pair[1].1 {
-            violations.push(format!(
-                "the weights of @{} and @{} overlap at address {} of the weight memory",
-                pair[0].3, pair[1].3, pair[1].1
-            ));
-        }
-    }
-    let main = ir::main_function(module).and_then(ir::entry_block);
-    for operation in main.map(ir::block_ops).unwrap_or_default() {
-        if let Err(message) = verify_launch(operation, &programs) {
-            violations.push(message);
-        }
-    }
-    if violations.is_empty() { Ok(()) } else { Err(violations) }
-}
-
-fn verify_launch(operation: OperationRef<'_, '_>, programs: &[OperationRef<'_, '_>]) -> Result<(), String> {
-    let Some(Instruction::Launch(launch)) = Instruction::parse(operation)? else {
-        return Ok(());
-    };
-    let at = format!("dtile.launch of layer {}", launch.layer);
-    let program = programs
-        .iter()
-        .find(|program| ir::string_attr(program, "sym_name").as_deref() == Some(&launch.program.0))
-        .ok_or_else(|| format!("{at}: no dtile program @{}", launch.program.0))?;
-    if ir::string_attr(program, LAYER).as_deref() != Some(&launch.layer) {
-        return Err(format!("{at}: @{} is of another layer", launch.program.0));
-    }
-    let block = ir::entry_block(*program).ok_or_else(|| format!("{at}: the program is empty"))?;
-    let argument =
-        melior::ir::BlockLike::argument(&block, 0).map_err(|_| format!("{at}: the program has no argument"))?;
-    let wanted: usize = shape(argument.into())?.iter().product();
-    let sample: Option<usize> = sample_shape(launch.input.r#type()).map(|shape| shape.iter().product());
-    if sample != Some(wanted) || launch.types.first() != Some(&launch.input.r#type()) {
-        return Err(format!("{at}: {} does not fit the program's {wanted} words per sample", launch.input.r#type()));
-    }
-    Ok(())
-}
-
-fn ensure(condition: bool, message: impl FnOnce() -> String) -> Result<(), String> {
-    if condition { Ok(()) } else { Err(message()) }
-}
-
-/// Operand shapes, attribute ranges and sizes of one operation.
-fn verify_shapes(instruction: &Instruction<'_, '_>) -> Result<(), String> {
-    let rank3 = |value: Value<'_, '_>, what: &str| -> Result<[usize; 3], String> {
-        <[usize; 3]>::try_from(shape(value)?)
-            .map_err(|shape| format!("{what} is {shape:?}, rows x columns x channels are wanted"))
-    };
-    let result = |types: &[Type<'_>]| -> Vec<usize> {
-        types
-            .first()
-            .and_then(|r#type| ir::tensor_shape(*r#type))
-            .and_then(|shape| shape.into_iter().collect())
-            .unwrap_or_default()
-    };
-    let rows = |first: i64, count: usize, of: usize| {
-        ensure(usize::try_from(first).is_ok_and(|first| first + count <= of), || {
-            format!("rows {first} to {} of {of}", first + count as i64)
-        })
-    };
-    let mapping = |cores: &[i64], order: &str, partials: usize| {
-        ensure(cores.len() == 2 && cores.iter().all(|n| *n > 0), || {
-            format!("cores {cores:?}: [pixel groups, filter groups] are wanted")
-        })?;
-        match (order, partials) {
-            ("accumulate", 0) | ("spill", 1) => Ok(()),
-            _ => Err(format!("order {order:?} with {partials} buffers for partial sums")),
-        }
-    };
-    match instruction {
-        Instruction::WeightAlloc(alloc) => {
-            let bytes = tensor_bytes(alloc.value.r#type());
-            ensure(
-                element_width(alloc.value.r#type()) == Some(16) && bytes == usize::try_from(alloc.bytes).ok(),
-                || format!("{} bytes for {}", alloc.bytes, alloc.value.r#type()),
-            )
-        }
-        Instruction::ActivationAlloc(alloc) => {
-            let bytes = alloc.types.first().and_then(|r#type| tensor_bytes(*r#type));
-            ensure(bytes.is_some() && bytes == usize::try_from(alloc.bytes).ok(), || {
-                format!("{} bytes for a buffer of {bytes:?}", alloc.bytes)
-            })
-        }
-        Instruction::Load(load) => {
-            let (source, into) = (rank3(load.source, "source")?, rank3(load.into, "into")?);
-            ensure(source[1..] == into[1..], || format!("{into:?} of {source:?}: whole rows are wanted"))?;
-            rows(load.first_row, into[0], source[0])
-        }
-        Instruction::Store(store) => {
-            let (strip, output) = (rank3(store.strip, "strip")?, rank3(store.output, "output")?);
-            let count = usize::try_from(store.rows).unwrap_or(usize::MAX / 2);
-            ensure(strip[1..] == output[1..], || format!("{strip:?} into {output:?}: whole rows are wanted"))?;
-            rows(store.strip_row, count, strip[0])?;
-            rows(store.first_row, count, output[0])
-        }
-        Instruction::SystolicConv(conv) => {
-            mapping(&conv.cores, &conv.order, conv.partials.len())?;
-            let (input, into) = (rank3(conv.input, "input")?, rank3(conv.into, "into")?);
-            let (weight, bias) = (shape(conv.weight)?, shape(conv.bias)?);
-            let first = usize::try_from(conv.first_filter).unwrap_or(usize::MAX / 2);
-            let pad: Vec<usize> =
-                conv.pad.iter().filter_map(|pad| usize::try_from(*pad).ok().filter(|pad| *pad < 1 << 20)).collect();
-            let fits = match (conv.kind.as_str(), &weight[..], &pad[..]) {
-                ("pointwise", [filters, 1, 1, channels], [0, 0, 0, 0]) => {
-                    *channels == input[2] && bias == [*filters] && first + into[2] <= *filters && into[1] == input[1]
-                }
-                ("depthwise", [_, width, channels, 1], [_, _, left, right]) => {
-                    first == 0
-                        && *channels == input[2]
-                        && *channels == into[2]
-                        && bias == [*channels]
-                        && (input[1] + left + right).checked_sub(*width) == into[1].checked_sub(1)
-                }
-                _ => false,
-            };
-            ensure(fits && conv.input_rows(into[0])?.end <= input[0], || {
-                format!(
-                    "{} of {input:?} with weight {weight:?}, bias {bias:?}, pad {:?}, first filter {} into {into:?}",
-                    conv.kind, conv.pad, conv.first_filter
-                )
-            })
-        }
-        Instruction::SystolicConvPair(pair) => {
-            mapping(&pair.cores, &pair.order, pair.partials.len())?;
-            let input = rank3(pair.input, "input")?;
-            let into = rank3(pair.first_into, "into")?;
-            let (weight, bias) = (shape(pair.first_weight)?, shape(pair.first_bias)?);
-            let first = usize::try_from(pair.first_filter).unwrap_or(usize::MAX / 2);
-            let fits = matches!(weight[..], [filters, 1, 1, channels]
-                if channels == input[2] && bias == [filters] && first + into[2] <= filters)
-                && into[1] == input[1]
-                && pair.input_rows(into[0])?.end <= input[0]
-                && pair.first_into.r#type() == pair.second_into.r#type()
-                && pair.first_weight.r#type() == pair.second_weight.r#type()
-                && [&pair.weight_fractions, &pair.bias_fractions, &pair.output_fractions]
-                    .iter()
-                    .all(|fractions| fractions.len() == 2);
-            ensure(fits, || format!("heads {weight:?} on {input:?} into {into:?} do not fit"))
-        }
-        Instruction::LeakyRelu(relu) => {
-            rank3(relu.input, "input")?;
-            ensure((1..16).contains(&relu.shift), || format!("shift {}", relu.shift))
-        }
-        Instruction::Affine(affine) => {
-            let input = rank3(affine.input, "input")?;
-            let count = usize::try_from(affine.rows).unwrap_or(usize::MAX / 2);
-            rows(affine.first_row, count, input[0])?;
-            ensure(shape(affine.scale)? == [input[2]] && shape(affine.shift)? == [input[2]], || {
-                format!("one scale and one shift per channel of {input:?} are wanted")
-            })
-        }
-        Instruction::Lfsr(lfsr) => {
-            let width = lfsr.types.first().and_then(|r#type| element_width(*r#type));
-            ensure(
-                width.map(i64::from) == Some(lfsr.width)
-                    && lfsr.taps.first() == Some(&lfsr.width)
-                    && lfsr.taps.windows(2).all(|pair| pair[0] > pair[1])
-                    && lfsr.taps.last() > Some(&0)
-                    && !lfsr.seeds.is_empty()
-                    && lfsr.seeds.iter().all(|seed| *seed != 0)
-                    && (1..=4096).contains(&lfsr.shifts_per_draw),
-                || format!("width {}, taps {:?}, seeds {:?}", lfsr.width, lfsr.taps, lfsr.seeds),
-            )
-        }
-        Instruction::BoxMuller(unit) => ensure(
-            shape(unit.first)? == result(&unit.types)
-                && element_width(unit.first.r#type()).map(i64::from) == Some(unit.width)
-                && unit.first.r#type() == unit.second.r#type(),
-            || format!("{} to {:?}", unit.first.r#type(), result(&unit.types)),
-        ),
-        Instruction::NoiseCancel(cancel) => {
-            let input = rank3(cancel.input, "input")?;
-            let noise: Vec<[usize; 3]> =
-                cancel.noise.iter().map(|noise| rank3(*noise, "noise")).collect::<Result<_, _>>()?;
-            let (first, alike) =
-                (noise.first().copied().unwrap_or_default(), noise.windows(2).all(|pair| pair[0] == pair[1]));
-            rows(cancel.first_row, first[0], input[0])?;
-            rows(cancel.first_channel, first[2], input[2])?;
-            ensure(alike && input[1] == first[1] && (1..=3).contains(&noise.len()) && cancel.lanes > 0, || {
-                format!("noise {noise:?} of {input:?}, {} lanes", cancel.lanes)
-            })
-        }
-        Instruction::Launch(_) | Instruction::Phase(_) => Ok(()),
-    }
-}
-
-/// Fractions for which no alignment overflows.
-fn verify_fractions(operation: &OperationRef<'_, '_>) -> Result<(), String> {
-    for (name, attribute) in operation.attributes() {
-        let name = name.as_string_ref().as_str().unwrap_or_default();
-        let fractions = match ir::as_i64(attribute) {
-            Some(fraction) => vec![fraction],
-            None => ir::i64s_attr(operation, name).unwrap_or_default(),
-        };
-        let inside = fractions.iter().all(|fraction| (-62..=62).contains(fraction));
-        ensure(!name.contains("fraction") || inside, || format!("`{name}` is {fractions:?}, -62 to 62 are allowed"))?;
-    }
-    Ok(())
-}
-
-/// A buffer of the activation memory while the program is walked.
-struct Live<'c, 'a> {
-    allocated: Value<'c, 'a>,
-    range: Option<(i64, i64)>,
-    holds: Value<'c, 'a>,
-    first: usize,
-    last: usize,
-}
-
-fn verify_program(
-    program: OperationRef<'_, '_>,
-    violations: &mut Vec<String>,
-    weights: &mut Vec<(String, i64, i64, String)>,
-) -> Result<(), String> {
-    let name = ir::string_attr(&program, "sym_name").unwrap_or_default();
-    let capacity = |key: &str| {
-        ir::i64_attr(&program, key).filter(|bytes| *bytes > 0).ok_or_else(|| format!("lacks the attribute `{key}`"))
-    };
-    let (weight_memory, activation_memory) = (capacity(WEIGHT_MEMORY)?, capacity(ACTIVATION_MEMORY)?);
-    ensure(
-        program
-            .region(0)
-            .ok()
-            .and_then(|region| region.first_block())
-            .is_some_and(|block| melior::ir::BlockLike::next_in_region(&block).is_none()),
-        || "is not a straight-line program".to_owned(),
-    )?;
-    let operations = ir::entry_block(program).map(ir::block_ops).unwrap_or_default();
-    let scheduled = operations.iter().any(|operation| ir::op_name(operation) == Phase::MNEMONIC);
-    let mut live: Vec<Live<'_, '_>> = Vec::new();
-    let mut draws: BTreeMap<Vec<i64>, i64> = BTreeMap::new();
-    let (mut clock, mut phases, mut unit) = (0, 0, String::new());
-    for (position, operation) in operations.iter().enumerate() {
-        let op = ir::op_name(operation);
-        if !op.starts_with("dtile.") {
-            continue;
-        }
-        let Some(instruction) = Instruction::parse(*operation)? else {
-            continue;
-        };
-        let at = |message: String| format!("{op} (operation {position}): {message}");
-        verify_shapes(&instruction).map_err(at)?;
-        verify_fractions(operation).map_err(at)?;
-        match &instruction {
-            Instruction::WeightAlloc(alloc) => {
-                if let Some(address) = alloc.address {
-                    let end = address.saturating_add(alloc.bytes);
-                    ensure(address >= 0 && end <= weight_memory, || {
-                        at(format!("bytes {address} to {end} are not in the weight memory of {weight_memory}"))
-                    })?;
-                    // Programs that bring their weights along take turns in the memory.
-                    let resident = ir::i64_attr(&program, WEIGHT_LOAD).unwrap_or_default() == 0;
-                    let space = if resident { String::new() } else { name.clone() };
-                    weights.push((space, address, end, name.clone()));
-                } else if scheduled {
-                    violations.push(at("has no address".to_owned()));
-                }
-            }
-            Instruction::ActivationAlloc(alloc) => {
-                let range = alloc.address.map(|address| (address, address.saturating_add(alloc.bytes)));
-                if let Some((address, end)) = range {
-                    ensure(address >= 0 && end <= activation_memory, || {
-                        at(format!("bytes {address} to {end} are not in the activation memory of {activation_memory}"))
-                    })?;
-                } else if scheduled {
-                    violations.push(at("has no address".to_owned()));
-                }
-                if let Ok(buffer) = operation.result(0) {
-                    live.push(Live {
-                        allocated: buffer.into(),
-                        range,
-                        holds: buffer.into(),
-                        first: usize::MAX,
-                        last: 0,
-                    });
-                }
-            }
-            Instruction::Phase(phase) => {
-                ensure(UNITS.contains(&phase.unit.as_str()), || at(format!("no unit `{}`", phase.unit)))?;
-                ensure(phase.index == phases && phase.start == clock, || {
-                    at(format!(
-                        "phase {} at cycle {} where phase {phases} at cycle {clock} is due",
-                        phase.index, phase.start
-                    ))
-                })?;
-                ensure(phase.cycles > 0, || at("takes no cycles".to_owned()))?;
-                phases += 1;
-                clock = i64::saturating_add(clock, phase.cycles);
-                unit.clone_from(&phase.unit);
-            }
-            Instruction::Lfsr(lfsr) => {
-                let elements = operation
-                    .result(0)
-                    .ok()
-                    .and_then(|words| shape(words.into()).ok())
-                    .map_or(0, |shape| shape.iter().product::<usize>());
-                let drawn = draws.entry(lfsr.seeds.clone()).or_default();
-                ensure(lfsr.first_draw == *drawn, || {
-                    at(format!("starts at draw {}, {drawn} are due", lfsr.first_draw))
-                })?;
-                *drawn += elements.div_ceil(lfsr.seeds.len().max(1)) as i64;
-            }
-            Instruction::Launch(_) => violations.push(at("inside a program".to_owned())),
-            _ => {}
-        }
-        if scheduled && let Some(wanted) = instruction.unit() {
-            ensure(unit == wanted, || at(format!("runs on {wanted}, but the phase enables {unit:?}")))?;
-        }
-        // Which buffers it touches, whether what it reads is still there.
-        let (reads, writes) = instruction.accesses();
-        let mut written = Vec::new();
-        for (value, is_read) in reads.iter().map(|value| (value, true)).chain(writes.iter().map(|value| (value, false)))
-        {
-            let Some(alloc) = buffer(*value) else {
-                return Err(at("an operand is in no buffer".to_owned()));
-            };
-            let allocated = alloc.result(0).ok().map(Value::from);
-            let Some(index) = live.iter().position(|live| Some(live.allocated) == allocated) else {
-                continue; // a weight
-            };
-            let buffer = &mut live[index];
-            ensure(!is_read || buffer.holds == *value, || {
-                at("reads a value that was overwritten in its buffer".to_owned())
-            })?;
-            buffer.first = buffer.first.min(position);
-            buffer.last = position;
-            if !is_read {
-                written.push(index);
-            }
-        }
-        for (result, index) in operation.results().zip(written) {
-            live[index].holds = result.into();
-        }
-    }
-    for (index, one) in live.iter().enumerate() {
-        for other in &live[..index] {
-            let at_once = one.first <= other.last && other.first <= one.last;
-            if let (true, Some(a), Some(b)) = (at_once, one.range, other.range)
-                && a.0 < b.1
-                && b.0 < a.1
-            {
-                violations.push(format!(
-                    "buffers at {} and {} of the activation memory overlap while both are in use",
-                    a.0, b.0
-                ));
-            }
-        }
-    }
-    if scheduled {
-        ensure(ir::i64_attr(&program, CYCLES) == Some(clock), || format!("`{CYCLES}` is not the phases' sum {clock}"))?;
-    }
-    Ok(())
 }
