@@ -13,7 +13,10 @@
 use crate::pass::{
     CalibrationRun, OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
 };
-use melior::{Context, ir::operation::OperationMutLike};
+use melior::{
+    Context,
+    ir::operation::{OperationLike, OperationMutLike},
+};
 use mxc_dialects::{
     analog::{self, AnalogOp},
     erase::ModuleMut,
@@ -167,13 +170,14 @@ impl Pass for RankSensitivity {
             let (Some(index), Some(rank)) =
                 (position, position.and_then(|index| order.iter().position(|ranked| *ranked == index)))
             else {
-                return Err(PassError::new(format!("layer \"{layer}\" was not executed")));
+                return Err(PassError::new(format!("layer \"{layer}\" was not executed")).at(op.operation().location()));
             };
             let measured = statistics.get(index).copied().filter(|_| norms[index].is_finite());
             let Some(measured) = measured.filter(|m| m.absmax.is_finite() && m.rms.is_finite()) else {
                 return Err(PassError::new(format!(
                     "layer \"{layer}\" is not finite on the clean model (rms or gradient)"
                 ))
+                .at(op.operation().location())
                 .hint("check the model's weights and the preprocessing of its inputs"));
             };
             let mut operation = ffi::as_mut(op.operation());
