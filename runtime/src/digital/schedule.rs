@@ -129,7 +129,7 @@ impl Work {
                 let shape = ConvShape {
                     pixels: output.get(..2).map_or(0, product),
                     reduction: input.last().copied().unwrap_or_default(),
-                    filters: 2 * output.last().copied().unwrap_or_default(),
+                    filters: output.last().map_or(0, |filters| filters.saturating_mul(2)),
                     groups: 1,
                 };
                 Self::Convolution { shape, mapping: conv_mapping(&pair.cores, &pair.order)? }
