@@ -659,12 +659,16 @@ fn verifier_refuses_broken_programs() {
     let context = new_context();
     let hardware = with_memory(5000);
     let text = print_module(&lowered(&context, &SMALL, &hardware), false);
+    let messages = |module: &Module<'_>| -> String {
+        let found = dtile::verify::verify(module).unwrap_err();
+        found.iter().map(|diagnostic| format!("{diagnostic}\n")).collect()
+    };
     let violations = |from: &str, to: &str| -> String {
         assert!(text.contains(from), "{from} not in\n{text}");
         let broken = text.replacen(from, to, 1);
         let module = ir::parse(&context, broken.as_bytes(), "broken.mlir").unwrap();
         assert!(module.as_operation().verify());
-        dtile::verify(&module).unwrap_err().join("\n")
+        messages(&module)
     };
     assert!(violations("dtile.cycles = ", "dtile.cycles = 1").contains("not the phases' sum"));
     assert!(violations("unit = \"convolution\"", "unit = \"affine\"").contains("phase enables \"affine\""));
@@ -689,7 +693,7 @@ fn verifier_refuses_broken_programs() {
     };
     if moved != text {
         let module = ir::parse(&context, moved.as_bytes(), "moved.mlir").unwrap();
-        assert!(dtile::verify(&module).unwrap_err().join("\n").contains("overlap"));
+        assert!(messages(&module).contains("overlap"));
     }
 }
 

@@ -1,9 +1,17 @@
-//! Snapshots of every pass: `ir/*.mlir` hold the input, their first line the pipeline; the result lies beside them in
-//! `snapshots/`.
+//! Every pass on small inputs, whose first line is the pipeline. What `ir/*.mlir` becomes lies in `snapshots/`; in
+//! `ir/errors/*.mlir` the expected errors stand beside the lines that cause them:
+//!
+//! ```mlir
+//! // expected-error@below {{layer "fc" has no rank help: run rank-sensitivity}}
+//! %1 = "analog.fully_connected"(…)
+//! ```
+//!
+//! `@above`, `@+2` and `@-2` name other lines, nothing the comment's own, `@unknown` that the error has none. The text is a part
+//! of the message with its hints, with single spaces for line breaks.
 
 use mxc_compiler::{
     opt::{self, OptError, OptOptions},
-    pass::{PassContext, Pipeline, RunOptions},
+    pass::{PassContext, Pipeline, RunError, RunOptions},
     passes::REGISTRY,
 };
 use mxc_runtime::{
@@ -52,7 +60,7 @@ fn generated(source: &[u8]) -> WeightStore {
 }
 
 /// Every part of a file through its pipeline: the IR (or error), warnings, and what is in the weight stores.
-pub fn transformed(text: &str) -> Vec<Result<String, String>> {
+pub fn transformed(text: &str) -> Vec<Result<String, OptError>> {
     let (pipeline, generate) = flags(text);
     let pipeline = Pipeline::parse(&REGISTRY, &pipeline).unwrap_or_else(|error| panic!("{error}"));
     opt::split(text)
@@ -62,9 +70,10 @@ pub fn transformed(text: &str) -> Vec<Result<String, String>> {
             if generate {
                 cx.weights = generated(part);
             }
-            let options = RunOptions { verify_each: true, ..RunOptions::default() };
-            let mut text =
-                opt::transform(part, "input.mlir", &pipeline, &mut cx, &options).map_err(|error| error.to_string())?;
+            // Else the pass `verify` would never see invalid IR.
+            let verify_each = pipeline.steps.first().is_none_or(|step| step.name != "verify");
+            let options = RunOptions { verify_each, ..RunOptions::default() };
+            let mut text = opt::transform(part, "input.mlir", &pipeline, &mut cx, &options)?;
             for warning in &cx.warnings {
                 text.push_str(&format!("// warning: {warning}\n"));
             }
@@ -91,7 +100,7 @@ fn rounded(text: &str) -> String {
 }
 
 #[test]
-fn every_pass_has_its_snapshot() {
+fn every_input_has_its_snapshot() {
     for (name, path) in inputs("ir") {
         let text = fs::read_to_string(&path).unwrap();
         let parts = transformed(&text).into_iter().map(|part| part.unwrap_or_else(|error| panic!("{name}: {error}")));
@@ -102,15 +111,84 @@ fn every_pass_has_its_snapshot() {
     }
 }
 
+/// An error as a test sees it: its line in the file, if it has one, and its text.
+#[derive(Debug)]
+struct Seen {
+    line: Option<usize>,
+    text: String,
+}
+
+/// The errors that a failure consists of.
+fn seen(error: &OptError) -> Vec<Seen> {
+    let place = regex::Regex::new(r#"":(\d+):\d+"#).unwrap();
+    let seen = |location: &Option<String>, text: String| {
+        let found = place.captures(location.as_ref().unwrap_or(&text)).map(|found| found[1].parse().unwrap());
+        Seen { line: found, text: text.split_whitespace().collect::<Vec<_>>().join(" ") }
+    };
+    let found = match error {
+        OptError::Run { error: RunError::Pass { error, .. }, .. } if error.found.is_empty() => {
+            let help = error.hint.iter().map(|hint| format!("\nhelp: {hint}"));
+            return vec![seen(&error.location, error.message.clone() + &help.collect::<String>())];
+        }
+        OptError::Run { error: RunError::Pass { error, .. }, .. } => &error.found,
+        OptError::Run { error: RunError::Input(found) | RunError::Verify { found, .. }, .. } => found,
+        other => return vec![seen(&None, other.to_string())],
+    };
+    found.iter().map(|diagnostic| seen(&diagnostic.location, diagnostic.message.clone())).collect()
+}
+
+/// The errors that a part's comments announce: the line, none for `@unknown`, and some of the text.
+fn expected(part: &str) -> Vec<Seen> {
+    let comment = regex::Regex::new(r"expected-error(?:@(above|below|unknown|[+-]\d+))? \{\{(.*?)\}\}").unwrap();
+    let mut found = Vec::new();
+    for (line, text) in (1usize..).zip(part.lines()) {
+        let comments: Vec<_> = comment.captures_iter(text).collect();
+        assert_eq!(comments.len(), text.matches("expected-error").count(), "line {line} is no expected-error: {text}");
+        for comment in comments {
+            let line = match comment.get(1).map(|place| place.as_str()) {
+                None => Some(line),
+                Some("unknown") => None,
+                Some("above") => Some(line - 1),
+                Some("below") => Some(line + 1),
+                Some(offset) => line.checked_add_signed(offset.parse().unwrap()),
+            };
+            found.push(Seen { line, text: comment[2].to_owned() });
+        }
+    }
+    found
+}
+
 #[test]
-fn errors_name_the_operation_and_the_mend() {
+fn errors_are_where_they_are_expected() {
     for (name, path) in inputs("ir/errors") {
         let text = fs::read_to_string(&path).unwrap();
-        let messages: Vec<String> =
-            transformed(&text).into_iter().map(|part| part.err().unwrap_or_else(|| "no error".to_owned())).collect();
-        insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
-            insta::assert_snapshot!(format!("errors-{name}"), messages.join("\n-----\n"));
-        });
+        for (part, result) in opt::split(&text).iter().zip(transformed(&text)) {
+            let part = String::from_utf8_lossy(part);
+            let about = part.trim_start().lines().find(|line| !line.starts_with("// RUN")).unwrap_or_default();
+            let mut seen = result.err().as_ref().map(seen).unwrap_or_default();
+            let expected = expected(&part);
+            assert!(!expected.is_empty(), "{name}: {about}: nothing is expected");
+            for expected in expected {
+                let meets = |seen: &Seen| seen.line == expected.line && seen.text.contains(&expected.text);
+                let index = seen.iter().position(meets);
+                let index = index.unwrap_or_else(|| panic!("{name}: {about}: no {expected:?} among {seen:#?}"));
+                seen.remove(index);
+            }
+            assert!(seen.is_empty(), "{name}: {about}: not expected: {seen:#?}");
+        }
+    }
+}
+
+/// A new pass cannot be forgotten.
+#[test]
+fn every_pass_has_an_input() {
+    let pipelines: Vec<Pipeline> = inputs("ir")
+        .into_iter()
+        .map(|(_, path)| Pipeline::parse(&REGISTRY, &flags(&fs::read_to_string(path).unwrap()).0).unwrap())
+        .collect();
+    for pass in REGISTRY.passes {
+        let run = pipelines.iter().any(|pipeline| pipeline.steps.iter().any(|step| step.name == pass.name));
+        assert!(run, "no input in tests/ir runs {}", pass.name);
     }
 }
 
@@ -179,7 +257,8 @@ fn every_alias_and_pass_is_described() {
 fn passes_are_deterministic() {
     for (name, path) in inputs("ir") {
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(transformed(&text), transformed(&text), "{name}");
+        let run = || transformed(&text).into_iter().map(|part| part.unwrap()).collect::<Vec<_>>();
+        assert_eq!(run(), run(), "{name}");
     }
 }
 

@@ -4,10 +4,11 @@
 //! `mlir-opt --irdl-file=…` given [`irdl_source`] reads the same IR. The modules [`analog`], [`denoise`] and [`dtile`]
 //! hold typed views of their operations, [`tosa`] those of TOSA's and of what TOSA lacks, [`noise`] what a noise
 //! specification says, [`ir`] what all of them and the passes need of MLIR, [`erase`] the way to erase
-//! operations, [`verify`] the checks that IRDL cannot state, and [`ffi`] the few calls that melior lacks.
+//! operations, [`verify`] the checks that IRDL cannot state, [`diagnostic`] what they find, and [`ffi`] the few calls that melior lacks.
 
 pub mod analog;
 pub mod denoise;
+pub mod diagnostic;
 pub mod dtile;
 pub mod erase;
 pub mod ffi;

@@ -3,6 +3,7 @@
 use crate::{
     analog::{self, AnalogOp},
     denoise::{self, expression::Site},
+    diagnostic::Diagnostic,
     dtile, ir,
     shape::{self, Window, show},
 };
@@ -14,14 +15,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 type Shape = Vec<Option<usize>>;
 
-/// Checks a module of any level; returns every violation, each naming the operation, its layer and its location.
-pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
+/// Checks a module of any level; returns every violation, each at its operation, which it names with its layer.
+pub fn verify(module: &Module<'_>) -> Result<(), Vec<Diagnostic>> {
     let mut violations = Vec::new();
     let functions = ir::module_ops(module).into_iter().filter(|operation| ir::op_name(operation) == "func.func");
     let globals = ir::globals(module);
     for (name, global) in &globals {
         if let Err(message) = verify_global(global) {
-            violations.push(format!("ml_program.global @{name}: {message}"));
+            violations.push(Diagnostic::at(global.location(), format!("ml_program.global @{name}: {message}")));
         }
     }
     let mut layers = BTreeSet::new();
@@ -42,12 +43,12 @@ pub fn verify(module: &Module<'_>) -> Result<(), Vec<String>> {
             if let Err(message) = result {
                 let layer =
                     ir::string_attr(&operation, analog::LAYER).map_or(String::new(), |layer| format!(" \"{layer}\""));
-                violations.push(format!("{name}{layer} at {}: {message}", operation.location()));
+                violations.push(Diagnostic::at(operation.location(), format!("{name}{layer}: {message}")));
             }
         }
     }
-    if let Err(messages) = dtile::verify(module) {
-        violations.extend(messages);
+    if let Err(found) = dtile::verify::verify(module) {
+        violations.extend(found);
     }
     if violations.is_empty() { Ok(()) } else { Err(violations) }
 }

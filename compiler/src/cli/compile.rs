@@ -75,7 +75,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         if args.timing {
             ui::say(&times.table());
         }
-        return emit(&context, &mut compiled, level, &args, &hardware);
+        return emit(&context, &mut compiled, level, &args, &hardware, global);
     }
     let record = Record {
         hardware,
@@ -115,10 +115,12 @@ fn emit<'c>(
     level: Level,
     args: &CompileArgs,
     hardware: &str,
+    global: &Global,
 ) -> Result<(), Failure> {
     if level == Level::Dtile {
         let weights = compiled.all_weights();
-        session::lower_denoisers(context, &mut compiled.module, weights, &Hardware::parse(hardware, "the profile")?)?;
+        let hardware = Hardware::parse(hardware, "the profile")?;
+        session::lower_denoisers(context, &mut compiled.module, weights, &hardware, global)?;
     }
     if args.inline_weights {
         let weights = compiled.all_weights();

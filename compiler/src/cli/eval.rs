@@ -23,7 +23,7 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
         data::open(&package, Location { path: &args.data, classes: args.classes.as_deref() }, split, holdout, global)?;
     let skip = SkipBad::new(args.skip_bad, global);
     skip.apply(&mut data, args.limit)?;
-    let mut program = session::packaged_in(args.digital, &package, &args.package)?;
+    let mut program = session::packaged_in(args.digital, &package, &args.package, global)?;
     session::override_noise(&mut program, session::noise_option(args.sigma, args.noise.as_ref()).as_ref());
     if session::is_synthetic(&package) {
         global.ui.warn(

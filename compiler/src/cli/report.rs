@@ -10,7 +10,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
         None => session::packaged_hardware(&package)?,
     };
     let context = mxc_dialects::new_context();
-    let (module, reports) = session::lowered(&context, &package, &args.package, &hardware)?;
+    let (module, reports) = session::lowered(&context, &package, &args.package, &hardware, global)?;
     let report = digital::report(&module, &hardware)?;
     if global.ui.json {
         return super::print_json(&report);

@@ -21,7 +21,7 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     let inputs = Inputs::default().model(&args.model).file("the input arrays", Some(&args.input));
     inputs.check("-o", &args.output)?;
     let arrays = read(&args.input)?;
-    let program = load(&args, &arrays)?;
+    let program = load(&args, &arrays, global)?;
     let (inputs, samples) = bind(&program, &arrays, &args.input)?;
     let indices: Vec<u64> = (0..samples as u64).collect();
     let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
@@ -60,9 +60,9 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
 }
 
 /// The model's program. Sizes that an ONNX model leaves open are those of the arrays.
-fn load(args: &RunArgs, arrays: &BTreeMap<String, Numbers>) -> Result<Program, Failure> {
+fn load(args: &RunArgs, arrays: &BTreeMap<String, Numbers>, global: &Global) -> Result<Program, Failure> {
     if args.model.extension().is_some_and(|extension| extension == "mxa") {
-        return session::packaged_in(args.digital, &Package::open(&args.model)?, &args.model);
+        return session::packaged_in(args.digital, &Package::open(&args.model)?, &args.model, global);
     }
     if args.digital == Arithmetic::Fixed {
         return Err("--digital fixed needs a package (.mxa): its denoisers are lowered to the digital tile".into());

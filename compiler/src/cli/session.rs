@@ -22,17 +22,26 @@ use std::path::Path;
 
 /// A package's program, its denoisers in floating point.
 pub fn packaged(package: &Package, path: &Path) -> Result<Program, Failure> {
-    packaged_in(Arithmetic::Float, package, path)
+    let context = mxc_dialects::new_context();
+    let module = ir::parse(&context, &package.module, &path.display().to_string())?;
+    Ok(load::program(&module, &package.weights())?)
 }
 
 /// A package's program, its denoisers in either arithmetic.
-pub fn packaged_in(arithmetic: Arithmetic, package: &Package, path: &Path) -> Result<Program, Failure> {
-    let context = mxc_dialects::new_context();
-    let module = match arithmetic {
-        Arithmetic::Float => ir::parse(&context, &package.module, &path.display().to_string())?,
-        Arithmetic::Fixed => lowered(&context, package, path, &packaged_hardware(package)?)?.0,
-    };
-    Ok(load::program(&module, &package.weights())?)
+pub fn packaged_in(
+    arithmetic: Arithmetic,
+    package: &Package,
+    path: &Path,
+    global: &Global,
+) -> Result<Program, Failure> {
+    match arithmetic {
+        Arithmetic::Float => packaged(package, path),
+        Arithmetic::Fixed => {
+            let context = mxc_dialects::new_context();
+            let (module, _) = lowered(&context, package, path, &packaged_hardware(package)?, global)?;
+            Ok(load::program(&module, &package.weights())?)
+        }
+    }
 }
 
 /// The hardware profile in a package.
@@ -81,16 +90,20 @@ pub fn backbone_parameters(package: &Package) -> u64 {
     package.manifest.placement.as_ref().map_or(0, |placement| placement.backbone_parameters)
 }
 
-/// Lowers a module's denoisers to scheduled digital-tile programs; returns what the passes report.
+/// Lowers a module's denoisers to scheduled digital-tile programs; says what the passes warn of, and returns what they report.
 pub fn lower_denoisers<'c>(
     context: &'c Context,
     module: &mut Module<'c>,
     weights: WeightStore,
     hardware: &Hardware,
+    global: &Global,
 ) -> Result<Reports, Failure> {
     let pipeline = Pipeline::parse(&REGISTRY, "lower-denoisers")?;
     let mut cx = PassContext { weights, hardware: Some(hardware.clone()), ..PassContext::default() };
     run_pipeline(context, module, &pipeline, &mut cx, &RunOptions::default())?;
+    for warning in cx.warnings {
+        global.ui.warn(warning);
+    }
     Ok(cx.reports)
 }
 
@@ -100,8 +113,9 @@ pub fn lowered<'c>(
     package: &Package,
     path: &Path,
     hardware: &Hardware,
+    global: &Global,
 ) -> Result<(Module<'c>, Reports), Failure> {
     let mut module = ir::parse(context, &package.module, &path.display().to_string())?;
-    let reports = lower_denoisers(context, &mut module, package.weights(), hardware)?;
+    let reports = lower_denoisers(context, &mut module, package.weights(), hardware, global)?;
     Ok((module, reports))
 }

@@ -40,19 +40,17 @@ pub fn source(value: Value<'_, '_>) -> Option<Source> {
 /// The values of a constant f32 value. `pass` names who asks, for the error when a global's bytes are missing.
 pub fn weight(pass: &str, value: Value<'_, '_>, store: &WeightStore) -> Result<Weight, PassError> {
     let operation = ir::defining_op(value);
-    let refused = |message: String| {
-        let error = PassError::new(message);
-        match &operation {
-            Some(operation) => error.at(operation.location()),
-            None => error,
-        }
+    let at = |error: PassError| match &operation {
+        Some(operation) => error.at(operation.location()),
+        None => error,
     };
+    let refused = |message: String| at(PassError::new(message));
     let shape: Vec<usize> = ir::value_shape(value)
         .and_then(|shape| shape.into_iter().collect())
         .ok_or_else(|| refused(format!("{pass}: a constant has the type {}", value.r#type())))?;
     match (source(value), &operation) {
         (Some(Source::Global(name)), _) => {
-            let weight = store.get(&name).ok_or_else(|| PassError::missing_weight(&name))?;
+            let weight = store.get(&name).ok_or_else(|| at(PassError::missing_weight(&name)))?;
             if weight.shape() != shape {
                 return Err(refused(format!("@{name} is {shape:?} in the IR but {:?} in the weights", weight.shape())));
             }

@@ -2,7 +2,10 @@
 
 use super::reports::Reports;
 use melior::Context;
-use mxc_dialects::erase::ModuleMut;
+use mxc_dialects::{
+    diagnostic::{Diagnostic, location_text},
+    erase::ModuleMut,
+};
 use mxc_runtime::{hardware::Hardware, store::WeightStore};
 use std::path::{Path, PathBuf};
 
@@ -54,31 +57,38 @@ impl<P: Pass> DynPass for P {
 
 /// Why a pass failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}{}{}", location.as_ref().map_or(String::new(), |at| format!(" (at {at})")),
+#[error("{message}{}{}{}", location.as_ref().map_or(String::new(), |at| format!(" (at {at})")), listed(found),
         hint.as_ref().map_or(String::new(), |hint| format!("\n  help: {hint}")))]
 pub struct PassError {
     /// What went wrong, naming the operation or symbol.
     pub message: String,
     /// The operation's location, if it is about one.
     pub location: Option<String>,
+    /// All that is wrong, where that is more than the message says.
+    pub found: Vec<Diagnostic>,
     /// How to mend it.
     pub hint: Option<String>,
+}
+
+/// Diagnostics, one to a line, below what introduces them.
+pub(super) fn listed(found: &[Diagnostic]) -> String {
+    found.iter().map(|diagnostic| format!("\n  {diagnostic}")).collect()
 }
 
 impl PassError {
     /// An error without location or hint.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), location: None, hint: None }
+        Self { message: message.into(), location: None, found: Vec::new(), hint: None }
+    }
+
+    /// The module breaks rules.
+    pub fn invalid(found: Vec<Diagnostic>) -> Self {
+        Self { found, ..Self::new("the module is not valid:") }
     }
 
     /// Adds the location of the operation it is about.
     pub fn at(mut self, location: melior::ir::Location<'_>) -> Self {
-        let text = location.to_string();
-        let text = text.strip_prefix("loc(").unwrap_or(&text);
-        let text = text.strip_suffix(')').unwrap_or(text);
-        if text != "unknown" {
-            self.location = Some(text.to_owned());
-        }
+        self.location = location_text(location);
         self
     }
 
@@ -92,6 +102,12 @@ impl PassError {
     pub fn missing_weight(symbol: &str) -> Self {
         Self::new(format!("the values of @{symbol} are needed, but they are not in the IR"))
             .hint("give the file that holds them: --weights FILE.safetensors or PKG.mxa")
+    }
+}
+
+impl From<Diagnostic> for PassError {
+    fn from(Diagnostic { location, message }: Diagnostic) -> Self {
+        Self { location, ..Self::new(message) }
     }
 }
 

@@ -5,7 +5,7 @@
 //! a pass manager of its own, which lets the failing step be named and the IR be looked at in between.
 
 use super::{
-    definition::{PassContext, PassError},
+    definition::{PassContext, PassError, listed},
     pipeline::{Pipeline, Step},
     registry::Registry,
 };
@@ -18,7 +18,7 @@ use melior::{
     },
     pass::{ExternalPass, PassManager, create_external},
 };
-use mxc_dialects::{erase, ir};
+use mxc_dialects::{diagnostic::Diagnostic, erase, ir};
 use std::{
     cell::RefCell,
     io::{self, Write},
@@ -82,18 +82,18 @@ pub enum RunError {
         /// The pass.
         pass: String,
         /// Its reason.
-        error: PassError,
+        error: Box<PassError>,
     },
     /// The IR is not valid before the first pass.
-    #[error("the input is not valid:\n  {}", .0.join("\n  "))]
-    Input(Vec<String>),
+    #[error("the input is not valid:{}", listed(.0))]
+    Input(Vec<Diagnostic>),
     /// A pass left IR that is not valid: an error of the pass.
-    #[error("{pass} left IR that is not valid, an error in the pass:\n  {}", messages.join("\n  "))]
+    #[error("{pass} left IR that is not valid, an error in the pass:{}", listed(found))]
     Verify {
         /// The pass.
         pass: String,
         /// What is wrong.
-        messages: Vec<String>,
+        found: Vec<Diagnostic>,
     },
 }
 
@@ -133,7 +133,7 @@ pub fn run_pipeline<'c>(
                 let text = print_module(module, false);
                 (options.print)(&format!("// -----// IR Dump After {} Failed //----- //\n{text}", step.name));
             }
-            return Err(RunError::Pass { pass: step.name.clone(), error });
+            return Err(RunError::Pass { pass: step.name.clone(), error: Box::new(error) });
         }
         if options.print_ir_after_all {
             let text = print_module(module, false);
@@ -141,7 +141,7 @@ pub fn run_pipeline<'c>(
         }
         if options.verify_each {
             mxc_dialects::verify::verify(module)
-                .map_err(|messages| RunError::Verify { pass: step.name.clone(), messages })?;
+                .map_err(|found| RunError::Verify { pass: step.name.clone(), found })?;
         }
     }
     Ok(())

@@ -13,13 +13,13 @@
 //! block is without σ̂ is found by egg ([`crate::egraph::denoiser`]): its arithmetic with σ̂ = 0, which must be that of another kind.
 //! A block without `measured` is left as it is.
 
-use super::quantize_denoisers::input_fraction;
 use crate::{
     egraph::denoiser,
     pass::{
         OptionError, Options, Pass, PassContext, PassError, SigmaPath,
         constants::{self, built, insert_before},
     },
+    tile::placed::input_fraction,
 };
 use melior::{
     Context,

@@ -172,6 +172,7 @@ impl InsertDenoisers {
             (Some(_), Strategy::At(_)) => {}
             (Some(layer), _) => {
                 return Err(PassError::new(format!("layer \"{}\" has no rank", layer.name))
+                    .at(layer.op.operation().location())
                     .hint("run rank-sensitivity before insert-denoisers, or name layers: at=GLOB,…"));
             }
         }
@@ -259,7 +260,9 @@ impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
         let location = operation.location();
         let output =
             self.layer.op.output().ok_or_else(|| PassError::new("an analog layer has no result").at(location))?;
-        let after = operation.next_in_block().ok_or_else(|| PassError::new("@main does not end in func.return"))?;
+        let after = operation
+            .next_in_block()
+            .ok_or_else(|| PassError::new("@main does not end in func.return").at(location))?;
         let context = self.context;
         // Other uses are replaced before the denoisers use the output themselves.
         let mut current = output;
@@ -284,7 +287,8 @@ impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
     fn weight(&mut self, parameter: &Parameter, before: OperationRef<'c, 'a>) -> Result<Value<'c, 'a>, PassError> {
         let name = denoise::global_name(&self.layer.name, &parameter.name);
         if ir::globals(self.module).contains_key(&name) {
-            return Err(PassError::new(format!("the symbol @{name} is taken")));
+            let location = self.layer.op.operation().location();
+            return Err(PassError::new(format!("the symbol @{name} is taken")).at(location));
         }
         let shape = parameter.layout.shape(self.layer.site);
         let values = initial(self.seed, &name, parameter, self.layer.site);

@@ -12,47 +12,37 @@
 //!
 //! A layer's block and affine become one program. How it is cut into strips of rows and tiles of channels, how convolutions
 //! run on the cores, and whether both heads share one load of g, is [`crate::tile::mapping`]'s choice, kept in
-//! `dtile.mapping`; [`crate::tile::plan`] says what follows from it. The program has no addresses and no times yet: `schedule-dtile` gives them.
+//! `dtile.mapping`; [`crate::tile::emit`] writes the program as the mapping's schedule says. It has no addresses and no times yet:
+//! `schedule-dtile` gives them.
 
-use super::quantize_denoisers::{FRACTIONS, HARDWARE_OPTION, Placed, cast, hardware};
 use crate::{
     pass::{
         OptionError, Options, Pass, PassContext, PassError,
         constants::{self, built, fresh_symbol, insert_before},
     },
     tile::{
-        mapping::{self, Chosen},
-        plan::{Mapping, Round, Strip, Task},
+        emit::{self, Denoisers},
+        mapping,
+        placed::{FRACTIONS, HARDWARE_OPTION, Placed, cast, hardware},
+        plan::Task,
         stages::{Stage, StageId, Stages, Unit},
     },
 };
 use melior::{
     Context,
     ir::{
-        Attribute, Block, BlockLike, BlockRef, Identifier, Location, Module, Operation, OperationRef, Region,
-        RegionLike, Type, Value, ValueLike,
-        attribute::{DenseElementsAttribute, TypeAttribute},
-        operation::{OperationBuilder, OperationLike},
-        r#type::{FunctionType, IntegerType},
+        BlockLike, BlockRef, Module, OperationRef, Type, Value, ValueLike, operation::OperationLike,
+        r#type::IntegerType,
     },
 };
 use mxc_dialects::{
-    denoise::{
-        SLOPE_SHIFT,
-        expression::{Expression, ParameterId, Site},
-    },
+    denoise::expression::{Expression, Site},
     dtile::{self, Symbol},
     erase::{Eraser, ModuleMut},
     ffi, ir,
 };
-use mxc_runtime::{
-    digital::{
-        cycles::{self, ConvMapping, Order},
-        gaussian,
-    },
-    hardware::Hardware,
-};
-use std::{collections::BTreeMap, marker::PhantomData, path::PathBuf};
+use mxc_runtime::hardware::Hardware;
+use std::{marker::PhantomData, path::PathBuf};
 
 /// See the module.
 pub struct LowerToDtile {
@@ -79,21 +69,15 @@ impl Pass for LowerToDtile {
     }
 }
 
-/// A layer's denoisers.
-struct Denoiser<'c, 'a> {
-    layer: String,
+/// A layer's denoisers in `@main`.
+struct Placement<'c, 'a> {
     input: Value<'c, 'a>,
     output: Value<'c, 'a>,
     first: OperationRef<'c, 'a>,
-    /// In the order in which they act.
+    /// All, in the order in which they act.
     operations: Vec<OperationRef<'c, 'a>>,
-    task: Task,
-    /// The i16 constants of each, in the order of its expression's parameters, with their fractions.
-    weights: Vec<Vec<(Value<'c, 'a>, i64)>>,
-    /// The fraction of every stage's result.
-    fractions: Vec<i64>,
-    /// What the cancellations' heads are called, for those that have a single one.
-    heads: BTreeMap<StageId, String>,
+    /// What they compute.
+    denoisers: Denoisers<'c, 'a>,
 }
 
 fn run<'c>(context: &'c Context, module: &mut ModuleMut<'c, '_>, hardware: &Hardware) -> Result<(), PassError> {
@@ -121,9 +105,9 @@ fn lower<'c, 'a>(
         let Some(placed) = Placed::read(operation)? else {
             continue;
         };
-        let denoiser = read(main, placed)?;
-        launch(context, module, main, hardware, &denoiser)?;
-        for operation in denoiser.operations {
+        let placement = read(main, placed)?;
+        launch(context, module, main, hardware, &placement)?;
+        for operation in placement.operations {
             eraser.erase(operation);
         }
     }
@@ -136,16 +120,17 @@ fn launch<'c, 'a>(
     module: &'a Module<'c>,
     main: BlockRef<'c, 'a>,
     hardware: &Hardware,
-    denoiser: &Denoiser<'c, 'a>,
+    placement: &Placement<'c, 'a>,
 ) -> Result<(), PassError> {
-    let Denoiser { layer, input, output, first, task, .. } = denoiser;
-    let chosen = mapping::choose(hardware, task).map_err(|error| {
+    let Placement { input, output, first, denoisers, .. } = placement;
+    let layer = &denoisers.layer;
+    let chosen = mapping::choose(hardware, &denoisers.task).map_err(|error| {
         PassError::new(format!("the denoiser of layer '{layer}' {error}"))
             .at(first.location())
             .hint("a profile with more `memory.activation_bytes`, or compile without a denoiser at this layer")
     })?;
     let symbol = fresh_symbol(module, &format!("denoise.{layer}"));
-    let function = emit(context, hardware, denoiser, &chosen, &symbol)?;
+    let function = emit::function(context, hardware, denoisers, &chosen, &symbol)?;
     module.body().append_operation(function);
 
     let words = ir::value_shape(*input)
@@ -176,7 +161,7 @@ fn remove_dead_casts<'c, 'a>(module: &'a Module<'c>, eraser: &mut Eraser<'c, 'a>
 }
 
 /// Reads the denoisers of a layer, from the first on.
-fn read<'c, 'a>(main: BlockRef<'c, 'a>, first: Placed<'c, 'a, 'static>) -> Result<Denoiser<'c, 'a>, PassError> {
+fn read<'c, 'a>(main: BlockRef<'c, 'a>, first: Placed<'c, 'a, 'static>) -> Result<Placement<'c, 'a>, PassError> {
     let mut placed = vec![first];
     while let Some(last) = placed.last() {
         let output = built("a result", last.operation.result(0))?.into();
@@ -188,11 +173,11 @@ fn read<'c, 'a>(main: BlockRef<'c, 'a>, first: Placed<'c, 'a, 'static>) -> Resul
             _ => break,
         }
     }
-    denoiser(&placed)
+    placement(&placed)
 }
 
 /// What is to be lowered of a layer's denoisers, one behind the other.
-fn denoiser<'c, 'a>(placed: &[Placed<'c, 'a, '_>]) -> Result<Denoiser<'c, 'a>, PassError> {
+fn placement<'c, 'a>(placed: &[Placed<'c, 'a, '_>]) -> Result<Placement<'c, 'a>, PassError> {
     let first = placed.first().ok_or_else(|| PassError::new("a layer without denoisers"))?;
     let refused = |message: String| first.refused(message);
     let fraction = |value: Value<'c, 'a>| {
@@ -212,15 +197,10 @@ fn denoiser<'c, 'a>(placed: &[Placed<'c, 'a, '_>]) -> Result<Denoiser<'c, 'a>, P
         Ok::<_, PassError>((words, fraction))
     };
     let input = built("an operand", first.operation.operand(0))?;
-    let (rows, columns) = match dtile::sample_shape(input.r#type()).as_deref() {
-        Some(&[_]) => (1, 1),
-        Some(&[tokens, _]) => (tokens, 1),
-        Some(&[rows, columns, _]) => (rows, columns),
-        _ => {
-            return Err(refused(format!("a denoiser on {} cannot be lowered", input.r#type()))
-                .hint("sizes other than the batch must be known"));
-        }
-    };
+    let (rows, columns) = rows_and_columns(input.r#type()).ok_or_else(|| {
+        refused(format!("a denoiser on {} cannot be lowered", input.r#type()))
+            .hint("sizes other than the batch must be known")
+    })?;
     let denoisers: Vec<(&Expression, Site)> = placed.iter().map(|placed| (placed.expression, placed.site)).collect();
     let stages = Stages::new(&denoisers).map_err(refused)?;
     let input_fraction = fraction(input)?;
@@ -230,495 +210,64 @@ fn denoiser<'c, 'a>(placed: &[Placed<'c, 'a, '_>]) -> Result<Denoiser<'c, 'a>, P
         output_fractions.push(fraction(output)?);
         weights.push(placed.weights.iter().map(constant).collect::<Result<Vec<_>, _>>()?);
     }
-    let expression = |stage: &Stage| placed[stage.denoiser].expression;
-    let name = |stage: &Stage| expression(stage).terms()[stage.term].name.as_str();
+    let fractions = stage_fractions(placed, &stages, input_fraction, &output_fractions)?;
+    let single = |cancel: StageId| match stages.heads(cancel)[..] {
+        [head] => Some((cancel, term(placed, &stages.all()[head]).to_owned())),
+        _ => None,
+    };
+    let heads = (0..stages.all().len()).filter_map(single).collect();
+    let (layer, location) = (first.layer.clone(), first.operation.location());
+    let task = Task { rows, columns, stages };
+    Ok(Placement {
+        input,
+        output,
+        first: first.operation,
+        operations: placed.iter().map(|placed| placed.operation).collect(),
+        denoisers: Denoisers { layer, location, task, weights, fractions, heads },
+    })
+}
+
+/// The rows and columns of a layer's output: of a vector one pixel, of tokens a column.
+fn rows_and_columns(output: Type<'_>) -> Option<(usize, usize)> {
+    match dtile::sample_shape(output)?[..] {
+        [_] => Some((1, 1)),
+        [tokens, _] => Some((tokens, 1)),
+        [rows, columns, _] => Some((rows, columns)),
+        _ => None,
+    }
+}
+
+/// The name of a stage's term.
+fn term<'e>(placed: &[Placed<'_, '_, 'e>], stage: &Stage) -> &'e str {
+    &placed[stage.denoiser].expression.terms()[stage.term].name
+}
+
+/// The fraction of every stage's result, given those of the input and of each denoiser's output.
+fn stage_fractions(
+    placed: &[Placed<'_, '_, '_>],
+    stages: &Stages,
+    input: i64,
+    outputs: &[i64],
+) -> Result<Vec<i64>, PassError> {
     let inside = |stage: &Stage| {
-        ir::dict_attr(&placed[stage.denoiser].operation, FRACTIONS)
-            .and_then(|fractions| fractions.element_by_name(name(stage)))
-            .and_then(ir::as_i64)
-            .ok_or_else(|| {
-                refused(format!("its `{FRACTIONS}` has no `{}`", name(stage))).hint("run quantize-denoisers first")
-            })
+        let (denoiser, name) = (&placed[stage.denoiser], term(placed, stage));
+        let fractions = ir::dict_attr(&denoiser.operation, FRACTIONS);
+        fractions.and_then(|fractions| fractions.element_by_name(name)).and_then(ir::as_i64).ok_or_else(|| {
+            denoiser.refused(format!("its `{FRACTIONS}` has no `{name}`")).hint("run quantize-denoisers first")
+        })
     };
     let mut fractions: Vec<i64> = Vec::new();
     for stage in stages.all() {
         fractions.push(match stage.unit {
-            Unit::Load => input_fraction,
+            Unit::Load => input,
             Unit::Relu { x } | Unit::Store { x } => fractions[x],
             Unit::Conv { .. } | Unit::Affine { .. } | Unit::Cancel { .. } => {
-                if stage.term == expression(stage).result() { output_fractions[stage.denoiser] } else { inside(stage)? }
+                let is_result = stage.term == placed[stage.denoiser].expression.result();
+                if is_result { outputs[stage.denoiser] } else { inside(stage)? }
             }
         });
     }
-    let single = |cancel: StageId| match stages.heads(cancel)[..] {
-        [head] => Some((cancel, name(&stages.all()[head]).to_owned())),
-        _ => None,
-    };
-    let heads = (0..stages.all().len()).filter_map(single).collect();
-    let operations = placed.iter().map(|placed| placed.operation).collect();
-    Ok(Denoiser {
-        layer: first.layer.clone(),
-        input,
-        output,
-        first: first.operation,
-        operations,
-        task: Task { rows, columns, stages },
-        weights,
-        fractions,
-        heads,
-    })
-}
-
-/// Emits one program.
-struct Emitter<'c, 'b, 'd> {
-    context: &'c Context,
-    hardware: &'d Hardware,
-    block: &'b Block<'c>,
-    location: Location<'c>,
-    task: &'d Task,
-    fractions: &'d [i64],
-    /// A convolution's weights and bias, an affine's scales and shifts.
-    weights: BTreeMap<StageId, [Stored<'c, 'b>; 2]>,
-    /// What the buffer of a stage holds.
-    contents: BTreeMap<StageId, Value<'c, 'b>>,
-    /// The denoised output so far.
-    output: Value<'c, 'b>,
-    /// LFSR words that each lane has drawn.
-    drawn: i64,
-}
-
-/// A weight in the weight memory with its fraction.
-#[derive(Clone, Copy)]
-struct Stored<'c, 'b> {
-    value: Value<'c, 'b>,
-    fraction: i64,
-}
-
-/// The buffers that a round fills.
-struct Buffers<'c, 'b> {
-    results: Vec<(StageId, Value<'c, 'b>)>,
-    /// For the sums that a step spills, by step.
-    partials: Vec<Vec<Value<'c, 'b>>>,
-}
-
-/// The program's function.
-fn emit<'c>(
-    context: &'c Context,
-    hardware: &Hardware,
-    denoiser: &Denoiser<'c, '_>,
-    chosen: &Chosen,
-    symbol: &str,
-) -> Result<Operation<'c>, PassError> {
-    let task = &denoiser.task;
-    let location = denoiser.first.location();
-    let channels = task.stages.all().first().map_or(0, |load| load.channels);
-    let sample = dtile::words(context, &[task.rows, task.columns, channels]);
-    let region = Region::new();
-    let body = region.append_block(Block::new(&[(sample, location)]));
-    Emitter::program(context, hardware, denoiser, &chosen.mapping, &body, location)?;
-    let id = |name: &str| Identifier::new(context, name);
-    let integer = |value: usize| ir::integer(context, value as i64);
-    let fraction = |fraction: Option<&i64>| ir::integer(context, fraction.copied().unwrap_or_default());
-    let function = OperationBuilder::new("func.func", location)
-        .add_attributes(&[
-            (id("sym_name"), ir::string(context, symbol)),
-            (id("sym_visibility"), ir::string(context, "private")),
-            (id("function_type"), TypeAttribute::new(FunctionType::new(context, &[sample], &[sample]).into()).into()),
-            (id(dtile::LAYER), ir::string(context, &denoiser.layer)),
-            (id(dtile::INPUT_FRACTION), fraction(denoiser.fractions.first())),
-            (id(dtile::OUTPUT_FRACTION), fraction(denoiser.fractions.last())),
-            (id(dtile::WEIGHT_MEMORY), integer(hardware.memory.weight_bytes)),
-            (id(dtile::ACTIVATION_MEMORY), integer(hardware.memory.activation_bytes)),
-            (id(dtile::MAPPING), mapping_attribute(context, denoiser, chosen)),
-        ])
-        .add_regions([region])
-        .build();
-    built("a program", function)
-}
-
-impl<'c, 'b, 'd> Emitter<'c, 'b, 'd> {
-    /// Fills the body of a program.
-    fn program(
-        context: &'c Context,
-        hardware: &'d Hardware,
-        denoiser: &'d Denoiser<'c, '_>,
-        mapping: &Mapping,
-        block: &'b Block<'c>,
-        location: Location<'c>,
-    ) -> Result<(), PassError> {
-        let source: Value<'c, 'b> = built("an argument", block.argument(0))?.into();
-        let task = &denoiser.task;
-        let mut emitter = Self {
-            context,
-            hardware,
-            block,
-            location,
-            task,
-            fractions: &denoiser.fractions,
-            weights: BTreeMap::new(),
-            contents: BTreeMap::new(),
-            output: source,
-            drawn: 0,
-        };
-        for (id, stage) in task.stages.all().iter().enumerate() {
-            let weight = |parameter: ParameterId| {
-                let weight = denoiser.weights[stage.denoiser].get(parameter).copied();
-                weight.ok_or_else(|| PassError::new("a denoiser lacks a weight").at(location))
-            };
-            let pair = match stage.unit {
-                Unit::Conv { x, weight: kernel, bias, .. } => {
-                    let kernel = emitter.weight(weight(kernel)?)?;
-                    let bias = match bias {
-                        Some(bias) => emitter.weight(weight(bias)?)?,
-                        None => emitter.no_bias(stage.channels, denoiser.fractions[x] + kernel.fraction)?,
-                    };
-                    [kernel, bias]
-                }
-                Unit::Affine { scale, shift, .. } => [emitter.weight(weight(scale)?)?, emitter.weight(weight(shift)?)?],
-                Unit::Load | Unit::Relu { .. } | Unit::Cancel { .. } | Unit::Store { .. } => continue,
-            };
-            emitter.weights.insert(id, pair);
-        }
-        let empty = OperationBuilder::new("tensor.empty", location).add_results(&[source.r#type()]).build();
-        emitter.output = emitter.value(empty)?;
-        let rounds = task.rounds(mapping);
-        for strip in task.strips(mapping.strip_rows) {
-            for round in &rounds {
-                emitter.round(&strip, round, source)?;
-            }
-        }
-        emitter.append(OperationBuilder::new("func.return", location).add_operands(&[emitter.output]).build())?;
-        Ok(())
-    }
-
-    fn append(&self, operation: Result<Operation<'c>, melior::Error>) -> Result<OperationRef<'c, 'b>, PassError> {
-        Ok(self.block.append_operation(built("an operation", operation)?))
-    }
-
-    fn value(&self, operation: Result<Operation<'c>, melior::Error>) -> Result<Value<'c, 'b>, PassError> {
-        built("a result", self.append(operation)?.result(0)).map(Value::from)
-    }
-
-    /// Copies the load of a constant into the program and places it in the weight memory.
-    fn weight(&self, (constant, fraction): (Value<'c, '_>, i64)) -> Result<Stored<'c, 'b>, PassError> {
-        let operation = ir::defining_op(constant).ok_or_else(|| PassError::new("a weight is no stored constant"))?;
-        let value = match ir::loaded_global(constant) {
-            Some(name) => self.value(ir::load_global(self.context, &name, constant.r#type()))?,
-            None => self.value(
-                OperationBuilder::new(&ir::op_name(&operation), self.location)
-                    .add_attributes(&operation.attributes().collect::<Vec<_>>())
-                    .add_results(&[constant.r#type()])
-                    .build(),
-            )?,
-        };
-        self.place(value, fraction, false)
-    }
-
-    /// The zeros that the cores take where a convolution has no bias.
-    fn no_bias(&self, filters: usize, fraction: i64) -> Result<Stored<'c, 'b>, PassError> {
-        let r#type = dtile::words(self.context, &[filters]);
-        let zeros = DenseElementsAttribute::i16_values(r#type, &[0]);
-        let constant = OperationBuilder::new("arith.constant", self.location)
-            .add_attributes(&[(Identifier::new(self.context, "value"), zeros.into())])
-            .add_results(&[r#type])
-            .build();
-        self.place(self.value(constant)?, fraction, true)
-    }
-
-    fn place(&self, value: Value<'c, 'b>, fraction: i64, absent: bool) -> Result<Stored<'c, 'b>, PassError> {
-        let alloc = dtile::WeightAlloc {
-            value,
-            bytes: dtile::tensor_bytes(value.r#type()).unwrap_or_default() as i64,
-            address: None,
-            absent,
-            types: vec![value.r#type()],
-            lifetime: PhantomData,
-        };
-        Ok(Stored { value: self.value(alloc.build(self.context, self.location))?, fraction })
-    }
-
-    fn buffer(&self, r#type: Type<'c>) -> Result<Value<'c, 'b>, PassError> {
-        let alloc = dtile::ActivationAlloc {
-            bytes: dtile::tensor_bytes(r#type).unwrap_or_default() as i64,
-            address: None,
-            types: vec![r#type],
-            lifetime: PhantomData,
-        };
-        self.value(alloc.build(self.context, self.location))
-    }
-
-    /// The buffers of a round for tiles of so many channels.
-    fn buffers(&self, strip: &Strip, round: &Round, channels: usize) -> Result<Buffers<'c, 'b>, PassError> {
-        let mut buffers = Buffers { results: Vec::new(), partials: Vec::new() };
-        for stage in round.steps.iter().flat_map(|step| &step.stages) {
-            if self.task.stages.all()[*stage].buffer == *stage {
-                let rows = self.task.held(strip, *stage).len();
-                let words = dtile::words(self.context, &[rows, self.task.columns, channels]);
-                buffers.results.push((*stage, self.buffer(words)?));
-            }
-        }
-        for step in &round.steps {
-            let mut partials = Vec::new();
-            if let (Some(stage), Some(ConvMapping { order: Order::Spill, .. })) = (step.stages.first(), step.cores) {
-                // Whole words per sum.
-                let width = 16 * cycles::partial_words(self.hardware) as u32;
-                let rows = self.task.held(strip, *stage).len();
-                let shape = [rows, self.task.columns, step.stages.len() * channels];
-                partials.push(self.buffer(dtile::integers(self.context, width, &shape))?);
-            }
-            buffers.partials.push(partials);
-        }
-        Ok(buffers)
-    }
-
-    fn round(&mut self, strip: &Strip, round: &Round, source: Value<'c, 'b>) -> Result<(), PassError> {
-        // The buffers serve every tile of channels; a smaller last tile has its own.
-        let mut current: Option<(usize, Buffers<'c, 'b>)> = None;
-        let channels = round.steps.first().map_or(0, |step| self.task.channels(step));
-        for (first, channels) in round.tiles(channels) {
-            let buffers = match current.take() {
-                Some((size, buffers)) if size == channels => buffers,
-                _ => self.buffers(strip, round, channels)?,
-            };
-            self.contents.extend(buffers.results.iter().copied());
-            for (step, partials) in round.steps.iter().zip(&buffers.partials) {
-                match (&step.stages[..], step.cores) {
-                    ([first_head, second_head], Some(cores)) => {
-                        self.pair(strip, [*first_head, *second_head], partials, first, &cores)?;
-                    }
-                    ([stage], cores) => self.stage(strip, *stage, source, partials, (first, channels), cores)?,
-                    _ => return Err(PassError::new("a step of no or too many stages").at(self.location)),
-                }
-            }
-            current = Some((channels, buffers));
-        }
-        Ok(())
-    }
-
-    /// What a stage's buffer holds.
-    fn held(&self, stage: StageId) -> Result<Value<'c, 'b>, PassError> {
-        let buffer = self.task.stages.all()[stage].buffer;
-        let held = self.contents.get(&buffer).copied();
-        held.ok_or_else(|| PassError::new("a buffer is read before it is filled").at(self.location))
-    }
-
-    /// The weights of a stage.
-    fn stored(&self, stage: StageId) -> Result<[Stored<'c, 'b>; 2], PassError> {
-        let stored = self.weights.get(&stage).copied();
-        stored.ok_or_else(|| PassError::new("a convolution without weights").at(self.location))
-    }
-
-    /// The first row of what a stage's buffer holds that is needed for rows from `row` of the output.
-    fn first_row(&self, strip: &Strip, stage: StageId, row: usize) -> i64 {
-        (row - self.task.held(strip, stage).start) as i64
-    }
-
-    fn pair(
-        &mut self,
-        strip: &Strip,
-        heads: [StageId; 2],
-        partials: &[Value<'c, 'b>],
-        first_filter: usize,
-        cores: &ConvMapping,
-    ) -> Result<(), PassError> {
-        let [first, second] = heads;
-        let [[first_weight, first_bias], [second_weight, second_bias]] = [self.stored(first)?, self.stored(second)?];
-        let [first_into, second_into] = [self.held(first)?, self.held(second)?];
-        let x = self.task.stages.head_operand(&heads).unwrap_or_default();
-        let first_row = self.first_row(strip, x, self.task.held(strip, first).start);
-        let pair = dtile::SystolicConvPair {
-            input: self.held(x)?,
-            first_weight: first_weight.value,
-            first_bias: first_bias.value,
-            second_weight: second_weight.value,
-            second_bias: second_bias.value,
-            first_into,
-            second_into,
-            partials: partials.to_vec(),
-            first_row: Some(first_row).filter(|row| *row > 0),
-            first_filter: first_filter as i64,
-            input_fraction: self.fractions[x],
-            weight_fractions: vec![first_weight.fraction, second_weight.fraction],
-            bias_fractions: vec![first_bias.fraction, second_bias.fraction],
-            output_fractions: vec![self.fractions[first], self.fractions[second]],
-            cores: vec![cores.pixel_groups as i64, cores.filter_groups as i64],
-            order: cores.order.name().to_owned(),
-            types: vec![first_into.r#type(), second_into.r#type()],
-            lifetime: PhantomData,
-        };
-        let pair = self.append(pair.build(self.context, self.location))?;
-        for (index, head) in heads.into_iter().enumerate() {
-            self.contents.insert(head, built("a result", pair.result(index))?.into());
-        }
-        Ok(())
-    }
-
-    /// A stage by itself, for channels of its result from the first on.
-    fn stage(
-        &mut self,
-        strip: &Strip,
-        id: StageId,
-        source: Value<'c, 'b>,
-        partials: &[Value<'c, 'b>],
-        (first_channel, channels): (usize, usize),
-        cores: Option<ConvMapping>,
-    ) -> Result<(), PassError> {
-        let (context, location, task) = (self.context, self.location, self.task);
-        let stage = &task.stages.all()[id];
-        let rows = task.covered(strip, stage.halo);
-        let operation = match stage.unit {
-            Unit::Load => {
-                let into = self.held(id)?;
-                let (first_row, types) = (rows.start as i64, vec![into.r#type()]);
-                dtile::Load { source, into, first_row, types, lifetime: PhantomData }.build(context, location)
-            }
-            Unit::Conv { x, taps, .. } => {
-                let [weight, bias] = self.stored(id)?;
-                let into = self.held(id)?;
-                let cores = cores.ok_or_else(|| PassError::new("a convolution on no cores").at(location))?;
-                let side = taps.map_or(0, |taps| taps / 2);
-                // Only where the image ends is there padding.
-                let (above, below) = (side.saturating_sub(rows.start), (rows.end + side).saturating_sub(task.rows));
-                let first_row = self.first_row(strip, x, rows.start + above - side);
-                dtile::SystolicConv {
-                    input: self.held(x)?,
-                    weight: weight.value,
-                    bias: bias.value,
-                    into,
-                    partials: partials.to_vec(),
-                    kind: if taps.is_some() { "depthwise" } else { "pointwise" }.to_owned(),
-                    pad: [above, below, side, side].map(|pad| pad as i64).to_vec(),
-                    first_row: Some(first_row).filter(|row| *row > 0),
-                    first_filter: first_channel as i64,
-                    input_fraction: self.fractions[x],
-                    weight_fraction: weight.fraction,
-                    bias_fraction: bias.fraction,
-                    output_fraction: self.fractions[id],
-                    cores: vec![cores.pixel_groups as i64, cores.filter_groups as i64],
-                    order: cores.order.name().to_owned(),
-                    types: vec![into.r#type()],
-                    lifetime: PhantomData,
-                }
-                .build(context, location)
-            }
-            Unit::Relu { x } => {
-                let input = self.held(x)?;
-                let (shift, types) = (i64::from(SLOPE_SHIFT), vec![input.r#type()]);
-                dtile::LeakyRelu { input, shift, types, lifetime: PhantomData }.build(context, location)
-            }
-            Unit::Affine { x, .. } => {
-                let [scale, shift] = self.stored(id)?;
-                let input = self.held(x)?;
-                dtile::Affine {
-                    input,
-                    scale: scale.value,
-                    shift: shift.value,
-                    first_row: self.first_row(strip, x, rows.start),
-                    rows: rows.len() as i64,
-                    input_fraction: self.fractions[x],
-                    scale_fraction: scale.fraction,
-                    shift_fraction: shift.fraction,
-                    output_fraction: self.fractions[id],
-                    types: vec![input.r#type()],
-                    lifetime: PhantomData,
-                }
-                .build(context, location)
-            }
-            Unit::Cancel { x, mean, drawn, adds } => {
-                let input = self.held(x)?;
-                let normal_fraction = i64::from(gaussian::fraction(self.hardware.noise.lfsr_width));
-                let mut noise: Vec<_> = mean.map(|mean| self.held(mean)).transpose()?.into_iter().collect();
-                if let Some(drawn) = drawn {
-                    noise.extend([self.held(drawn)?, self.normal(&[rows.len(), task.columns, channels])?]);
-                }
-                let fraction = |stage: Option<StageId>| stage.map_or(0, |stage| self.fractions[stage]);
-                dtile::NoiseCancel {
-                    input,
-                    noise,
-                    adds,
-                    first_row: self.first_row(strip, x, rows.start),
-                    first_channel: first_channel as i64,
-                    lanes: self.hardware.noise.lanes as i64,
-                    input_fraction: self.fractions[x],
-                    mean_fraction: fraction(mean),
-                    sigma_fraction: fraction(drawn),
-                    normal_fraction,
-                    output_fraction: self.fractions[id],
-                    types: vec![input.r#type()],
-                    lifetime: PhantomData,
-                }
-                .build(context, location)
-            }
-            Unit::Store { x } => {
-                let store = dtile::Store {
-                    strip: self.held(x)?,
-                    output: self.output,
-                    first_row: rows.start as i64,
-                    strip_row: self.first_row(strip, x, rows.start),
-                    rows: rows.len() as i64,
-                    types: vec![self.output.r#type()],
-                    lifetime: PhantomData,
-                };
-                self.output = self.value(store.build(context, location))?;
-                return Ok(());
-            }
-        };
-        let result = self.value(operation)?;
-        self.contents.insert(stage.buffer, result);
-        Ok(())
-    }
-
-    /// A tensor of normal values, the next that the lanes draw.
-    fn normal(&mut self, shape: &[usize]) -> Result<Value<'c, 'b>, PassError> {
-        let unit = &self.hardware.noise;
-        let uniform = dtile::integers(self.context, unit.lfsr_width, shape);
-        let words = [0, 1].map(|which| {
-            let lfsr = dtile::Lfsr {
-                width: i64::from(unit.lfsr_width),
-                taps: unit.lfsr_taps.iter().map(|tap| i64::from(*tap)).collect(),
-                seeds: unit.seeds.chunks_exact(2).map(|seeds| seeds[which] as i64).collect(),
-                shifts_per_draw: i64::from(unit.shifts_per_draw),
-                first_draw: self.drawn,
-                types: vec![uniform],
-                lifetime: PhantomData,
-            };
-            self.value(lfsr.build(self.context, self.location))
-        });
-        let [first, second] = words;
-        let converter = dtile::BoxMuller {
-            first: first?,
-            second: second?,
-            width: i64::from(unit.lfsr_width),
-            fraction: i64::from(gaussian::fraction(unit.lfsr_width)),
-            types: vec![dtile::words(self.context, shape)],
-            lifetime: PhantomData,
-        };
-        self.drawn += shape.iter().product::<usize>().div_ceil(unit.lanes) as i64;
-        self.value(converter.build(self.context, self.location))
-    }
-}
-
-/// The chosen mapping, for readers; the program states it in full. Of several cancellations with heads the last counts.
-fn mapping_attribute<'c>(context: &'c Context, denoiser: &Denoiser<'c, '_>, chosen: &Chosen) -> Attribute<'c> {
-    let integer = |value: usize| ir::integer(context, value as i64);
-    let mapping = &chosen.mapping;
-    let mut entries = vec![
-        ("strip_rows", integer(mapping.strip_rows)),
-        ("cycles", ir::integer(context, chosen.cycles as i64)),
-        ("activation_bytes", integer(chosen.activation_bytes)),
-    ];
-    let stages = &denoiser.task.stages;
-    if let Some(cancel) = (0..stages.all().len()).rev().find(|stage| !stages.heads(*stage).is_empty()) {
-        let heads = match (mapping.pairs.contains(&cancel), denoiser.heads.get(&cancel)) {
-            (true, _) => "shared",
-            (false, Some(head)) => head,
-            (false, None) => "separate",
-        };
-        let tile = mapping.channel_tiles.get(&cancel).copied().unwrap_or(stages.all()[cancel].channels);
-        entries.push(("channel_tile", integer(tile)));
-        entries.push(("heads", ir::string(context, heads)));
-    }
-    ir::dictionary(context, &entries)
+    Ok(fractions)
 }
 
 #[cfg(test)]
@@ -728,10 +277,13 @@ mod tests {
     use crate::passes::quantize_denoisers::Quantiser;
     use crate::tile::testing;
     use mxc_dialects::{
-        denoise::{Kind, SLOPE, expression::Primitive},
+        denoise::{
+            Kind, SLOPE,
+            expression::{ParameterId, Primitive},
+        },
         new_context,
     };
-    use mxc_runtime::digital::{fixed, interpret::Draw, program::TileProgram};
+    use mxc_runtime::digital::{fixed, interpret::Draw, program::TileProgram, schedule};
 
     const SITE: Site = Site { channels: 8, spatial: true };
     const ROWS: usize = 9;
@@ -834,15 +386,30 @@ mod tests {
             }
             module.erasing(|module, eraser| {
                 let main = ir::main_function(module).and_then(ir::entry_block).unwrap();
-                let denoiser = denoiser(&placed(main, expressions)).unwrap();
-                launch(&context, module, main, hardware, &denoiser).unwrap();
-                denoiser.operations.into_iter().for_each(|operation| eraser.erase(operation));
+                let placement = placement(&placed(main, expressions)).unwrap();
+                launch(&context, module, main, hardware, &placement).unwrap();
+                assert_scheduled_alike(module, &placement.denoisers.task, hardware);
+                placement.operations.into_iter().for_each(|operation| eraser.erase(operation));
             });
         }
         let options = RunOptions { verify_each: true, ..RunOptions::default() };
         let pipeline = Pipeline::parse(&crate::passes::REGISTRY, "schedule-dtile").unwrap();
         run_pipeline(&context, &mut module, &pipeline, &mut cx, &options).unwrap();
         TileProgram::read_all(&module).unwrap().remove(0)
+    }
+
+    /// The instructions of the emitted program have the schedule of its mapping.
+    fn assert_scheduled_alike(module: &Module<'_>, task: &Task, hardware: &Hardware) {
+        let expected = task.schedule(hardware, &mapping::choose(hardware, task).unwrap().mapping);
+        let found = schedule::of_program(hardware, dtile::programs(module)[0], 0).unwrap();
+        let expected_bytes: Vec<usize> = expected.buffers.iter().map(|buffer| buffer.bytes).collect();
+        let found_bytes: Vec<usize> = found.buffers.iter().map(|buffer| buffer.bytes).collect();
+        assert_eq!(found_bytes, expected_bytes);
+        assert_eq!(found.phases.len(), expected.phases.len());
+        for (found, expected) in found.phases.iter().zip(&expected.phases) {
+            assert_eq!((found.work, &found.reads, &found.writes), (expected.work, &expected.reads, &expected.writes));
+            assert_eq!((found.start, found.cycles), (expected.start, expected.cycles));
+        }
     }
 
     /// A denoiser with ε = 0 in f64.

@@ -13,9 +13,12 @@
 use crate::pass::{
     CalibrationRun, OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
 };
-use melior::{Context, ir::operation::OperationMutLike};
+use melior::{
+    Context,
+    ir::operation::{OperationLike, OperationMutLike},
+};
 use mxc_dialects::{
-    analog::{self, AnalogOp},
+    analog::{self, AnalogOp, Calibration},
     erase::ModuleMut,
     ffi, ir,
 };
@@ -143,38 +146,66 @@ impl Pass for RankSensitivity {
         }
 
         let labels = samples.labels.as_ref().unwrap_or(&predicted);
-        let batches: Vec<(Vec<&[f32]>, Range<usize>)> = batches(&samples, &request.shapes);
-        let failed = |error: ExecError| PassError::new(error.to_string());
-        let all = || batches.iter().map(|(inputs, range)| Batch { inputs, samples: &samples.indices[range.clone()] });
-        let sums = executor.sensitivity(&mut all(), labels).map_err(failed)?;
-        let statistics = executor.calibrate(&mut all()).map_err(failed)?;
-
-        let norms: Vec<f64> = sums.iter().map(|sum| sum / count as f64).collect();
-        let mut order: Vec<usize> = (0..norms.len()).collect();
-        // Equal norms keep the order of execution.
-        order.sort_by(|a, b| norms[*b].total_cmp(&norms[*a]).then(a.cmp(b)));
-        for op in layers {
-            let layer = op.layer();
-            let position = names.iter().position(|name| *name == layer);
-            let (Some(index), Some(rank)) =
-                (position, position.and_then(|index| order.iter().position(|ranked| *ranked == index)))
-            else {
-                return Err(PassError::new(format!("layer \"{layer}\" was not executed")));
-            };
-            let measured = statistics.get(index).copied().filter(|_| norms[index].is_finite());
-            let Some(measured) = measured.filter(|m| m.absmax.is_finite() && m.rms.is_finite()) else {
-                return Err(PassError::new(format!(
-                    "layer \"{layer}\" is not finite on the clean model (rms or gradient)"
-                ))
-                .hint("check the model's weights and the preprocessing of its inputs"));
-            };
-            let mut operation = ffi::as_mut(op.operation());
-            operation.set_attribute(analog::CALIBRATION, measured.to_attribute(context));
-            operation.set_attribute(analog::GRADIENT_NORM, ir::float(context, norms[index]));
-            operation.set_attribute(analog::RANK, ir::integer(context, rank as i64));
-        }
-        Ok(())
+        let measured = measure(&executor, &samples, labels, &request.shapes)?;
+        let measured: Vec<(&String, Measured)> = names.iter().zip(measured).collect();
+        annotate(context, &layers, &measured)
     }
+}
+
+/// What the samples show of a layer.
+#[derive(Clone, Copy)]
+struct Measured {
+    norm: f64,
+    calibration: Calibration,
+}
+
+/// Runs the samples through the network, once for the layers' gradients and once for their outputs; by layer.
+fn measure(
+    executor: &Executor,
+    samples: &Samples,
+    labels: &[u32],
+    shapes: &[Vec<usize>],
+) -> Result<Vec<Measured>, PassError> {
+    let batches: Vec<(Vec<&[f32]>, Range<usize>)> = batches(samples, shapes);
+    let failed = |error: ExecError| PassError::new(error.to_string());
+    let all = || batches.iter().map(|(inputs, range)| Batch { inputs, samples: &samples.indices[range.clone()] });
+    let sums = executor.sensitivity(&mut all(), labels).map_err(failed)?;
+    let calibrations = executor.calibrate(&mut all()).map_err(failed)?;
+    let count = samples.indices.len() as f64;
+    let measured = sums.into_iter().zip(calibrations);
+    Ok(measured.map(|(sum, calibration)| Measured { norm: sum / count, calibration }).collect())
+}
+
+/// Leaves on every layer what was measured, by its name, and its rank.
+fn annotate<'c>(
+    context: &'c Context,
+    layers: &[AnalogOp<'c, '_>],
+    measured: &[(&String, Measured)],
+) -> Result<(), PassError> {
+    let mut order: Vec<usize> = (0..measured.len()).collect();
+    // Equal norms keep the order of execution.
+    order.sort_by(|a, b| measured[*b].1.norm.total_cmp(&measured[*a].1.norm).then(a.cmp(b)));
+    for op in layers {
+        let layer = op.layer();
+        let index = measured.iter().position(|(name, _)| **name == layer);
+        let rank = index.and_then(|index| order.iter().position(|ranked| *ranked == index));
+        let (Some(index), Some(rank)) = (index, rank) else {
+            return Err(PassError::new(format!("layer \"{layer}\" was not executed")).at(op.operation().location()));
+        };
+        let Measured { norm, calibration } = measured[index].1;
+        if !(norm.is_finite() && calibration.absmax.is_finite() && calibration.rms.is_finite()) {
+            return Err(PassError::new(format!(
+                "layer \"{layer}\" is not finite on the clean model (rms or gradient)"
+            ))
+            .at(op.operation().location())
+            .hint("check the model's weights and the preprocessing of its inputs"));
+        }
+        let mut operation = ffi::as_mut(op.operation());
+        operation.set_attribute(analog::CALIBRATION, calibration.to_attribute(context));
+        operation.set_attribute(analog::GRADIENT_NORM, ir::float(context, norm));
+        operation.set_attribute(analog::RANK, ir::integer(context, rank as i64));
+    }
+    Ok(())
 }
 
 impl RankSensitivity {

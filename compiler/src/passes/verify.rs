@@ -1,7 +1,7 @@
 //! `verify`: the checks that IRDL cannot state (shape relations, names, dictionaries, globals); changes nothing.
 //!
 //! ```mlir
-//! // error: analog.conv2d "conv1": the bias is tensor<4xf32> but the weight has 8 output channels
+//! // error: analog.conv2d "conv1": the bias is [4] but there are 8 output channels
 //! %1 = "analog.conv2d"(%x, %w, %b) {layer = "conv1", …} : (…, tensor<8x3x3x3xf32>, tensor<4xf32>) -> …
 //! ```
 
@@ -26,6 +26,6 @@ impl Pass for Verify {
         module: &mut ModuleMut<'c, '_>,
         _: &mut PassContext,
     ) -> Result<(), PassError> {
-        mxc_dialects::verify::verify(module).map_err(|messages| PassError::new(messages.join("\n  ")))
+        mxc_dialects::verify::verify(module).map_err(PassError::invalid)
     }
 }

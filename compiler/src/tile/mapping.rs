@@ -603,7 +603,7 @@ mod tests {
         best: &mut Option<(u64, Mapping)>,
     ) {
         let Some((next, rest)) = decisions.split_first() else {
-            let cost = task.cycles(hardware, &made);
+            let cost = task.schedule(hardware, &made).cycles();
             if best.as_ref().is_none_or(|(least, _)| cost < *least)
                 && task.activation_bytes(hardware, &made) <= hardware.memory.activation_bytes
             {
@@ -646,7 +646,7 @@ mod tests {
         let fits = |mapping: &Mapping| task.activation_bytes(hardware, mapping) <= hardware.memory.activation_bytes;
         let rows = parts(task.rows).into_iter().find(|rows| fits(&with(*rows, c)))?;
         let tiles = parts(c).into_iter().map(|tile| with(rows, tile)).filter(fits);
-        tiles.map(|mapping| task.cycles(hardware, &mapping)).min()
+        tiles.map(|mapping| task.schedule(hardware, &mapping).cycles()).min()
     }
 
     fn assert_best(hardware: &Hardware, task: &Task, sizes: fn(usize) -> Vec<usize>) {
@@ -654,7 +654,7 @@ mod tests {
         match choose(hardware, task) {
             Ok(chosen) => {
                 assert_eq!(Some(chosen.cycles), best.map(|(cycles, _)| cycles));
-                assert_eq!(task.cycles(hardware, &chosen.mapping), chosen.cycles);
+                assert_eq!(task.schedule(hardware, &chosen.mapping).cycles(), chosen.cycles);
                 assert!(chosen.activation_bytes <= hardware.memory.activation_bytes);
             }
             Err(MappingError::Memory { .. }) => assert!(best.is_none()),

@@ -1,14 +1,7 @@
-//! How a layer's denoisers run on the tile under a given mapping: strips of rows, the steps on each, their buffers and cycles.
-//! The choice of a mapping, the emitted program and its cost all follow from this.
+//! What is to be mapped to the tile, and what a mapping divides it into: strips of rows, the steps on each, tiles of channels.
 
 use super::stages::{StageId, Stages, Unit};
-use mxc_runtime::{
-    digital::{
-        cycles::{self, ConvMapping, ConvShape},
-        memory::{self, Lifetime},
-    },
-    hardware::Hardware,
-};
+use mxc_runtime::digital::cycles::{ConvMapping, ConvShape};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -30,7 +23,7 @@ pub struct Task {
 pub struct Mapping {
     /// The rows of the output per strip (the last may have fewer).
     pub strip_rows: usize,
-    /// How every convolution runs on the cores; the two of a pair alike.
+    /// How every convolution runs on the cores; the two of a pair alike. One that is left out runs on one core.
     pub cores: BTreeMap<StageId, ConvMapping>,
     /// The cancellations whose two heads run as one convolution, their operand loaded once.
     pub pairs: BTreeSet<StageId>,
@@ -52,7 +45,7 @@ pub struct Strip {
 pub struct Step {
     /// The stages.
     pub stages: Vec<StageId>,
-    /// How a convolution runs on the cores.
+    /// How a convolution runs on the cores, where that has been chosen.
     pub cores: Option<ConvMapping>,
 }
 
@@ -116,12 +109,6 @@ impl Task {
         shape
     }
 
-    /// The words of the sums that a step spills.
-    fn spilled_words(&self, hardware: &Hardware, strip: &Strip, step: &Step, channels: usize) -> usize {
-        let shape = self.conv_shape(strip, &step.stages, channels);
-        step.cores.map_or(0, |cores| cycles::spilled_words(hardware, &shape, &cores))
-    }
-
     /// The rounds of a mapping on a strip.
     pub fn rounds(&self, mapping: &Mapping) -> Vec<Round> {
         let step = |stages: Vec<StageId>| {
@@ -143,105 +130,8 @@ impl Task {
             .collect()
     }
 
-    /// The cycles of a step for so many channels of its result.
-    fn step_cycles(&self, hardware: &Hardware, strip: &Strip, step: &Step, channels: usize) -> u64 {
-        let all = self.stages.all();
-        let words = |rows: Range<usize>| rows.len() * self.columns * channels;
-        let unit_cycles = |stage: &StageId| {
-            let rows = self.covered(strip, all[*stage].halo);
-            match all[*stage].unit {
-                Unit::Load | Unit::Store { .. } => cycles::lane_cycles(words(rows), hardware.memory.interface_words),
-                Unit::Conv { .. } => 0,
-                // The unit takes a whole buffer.
-                Unit::Relu { .. } => cycles::lane_cycles(words(self.held(strip, *stage)), hardware.relu.lanes),
-                Unit::Affine { .. } => cycles::lane_cycles(words(rows), hardware.affine.lanes),
-                Unit::Cancel { drawn, .. } => cycles::cancel_cycles(hardware, words(rows), drawn.is_some()),
-            }
-        };
-        let conv = |cores| cycles::conv_cycles(hardware, &self.conv_shape(strip, &step.stages, channels), &cores);
-        hardware.control.phase_cycles + step.cores.map_or_else(|| step.stages.iter().map(unit_cycles).sum(), conv)
-    }
-
-    /// The cycles of a round, all its tiles.
-    pub fn round_cycles(&self, hardware: &Hardware, strip: &Strip, round: &Round) -> u64 {
-        let cycles = |step: &Step| -> u64 {
-            let tiles = round.tiles(self.channels(step)).into_iter();
-            tiles.map(|(_, channels)| self.step_cycles(hardware, strip, step, channels)).sum()
-        };
-        round.steps.iter().map(cycles).sum()
-    }
-
-    /// The words of the sums that a round spills, each step's in a buffer of its own.
-    pub fn round_spilled_words(&self, hardware: &Hardware, strip: &Strip, round: &Round) -> usize {
-        let spilled = |step: &Step| {
-            let channels = round.channel_tile.unwrap_or(self.channels(step));
-            self.spilled_words(hardware, strip, step, channels)
-        };
-        round.steps.iter().map(spilled).sum()
-    }
-
     /// The channels of a step's results.
     pub fn channels(&self, step: &Step) -> usize {
         step.stages.first().map_or(0, |stage| self.stages.all()[*stage].channels)
-    }
-
-    /// The cycles of a mapping.
-    pub fn cycles(&self, hardware: &Hardware, mapping: &Mapping) -> u64 {
-        let rounds = self.rounds(mapping);
-        self.strips(mapping.strip_rows)
-            .iter()
-            .flat_map(|strip| rounds.iter().map(|round| self.round_cycles(hardware, strip, round)))
-            .sum()
-    }
-
-    /// The buffers of a strip with their lifetimes, in the order of the emitted program. Those that a round of several tiles
-    /// touches are in use in the whole round.
-    fn buffers(&self, hardware: &Hardware, rounds: &[Round], strip: &Strip) -> Vec<Lifetime> {
-        let all = self.stages.all();
-        let mut buffers: BTreeMap<StageId, Lifetime> = BTreeMap::new();
-        let mut spilled = Vec::new();
-        let mut next = 0;
-        for round in rounds {
-            let (begin, end) = (next, next + round.steps.len() - 1);
-            for step in &round.steps {
-                let (first, last) = match round.channel_tile {
-                    Some(_) => (begin, end),
-                    None => (next, next),
-                };
-                for stage in &step.stages {
-                    let channels = round.channel_tile.unwrap_or(all[*stage].channels);
-                    let touched = all[*stage].unit.operands().into_iter().map(|operand| all[operand].buffer);
-                    for buffer in touched.chain([all[*stage].buffer]) {
-                        let bytes = 2 * self.held(strip, buffer).len() * self.columns * channels;
-                        let entry = buffers.entry(buffer).or_insert(Lifetime { bytes, first, last });
-                        entry.last = entry.last.max(last);
-                    }
-                }
-                if let Some(stage) = step.stages.first() {
-                    let channels = round.channel_tile.unwrap_or(all[*stage].channels);
-                    let bytes = 2 * self.spilled_words(hardware, strip, step, channels);
-                    spilled.push(Lifetime { bytes, first, last });
-                }
-                next += 1;
-            }
-        }
-        buffers.into_values().chain(spilled).filter(|buffer| buffer.bytes > 0).collect()
-    }
-
-    /// The activation memory that a mapping needs, in bytes.
-    pub fn activation_bytes(&self, hardware: &Hardware, mapping: &Mapping) -> usize {
-        let rounds = self.rounds(mapping);
-        let most = self.stages.all().iter().map(|stage| stage.halo).max().unwrap_or_default();
-        let mut known: BTreeMap<[usize; 3], usize> = BTreeMap::new();
-        self.strips(mapping.strip_rows)
-            .iter()
-            .map(|strip| {
-                let below = self.rows - strip.first - strip.rows;
-                *known
-                    .entry([strip.rows, strip.first.min(most), below.min(most)])
-                    .or_insert_with(|| memory::allocate(&self.buffers(hardware, &rounds, strip)).1)
-            })
-            .max()
-            .unwrap_or_default()
     }
 }

@@ -1,4 +1,4 @@
-//! The cycle and activity model of the digital tile, shared by the compiler's choice of mapping, the schedule and reports.
+//! The cycle and activity model of the digital tile: the formulas behind every [`super::schedule::Schedule`].
 //!
 //! **Systolic convolution.** An R×C array holds R reduction elements (input channels × taps) of C output pixels stationary
 //! while the filters stream past: one fold of T filters takes 2R + C + T − 2 cycles (SCALE-Sim v2's input-stationary
@@ -12,7 +12,7 @@
 //!
 //! A depthwise convolution is one such convolution per channel with one filter. **Elementwise units** take one element per
 //! lane and cycle, the noise unit a latency before; **transfers** one word per interface lane. Every phase adds the control
-//! unit's start. Phases never overlap.
+//! unit's start. Phases never overlap. [`super::schedule::Work`] says which formula is whose.
 
 use crate::hardware::Hardware;
 use std::ops::{Add, AddAssign};
@@ -175,7 +175,7 @@ pub fn conv_cycles(hardware: &Hardware, shape: &ConvShape, mapping: &ConvMapping
 
 /// What a convolution computes and moves. The stationary input is read once per core group that filters are shared among
 /// and per load; a weight passes every pixel fold.
-pub fn conv_activity(hardware: &Hardware, shape: &ConvShape, mapping: &ConvMapping) -> Activity {
+pub(super) fn conv_activity(hardware: &Hardware, shape: &ConvShape, mapping: &ConvMapping) -> Activity {
     let conv = &hardware.conv;
     let [pixels, reduction, filters, groups] =
         [shape.pixels, shape.reduction, shape.filters, shape.groups].map(|n| n as u64);
@@ -197,18 +197,18 @@ pub fn conv_activity(hardware: &Hardware, shape: &ConvShape, mapping: &ConvMappi
 }
 
 /// The cycles of a unit with `lanes` elements per cycle.
-pub fn lane_cycles(elements: usize, lanes: usize) -> u64 {
+pub(super) fn lane_cycles(elements: usize, lanes: usize) -> u64 {
     elements.div_ceil(lanes) as u64
 }
 
 /// The cycles of cancelling `elements`, without the phase's start; without a σ̂ head nothing waits for the generator.
-pub fn cancel_cycles(hardware: &Hardware, elements: usize, sigma: bool) -> u64 {
+pub(super) fn cancel_cycles(hardware: &Hardware, elements: usize, sigma: bool) -> u64 {
     let latency = if sigma { hardware.noise.latency } else { 0 };
     latency + lane_cycles(elements, hardware.noise.lanes)
 }
 
 /// What cancelling `elements` computes and moves.
-pub fn cancel_activity(elements: usize, mean: bool, sigma: bool) -> Activity {
+pub(super) fn cancel_activity(elements: usize, mean: bool, sigma: bool) -> Activity {
     let n = elements as u64;
     let [mean, sigma] = [mean, sigma].map(u64::from);
     Activity {
@@ -222,18 +222,23 @@ pub fn cancel_activity(elements: usize, mean: bool, sigma: bool) -> Activity {
 }
 
 /// What LeakyReLU on `elements` computes and moves.
-pub fn relu_activity(elements: usize) -> Activity {
+pub(super) fn relu_activity(elements: usize) -> Activity {
     Activity { adds: elements as u64, activation_words: 2 * elements as u64, ..Activity::default() }
 }
 
 /// What an affine on `elements` computes and moves.
-pub fn affine_activity(elements: usize) -> Activity {
+pub(super) fn affine_activity(elements: usize) -> Activity {
     let n = elements as u64;
     Activity { multiply_accumulates: n, adds: n, weight_words: 2 * n, activation_words: 2 * n, ..Activity::default() }
 }
 
+/// What bringing `words` into the weight memory costs.
+pub(super) fn weight_load_activity(words: usize) -> Activity {
+    Activity { weight_words: words as u64, interface_words: words as u64, ..Activity::default() }
+}
+
 /// What moving `words` into or out of the activation memory costs.
-pub fn transfer_activity(words: usize) -> Activity {
+pub(super) fn transfer_activity(words: usize) -> Activity {
     Activity { activation_words: words as u64, interface_words: words as u64, ..Activity::default() }
 }
 

@@ -12,12 +12,15 @@ pub mod interpret;
 pub mod lfsr;
 pub mod memory;
 pub mod program;
+pub mod schedule;
 
 use crate::{exec::Key, hardware::Hardware, rng::layer_hash};
 use cycles::Activity;
 use interpret::Draw;
 use melior::ir::Module;
+use mxc_dialects::dtile;
 use program::TileProgram;
+use schedule::Schedule;
 use std::collections::BTreeMap;
 
 /// Why a dtile program cannot be run.
@@ -45,7 +48,7 @@ pub struct DenoiserCost {
     /// Nanojoules (dynamic; leakage is not modelled).
     pub nanojoules: f64,
     /// Cycles by unit.
-    pub unit_cycles: BTreeMap<String, u64>,
+    pub unit_cycles: BTreeMap<&'static str, u64>,
     /// Operations and words moved.
     pub activity: Activity,
     /// Bytes of weights.
@@ -108,46 +111,33 @@ impl TileProgram {
             }
         }
     }
+}
 
-    /// What a sample costs. The cycles are those of the cycle model; a schedule made for another profile differs.
-    pub fn cost(&self, hardware: &Hardware) -> DenoiserCost {
-        let mut unit_cycles: BTreeMap<String, u64> = BTreeMap::new();
-        let mut activity = Activity::default();
-        let start = hardware.control.phase_cycles;
-        let mut phases = 0;
-        if self.weight_load_words > 0 {
-            phases += 1;
-            *unit_cycles.entry("transfer".to_owned()).or_default() +=
-                start + cycles::lane_cycles(self.weight_load_words, hardware.memory.interface_words);
-            activity.interface_words += self.weight_load_words as u64;
-            activity.weight_words += self.weight_load_words as u64;
-        }
-        for scheduled in &self.steps {
-            phases += 1;
-            *unit_cycles.entry(scheduled.step.unit().to_owned()).or_default() +=
-                start + scheduled.step.cycles(hardware);
-            activity += scheduled.step.activity(hardware);
-        }
-        let total = unit_cycles.values().sum();
-        DenoiserCost {
-            layer: self.layer.clone(),
-            cycles: total,
-            microseconds: total as f64 / hardware.clock_mhz,
-            nanojoules: activity.picojoules(hardware) / 1e3,
-            unit_cycles,
-            activity,
-            weight_bytes: 2 * self.weights.len(),
-            activation_bytes: 2 * self.activation_words,
-            phases,
-            sigma: self.generator.is_some(),
-        }
+/// What a program costs, as its schedule says.
+fn cost<P, B>(program: &TileProgram, schedule: &Schedule<P, B>, hardware: &Hardware) -> DenoiserCost {
+    let (cycles, activity) = (schedule.cycles(), schedule.activity(hardware));
+    DenoiserCost {
+        layer: program.layer.clone(),
+        cycles,
+        microseconds: cycles as f64 / hardware.clock_mhz,
+        nanojoules: activity.picojoules(hardware) / 1e3,
+        unit_cycles: schedule.unit_cycles().into_iter().map(|(unit, cycles)| (unit.name(), cycles)).collect(),
+        activity,
+        weight_bytes: 2 * program.weights.len(),
+        activation_bytes: 2 * program.activation_words,
+        phases: schedule.phases.len(),
+        sigma: program.generator.is_some(),
     }
 }
 
-/// What a module's scheduled denoisers cost per sample on a profile.
+/// What a module's scheduled denoisers cost per sample on a profile. The cycles are those of the cycle model; a schedule in the
+/// module that was made for another profile differs.
 pub fn report(module: &Module<'_>, hardware: &Hardware) -> Result<Report, DigitalError> {
-    Ok(Report {
-        hardware: hardware.name.clone(),
-        denoisers: TileProgram::read_all(module)?.iter().map(|program| program.cost(hardware)).collect(),
-    })
+    let programs = TileProgram::read_all(module)?;
+    let costs = programs.iter().zip(dtile::programs(module)).map(|(program, function)| {
+        let schedule = schedule::of_program(hardware, function, program.weight_load_words)
+            .map_err(|error| DigitalError::Program { program: program.symbol.clone(), message: error.to_string() })?;
+        Ok(cost(program, &schedule, hardware))
+    });
+    Ok(Report { hardware: hardware.name.clone(), denoisers: costs.collect::<Result<_, DigitalError>>()? })
 }

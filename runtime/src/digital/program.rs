@@ -1,15 +1,12 @@
-//! A scheduled dtile program without MLIR: what the interpreter runs and the reports count.
+//! A scheduled dtile program without MLIR: what the interpreter runs.
 
 use super::{
-    DigitalError,
-    cycles::{self, Activity, ConvMapping, ConvShape, Order},
-    gaussian,
+    DigitalError, gaussian,
     lfsr::{self, Leap},
 };
-use crate::hardware::Hardware;
 use melior::ir::{BlockLike, Module, OperationRef, Value, ValueLike, operation::OperationLike};
 use mxc_dialects::{
-    dtile::{self, Instruction},
+    dtile::{self, Instruction, Unit},
     ir,
 };
 use std::ops::Range;
@@ -113,8 +110,6 @@ pub enum Step {
         kind: Kind,
         /// The filters.
         heads: Vec<Head>,
-        /// How it runs on the cores.
-        mapping: ConvMapping,
     },
     /// LeakyReLU in place.
     LeakyRelu {
@@ -174,7 +169,7 @@ pub struct Scheduled {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phase {
     /// The enabled unit.
-    pub unit: String,
+    pub unit: Unit,
     /// The first cycle.
     pub start: u64,
     /// The duration.
@@ -212,80 +207,13 @@ pub struct TileProgram {
     pub cycles: u64,
 }
 
-impl Step {
-    /// The unit that runs it.
-    pub fn unit(&self) -> &'static str {
-        match self {
-            Self::Load { .. } | Self::Store { .. } => "transfer",
-            Self::Conv { .. } => "convolution",
-            Self::LeakyRelu { .. } => "leaky_relu",
-            Self::Affine { .. } => "affine",
-            Self::Cancel { .. } => "noise_cancellation",
-        }
-    }
-
-    /// The size of a convolution with all its heads.
-    pub fn conv_shape(&self) -> Option<ConvShape> {
-        let Self::Conv { input, kind, heads, .. } = self else {
-            return None;
-        };
-        let output = heads.first()?.output;
-        let pixels = output.rows * output.columns;
-        Some(match kind {
-            Kind::Pointwise { .. } => ConvShape {
-                pixels,
-                reduction: input.channels,
-                filters: heads.iter().map(|head| head.output.channels).sum(),
-                groups: 1,
-            },
-            Kind::Depthwise { kernel, .. } => {
-                ConvShape { pixels, reduction: kernel[0] * kernel[1], filters: 1, groups: input.channels }
-            }
-        })
-    }
-
-    /// The cycles it takes, without the phase's start.
-    pub fn cycles(&self, hardware: &Hardware) -> u64 {
-        match self {
-            Self::Load { into, .. } => cycles::lane_cycles(into.len(), hardware.memory.interface_words),
-            Self::Store { from, rows, .. } => {
-                cycles::lane_cycles(rows * from.columns * from.channels, hardware.memory.interface_words)
-            }
-            Self::Conv { mapping, .. } => {
-                self.conv_shape().map_or(0, |shape| cycles::conv_cycles(hardware, &shape, mapping))
-            }
-            Self::LeakyRelu { buffer, .. } => cycles::lane_cycles(buffer.len(), hardware.relu.lanes),
-            Self::Affine { buffer, rows, .. } => {
-                cycles::lane_cycles(rows * buffer.columns * buffer.channels, hardware.affine.lanes)
-            }
-            Self::Cancel { x, channels, sigma, .. } => {
-                cycles::cancel_cycles(hardware, x.rows * x.columns * channels, sigma.is_some())
-            }
-        }
-    }
-
-    /// What it computes and moves.
-    pub fn activity(&self, hardware: &Hardware) -> Activity {
-        match self {
-            Self::Load { into, .. } => cycles::transfer_activity(into.len()),
-            Self::Store { from, rows, .. } => cycles::transfer_activity(rows * from.columns * from.channels),
-            Self::Conv { mapping, .. } => {
-                self.conv_shape().map(|shape| cycles::conv_activity(hardware, &shape, mapping)).unwrap_or_default()
-            }
-            Self::LeakyRelu { buffer, .. } => cycles::relu_activity(buffer.len()),
-            Self::Affine { buffer, rows, .. } => cycles::affine_activity(rows * buffer.columns * buffer.channels),
-            Self::Cancel { x, channels, mean, sigma, .. } => {
-                cycles::cancel_activity(x.rows * x.columns * channels, mean.is_some(), sigma.is_some())
-            }
-        }
-    }
-}
-
 impl TileProgram {
     /// Reads every dtile program of a module, in order. They must be scheduled, and their weights' values in the module.
     pub fn read_all(module: &Module<'_>) -> Result<Vec<Self>, DigitalError> {
-        dtile::verify(module)
-            .map_err(|violations| DigitalError::Program { program: "?".to_owned(), message: violations.join("; ") })?;
+        dtile::verify::verify(module).map_err(|violations| {
+            let violations: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            DigitalError::Program { program: "?".to_owned(), message: violations.join("; ") }
+        })?;
         dtile::programs(module)
             .into_iter()
             .map(|function| {
@@ -334,7 +262,7 @@ impl<'c, 'a> Reader<'c, 'a> {
             };
             match &instruction {
                 Instruction::Phase(phase) => phases.push(Phase {
-                    unit: phase.unit.clone(),
+                    unit: Unit::from_name(&phase.unit).ok_or_else(|| format!("has no unit `{}`", phase.unit))?,
                     start: phase.start as u64,
                     cycles: phase.cycles as u64,
                 }),
@@ -441,14 +369,6 @@ impl<'c, 'a> Reader<'c, 'a> {
             .ok_or_else(|| "a weight has no address".to_owned())
     }
 
-    fn mapping(&self, cores: &[i64], order: &str) -> Result<ConvMapping, String> {
-        Ok(ConvMapping {
-            pixel_groups: cores[0].max(1) as usize,
-            filter_groups: cores[1].max(1) as usize,
-            order: Order::from_name(order).ok_or_else(|| format!("order {order:?}"))?,
-        })
-    }
-
     #[allow(clippy::too_many_arguments)]
     fn head(
         &self,
@@ -546,7 +466,6 @@ impl<'c, 'a> Reader<'c, 'a> {
                         conv.bias_fraction,
                         conv.output_fraction,
                     )?],
-                    mapping: self.mapping(&conv.cores, &conv.order)?,
                 }
             }
             Instruction::SystolicConvPair(pair) => {
@@ -571,7 +490,6 @@ impl<'c, 'a> Reader<'c, 'a> {
                     input: self.rows(pair.input, pair.input_rows(output.rows)?)?,
                     kind: Kind::Pointwise { first: size(pair.first_filter) },
                     heads,
-                    mapping: self.mapping(&pair.cores, &pair.order)?,
                 }
             }
             Instruction::LeakyRelu(relu) => {
