@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let data = Dataset::open(Path::new(data), Split::Train, 0, &preprocessing)?;
     let context = mxc_dialects::new_context();
     let module = mxc_dialects::ir::parse(&context, &package.module, "package")?;
-    let mut executor = Executor::new(mxc_runtime::load::program(&module, &package.weights())?, threads)?;
+    let mut executor = Executor::new(mxc_compiler::load::program(&module, &package.weights())?, threads)?;
 
     // Loading is outside the clock on both sides.
     let batches: Vec<(Vec<f32>, Vec<u32>, Vec<u64>)> = (0..images.min(data.len()))

@@ -6,12 +6,12 @@ use crate::common::root;
 use flate2::read::GzDecoder;
 use mxc_compiler::{
     import::{self, ImportOptions},
+    load,
     pass::{PassContext, Pipeline, RunOptions, run_pipeline},
     passes::REGISTRY,
 };
 use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
-    load,
     program::{DType, Program},
 };
 use onnx_protobuf::{

@@ -5,6 +5,7 @@ use melior::{Context, ir::Module, ir::operation::OperationLike};
 use mxc_compiler::{
     driver::{self, CompileOptions, Level},
     import::ImportOptions,
+    load,
     pass::{PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
     passes::REGISTRY,
     placement::Strategy,
@@ -18,7 +19,6 @@ use mxc_runtime::{
     digital::{self, fixed, interpret::Draw, program::TileProgram},
     exec::{Batch, Executor, Key, Mode, Purpose},
     hardware::Hardware,
-    load,
     program::{Builder, Denoise, DenoiseTile, Op, Program},
     store::{Weight, WeightStore},
     task::{Targets, Task},
@@ -157,7 +157,7 @@ fn lowered<'c>(context: &'c Context, case: &Case, hardware: &Hardware) -> Module
 fn program(case: &Case, hardware: &Hardware) -> TileProgram {
     let context = new_context();
     let module = lowered(&context, case, hardware);
-    TileProgram::read_all(&module).unwrap().remove(0)
+    load::tile::programs(&module).unwrap().remove(0)
 }
 
 /// A profile whose activation memory has `bytes` bytes.
@@ -367,7 +367,7 @@ fn batch_behind_axes_of_size_one() {
     let text = source(&case).replace("tensor<?x10xf32>", "tensor<1x?x10xf32>");
     let context = new_context();
     let module = run(&context, &text, "lower-denoisers", &Hardware::paper()).unwrap();
-    assert_eq!(TileProgram::read_all(&module).unwrap()[0].shape, [1, 1, 10]);
+    assert_eq!(load::tile::programs(&module).unwrap()[0].shape, [1, 1, 10]);
     let message = run(&context, &text.replace("1x?x10", "?x?x10"), "lower-denoisers", &Hardware::paper()).unwrap_err();
     assert!(message.contains("cannot be lowered"), "{message}");
 }
@@ -385,7 +385,7 @@ fn schedule_and_choice_agree_on_cycles() {
                 .and_then(ir::as_i64);
             let scheduled = ir::i64_attr(&function, dtile::CYCLES);
             assert_eq!(chosen, scheduled);
-            let report = digital::report(&module, &hardware).unwrap();
+            let report = load::tile::report(&module, &hardware).unwrap();
             assert_eq!(Some(report.cycles() as i64), scheduled);
             assert!(report.nanojoules() > 0.0 && report.milliwatts() > 0.0);
         }
@@ -447,7 +447,7 @@ fn errors_name_the_layer_and_the_mend() {
     assert!(message.contains("reduce.weight holds a value that is not finite"), "{message}");
 
     let unscheduled = run(&context, &source(&SMALL), "quantize-denoisers,lower-to-dtile", &paper).unwrap();
-    let message = TileProgram::read_all(&unscheduled).unwrap_err().to_string();
+    let message = load::tile::programs(&unscheduled).unwrap_err().to_string();
     assert!(message.contains("run schedule-dtile"), "{message}");
 }
 
@@ -466,7 +466,7 @@ fn dtile_level_runs_in_integers() {
         let context = new_context();
         let module = lowered(&context, &case, &with_memory(5000));
         let program = load::program(&module, &WeightStore::new()).unwrap();
-        let tile = TileProgram::read_all(&module).unwrap().remove(0);
+        let tile = load::tile::programs(&module).unwrap().remove(0);
         assert_eq!(program.denoiser_parameters(), tile.weights.len() as u64);
         let samples = [4, 7];
         let len: usize = case.sample.iter().product();
@@ -521,7 +521,7 @@ fn dtile_level_of_a_whole_network() {
     let fixed = load::program(&compiled.module, &weights).unwrap();
 
     // The same network read at its denoise level, its float denoisers replaced by the tile's programs.
-    let tiles = TileProgram::read_all(&compiled.module).unwrap();
+    let tiles = load::tile::programs(&compiled.module).unwrap();
     assert!(tiles.len() > 10, "{} denoisers", tiles.len());
     let replaced = with_tiles(&float, tiles);
 
@@ -599,7 +599,7 @@ fn cost_with_sigma(steps: Option<f64>) -> digital::DenoiserCost {
     });
     let text = text.replacen("{layer", &format!("{{{measured}layer"), 1);
     let module = run(&context, &text, "lower-denoisers", &paper).unwrap();
-    digital::report(&module, &paper).unwrap().denoisers.remove(0)
+    load::tile::report(&module, &paper).unwrap().denoisers.remove(0)
 }
 
 #[test]
@@ -615,7 +615,7 @@ fn negligible_sigma_costs_nothing() {
     // What is left is the kind `mean`: the same weights make the same program.
     let context = new_context();
     let mean = lowered(&context, &Case { sigma: false, ..SMALL }, &Hardware::paper());
-    let mean = digital::report(&mean, &Hardware::paper()).unwrap().denoisers.remove(0);
+    let mean = load::tile::report(&mean, &Hardware::paper()).unwrap().denoisers.remove(0);
     assert_eq!(dropped, mean);
 }
 
@@ -741,7 +741,7 @@ func.func private @p(%y: tensor<1x1x2xi16>) -> tensor<1x1x2xi16> attributes {dti
 }"#;
     let context = new_context();
     let module = ir::parse(&context, text.as_bytes(), "hand.mlir").unwrap();
-    let program = TileProgram::read_all(&module).unwrap().remove(0);
+    let program = load::tile::programs(&module).unwrap().remove(0);
     // x = (6, 7) quarters. h: 3·6 − 2·7 + 5·2 = 14 eighths, 7 quarters. μ̂ = (7 + 4, −49 − 4) quarters.
     // x − μ̂ = (−5, 60) quarters = (−2.5, 30) halves, half to even (−2, 30).
     assert_eq!(program.run(&[6, 7], Draw::Nothing), [-2, 30]);

@@ -9,6 +9,7 @@ use mxc_compiler::{
     driver,
     export::{self, Denoiser, ExportError, ExportOptions, LayerDenoisers},
     import::{self, ImportOptions},
+    load,
 };
 use mxc_dialects::{
     denoise::{
@@ -17,10 +18,7 @@ use mxc_dialects::{
     },
     origin::Origin,
 };
-use mxc_runtime::{
-    load,
-    store::{Weight, WeightStore},
-};
+use mxc_runtime::store::{Weight, WeightStore};
 use onnx_protobuf::{Message, ModelProto, StringStringEntryProto, tensor_proto::DataLocation};
 use std::{
     path::{Path, PathBuf},

@@ -52,7 +52,7 @@ fn the_guide_holds() {
 fn the_noise_guide_shows_the_source() {
     let text = |path: &str| fs::read_to_string(root().join(path)).unwrap();
     let page = text("docs/add-a-noise-component.md");
-    let sources = [text("dialects/src/noise.rs"), text("runtime/src/kernels/noise.rs")];
+    let sources = [text("dialects/spec/src/noise.rs"), text("runtime/src/kernels/noise.rs")];
     let shown = blocks(&page, "```", "rust");
     assert_eq!(shown.len(), 3);
     for code in shown {

@@ -16,6 +16,7 @@ use mxc_dialects::{
     analog::{AnalogOp, NOISE},
     erase::ModuleMut,
     ffi,
+    ir::DictionaryValue,
     noise::NoiseSpec,
 };
 

@@ -585,7 +585,7 @@ fn fills_stay_splats() {
         assert!(text.contains(splat), "{text}");
     }
     // Eight GiB of weights: whoever would write them out would fail here; the executor, which has to, refuses.
-    let program = mxc_runtime::load::program(&imported.module, &imported.weights).unwrap();
+    let program = mxc_compiler::load::program(&imported.module, &imported.weights).unwrap();
     let error = mxc_runtime::exec::Executor::new(program, 1).err().unwrap();
     assert!(error.to_string().contains("numbers, more than 1073741824"), "{error}");
 }
@@ -721,7 +721,7 @@ fn a_tosa_module_with_resources() {
     .unwrap();
     let weight = imported.weights.get("torch_tensor_3_2_torch.float32").unwrap();
     assert_eq!((weight.shape(), weight.values()), (&[1, 2, 3][..], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0][..]));
-    mxc_runtime::load::program(&imported.module, &imported.weights).unwrap();
+    mxc_compiler::load::program(&imported.module, &imported.weights).unwrap();
     assert_snapshot!(describe(import(&other, &source(&format!("other: \"0x{digits}\""))).err().unwrap()), @r"
     'net.mlir' is not a usable MLIR module: the resource 'torch_tensor_3_2_torch.float32' has no bytes in the file; print it without eliding large constants
     help: mxc reads modules in the TOSA dialect with a function '@main', or with a single function

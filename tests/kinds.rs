@@ -92,8 +92,8 @@ fn kinds_are_added_as_the_guide_says() {
     let page = read("docs/add-a-denoiser.md");
     let (_, rest) = page.split_once("````rust\n").unwrap();
     let (shown, _) = rest.split_once("````\n").unwrap();
-    assert_eq!(shown, read("dialects/src/denoise/depthwise.rs"));
-    let registry = read("dialects/src/denoise/mod.rs");
+    assert_eq!(shown, read("dialects/spec/src/denoise/depthwise.rs"));
+    let registry = read("dialects/spec/src/denoise/mod.rs");
     assert!(registry.contains("mod depthwise;") && registry.contains("&depthwise::KIND"));
     assert!(page.contains("\nmxc compile model.onnx --denoiser depthwise"));
 }

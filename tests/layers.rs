@@ -10,11 +10,12 @@ use crate::{
 use melior::Context;
 use mxc_compiler::{
     import::{self, ImportOptions, Imported},
+    load,
     pass::{PassContext, Pipeline, RunOptions, constants::backbone_parameters, run_pipeline},
     passes::REGISTRY,
 };
 use mxc_dialects::analog::AnalogOp;
-use mxc_runtime::{load, store::WeightStore};
+use mxc_runtime::store::WeightStore;
 use ndarray::{Array1, Array4, ArrayD};
 use ndarray_npy::{NpzReader, NpzWriter};
 use onnx_protobuf::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};

@@ -266,7 +266,7 @@ fn passes_are_deterministic() {
 fn outputs(text: &str, weights: &WeightStore) -> Vec<Vec<f32>> {
     let context = mxc_dialects::new_context();
     let module = mxc_dialects::ir::parse(&context, text.as_bytes(), "graph.mlir").unwrap();
-    let program = mxc_runtime::load::program(&module, weights).unwrap();
+    let program = mxc_compiler::load::program(&module, weights).unwrap();
     let inputs: Vec<Vec<f32>> = program
         .inputs()
         .iter()

@@ -2,9 +2,9 @@
 //! with `mlir-runner`, and mxc's own executor.
 
 use melior::ir::Module;
+use mxc_compiler::load;
 use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
-    load,
     store::WeightStore,
 };
 use ndarray_npy::NpzReader;

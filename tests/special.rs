@@ -8,12 +8,12 @@ use crate::{
 use melior::{Context, ir::Module};
 use mxc_compiler::{
     import::{self, ImportOptions},
+    load,
     pass::{PassContext, Pipeline, RunOptions, run_pipeline},
     passes::REGISTRY,
 };
 use mxc_runtime::{
     exec::{Batch, Executor},
-    load,
     store::WeightStore,
 };
 use std::path::Path;

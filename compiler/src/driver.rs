@@ -37,7 +37,7 @@ pub enum CompileError {
     Pass(#[from] crate::pass::RunError),
     /// The package could not be run.
     #[error("the model cannot be executed: {0}")]
-    Program(#[from] mxc_runtime::load::LoadError),
+    Program(#[from] crate::load::LoadError),
 }
 
 /// How to compile.
@@ -185,7 +185,7 @@ pub fn compile<'c>(
     run_pipeline(context, &mut module, &pipeline(options, level), &mut cx, run)?;
     if level >= Level::Denoise {
         // What is packaged can be run; without layers no pass has tried.
-        mxc_runtime::load::program(&module, &cx.weights.union(&cx.denoisers))?;
+        crate::load::program(&module, &cx.weights.union(&cx.denoisers))?;
     }
     Ok(Compiled {
         module,

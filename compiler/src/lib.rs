@@ -6,6 +6,7 @@ pub mod egraph;
 pub mod export;
 pub mod files;
 pub mod import;
+pub mod load;
 pub mod opt;
 pub mod pass;
 pub mod passes;

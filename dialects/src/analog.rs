@@ -4,11 +4,9 @@
 //! Attributes that passes add later are optional: `calibration`, `gradient_norm` and `rank` (by `rank-sensitivity`),
 //! `denoisers`, `denoiser_parameters`, `chosen` and `reason` (by `insert-denoisers`).
 
-pub use crate::shape::Window;
-use crate::{
-    ir,
-    noise::{LayerNoise, NoiseError, Reference},
-};
+pub use mxc_spec::{calibration::Calibration, shape::Window};
+
+use crate::ir::{self, DictionaryValue};
 use melior::{
     Context,
     ir::{
@@ -17,6 +15,7 @@ use melior::{
         operation::{OperationBuilder, OperationLike},
     },
 };
+use mxc_spec::noise::{LayerNoise, NoiseError};
 
 /// The unique, stable name of a layer: the ONNX node's name, else its first output's.
 pub const LAYER: &str = "layer";
@@ -37,9 +36,9 @@ pub const CHOSEN: &str = "chosen";
 /// string: why, or why not.
 pub const REASON: &str = "reason";
 
-impl LayerNoise {
-    /// The dictionary attribute, its values in their text form.
-    pub fn to_attribute<'c>(&self, context: &'c Context) -> Attribute<'c> {
+impl DictionaryValue for LayerNoise {
+    /// Its values are in their text form.
+    fn to_attribute<'c>(&self, context: &'c Context) -> Attribute<'c> {
         ir::dictionary(
             context,
             &[
@@ -50,8 +49,7 @@ impl LayerNoise {
         )
     }
 
-    /// Reads the dictionary; says what is missing or wrong.
-    pub fn from_attribute(dictionary: &DictionaryAttribute<'_>) -> Result<Self, String> {
+    fn from_attribute(dictionary: &DictionaryAttribute<'_>) -> Result<Self, String> {
         let text = |key: &str| {
             entry(dictionary, key).and_then(ir::as_string).ok_or_else(|| format!("its noise has no string `{key}`"))
         };
@@ -64,26 +62,8 @@ impl LayerNoise {
     }
 }
 
-/// What calibration measured over all elements of all samples on the clean model.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Calibration {
-    /// The number of samples.
-    pub samples: u64,
-    /// Output: √mean(y²).
-    pub rms: f64,
-    /// Output: max |y|; the ADC's full scale A_out.
-    pub absmax: f64,
-    /// Output: mean |y|.
-    pub mean_abs: f64,
-    /// Output: the standard deviation of y.
-    pub std: f64,
-    /// Input: max |x|; the DAC's full scale A_in.
-    pub input_absmax: f64,
-}
-
-impl Calibration {
-    /// The dictionary attribute.
-    pub fn to_attribute<'c>(&self, context: &'c Context) -> Attribute<'c> {
+impl DictionaryValue for Calibration {
+    fn to_attribute<'c>(&self, context: &'c Context) -> Attribute<'c> {
         ir::dictionary(
             context,
             &[
@@ -97,8 +77,7 @@ impl Calibration {
         )
     }
 
-    /// Reads the dictionary; says what is missing or wrong.
-    pub fn from_attribute(dictionary: &DictionaryAttribute<'_>) -> Result<Self, String> {
+    fn from_attribute(dictionary: &DictionaryAttribute<'_>) -> Result<Self, String> {
         let number = |key: &str| {
             entry(dictionary, key)
                 .and_then(ir::as_f64)
@@ -116,16 +95,6 @@ impl Calibration {
             std: number("std")?,
             input_absmax: number("input_absmax")?,
         })
-    }
-
-    /// The output's statistic that a noise reference names.
-    pub fn reference(&self, reference: Reference) -> f64 {
-        match reference {
-            Reference::Rms => self.rms,
-            Reference::Absmax => self.absmax,
-            Reference::MeanAbs => self.mean_abs,
-            Reference::Std => self.std,
-        }
     }
 }
 
@@ -155,15 +124,13 @@ impl Kind {
     }
 }
 
-impl Window {
-    /// Reads `stride`, `pad` and `dilation` of any operation that has them (TOSA's or ours).
-    pub fn of(operation: &OperationRef<'_, '_>) -> Option<Self> {
-        Some(Self {
-            stride: sizes(operation, "stride")?,
-            pad: sizes(operation, "pad")?,
-            dilation: sizes(operation, "dilation")?,
-        })
-    }
+/// Reads `stride`, `pad` and `dilation` of any operation that has them (TOSA's or ours).
+pub fn window(operation: &OperationRef<'_, '_>) -> Option<Window> {
+    Some(Window {
+        stride: sizes(operation, "stride")?,
+        pad: sizes(operation, "pad")?,
+        dilation: sizes(operation, "dilation")?,
+    })
 }
 
 fn sizes<const N: usize>(operation: &OperationRef<'_, '_>, name: &str) -> Option<[usize; N]> {
@@ -201,7 +168,7 @@ impl<'c, 'a> Conv2d<'c, 'a> {
 
     /// Stride, padding and dilation; `None` when an attribute is malformed.
     pub fn window(self) -> Option<Window> {
-        Window::of(&self.0)
+        window(&self.0)
     }
 
     /// The number of groups; `None` when malformed.
@@ -218,7 +185,7 @@ impl<'c, 'a> DepthwiseConv2d<'c, 'a> {
 
     /// Stride, padding and dilation; `None` when an attribute is malformed.
     pub fn window(self) -> Option<Window> {
-        Window::of(&self.0)
+        window(&self.0)
     }
 }
 
@@ -377,7 +344,7 @@ mod tests {
         let attribute = calibration.to_attribute(&context);
         let dictionary = DictionaryAttribute::try_from(attribute).expect("a dictionary");
         assert_eq!(Calibration::from_attribute(&dictionary), Ok(calibration));
-        assert_eq!(calibration.reference(Reference::MeanAbs), 0.25);
+        assert_eq!(calibration.reference(mxc_spec::noise::Reference::MeanAbs), 0.25);
         assert!(LayerNoise::from_attribute(&dictionary).is_err());
     }
 }

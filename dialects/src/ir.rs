@@ -34,6 +34,15 @@ pub const TASK_ATTRIBUTE: &str = "mxc.task";
 /// `@main`'s attribute that says that axis 0 is no batch: the module computes across it.
 pub const WHOLE_ATTRIBUTE: &str = "mxc.whole";
 
+/// A Rust value that is a dictionary attribute.
+pub trait DictionaryValue: Sized {
+    /// The attribute.
+    fn to_attribute<'c>(&self, context: &'c Context) -> Attribute<'c>;
+
+    /// Reads the attribute; says what is missing or wrong.
+    fn from_attribute(dictionary: &DictionaryAttribute<'_>) -> Result<Self, String>;
+}
+
 /// Runs `action` and returns its result with the error diagnostics (notes appended) that MLIR emitted meanwhile.
 pub fn with_diagnostics<R>(context: &Context, action: impl FnOnce() -> R) -> (R, Vec<String>) {
     let messages = Rc::new(RefCell::new(Vec::new()));

@@ -13,13 +13,12 @@ pub mod dtile;
 pub mod erase;
 pub mod ffi;
 pub mod ir;
-pub mod noise;
 mod operations;
 pub mod origin;
-pub mod shape;
-pub mod share;
 pub mod tosa;
 pub mod verify;
+
+pub use mxc_spec::{noise, shape, share};
 
 use melior::{
     Context,

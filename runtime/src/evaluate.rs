@@ -8,7 +8,7 @@ use crate::{
     program::{Calibration, Program},
     task::Scores,
 };
-use mxc_dialects::{
+use mxc_spec::{
     denoise::Measured,
     noise::{LayerNoise, NoiseSpec, Site},
 };
@@ -737,7 +737,7 @@ mod tests {
         let affine = denoisers.then(|| constant(vec![outputs], true));
         let mut y = program.node(FullyConnected { layer: None }, &[x, w, b]).unwrap();
         if let Some(weight) = affine {
-            let kind = mxc_dialects::denoise::Kind::named("affine").unwrap();
+            let kind = mxc_spec::denoise::Kind::named("affine").unwrap();
             y = program.node(Denoise { layer: 0, kind }, &[y, weight, weight]).unwrap();
         }
         program.output(y, "logits").unwrap();

@@ -16,7 +16,6 @@ pub mod files;
 pub mod finetune;
 pub mod hardware;
 pub mod kernels;
-pub mod load;
 pub mod measure;
 pub mod onednn;
 mod ops;

@@ -25,7 +25,7 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<(), Failure> {
     let module = ir::parse(&context, &package.module, &args.package.display().to_string())?;
     let layers = export::denoisers(&module, &package.weights())?;
     let options = ExportOptions { sampling: args.sampling, sha256: Some(provenance.source_sha256) };
-    let program = mxc_runtime::load::program(&module, &package.weights())?;
+    let program = crate::load::program(&module, &package.weights())?;
     let verified = export::onnx_file(&source, &args.output, &layers, &options, &program)?;
     if global.ui.json {
         let names: Vec<_> = layers.iter().map(|layer| layer.layer.as_str()).collect();

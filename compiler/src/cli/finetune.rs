@@ -13,7 +13,12 @@ use crate::{
     passes::REGISTRY,
 };
 use melior::ir::operation::OperationMutLike;
-use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir, noise::LayerNoise};
+use mxc_dialects::{
+    analog::AnalogOp,
+    denoise, ffi,
+    ir::{self, DictionaryValue},
+    noise::LayerNoise,
+};
 use mxc_runtime::{
     data::{Source, Split},
     evaluate,

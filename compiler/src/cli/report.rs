@@ -1,7 +1,8 @@
 //! `mxc report`: what the denoisers cost on the digital tile.
 
 use super::{Failure, Global, args::ReportArgs, session, ui};
-use mxc_runtime::{digital, hardware::Hardware, package::Package};
+use crate::load;
+use mxc_runtime::{hardware::Hardware, package::Package};
 
 pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
@@ -11,7 +12,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
     };
     let context = mxc_dialects::new_context();
     let (module, reports) = session::lowered(&context, &package, &args.package, &hardware, global)?;
-    let report = digital::report(&module, &hardware)?;
+    let report = load::tile::report(&module, &hardware)?;
     if global.ui.json {
         return super::print_json(&report);
     }

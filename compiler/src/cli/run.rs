@@ -74,7 +74,7 @@ fn load(args: &RunArgs, arrays: &BTreeMap<String, Numbers>, global: &Global) -> 
     if imported.source.opset.is_none() {
         driver::fold_constants(&context, &mut imported)?;
     }
-    Ok(mxc_runtime::load::program(&imported.module, &imported.weights)?)
+    Ok(crate::load::program(&imported.module, &imported.weights)?)
 }
 
 /// An array of the input file.

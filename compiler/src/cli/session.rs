@@ -2,6 +2,7 @@
 
 use super::{Failure, Global, args::Arithmetic};
 use crate::{
+    load,
     pass::{PassContext, Pipeline, Reports, RunOptions, run_pipeline},
     passes::REGISTRY,
 };
@@ -13,7 +14,6 @@ use mxc_dialects::{
 use mxc_runtime::{
     exec::{Backend, Executor},
     hardware::Hardware,
-    load,
     package::Package,
     program::Program,
     store::WeightStore,

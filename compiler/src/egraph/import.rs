@@ -14,8 +14,7 @@ use melior::ir::{
     attribute::AttributeLike, operation::OperationLike, r#type::RankedTensorType,
 };
 use mxc_dialects::{
-    analog::Window,
-    ffi, ir,
+    analog, ffi, ir,
     origin::{self, Origin},
 };
 use mxc_runtime::store::WeightStore;
@@ -297,7 +296,7 @@ impl<'c, 'a> Reader<'c, 'a, '_> {
                     "tosa.conv2d" => SiteKind::Conv2d,
                     _ => SiteKind::Depthwise,
                 };
-                let window = Window::of(&operation)?;
+                let window = analog::window(&operation)?;
                 let site = self.site(operation, kind, 1, &data[0].shape, shape)?;
                 Some(Node::new(Op::Convolution(site, window.pad), &operands[..3]))
             }

@@ -2,9 +2,9 @@
 
 use super::ExportError;
 use crate::import::{self, ImportOptions};
+use crate::load;
 use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
-    load,
     program::{DType, Op, Program, Unary},
 };
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};

@@ -199,7 +199,7 @@ fn onnx_model<'c>(
         .collect();
     let asked = given.iter().any(Option::is_some);
     let worth = match &found {
-        Ok(imported) => asked && mxc_runtime::load::program(&imported.module, &imported.weights).is_err(),
+        Ok(imported) => asked && crate::load::program(&imported.module, &imported.weights).is_err(),
         Err(ImportError::Node { .. }) => true,
         Err(ImportError::Unsupported { .. }) => asked,
         Err(_) => false,
@@ -265,7 +265,7 @@ fn read_model<'c>(
         return found;
     }
     // What looks like a batch may be an axis that the network computes across.
-    let runs = |imported: &Imported<'c>| mxc_runtime::load::program(&imported.module, &imported.weights).is_ok();
+    let runs = |imported: &Imported<'c>| crate::load::program(&imported.module, &imported.weights).is_ok();
     match found {
         Ok(imported) if runs(&imported) => Ok(imported),
         Ok(imported) => Ok(build(true).unwrap_or(imported)),

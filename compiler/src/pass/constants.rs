@@ -1,6 +1,7 @@
 //! Constants as the passes see them: the values behind `tosa.const` and `ml_program.global_load_const`, and new ones.
 
 use super::definition::{PassContext, PassError};
+use crate::load;
 use melior::{
     Context,
     ir::{
@@ -13,10 +14,7 @@ use mxc_dialects::{
     erase::{Eraser, ModuleMut},
     ffi, ir,
 };
-use mxc_runtime::{
-    load,
-    store::{Weight, WeightStore},
-};
+use mxc_runtime::store::{Weight, WeightStore};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a constant value's numbers are.

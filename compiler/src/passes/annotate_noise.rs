@@ -14,6 +14,7 @@ use mxc_dialects::{
     analog::{AnalogOp, NOISE},
     erase::ModuleMut,
     ffi,
+    ir::DictionaryValue,
     noise::{LayerNoise, NoiseSpec, Reference, Scale},
 };
 

@@ -283,7 +283,7 @@ mod tests {
         },
         new_context,
     };
-    use mxc_runtime::digital::{fixed, interpret::Draw, program::TileProgram, schedule};
+    use mxc_runtime::digital::{fixed, interpret::Draw, program::TileProgram};
 
     const SITE: Site = Site { channels: 8, spatial: true };
     const ROWS: usize = 9;
@@ -395,13 +395,13 @@ mod tests {
         let options = RunOptions { verify_each: true, ..RunOptions::default() };
         let pipeline = Pipeline::parse(&crate::passes::REGISTRY, "schedule-dtile").unwrap();
         run_pipeline(&context, &mut module, &pipeline, &mut cx, &options).unwrap();
-        TileProgram::read_all(&module).unwrap().remove(0)
+        crate::load::tile::programs(&module).unwrap().remove(0)
     }
 
     /// The instructions of the emitted program have the schedule of its mapping.
     fn assert_scheduled_alike(module: &Module<'_>, task: &Task, hardware: &Hardware) {
         let expected = task.schedule(hardware, &mapping::choose(hardware, task).unwrap().mapping);
-        let found = schedule::of_program(hardware, dtile::programs(module)[0], 0).unwrap();
+        let found = crate::load::schedule::of_program(hardware, dtile::programs(module)[0], 0).unwrap();
         let expected_bytes: Vec<usize> = expected.buffers.iter().map(|buffer| buffer.bytes).collect();
         let found_bytes: Vec<usize> = found.buffers.iter().map(|buffer| buffer.bytes).collect();
         assert_eq!(found_bytes, expected_bytes);

@@ -136,8 +136,8 @@ impl Candidate {
         let convolution =
             |kind, window, groups| (constant(1) && constant(2)).then_some(Self::Convolution { kind, window, groups });
         match ir::op_name(&operation).as_str() {
-            "tosa.conv2d" => convolution(Kind::Conv2d, Window::of(&operation)?, 1),
-            "tosa.depthwise_conv2d" => convolution(Kind::DepthwiseConv2d, Window::of(&operation)?, 1),
+            "tosa.conv2d" => convolution(Kind::Conv2d, analog::window(&operation)?, 1),
+            "tosa.depthwise_conv2d" => convolution(Kind::DepthwiseConv2d, analog::window(&operation)?, 1),
             "tosa.custom" => {
                 let grouped = grouped::Grouped::of(&operation)?;
                 convolution(Kind::Conv2d, grouped.window, grouped.groups)

@@ -10,6 +10,7 @@
 //! `gradient_norm` is the mean over the samples of ‖∂L/∂y‖₂ per sample, `rank` 0 for the largest. Without data the
 //! inputs are standard normal; without labels the clean model's own predictions serve.
 
+use crate::load;
 use crate::pass::{
     CalibrationRun, OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
 };
@@ -20,14 +21,14 @@ use melior::{
 use mxc_dialects::{
     analog::{self, AnalogOp, Calibration},
     erase::ModuleMut,
-    ffi, ir,
+    ffi,
+    ir::{self, DictionaryValue},
 };
 use mxc_runtime::{
     error::ExecError,
     evaluate,
     exec::{Batch, Executor, Key, Mode, Purpose},
     kernels::pool::argmax,
-    load,
     program::DType,
     store::WeightStore,
 };

@@ -14,6 +14,7 @@
 //! memory by their lifetimes ([`mxc_runtime::digital::schedule`] says which). A program that does not fit is refused by its layer's name.
 
 use crate::{
+    load::schedule::{ProgramSchedule, of_program},
     pass::{OptionError, Options, Pass, PassContext, PassError, constants::built},
     tile::{
         placed::{HARDWARE_OPTION, hardware},
@@ -29,10 +30,7 @@ use mxc_dialects::{
     erase::{Eraser, ModuleMut},
     ir,
 };
-use mxc_runtime::{
-    digital::schedule::{self, ProgramSchedule},
-    hardware::Hardware,
-};
+use mxc_runtime::hardware::Hardware;
 use std::{marker::PhantomData, path::PathBuf};
 
 /// See the module.
@@ -91,7 +89,7 @@ fn schedule<'c>(context: &'c Context, module: &Module<'c>, hardware: &Hardware) 
         for ((operation, _), address) in weights.iter().zip(&placed.addresses) {
             dtile::set_integer(context, *operation, "address", *address as i64);
         }
-        let schedule = schedule::of_program(hardware, *program, placed.load_words)?;
+        let schedule = of_program(hardware, *program, placed.load_words)?;
         place_activations(context, *program, hardware, &schedule)?;
         insert_phases(context, *program, &schedule)?;
         for (key, value) in [

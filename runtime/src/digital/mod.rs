@@ -1,8 +1,8 @@
 //! The digital tile: 16-bit fixed-point arithmetic, the noise generators, the integer interpreter of scheduled dtile
 //! programs, and their cycles and energy.
 //!
-//! A module at the dtile level is loaded as any other (module `load`); its executor runs [`TileProgram::denoise`] on the noisy
-//! outputs. [`report`] says what the programs cost. Nothing between the quantisation of a layer's output and the
+//! The executor of a module at the dtile level runs [`TileProgram::denoise`] on the noisy
+//! outputs. [`cost`] says what a program costs. Nothing between the quantisation of a layer's output and the
 //! dequantisation of the denoised one is floating point.
 
 pub mod cycles;
@@ -17,8 +17,6 @@ pub mod schedule;
 use crate::{exec::Key, hardware::Hardware, rng::layer_hash};
 use cycles::Activity;
 use interpret::Draw;
-use melior::ir::Module;
-use mxc_dialects::dtile;
 use program::TileProgram;
 use schedule::Schedule;
 use std::collections::BTreeMap;
@@ -113,8 +111,8 @@ impl TileProgram {
     }
 }
 
-/// What a program costs, as its schedule says.
-fn cost<P, B>(program: &TileProgram, schedule: &Schedule<P, B>, hardware: &Hardware) -> DenoiserCost {
+/// What a program costs per sample, as its schedule says.
+pub fn cost<P, B>(program: &TileProgram, schedule: &Schedule<P, B>, hardware: &Hardware) -> DenoiserCost {
     let (cycles, activity) = (schedule.cycles(), schedule.activity(hardware));
     DenoiserCost {
         layer: program.layer.clone(),
@@ -128,16 +126,4 @@ fn cost<P, B>(program: &TileProgram, schedule: &Schedule<P, B>, hardware: &Hardw
         phases: schedule.phases.len(),
         sigma: program.generator.is_some(),
     }
-}
-
-/// What a module's scheduled denoisers cost per sample on a profile. The cycles are those of the cycle model; a schedule in the
-/// module that was made for another profile differs.
-pub fn report(module: &Module<'_>, hardware: &Hardware) -> Result<Report, DigitalError> {
-    let programs = TileProgram::read_all(module)?;
-    let costs = programs.iter().zip(dtile::programs(module)).map(|(program, function)| {
-        let schedule = schedule::of_program(hardware, function, program.weight_load_words)
-            .map_err(|error| DigitalError::Program { program: program.symbol.clone(), message: error.to_string() })?;
-        Ok(cost(program, &schedule, hardware))
-    });
-    Ok(Report { hardware: hardware.name.clone(), denoisers: costs.collect::<Result<_, DigitalError>>()? })
 }

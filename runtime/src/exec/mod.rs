@@ -36,7 +36,7 @@ use crate::{
 };
 use backend::{Inputs, Prepared};
 use constants::Constants;
-use mxc_dialects::{denoise, noise::NoiseSpec};
+use mxc_spec::{denoise, noise::NoiseSpec};
 use native::Native;
 use reference::Reference;
 use run::SampleRun;

@@ -4,7 +4,7 @@ use crate::{
     program::value::{LayerId, ValueId},
     rng::{Kind, Stream, StreamKey},
 };
-use mxc_dialects::noise::Lifetime;
+use mxc_spec::noise::Lifetime;
 use std::collections::BTreeMap;
 
 /// What a run simulates.

@@ -1,18 +1,18 @@
 //! Programs made by hand, for tests and benchmarks.
 
-use mxc_dialects::{
-    denoise::{
-        Kind,
-        expression::{Initial, Layout, Site},
-    },
-    noise::LayerNoise,
-};
 use mxc_runtime::{
     program::{
         Binary, Builder, Calibration, Conv2d, DType, Denoise, FullyConnected, Layer, LayerId, Op, Pool, Pooling,
         Program, Reshape, Slice, Take, Unary, ValueId, Window,
     },
     store::Weight,
+};
+use mxc_spec::{
+    denoise::{
+        Kind,
+        expression::{Initial, Layout, Site},
+    },
+    noise::LayerNoise,
 };
 
 /// A program under construction, with random weights.

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 use crate::{ops::reference::Exact, plan::Plan};
-use mxc_dialects::{
+use mxc_spec::{
     denoise::{
         KINDS, Kind, Stage,
         expression::{Expression, Primitive},

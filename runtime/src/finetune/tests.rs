@@ -1,8 +1,9 @@
 use super::*;
 use crate::{
-    program::{Builder, DType},
+    program::{Builder, Conv2d, DType, Denoise, FullyConnected, Pool, Pooling, Reshape, Unary, Window},
     store::Weight,
 };
+use mxc_spec::{denoise::Kind, noise::LayerNoise};
 
 /// A linear classifier-like trainee: its gradients depend on weights, samples and key, so that a wrong order, state or
 /// key changes the result.
@@ -294,45 +295,51 @@ impl Source for Patterns {
 
 /// A convolution with the paper's block and a classifier with an affine, calibrated on the patterns.
 fn network() -> Program {
-    let text = r#"
-func.func @main(%x: tensor<?x6x6x1xf32>) -> tensor<?x3xf32> {
-  %w = "tosa.const"() <{values = dense<[[[[1.],[0.],[-1.]],[[1.],[0.],[-1.]],[[1.],[0.],[-1.]]],
-    [[[1.],[1.],[1.]],[[0.],[0.],[0.]],[[-1.],[-1.],[-1.]]],[[[-1.],[2.],[-1.]],[[-1.],[2.],[-1.]],[[-1.],[2.],[-1.]]],
-    [[[-1.],[-1.],[-1.]],[[2.],[2.],[2.]],[[-1.],[-1.],[-1.]]]]> : tensor<4x3x3x1xf32>}> : () -> tensor<4x3x3x1xf32>
-  %b = "tosa.const"() <{values = dense<0.1> : tensor<4xf32>}> : () -> tensor<4xf32>
-  %y = "analog.conv2d"(%x, %w, %b) {layer = "conv", stride = array<i64: 1, 1>, pad = array<i64: 1, 1, 1, 1>,
-    dilation = array<i64: 1, 1>, groups = 1 : i64,
-    noise = {spec = "gaussian(sigma=60%)", scale = "range", reference = "rms"}}
-    : (tensor<?x6x6x1xf32>, tensor<4x3x3x1xf32>, tensor<4xf32>) -> tensor<?x6x6x4xf32>
-  %rw = "tosa.const"() <{values = dense<0.3> : tensor<1x1x1x4xf32>}> : () -> tensor<1x1x1x4xf32>
-  %rb = "tosa.const"() <{values = dense<0.0> : tensor<1xf32>}> : () -> tensor<1xf32>
-  %dw = "tosa.const"() <{values = dense<0.2> : tensor<3x3x1x1xf32>}> : () -> tensor<3x3x1x1xf32>
-  %db = "tosa.const"() <{values = dense<0.0> : tensor<1xf32>}> : () -> tensor<1xf32>
-  %mw = "tosa.const"() <{values = dense<0.0> : tensor<4x1x1x1xf32>}> : () -> tensor<4x1x1x1xf32>
-  %mb = "tosa.const"() <{values = dense<0.0> : tensor<4xf32>}> : () -> tensor<4xf32>
-  %d = "denoise.paper"(%y, %rw, %rb, %dw, %db, %mw, %mb, %mw, %mb) {layer = "conv"}
-    : (tensor<?x6x6x4xf32>, tensor<1x1x1x4xf32>, tensor<1xf32>, tensor<3x3x1x1xf32>, tensor<1xf32>,
-       tensor<4x1x1x1xf32>, tensor<4xf32>, tensor<4x1x1x1xf32>, tensor<4xf32>) -> tensor<?x6x6x4xf32>
-  %r = tosa.clamp %d {min_val = 0.0 : f32, max_val = 3.4e38 : f32} : (tensor<?x6x6x4xf32>) -> tensor<?x6x6x4xf32>
-  %z = "tosa.const"() <{values = dense<0.0> : tensor<1xf32>}> : () -> tensor<1xf32>
-  %p = tosa.avg_pool2d %r, %z, %z {acc_type = f32, kernel = array<i64: 6, 6>, pad = array<i64: 0, 0, 0, 0>,
-    stride = array<i64: 6, 6>} : (tensor<?x6x6x4xf32>, tensor<1xf32>, tensor<1xf32>) -> tensor<?x1x1x4xf32>
-  %s = tosa.const_shape {values = dense<[-1, 4]> : tensor<2xindex>} : () -> !tosa.shape<2>
-  %f = tosa.reshape %p, %s : (tensor<?x1x1x4xf32>, !tosa.shape<2>) -> tensor<?x4xf32>
-  %fw = "tosa.const"() <{values = dense<[[0.2, 0.0, 0.6, -0.4], [0.0, 0.2, -0.4, 0.6], [-0.1, -0.1, -0.3, -0.3]]>
-    : tensor<3x4xf32>}> : () -> tensor<3x4xf32>
-  %fb = "tosa.const"() <{values = dense<[0.0, 0.0, 0.8]> : tensor<3xf32>}> : () -> tensor<3xf32>
-  %l = "analog.fully_connected"(%f, %fw, %fb) {layer = "fc",
-    noise = {spec = "gaussian(sigma=60%)", scale = "range", reference = "rms"}}
-    : (tensor<?x4xf32>, tensor<3x4xf32>, tensor<3xf32>) -> tensor<?x3xf32>
-  %as = "tosa.const"() <{values = dense<1.0> : tensor<3xf32>}> : () -> tensor<3xf32>
-  %at = "tosa.const"() <{values = dense<0.0> : tensor<3xf32>}> : () -> tensor<3xf32>
-  %o = "denoise.affine"(%l, %as, %at) {layer = "fc"} : (tensor<?x3xf32>, tensor<3xf32>, tensor<3xf32>) -> tensor<?x3xf32>
-  return %o : tensor<?x3xf32>
-}"#;
-    let context = mxc_dialects::new_context();
-    let module = mxc_dialects::ir::parse(&context, text.as_bytes(), "net.mlir").unwrap();
-    let mut program = crate::load::program(&module, &crate::store::WeightStore::new()).unwrap();
+    let mut builder = Builder::new();
+    let noise = LayerNoise { spec: "gaussian(sigma=60%)".parse().unwrap(), ..LayerNoise::default() };
+    let layer =
+        |name: &str, channels| Layer { name: name.to_owned(), channels, noise: noise.clone(), calibration: None };
+    let (conv, fc) = (builder.layer(layer("conv", 4)).unwrap(), builder.layer(layer("fc", 3)).unwrap());
+    let mut constant = |name: &str, shape: &[usize], values: &[f32]| {
+        let values = if values.len() == 1 { vec![values[0]; shape.iter().product()] } else { values.to_vec() };
+        let weight = Weight::new(shape.to_vec(), values).unwrap();
+        builder.constant(name, weight, name.contains('.')).unwrap()
+    };
+    // Four edges: vertical, horizontal, and a line each way.
+    #[rustfmt::skip]
+    let edges = [
+        1., 0., -1., 1., 0., -1., 1., 0., -1.,
+        1., 1., 1., 0., 0., 0., -1., -1., -1.,
+        -1., 2., -1., -1., 2., -1., -1., 2., -1.,
+        -1., -1., -1., 2., 2., 2., -1., -1., -1.,
+    ];
+    let (w, b) = (constant("w", &[4, 3, 3, 1], &edges), constant("b", &[4], &[0.1]));
+    let block = [
+        constant("conv.reduce.weight", &[1, 1, 1, 4], &[0.3]),
+        constant("conv.reduce.bias", &[1], &[0.0]),
+        constant("conv.depthwise.weight", &[3, 3, 1, 1], &[0.2]),
+        constant("conv.depthwise.bias", &[1], &[0.0]),
+        constant("conv.mean.weight", &[4, 1, 1, 1], &[0.0]),
+        constant("conv.mean.bias", &[4], &[0.0]),
+        constant("conv.sigma.weight", &[4, 1, 1, 1], &[0.0]),
+        constant("conv.sigma.bias", &[4], &[0.0]),
+    ];
+    let fc_weight = [0.2, 0.0, 0.6, -0.4, 0.0, 0.2, -0.4, 0.6, -0.1, -0.1, -0.3, -0.3];
+    let (fw, fb) = (constant("fw", &[3, 4], &fc_weight), constant("fb", &[3], &[0.0, 0.0, 0.8]));
+    let affine = [constant("fc.affine.scale", &[3], &[1.0]), constant("fc.affine.shift", &[3], &[0.0])];
+    let x = builder.input("input0", DType::F32, vec![None, Some(6), Some(6), Some(1)]).unwrap();
+    let window = Window { stride: [1, 1], pad: [1; 4], dilation: [1, 1] };
+    let y = builder.node(Conv2d { window, groups: 1, layer: Some(conv) }, &[x, w, b]).unwrap();
+    let kind = |name: &str| Kind::named(name).unwrap();
+    let y = builder.node(Denoise { layer: conv, kind: kind("paper") }, &[&[y], block.as_slice()].concat()).unwrap();
+    let y = builder.node(Unary::Clamp { min: 0.0, max: 3.4e38 }, &[y]).unwrap();
+    let pool = Pool { kind: Pooling::Average, kernel: [6, 6], stride: [6, 6], pad: [0; 4] };
+    let y = builder.node(pool, &[y]).unwrap();
+    let y = builder.node(Reshape { shape: vec![None, Some(4)] }, &[y]).unwrap();
+    let y = builder.node(FullyConnected { layer: Some(fc) }, &[y, fw, fb]).unwrap();
+    let y = builder.node(Denoise { layer: fc, kind: kind("affine") }, &[&[y], affine.as_slice()].concat()).unwrap();
+    builder.output(y, "output0").unwrap();
+    let mut program = builder.finish(0).unwrap();
     let executor = Executor::new(program.clone(), 1).unwrap();
     let calibrations = crate::evaluate::calibrate(&executor, &Patterns::new(60), 30, 1).unwrap();
     for (layer, calibration) in program.layers_mut().iter_mut().zip(calibrations) {

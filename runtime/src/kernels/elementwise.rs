@@ -1,7 +1,7 @@
 //! Elementwise kernels: activations, broadcasts, and what their gradients need.
 
 use multiversion::multiversion;
-use mxc_dialects::noise::Reference;
+use mxc_spec::noise::Reference;
 
 /// Compiles a kernel for the usual instruction sets.
 macro_rules! kernels {

@@ -3,7 +3,7 @@
 use super::elementwise::{add_constant, clamp, scaled_add};
 use crate::rng::{BLOCK, Stream};
 use multiversion::multiversion;
-use mxc_dialects::noise::Model;
+use mxc_spec::noise::Model;
 
 /// Elements that a fused pass handles at a time: fits the first-level cache.
 const CHUNK: usize = 16 * BLOCK;

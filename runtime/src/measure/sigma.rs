@@ -10,7 +10,7 @@ use crate::{
     kernels::elementwise,
     plan::steps::Goal,
 };
-use mxc_dialects::denoise;
+use mxc_spec::denoise;
 
 /// Sums over a block's elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

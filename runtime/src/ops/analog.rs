@@ -21,7 +21,7 @@ use crate::{
     program::value::{Layer, LayerId},
     rng::{Kind, layer_hash},
 };
-use mxc_dialects::noise::{Lifetime, Reference, Scale, Site};
+use mxc_spec::noise::{Lifetime, Reference, Scale, Site};
 
 /// What a tile computes of its input: a product with constant weights, and a bias.
 pub(crate) trait Product: std::fmt::Debug + Send + Sync + 'static {

@@ -21,7 +21,7 @@ use crate::{
     plan::steps::Steps,
     program::value::{LayerId, ValueId},
 };
-use mxc_dialects::shape::{self, Window};
+use mxc_spec::shape::{self, Window};
 
 /// input NHWC, weight OHWI (I = C / groups), bias O → NHWC; floor semantics. A depthwise convolution has
 /// groups = C, its weight laid out `[C·M, KH, KW, 1]`. Only a digital one may have a weight that is no constant.

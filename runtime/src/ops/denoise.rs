@@ -24,7 +24,7 @@ use crate::{
     program::value::{LayerId, ValueId},
     rng::{self, Stream, layer_hash},
 };
-use mxc_dialects::{
+use mxc_spec::{
     denoise::{
         Kind, SLOPE,
         expression::{Expression, Layout, Primitive, TermId},

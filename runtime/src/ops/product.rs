@@ -17,7 +17,7 @@ use crate::{
     plan::steps::Steps,
     program::value::{LayerId, ValueId},
 };
-use mxc_dialects::shape;
+use mxc_spec::shape;
 
 /// input `[..., I]`, weight `[O, I]`, bias `[O]` → `[..., O]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use crate::{
     program::value::{Layer, LayerId},
     rng::{Kind, layer_hash},
 };
-use mxc_dialects::noise::Lifetime;
+use mxc_spec::noise::Lifetime;
 use std::cell::RefCell;
 
 /// A dense tensor.

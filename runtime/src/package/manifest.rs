@@ -1,6 +1,6 @@
 //! The messages of `runtime/proto/manifest.proto`, written out so that building needs no `protoc`.
 
-use mxc_dialects::noise::{LayerNoise, NoiseError};
+use mxc_spec::noise::{LayerNoise, NoiseError};
 use serde::Serialize;
 
 /// What a package is and how it was made.

@@ -26,7 +26,7 @@ pub use crate::ops::{
     unary::Unary,
 };
 use crate::{ops::operator::Operand, store::Weight, task::Task};
-pub use mxc_dialects::shape::Window;
+pub use mxc_spec::shape::Window;
 pub use value::{Calibration, DType, Layer, LayerId, Value, ValueId};
 
 /// Why a program cannot be built.

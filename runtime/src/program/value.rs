@@ -1,8 +1,8 @@
 //! Values of a program: their types and constants; and the analog layers.
 
 use crate::store::Weight;
-pub use mxc_dialects::analog::Calibration;
-use mxc_dialects::noise::{LayerNoise, Scale, Site};
+pub use mxc_spec::calibration::Calibration;
+use mxc_spec::noise::{LayerNoise, Scale, Site};
 
 /// The index of a value in [`Program::values`].
 ///

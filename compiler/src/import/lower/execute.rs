@@ -9,11 +9,11 @@ use crate::import::{
     fold,
     tensor::{Data, Dim, Element, Sym, Tensor, broadcast_shape},
 };
+use crate::load;
 use melior::ir::{Block, BlockLike, Location, Module, Type, ValueLike};
 use mxc_dialects::ir;
 use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
-    load,
     program::DType,
     store::WeightStore,
 };

@@ -1,12 +1,12 @@
 //! Convolutions, products of matrices and pooling.
 
 use super::{Bound, LoadError, Loader, View, fail};
-use crate::{
+use melior::ir::OperationRef;
+use mxc_dialects::tosa;
+use mxc_runtime::{
     program::{Conv2d, FullyConnected, LayerId, MatMul, Pool, Pooling, ValueId, Window},
     store::Weight,
 };
-use melior::ir::OperationRef;
-use mxc_dialects::tosa;
 
 impl<'c> Loader<'c, '_> {
     pub(super) fn conv2d(&mut self, op: &OperationRef<'c, '_>, view: tosa::Conv2d<'c, '_>) -> Result<(), LoadError> {

@@ -5,9 +5,9 @@ use super::{
     Bound, LoadError, Loader, View, constant_shape, dtype, fail, result, static_shape,
     view::{batch_axis, product},
 };
-use crate::program::{Broadcast, Concat, Pad, Reshape, Slice, Tile, Transpose};
 use melior::ir::{OperationRef, operation::OperationLike};
 use mxc_dialects::ir;
+use mxc_runtime::program::{Broadcast, Concat, Pad, Reshape, Slice, Tile, Transpose};
 
 impl<'c> Loader<'c, '_> {
     /// A constant, the same for every sample.

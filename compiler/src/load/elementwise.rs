@@ -1,12 +1,12 @@
 //! Elementwise functions, conversions and reductions.
 
 use super::{Bound, LoadError, Loader, dtype, fail, result};
-use crate::{
+use melior::ir::{OperationRef, ValueLike};
+use mxc_dialects::tosa::{self, CustomBinary, CustomUnary};
+use mxc_runtime::{
     program::{ArgMax, Binary, Cast, DType, Op, Reduce, Reduction, Select, Unary},
     store::Weight,
 };
-use melior::ir::{OperationRef, ValueLike};
-use mxc_dialects::tosa::{self, CustomBinary, CustomUnary};
 
 impl<'c> Loader<'c, '_> {
     pub(super) fn unary(&mut self, op: &OperationRef<'c, '_>, function: tosa::Unary) -> Result<(), LoadError> {

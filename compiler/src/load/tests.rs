@@ -1,12 +1,12 @@
 use super::*;
-use crate::{
+use mxc_dialects::{denoise::Kind, noise::LayerNoise};
+use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
     program::{
         Binary, Concat, Conv2d, Denoise, FullyConnected, Layer, MatMul, Pad, Reduce, Reduction, Slice, Transpose,
         Unary, Window,
     },
 };
-use mxc_dialects::{denoise::Kind, noise::LayerNoise};
 
 /// A store with `name = 0, 1, 2, …` of each shape.
 fn store(weights: &[(&str, &[usize])]) -> WeightStore {
@@ -170,7 +170,7 @@ fn a_fully_connected_layers_denoiser_is_pointwise_on_pixels_too() {
     let weights = store(&[("w", &[8, 4]), ("a", &[8])]);
     let program = load_with(&text, &weights).unwrap();
     assert_eq!(program.nodes()[1].op, Op::from(Denoise { layer: 0, kind: Kind::named("mean").unwrap() }));
-    crate::exec::Executor::new(program, 1).unwrap();
+    mxc_runtime::exec::Executor::new(program, 1).unwrap();
 }
 
 #[test]

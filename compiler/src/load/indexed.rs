@@ -1,11 +1,11 @@
 //! What goes by indices, and what runs along an axis.
 
 use super::{Bound, LoadError, Loader, fail};
-use crate::program::{
-    CumSum, DType, GridSample, Interpolation, Padding, Pick, Sampling, Scatter, Scattering, Take, TopK,
-};
 use melior::ir::OperationRef;
 use mxc_dialects::tosa;
+use mxc_runtime::program::{
+    CumSum, DType, GridSample, Interpolation, Padding, Pick, Sampling, Scatter, Scattering, Take, TopK,
+};
 
 impl<'c> Loader<'c, '_> {
     /// Slices of an operand along an axis.

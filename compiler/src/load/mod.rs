@@ -1,7 +1,7 @@
 //! From a module to a [`Program`]: reads `@main` of any level (graph, analog, denoise, dtile) and binds its weights.
 //!
 //! At the dtile level a layer's denoisers are a `dtile.launch` of a function between `quant` casts; these become one
-//! [`DenoiseTile`](crate::program::DenoiseTile), which computes in integers. What is quantised but runs on no tile is refused rather than imitated in
+//! [`DenoiseTile`](mxc_runtime::program::DenoiseTile), which computes in integers. What is quantised but runs on no tile is refused rather than imitated in
 //! floating point.
 //!
 //! Where the batch goes: in a program it is axis 0 of every value that depends on an input. TOSA's rank-3 matmul makes
@@ -15,14 +15,10 @@ mod indexed;
 mod layers;
 mod layout;
 mod product;
+pub mod schedule;
+pub mod tile;
 mod view;
 
-use crate::{
-    digital::{DigitalError, program::TileProgram},
-    program::{Builder, DType, Op, Program, Type as ValueType, ValueId},
-    store::{Weight, WeightStore},
-    task::UnknownTask,
-};
 use melior::ir::{
     Attribute, BlockLike, Module, OperationRef, ShapedTypeLike, Type, TypeLike, Value as IrValue, ValueLike,
     attribute::{ArrayAttribute, DictionaryAttribute},
@@ -30,6 +26,12 @@ use melior::ir::{
     r#type::{IntegerType, RankedTensorType},
 };
 use mxc_dialects::{ffi, ir, shape::show, tosa};
+use mxc_runtime::{
+    digital::{DigitalError, program::TileProgram},
+    program::{Builder, DType, Op, Program, Type as ValueType, ValueId},
+    store::{Weight, WeightStore},
+    task::UnknownTask,
+};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -106,7 +108,7 @@ pub fn program(module: &Module<'_>, weights: &WeightStore) -> Result<Program, Lo
         return Err(LoadError::UnknownOps(unknown));
     }
     let tiles = match operations.iter().any(|operation| ir::op_name(operation) == layers::LAUNCH) {
-        true => TileProgram::read_all(module)?,
+        true => tile::programs(module)?,
         false => Vec::new(),
     };
     let mut loader = Loader {

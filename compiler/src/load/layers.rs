@@ -1,13 +1,13 @@
 //! Analog layers, their denoisers, and the digital tile: the operations of mxc's own dialects, and the constants around them.
 
 use super::{Bound, Build, LoadError, Loader, fail, identity, is_i16, result};
-use crate::program::{Denoise, DenoiseTile, Layer, LayerId, Window};
 use melior::ir::{OperationRef, ValueLike, operation::OperationLike};
 use mxc_dialects::{
     analog::{AnalogOp, Kind},
     denoise::{self, Denoiser},
     dtile, ir,
 };
+use mxc_runtime::program::{Denoise, DenoiseTile, Layer, LayerId, Window};
 use std::sync::Arc;
 
 /// The operation that runs a program on the digital tile.
