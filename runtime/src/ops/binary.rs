@@ -149,6 +149,8 @@ impl Operator for Binary {
 }
 
 impl Interpreted for Binary {
+    const NAME: &str = "Binary";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let pairs = types.offsets(0).into_iter().zip(types.offsets(1));
         let result = match (types.elements(0, operands), types.elements(1, operands)) {
@@ -177,10 +179,10 @@ impl Interpreted for Binary {
         types.write(result, out);
     }
 
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
+    fn gradient_reads(&self) -> Option<&'static [usize]> {
         match self {
-            Self::Mod | Self::Rem => Ok(&[0, 1]),
-            _ => Err("Binary"),
+            Self::Mod | Self::Rem => Some(&[0, 1]),
+            _ => None,
         }
     }
 

@@ -36,6 +36,8 @@ impl Operator for Cast {
 }
 
 impl Interpreted for Cast {
+    const NAME: &str = "Cast";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let result = match (types.elements(0, operands), self.to) {
             (Elements::Float(values), DType::F32) => Elements::Float(values),
@@ -53,12 +55,6 @@ impl Interpreted for Cast {
         };
         types.write(result, out);
     }
-
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Err("Cast")
-    }
-
-    fn gradient(&self, _: &Types, _: usize, _: &[&[f32]], _: &[f32], _: &mut [f32]) {}
 }
 
 /// condition, a, b of equal rank, size-1 axes broadcasting: a where the condition holds, else b.
@@ -84,6 +80,8 @@ impl Operator for Select {
 }
 
 impl Interpreted for Select {
+    const NAME: &str = "Select";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let condition = types.ints(0, operands);
         let at = [types.offsets(1), types.offsets(2)];
@@ -98,8 +96,8 @@ impl Interpreted for Select {
         types.write(result, out);
     }
 
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Ok(&[0])
+    fn gradient_reads(&self) -> Option<&'static [usize]> {
+        Some(&[0])
     }
 
     fn gradient(&self, types: &Types, position: usize, operands: &[&[f32]], g: &[f32], out: &mut [f32]) {

@@ -187,6 +187,8 @@ impl Product for PerChannel {
 
 /// With weights that are computed.
 impl Interpreted for Conv2d {
+    const NAME: &str = "Conv2d";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let (&[_, rows, columns, channels], &[outputs, kh, kw, depth]) = (types.shape_of(0), types.shape_of(1)) else {
             return;
@@ -215,10 +217,4 @@ impl Interpreted for Conv2d {
         });
         out.copy_from_slice(&values);
     }
-
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Err("Conv2d")
-    }
-
-    fn gradient(&self, _: &Types, _: usize, _: &[&[f32]], _: &[f32], _: &mut [f32]) {}
 }

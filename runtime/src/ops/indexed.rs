@@ -96,13 +96,15 @@ impl Take {
 
 /// With indices that are computed.
 impl Interpreted for Take {
+    const NAME: &str = "Take";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let Slices { shape, indices } = self.slices(types, operands);
         layout::take(shape, &indices, operands[0], out);
     }
 
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Ok(&[1])
+    fn gradient_reads(&self) -> Option<&'static [usize]> {
+        Some(&[1])
     }
 
     fn gradient(&self, types: &Types, _: usize, operands: &[&[f32]], g: &[f32], out: &mut [f32]) {
@@ -183,13 +185,15 @@ impl Operator for Pick {
 }
 
 impl Interpreted for Pick {
+    const NAME: &str = "Pick";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let [x, indices] = [0, 1].map(|index| indexed(types, operands, index));
         indexed::pick(self.axis, x, indices, &types.shape, out);
     }
 
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Ok(&[1])
+    fn gradient_reads(&self) -> Option<&'static [usize]> {
+        Some(&[1])
     }
 
     fn gradient(&self, types: &Types, _: usize, operands: &[&[f32]], g: &[f32], out: &mut [f32]) {
@@ -271,13 +275,15 @@ impl Operator for Scatter {
 }
 
 impl Interpreted for Scatter {
+    const NAME: &str = "Scatter";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let [data, indices, updates] = [0, 1, 2].map(|index| indexed(types, operands, index));
         indexed::scatter(self.axis, self.reduction, data, indices, updates, out);
     }
 
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Ok(match self.reduction {
+    fn gradient_reads(&self) -> Option<&'static [usize]> {
+        Some(match self.reduction {
             Scattering::Replace | Scattering::Add => &[1],
             Scattering::Mul | Scattering::Max | Scattering::Min => &[0, 1, 2],
         })
@@ -337,6 +343,8 @@ impl Operator for TopK {
 }
 
 impl Interpreted for TopK {
+    const NAME: &str = "TopK";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let (around, Self { count, largest, .. }) = (around(types.shape_of(0), self.axis), self);
         let ranked = match types.elements(0, operands) {
@@ -345,10 +353,4 @@ impl Interpreted for TopK {
         };
         types.write(Elements::Int(ranked), out);
     }
-
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Err("TopK")
-    }
-
-    fn gradient(&self, _: &Types, _: usize, _: &[&[f32]], _: &[f32], _: &mut [f32]) {}
 }

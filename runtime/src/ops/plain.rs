@@ -16,14 +16,19 @@ use std::fmt::Debug;
 
 /// An operator that runs on whole operands.
 pub(crate) trait Interpreted: Debug + Clone + Send + Sync + 'static {
+    /// The operator's name.
+    const NAME: &'static str;
+
     /// Computes the result's words.
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]);
 
-    /// Which operands the gradient of f32 results in f32 operands reads; `Err` with the operator's name if it is not known.
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str>;
+    /// Which operands the gradient of f32 results in f32 operands reads; `None` if it is not known.
+    fn gradient_reads(&self) -> Option<&'static [usize]> {
+        None
+    }
 
     /// Adds the gradient of operand `position` to `out`; operands that `gradient_reads` does not name may be empty.
-    fn gradient(&self, types: &Types, position: usize, operands: &[&[f32]], g: &[f32], out: &mut [f32]);
+    fn gradient(&self, _: &Types, _position: usize, _operands: &[&[f32]], _g: &[f32], _out: &mut [f32]) {}
 }
 
 /// The types and the shapes of a node, for one sample.
@@ -104,7 +109,7 @@ impl<O: Interpreted> Kernel for Plain<O> {
     }
 
     fn reads(&self, _: bool) -> Result<Reads, &'static str> {
-        Ok(Reads { operands: self.op.gradient_reads()?, result: false })
+        Ok(Reads { operands: self.op.gradient_reads().ok_or(O::NAME)?, result: false })
     }
 
     fn forward(&self, run: &mut Forward<'_>) -> Result<(), ExecError> {

@@ -214,6 +214,8 @@ impl Kernel for Matrices {
 
 /// Of integers.
 impl Interpreted for MatMul {
+    const NAME: &str = "MatMul";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let (&[.., rows, inner], &[.., columns]) = (types.shape_of(0), types.shape_of(1)) else { return };
         let (a, b) = (types.ints(0, operands), types.ints(1, operands));
@@ -227,10 +229,4 @@ impl Interpreted for MatMul {
         });
         types.write(Elements::Int(products.collect()), out);
     }
-
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Err("MatMul")
-    }
-
-    fn gradient(&self, _: &Types, _: usize, _: &[&[f32]], _: &[f32], _: &mut [f32]) {}
 }

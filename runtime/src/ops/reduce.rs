@@ -67,6 +67,8 @@ impl Operator for Reduce {
 
 /// Of integers.
 impl Interpreted for Reduce {
+    const NAME: &str = "Reduce";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let [outer, size, inner] = around(types.shape_of(0), self.axis);
         let x = types.ints(0, operands);
@@ -82,12 +84,6 @@ impl Interpreted for Reduce {
         });
         types.write(Elements::Int(reduced.collect()), out);
     }
-
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Err("Reduce")
-    }
-
-    fn gradient(&self, _: &Types, _: usize, _: &[&[f32]], _: &[f32], _: &mut [f32]) {}
 }
 
 /// The kernel of f32: the middle of three axes.
@@ -162,6 +158,8 @@ impl Operator for ArgMax {
 }
 
 impl Interpreted for ArgMax {
+    const NAME: &str = "ArgMax";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let [outer, size, inner] = around(types.shape_of(0), self.axis);
         let positions = (0..outer).flat_map(|o| (0..inner).map(move |i| o * size * inner + i));
@@ -171,12 +169,6 @@ impl Interpreted for ArgMax {
         };
         types.write(Elements::Int(greatest), out);
     }
-
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Err("ArgMax")
-    }
-
-    fn gradient(&self, _: &Types, _: usize, _: &[&[f32]], _: &[f32], _: &mut [f32]) {}
 }
 
 fn first_greatest<T: PartialOrd>(size: usize, at: impl Fn(usize) -> T) -> i64 {
@@ -230,6 +222,8 @@ impl Operator for CumSum {
 }
 
 impl Interpreted for CumSum {
+    const NAME: &str = "CumSum";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let (around, how) = (around(types.shape_of(0), self.axis), [self.exclusive, self.reverse]);
         match types.elements(0, operands) {
@@ -244,8 +238,8 @@ impl Interpreted for CumSum {
         }
     }
 
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Ok(&[])
+    fn gradient_reads(&self) -> Option<&'static [usize]> {
+        Some(&[])
     }
 
     fn gradient(&self, types: &Types, _: usize, _: &[&[f32]], g: &[f32], out: &mut [f32]) {

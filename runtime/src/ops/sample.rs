@@ -67,13 +67,15 @@ impl Operator for GridSample {
 }
 
 impl Interpreted for GridSample {
+    const NAME: &str = "GridSample";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let shapes = Shapes { data: types.shape_of(0), points: types.shape_of(1) };
         sample::forward(shapes, self.0, operands[0], operands[1], out);
     }
 
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Ok(&[0, 1])
+    fn gradient_reads(&self) -> Option<&'static [usize]> {
+        Some(&[0, 1])
     }
 
     fn gradient(&self, types: &Types, position: usize, operands: &[&[f32]], g: &[f32], out: &mut [f32]) {

@@ -204,16 +204,12 @@ pub(crate) fn operand_of(steps: &Steps<'_>, id: Id, function: Unary) -> Option<I
 }
 
 impl Interpreted for Unary {
+    const NAME: &str = "Unary";
+
     fn run(&self, types: &Types, operands: &[&[f32]], out: &mut [f32]) {
         let values = types.ints(0, operands).into_iter().map(|x| self.of_integer(x)).collect();
         types.write(Elements::Int(values), out);
     }
-
-    fn gradient_reads(&self) -> Result<&'static [usize], &'static str> {
-        Err("Unary")
-    }
-
-    fn gradient(&self, _: &Types, _: usize, _: &[&[f32]], _: &[f32], _: &mut [f32]) {}
 }
 
 /// The kernel: in place on f32.
