@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
     let data = Dataset::open(Path::new(data), Split::Train, 0, &preprocessing)?;
     let context = mxc_dialects::new_context();
-    let module = mxc_dialects::ir::parse(&context, &package.module, "package")?;
+    let module = mxc_dialects::ir::parse(&context, package.module(), "package")?;
     let mut executor = Executor::new(mxc_runtime::load::program(&module, &package.weights())?, threads)?;
 
     // Loading is outside the clock on both sides.

@@ -20,6 +20,7 @@ use mxc_runtime::{
     exec::{Backend, Executor},
     files::sha256_file,
     finetune::{FinetuneOptions, Loss, Recipe, finetune},
+    load,
     package::{Package, Training},
     store::Weight,
 };
@@ -171,7 +172,7 @@ fn record_sigma(package: &mut Package, path: &Path, executor: &Executor, data: &
     let samples = usize::try_from(calibration.samples)?.max(1);
     let measured = evaluate::sigma_statistics(executor, data, samples, calibration.seed)?;
     let context = mxc_dialects::new_context();
-    let module = ir::parse(&context, &package.module, &path.display().to_string())?;
+    let module = ir::parse(&context, package.module(), &path.display().to_string())?;
     for block in denoise::Denoiser::all(&module) {
         let draws = block.kind().expression().drawn().next().is_some();
         let layers = executor.program().layers().iter().zip(&measured);
@@ -181,15 +182,15 @@ fn record_sigma(package: &mut Package, path: &Path, executor: &Executor, data: &
             ffi::as_mut(block.operation()).set_attribute(denoise::MEASURED, found.to_attribute(&context));
         }
     }
-    package.module = print_module(&module, true).into_bytes();
-    Ok(())
+    let program = load::program(&module, &package.weights())?;
+    Ok(package.set_module(print_module(&module, true).into_bytes(), &program)?)
 }
 
 /// Measures a package's layers anew on real data: it was calibrated on synthetic inputs. Placement stays as compiled.
 fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, holdout: usize) -> Result<(), Failure> {
     let context = mxc_dialects::new_context();
     let name = args.package.display().to_string();
-    let mut module = ir::parse(&context, &package.module, &name)?;
+    let mut module = ir::parse(&context, package.module(), &name)?;
     let ranking = |module: &melior::ir::Module<'_>| {
         let mut layers: Vec<_> = AnalogOp::all(module).into_iter().map(|op| (op.rank(), op.layer())).collect();
         layers.sort();
@@ -237,6 +238,6 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
         }
         placement.layers.sort_by_key(|layer| layer.rank);
     }
-    package.module = print_module(&module, true).into_bytes();
-    Ok(())
+    let program = load::program(&module, &package.weights())?;
+    Ok(package.set_module(print_module(&module, true).into_bytes(), &program)?)
 }
