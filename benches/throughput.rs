@@ -23,12 +23,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (threads, batch, images, runs) = (number(3, 2)?, number(4, 128)?, number(5, 2560)?, number(6, 3)?);
 
-    let package = Package::open(Path::new(package))?;
+    let path = Path::new(package);
+    let package = Package::open(path)?;
     let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
     let data = Dataset::open(Path::new(data), Split::Train, 0, &preprocessing)?;
-    let context = mxc_dialects::new_context();
-    let module = mxc_dialects::ir::parse(&context, &package.module, "package")?;
-    let mut executor = Executor::new(mxc_compiler::load::program(&module, &package.weights())?, threads)?;
+    let mut executor = Executor::new(package.program(path)?, threads)?;
 
     // Loading is outside the clock on both sides.
     let batches: Vec<(Vec<f32>, Vec<u32>, Vec<u64>)> = (0..images.min(data.len()))

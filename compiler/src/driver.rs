@@ -38,6 +38,9 @@ pub enum CompileError {
     /// The package could not be run.
     #[error("the model cannot be executed: {0}")]
     Program(#[from] crate::load::LoadError),
+    /// The program does not fit a package.
+    #[error("the model cannot be packaged: {0}")]
+    Package(#[from] mxc_runtime::program::ProgramError),
 }
 
 /// How to compile.
@@ -213,11 +216,12 @@ pub struct Record {
     pub options: Vec<String>,
 }
 
-/// Packs a network compiled to the denoise level.
-pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record) -> Package {
+/// Packs a network compiled to the denoise level. Errors say what cannot be executed.
+pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record) -> Result<Package, CompileError> {
     let placement = compiled.placement.clone().unwrap_or_default();
-    Package {
-        manifest: Manifest {
+    let program = crate::load::program(&compiled.module, &compiled.all_weights())?;
+    let package = Package::new(
+        Manifest {
             format_version: package::FORMAT_VERSION,
             required_features: record.preprocessing.bytes.then(|| package::BYTE_INPUT.to_owned()).into_iter().collect(),
             hardware: record.hardware,
@@ -236,10 +240,12 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
             holdout: record.holdout as u64,
             task: options.task.to_string(),
         },
-        module: print_module(&compiled.module, true).into_bytes(),
-        backbone: compiled.weights.clone(),
-        denoisers: compiled.denoisers.clone(),
-    }
+        print_module(&compiled.module, true).into_bytes(),
+        &program,
+        compiled.weights.clone(),
+        compiled.denoisers.clone(),
+    )?;
+    Ok(package)
 }
 
 /// The manifest's form of a placement.

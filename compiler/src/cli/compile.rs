@@ -85,7 +85,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         options: recorded_options(&args, &options),
     };
     let start = Instant::now();
-    let package = driver::package(&compiled, &options, record);
+    let package = driver::package(&compiled, &options, record)?;
     let placement = package.manifest.placement.clone().unwrap_or_default();
     package.write(&output)?;
     times.add("package", start.elapsed());

@@ -22,7 +22,7 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<(), Failure> {
         return Err(format!("{}: export needs an ONNX source, not MLIR", source.display()).into());
     }
     let context = mxc_dialects::new_context();
-    let module = ir::parse(&context, &package.module, &args.package.display().to_string())?;
+    let module = ir::parse(&context, package.module(), &args.package.display().to_string())?;
     let layers = export::denoisers(&module, &package.weights())?;
     let options = ExportOptions { sampling: args.sampling, sha256: Some(provenance.source_sha256) };
     let program = crate::load::program(&module, &package.weights())?;

@@ -7,6 +7,7 @@ use super::{
     interrupt::{self, Interrupted},
     session,
 };
+use crate::load;
 use crate::{
     files::Inputs,
     pass::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
@@ -176,7 +177,7 @@ fn record_sigma(package: &mut Package, path: &Path, executor: &Executor, data: &
     let samples = usize::try_from(calibration.samples)?.max(1);
     let measured = evaluate::sigma_statistics(executor, data, samples, calibration.seed)?;
     let context = mxc_dialects::new_context();
-    let module = ir::parse(&context, &package.module, &path.display().to_string())?;
+    let module = ir::parse(&context, package.module(), &path.display().to_string())?;
     for block in denoise::Denoiser::all(&module) {
         let draws = block.kind().expression().drawn().next().is_some();
         let layers = executor.program().layers().iter().zip(&measured);
@@ -186,15 +187,15 @@ fn record_sigma(package: &mut Package, path: &Path, executor: &Executor, data: &
             ffi::as_mut(block.operation()).set_attribute(denoise::MEASURED, found.to_attribute(&context));
         }
     }
-    package.module = print_module(&module, true).into_bytes();
-    Ok(())
+    let program = load::program(&module, &package.weights())?;
+    Ok(package.set_module(print_module(&module, true).into_bytes(), &program)?)
 }
 
 /// Measures a package's layers anew on real data: it was calibrated on synthetic inputs. Placement stays as compiled.
 fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, holdout: usize) -> Result<(), Failure> {
     let context = mxc_dialects::new_context();
     let name = args.package.display().to_string();
-    let mut module = ir::parse(&context, &package.module, &name)?;
+    let mut module = ir::parse(&context, package.module(), &name)?;
     let ranking = |module: &melior::ir::Module<'_>| {
         let mut layers: Vec<_> = AnalogOp::all(module).into_iter().map(|op| (op.rank(), op.layer())).collect();
         layers.sort();
@@ -242,6 +243,6 @@ fn recalibrate(package: &mut Package, args: &FinetuneArgs, global: &Global, hold
         }
         placement.layers.sort_by_key(|layer| layer.rank);
     }
-    package.module = print_module(&module, true).into_bytes();
-    Ok(())
+    let program = load::program(&module, &package.weights())?;
+    Ok(package.set_module(print_module(&module, true).into_bytes(), &program)?)
 }

@@ -19,7 +19,7 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
     if args.mlir {
         let context = mxc_dialects::new_context();
-        let module = ir::parse(&context, &package.module, &args.package.display().to_string())?;
+        let module = ir::parse(&context, package.module(), &args.package.display().to_string())?;
         return super::print(&crate::pass::run::print_module(&module, false));
     }
     if let Some(data) = &args.data {

@@ -22,9 +22,7 @@ use std::path::Path;
 
 /// A package's program, its denoisers in floating point.
 pub fn packaged(package: &Package, path: &Path) -> Result<Program, Failure> {
-    let context = mxc_dialects::new_context();
-    let module = ir::parse(&context, &package.module, &path.display().to_string())?;
-    Ok(load::program(&module, &package.weights())?)
+    Ok(package.program(path)?)
 }
 
 /// A package's program, its denoisers in either arithmetic.
@@ -115,7 +113,7 @@ pub fn lowered<'c>(
     hardware: &Hardware,
     global: &Global,
 ) -> Result<(Module<'c>, Reports), Failure> {
-    let mut module = ir::parse(context, &package.module, &path.display().to_string())?;
+    let mut module = ir::parse(context, package.module(), &path.display().to_string())?;
     let reports = lower_denoisers(context, &mut module, package.weights(), hardware, global)?;
     Ok((module, reports))
 }

@@ -4,8 +4,12 @@
 //! |---|---|
 //! | `manifest.pb` | a [`Manifest`]; schema in `runtime/proto/manifest.proto` |
 //! | `module.mlir` | the module at the denoise level, MLIR text with locations |
+//! | `program.pb` | the same as an executable program, a [`proto::Program`]; schema in `runtime/proto/program.proto` |
 //! | `backbone.safetensors` | the frozen weights |
 //! | `denoisers.safetensors` | the trainable weights |
+//!
+//! The module is the source of truth, which passes change and lower; who only executes the network reads the program and needs no
+//! MLIR. So both are given together ([`Package::new`], [`Package::set_module`]).
 //!
 //! The same package gives the same bytes: entries in this order, dates fixed, tensors in the order of their names.
 
@@ -15,6 +19,7 @@ pub use manifest::*;
 
 use crate::{
     files::atomically,
+    program::{Program, ProgramError, proto},
     store::{self, StoreError, WeightStore},
     task::Task,
 };
@@ -38,9 +43,10 @@ pub const KNOWN_FEATURES: [&str; 1] = [BYTE_INPUT];
 
 const MANIFEST: &str = "manifest.pb";
 const MODULE: &str = "module.mlir";
+const PROGRAM: &str = "program.pb";
 const BACKBONE: &str = "backbone.safetensors";
 const DENOISERS: &str = "denoisers.safetensors";
-const ENTRIES: [&str; 4] = [MANIFEST, MODULE, BACKBONE, DENOISERS];
+const ENTRIES: [&str; 5] = [MANIFEST, MODULE, PROGRAM, BACKBONE, DENOISERS];
 
 /// Why a package cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +90,8 @@ pub enum PackageError {
 pub struct Package {
     /// What it is and how it was made.
     pub manifest: Manifest,
-    /// The module's MLIR text. Not bytecode, whose reader a hostile file can make end the process.
-    pub module: Vec<u8>,
+    module: Vec<u8>,
+    program: Vec<u8>,
     /// The frozen weights.
     pub backbone: WeightStore,
     /// The denoisers' weights.
@@ -93,10 +99,48 @@ pub struct Package {
 }
 
 impl Package {
+    /// A package of a module at the denoise level, MLIR text, and of the program that the module reads as with these weights.
+    /// Errors say what of the program no package can hold.
+    pub fn new(
+        manifest: Manifest,
+        module: Vec<u8>,
+        program: &Program,
+        backbone: WeightStore,
+        denoisers: WeightStore,
+    ) -> Result<Self, ProgramError> {
+        let mut package = Self { manifest, backbone, denoisers, ..Self::default() };
+        package.set_module(module, program)?;
+        Ok(package)
+    }
+
+    /// Replaces the module and, with it, the program that it reads as with the package's weights. Errors are those of
+    /// [`Package::new`].
+    pub fn set_module(&mut self, module: Vec<u8>, program: &Program) -> Result<(), ProgramError> {
+        self.program = proto::Program::new(program, &self.weights())?.encode_to_vec();
+        self.module = module;
+        Ok(())
+    }
+
+    /// The module's MLIR text. Not bytecode, whose reader a hostile file can make end the process.
+    pub fn module(&self) -> &[u8] {
+        &self.module
+    }
+
+    /// The program, bound to the package's weights; `path` is what errors call the package. What is wrong with it is
+    /// [`PackageError::Corrupt`].
+    pub fn program(&self, path: &Path) -> Result<Program, PackageError> {
+        let corrupt = |reason: String| PackageError::Corrupt {
+            path: path.display().to_string(),
+            reason: format!("{PROGRAM}: {reason}"),
+        };
+        let message = proto::Program::decode(&*self.program).map_err(|error| corrupt(error.to_string()))?;
+        message.read(&self.weights()).map_err(|error| corrupt(error.to_string()))
+    }
+
     /// Opens a package: checks its structure and checksums and maps its weights. The file must not be changed in place
     /// while the package lives (mxc replaces files by renaming).
     ///
-    /// The module is not parsed here.
+    /// Neither module nor program is read here.
     pub fn open(path: &Path) -> Result<Self, PackageError> {
         let display = path.display().to_string();
         let io = |source| PackageError::Io { path: display.clone(), source };
@@ -139,7 +183,8 @@ impl Package {
             WeightStore::from_mapped(&map, offset, len, name)
                 .map_err(|source| PackageError::Weights { path: display.clone(), source })
         };
-        let package = Self { backbone: weights(BACKBONE)?, denoisers: weights(DENOISERS)?, manifest, module };
+        let program = bytes(range(PROGRAM)?).to_vec();
+        let package = Self { backbone: weights(BACKBONE)?, denoisers: weights(DENOISERS)?, manifest, module, program };
         if let Some((name, _)) = package.denoisers.iter().find(|(name, _)| package.backbone.get(name).is_some()) {
             return Err(corrupt(format!("weight `{name}` is in the backbone and the denoisers")));
         }
@@ -169,6 +214,8 @@ impl Package {
         zip.write_all(&self.manifest.encode_to_vec())?;
         zip.start_file(MODULE, options)?;
         zip.write_all(&self.module)?;
+        zip.start_file(PROGRAM, options)?;
+        zip.write_all(&self.program)?;
         zip.start_file(BACKBONE, options)?;
         self.backbone.write_safetensors(&mut zip)?;
         zip.start_file(DENOISERS, options)?;

@@ -27,6 +27,7 @@ fn example() -> Package {
             ..Default::default()
         },
         module: b"module {}\n".to_vec(),
+        program: b"\x2a\x0eclassification".to_vec(),
         backbone,
         denoisers,
     }
@@ -41,6 +42,7 @@ fn round_trip_is_exact_aligned_and_mapped() {
     let read = Package::open(&path).unwrap();
     assert_eq!(read.manifest, package.manifest);
     assert_eq!(read.module, package.module);
+    assert_eq!(read.program, package.program);
     assert_eq!(read.backbone.to_safetensors(), package.backbone.to_safetensors());
     assert_eq!(read.denoisers.get("conv0.scale").unwrap().values(), [1.0; 4]);
     assert_eq!(read.weights().len(), 6);
@@ -49,7 +51,7 @@ fn round_trip_is_exact_aligned_and_mapped() {
 
     let map = Arc::new(store::ffi::map(&File::open(&path).unwrap()).unwrap());
     let ranges = entries(&map).unwrap();
-    assert_eq!(ranges.len(), 4);
+    assert_eq!(ranges.len(), 5);
     for (name, (offset, _)) in ranges {
         assert_eq!(offset % store::ALIGNMENT, 0, "{name}");
     }

@@ -7,6 +7,7 @@
 //! `None` in shapes. A program that works on its inputs as a whole has no such axis: what the executor takes for a sample is then
 //! everything.
 
+pub mod proto;
 pub mod value;
 
 pub use crate::ops::operator::Type;
@@ -29,6 +30,11 @@ use crate::{ops::operator::Operand, store::Weight, task::Task};
 pub use mxc_spec::shape::Window;
 pub use value::{Calibration, DType, Layer, LayerId, Value, ValueId};
 
+/// The axes that a value may have. Every value holds its shape, so that a long one would be many.
+const MAX_RANK: usize = 64;
+/// The words that a sample of a value may have: more than any memory holds, but sums of them are numbers.
+const MAX_WORDS: usize = 1 << 48;
+
 /// Why a program cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {reason}")]
@@ -44,7 +50,7 @@ fn wrong<T>(what: impl Into<String>, reason: impl Into<String>) -> Result<T, Pro
 }
 
 /// One operation with one result.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// What it computes.
     pub op: Op,
@@ -54,8 +60,8 @@ pub struct Node {
     pub output: ValueId,
 }
 
-/// A network, ready to be planned.
-#[derive(Clone, Debug, Default)]
+/// A network, ready to be planned. Programs are equal if everything is, their weights bit for bit.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Program {
     values: Vec<Value>,
     nodes: Vec<Node>,
@@ -128,12 +134,13 @@ impl Program {
             .nodes
             .iter()
             .map(|node| if let Op::DenoiseTile(tile) = &node.op { tile.program.parameters } else { 0 });
-        trainable.map(|weight| weight.values().len()).chain(tile).sum::<usize>() as u64
+        trainable.map(|weight| weight.len()).chain(tile).sum::<usize>() as u64
     }
 
     /// The node that computes a value.
     fn defining(&self, id: ValueId) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.output == id)
+        // Results are numbered in the nodes' order.
+        self.nodes.binary_search_by_key(&id, |node| node.output).ok().map(|index| &self.nodes[index])
     }
 
     /// The value that another is, but for reshapes and identities, which do not change the values.
@@ -215,9 +222,17 @@ impl Builder {
         }
     }
 
-    fn push(&mut self, value: Value) -> ValueId {
+    /// Adds a value. What follows computes with its size, which must be a number.
+    fn push(&mut self, what: &str, value: Value) -> Result<ValueId, ProgramError> {
+        if value.shape.len() > MAX_RANK {
+            return wrong(what, format!("it has {} axes, more than {MAX_RANK}", value.shape.len()));
+        }
+        let words = value.sample.iter().try_fold(value.dtype.words(), |words, &size| words.checked_mul(size));
+        if words.is_none_or(|words| words > MAX_WORDS) {
+            return wrong(what, format!("a sample of shape {:?} is too large", value.sample));
+        }
         self.program.values.push(value);
-        self.program.values.len() - 1
+        Ok(self.program.values.len() - 1)
     }
 
     /// Declares an input of a shape; only axis 0 may be `None`, the batch.
@@ -226,7 +241,8 @@ impl Builder {
             return wrong(format!("input `{name}`"), "only axis 0 may be the batch");
         }
         let sample = shape.iter().map(|size| size.unwrap_or(1)).collect();
-        let id = self.push(Value { name: name.to_owned(), shape, sample, dtype, ..Value::default() });
+        let value = Value { name: name.to_owned(), shape, sample, dtype, ..Value::default() };
+        let id = self.push(&format!("input `{name}`"), value)?;
         self.program.inputs.push(id);
         Ok(id)
     }
@@ -268,11 +284,15 @@ impl Builder {
             constant: Some(weight),
             trainable,
         };
-        let (words, found) = (value.words(), value.constant.as_ref().map_or(0, Weight::len));
+        let what = format!("constant `{name}`");
+        let found = value.constant.as_ref().map_or(0, Weight::len);
+        let id = self.push(&what, value)?;
+        let words = self.program.values[id].words();
         if found != words {
-            return wrong(format!("constant `{name}`"), format!("it has {found} words, not {words}"));
+            self.program.values.pop();
+            return wrong(what, format!("it has {found} words, not {words}"));
         }
-        Ok(self.push(value))
+        Ok(id)
     }
 
     /// Declares an analog layer; its name is its own.
@@ -317,7 +337,7 @@ impl Builder {
             return wrong(op.name(), reason);
         }
         let sample = self.sample(&op, inputs)?;
-        let output = self.push(Value { shape, sample, dtype, ..Value::default() });
+        let output = self.push(op.name(), Value { shape, sample, dtype, ..Value::default() })?;
         self.program.nodes.push(Node { op, inputs: inputs.to_vec(), output });
         Ok(output)
     }

@@ -55,7 +55,7 @@ impl DType {
 }
 
 /// One value.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Value {
     /// The source model's name for an input or output, the global's name for a weight, else empty.
     pub name: String,
@@ -79,7 +79,7 @@ impl Value {
 }
 
 /// An analog layer: a node that runs on analog tiles.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
     /// Its unique, stable name.
     pub name: String,

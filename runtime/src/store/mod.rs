@@ -149,6 +149,23 @@ impl Weight {
         self.len() == 0
     }
 
+    /// Whether both hold the same values in row-major order, bit for bit, in whatever shape.
+    pub(crate) fn same_values(&self, other: &Self) -> bool {
+        if self.len() != other.len() {
+            return false;
+        }
+        let all = |weight: &Self, value: f32| weight.repeated().is_some_and(|all| all.to_bits() == value.to_bits());
+        match (&self.values, &other.values) {
+            (Values::Fill { value, len, .. }, _) => *len == 0 || all(other, *value),
+            (_, Values::Fill { value, len, .. }) => *len == 0 || all(self, *value),
+            _ => {
+                let (own, others) = (self.values(), other.values());
+                let words = bytemuck::cast_slice::<f32, u32>;
+                std::ptr::eq(own, others) || words(own) == words(others)
+            }
+        }
+    }
+
     /// The values in row-major order.
     pub fn values(&self) -> &[f32] {
         match &self.values {
@@ -157,6 +174,13 @@ impl Weight {
             // `mapped` has checked bounds and alignment.
             Values::Mapped { map, offset, len } => bytemuck::cast_slice(&map[*offset..*offset + *len * 4]),
         }
+    }
+}
+
+/// By shape and values, bit for bit. Values that are shared, and those of fills, are not read.
+impl PartialEq for Weight {
+    fn eq(&self, other: &Self) -> bool {
+        self.shape == other.shape && self.same_values(other)
     }
 }
 
