@@ -1,6 +1,6 @@
 //! Images per second of a compiled package: noisy evaluation (noise on, denoisers off and on) and fine-tuning steps.
 //!
-//! `cargo run --release -p mxc-compiler --example throughput -- PKG.mxa DATA [THREADS [BATCH [IMAGES [RUNS]]]]` prints one
+//! `cargo run --release -p mxc-cli --example throughput -- PKG.mxa DATA [THREADS [BATCH [IMAGES [RUNS]]]]` prints one
 //! JSON object; `benches/compare.py` runs it beside the PyTorch baseline.
 
 use mxc_runtime::{

@@ -6,7 +6,12 @@ use super::{
     data::{Location, SkipBad, sample_source},
     session, ui,
 };
-use crate::{
+use melior::ir::{
+    BlockLike, ShapedTypeLike, TypeLike, ValueLike,
+    operation::{OperationLike, OperationMutLike},
+    r#type::RankedTensorType,
+};
+use mxc_compiler::{
     driver::{self, CompileOptions, Compiled, Level, Record},
     files::Inputs,
     import::{self, Imported, SourceInfo, SourceInput},
@@ -14,11 +19,6 @@ use crate::{
         RunOptions, SampleRequest, Samples,
         run::{Times, print_module},
     },
-};
-use melior::ir::{
-    BlockLike, ShapedTypeLike, TypeLike, ValueLike,
-    operation::{OperationLike, OperationMutLike},
-    r#type::RankedTensorType,
 };
 use mxc_dialects::{ffi, ir, noise::LayerNoise, share};
 use mxc_runtime::{

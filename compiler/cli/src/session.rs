@@ -1,11 +1,11 @@
 //! From a package to something that runs.
 
 use super::{Failure, Global, args::Arithmetic};
-use crate::{
+use melior::{Context, ir::Module};
+use mxc_compiler::{
     pass::{PassContext, Pipeline, Reports, RunOptions, run_pipeline},
     passes::REGISTRY,
 };
-use melior::{Context, ir::Module};
 use mxc_dialects::{
     ir,
     noise::{LayerNoise, NoiseSpec},

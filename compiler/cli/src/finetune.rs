@@ -7,12 +7,12 @@ use super::{
     interrupt::{self, Interrupted},
     session,
 };
-use crate::{
+use melior::ir::operation::OperationMutLike;
+use mxc_compiler::{
     files::Inputs,
     pass::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
     passes::REGISTRY,
 };
-use melior::ir::operation::OperationMutLike;
 use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir, noise::LayerNoise};
 use mxc_runtime::{
     data::{Source, Split},

@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line of mxc: one file a command.
 
 mod args;
 mod compile;
@@ -14,10 +14,10 @@ mod run;
 mod session;
 mod ui;
 
-use crate::opt::OptError;
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use interrupt::Interrupted;
+use mxc_compiler::opt::OptError;
 use std::process::ExitCode;
 use ui::Ui;
 

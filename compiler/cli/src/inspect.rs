@@ -20,7 +20,7 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
     if args.mlir {
         let context = mxc_dialects::new_context();
         let module = ir::parse(&context, &package.module, &args.package.display().to_string())?;
-        return super::print(&crate::pass::run::print_module(&module, false));
+        return super::print(&mxc_compiler::pass::run::print_module(&module, false));
     }
     if let Some(data) = &args.data {
         return effective_noise(&package, &args, data, global);

@@ -1,7 +1,7 @@
 //! `mxc export`: the denoisers in the user's own ONNX file.
 
 use super::{Failure, Global, args::ExportArgs};
-use crate::{
+use mxc_compiler::{
     export::{self, ExportOptions},
     files::Inputs,
 };

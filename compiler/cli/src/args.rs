@@ -1,11 +1,11 @@
 //! The command line as clap sees it. Flags that others' scripts rely on are listed in `docs/cli.md`.
 
-use crate::{driver::Level, import::ImportOptions, placement::Strategy};
 use bytesize::ByteSize;
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
+use mxc_compiler::{driver::Level, import::ImportOptions, placement::Strategy};
 use mxc_dialects::{
     denoise::Kind,
     noise::{self, LayerNoise, NoiseError, NoiseSpec, Reference, Scale},
@@ -124,6 +124,12 @@ where
     PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
 }
 
+/// One of the IR's levels.
+fn levels() -> impl TypedValueParser<Value = Level> {
+    PossibleValuesParser::new(Level::ALL.map(|level| PossibleValue::new(level.name()).help(level.description())))
+        .try_map(|word| word.parse::<Level>())
+}
+
 /// What `--noise` is for, and what it takes.
 fn noise_help(purpose: &str) -> String {
     format!("{purpose}: ideal, or components joined by +{}", noise::help())
@@ -182,7 +188,7 @@ pub struct CompileArgs {
     #[arg(long, value_name = "FILE")]
     pub hardware: Option<PathBuf>,
     /// Print the MLIR of a level instead of writing a package (to stdout or -o)
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = levels())]
     pub emit: Option<Level>,
     /// With --emit, weights as tosa.const instead of external globals
     #[arg(long, requires = "emit")]

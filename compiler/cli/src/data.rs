@@ -1,7 +1,7 @@
 //! Data sets for the commands, and `--skip-bad`.
 
 use super::{Failure, Global, ui::Ui};
-use crate::pass::{SampleSource, Samples};
+use mxc_compiler::pass::{SampleSource, Samples};
 use mxc_runtime::{
     data::{self, Dataset, Source, Split},
     package::{Package, Preprocessing},

@@ -1,7 +1,7 @@
 //! `mxc opt`: passes by name.
 
 use super::{Failure, Global, args::OptArgs};
-use crate::{opt, passes};
+use mxc_compiler::{opt, passes};
 use mxc_runtime::files::identity;
 use std::path::PathBuf;
 

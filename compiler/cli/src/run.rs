@@ -5,7 +5,7 @@ use super::{
     args::{Arithmetic, RunArgs},
     session,
 };
-use crate::{driver, files::Inputs};
+use mxc_compiler::{driver, files::Inputs};
 use mxc_runtime::{
     data::check_npz,
     exec::{Batch, Key, Mode, Purpose},
