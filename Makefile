@@ -14,7 +14,7 @@ setup:
 	@scripts/setup.sh
 
 build: setup
-	cargo build --release --locked -p mxc-compiler
+	cargo build --release --locked -p mxc-cli
 
 quickstart: build
 	MXC=$(MXC) DATA=$(FASHION) scripts/quickstart.sh
@@ -35,7 +35,7 @@ test: lint tests/.venv/installed
 	MALLOC_PERTURB_=165 MXC_REQUIRE_ONNXRUNTIME=1 cargo test --locked --workspace
 
 bench: build
-	cargo build --release --locked -p mxc-compiler --example throughput
+	cargo build --release --locked -p mxc-cli --example throughput
 	test -x examples/.venv/bin/python || examples/setup.sh
 	benches/compare.py
 

@@ -1,13 +1,12 @@
 //! Images per second of a compiled package: noisy evaluation (noise on, denoisers off and on) and fine-tuning steps.
 //!
-//! `cargo run --release -p mxc-compiler --example throughput -- PKG.mxa DATA [THREADS [BATCH [IMAGES [RUNS]]]]` prints one
+//! `cargo run --release -p mxc-cli --example throughput -- PKG.mxa DATA [THREADS [BATCH [IMAGES [RUNS]]]]` prints one
 //! JSON object; `benches/compare.py` runs it beside the PyTorch baseline.
 
-use mxc_runtime::{
+use mxc::runtime::{
     data::{DataError, Dataset, Source, Split},
     exec::{Batch, Executor, Key, Mode, Purpose},
     finetune::Adam,
-    package::Package,
     task::Targets,
 };
 use std::{error::Error, path::Path, time::Instant};
@@ -23,11 +22,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (threads, batch, images, runs) = (number(3, 2)?, number(4, 128)?, number(5, 2560)?, number(6, 3)?);
 
-    let path = Path::new(package);
-    let package = Package::open(path)?;
-    let preprocessing = package.manifest.preprocessing.clone().unwrap_or_default();
+    let package = mxc::Package::open(Path::new(package))?;
+    let preprocessing = package.manifest().preprocessing.clone().unwrap_or_default();
     let data = Dataset::open(Path::new(data), Split::Train, 0, &preprocessing)?;
-    let mut executor = Executor::new(package.program(path)?, threads)?;
+    let session = package.session(&mxc::SessionOptions::default(), &mxc::Monitor::default())?;
+    let mut executor = Executor::new(session.program().clone(), threads)?;
 
     // Loading is outside the clock on both sides.
     let batches: Vec<(Vec<f32>, Vec<u32>, Vec<u64>)> = (0..images.min(data.len()))

@@ -9,6 +9,7 @@ mod corrupt;
 mod dialects;
 mod docs;
 mod dtile;
+mod embed;
 mod export;
 mod guide;
 mod guide_pass;

@@ -13,7 +13,6 @@ use crate::{
     passes::REGISTRY,
     placement::Strategy,
 };
-use clap::ValueEnum;
 use melior::{
     Context,
     ir::{Module, OperationRef, operation::OperationMutLike},
@@ -24,7 +23,11 @@ use mxc_runtime::{
     store::WeightStore,
     task::Task,
 };
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// Why a model does not compile. Each is one message that names the node, file or option.
 #[derive(Debug, thiserror::Error)]
@@ -67,16 +70,60 @@ pub struct CompileOptions {
 }
 
 /// An IR level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// TOSA after canonicalize-graph
+    /// TOSA after `canonicalize-graph`.
     Graph,
-    /// MVMs on analog tiles, with noise
+    /// MVMs on analog tiles, with noise.
     Analog,
-    /// Denoisers inserted
+    /// Denoisers inserted.
     Denoise,
-    /// Denoisers as digital-tile programs
+    /// Denoisers as digital-tile programs.
     Dtile,
+}
+
+impl Level {
+    /// Every level, in the order in which a network goes through them.
+    pub const ALL: [Self; 4] = [Self::Graph, Self::Analog, Self::Denoise, Self::Dtile];
+
+    /// The level's name, such as `graph`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Graph => "graph",
+            Self::Analog => "analog",
+            Self::Denoise => "denoise",
+            Self::Dtile => "dtile",
+        }
+    }
+
+    /// What a module of the level holds, in a few words.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Graph => "TOSA after canonicalize-graph",
+            Self::Analog => "MVMs on analog tiles, with noise",
+            Self::Denoise => "Denoisers inserted",
+            Self::Dtile => "Denoisers as digital-tile programs",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A level that is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no level; there are {known}", known = Level::ALL.map(Level::name).join(", "))]
+pub struct UnknownLevel(String);
+
+impl FromStr for Level {
+    type Err = UnknownLevel;
+
+    fn from_str(text: &str) -> Result<Self, UnknownLevel> {
+        Self::ALL.into_iter().find(|level| level.name() == text).ok_or_else(|| UnknownLevel(text.to_owned()))
+    }
 }
 
 /// A compiled network.

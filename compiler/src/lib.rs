@@ -1,6 +1,5 @@
-//! The compiler of mxc: import, passes, export, and the command line.
+//! The compiler of mxc: import, passes, export.
 
-pub mod cli;
 pub mod driver;
 pub mod egraph;
 pub mod export;

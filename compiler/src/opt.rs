@@ -11,6 +11,7 @@ use crate::{
 use mxc_dialects::{ffi, ir};
 use mxc_runtime::{package::Package, store::WeightStore};
 use std::{
+    cell::RefCell,
     fs,
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -21,12 +22,25 @@ const SPLIT_MARK: &str = "// -----";
 /// What a reproducer's first line starts with; the pipeline follows.
 const REPRODUCER_MARK: &str = "// mxc opt --pass-pipeline=";
 
+/// The streams that `-` and messages stand for; without one, nothing is read and what is written is lost.
+#[derive(Default)]
+pub struct Streams {
+    /// Where the input `-` comes from.
+    pub input: Option<Box<dyn Read>>,
+    /// Where a result without a file goes. That nobody reads it any more is no error.
+    pub output: Option<Box<dyn Write>>,
+    /// Where the IR of [`OptOptions::print_ir_after_all`] and the times of [`OptOptions::timing`] go.
+    pub messages: Option<Box<dyn Write>>,
+}
+
 /// What `mxc opt` is asked to do.
 #[derive(Default)]
 pub struct OptOptions {
-    /// The input; `-` is stdin.
+    /// What `-` stands for.
+    pub streams: Streams,
+    /// The input; `-` is the streams'.
     pub input: PathBuf,
-    /// The output; `None` and `-` are stdout.
+    /// The output; `None` and `-` are the streams'.
     pub output: Option<PathBuf>,
     /// The pipeline; `None` runs nothing (parse, verify, print).
     pub pipeline: Option<String>,
@@ -34,11 +48,11 @@ pub struct OptOptions {
     pub weights: Option<PathBuf>,
     /// Where weights that passes changed or added go (safetensors); `None` drops them.
     pub output_weights: Option<PathBuf>,
-    /// Print the IR after every pass to stderr.
+    /// Print the IR after every pass.
     pub print_ir_after_all: bool,
     /// Run mxc's verifier before the first and after every pass.
     pub verify_each: bool,
-    /// Print the time of every pass to stderr.
+    /// Print the time of every pass.
     pub timing: bool,
     /// Take the parts between lines `// -----` as modules of their own.
     pub split_input_file: bool,
@@ -120,7 +134,7 @@ pub fn load_weights(path: &Path) -> Result<WeightStore, String> {
 
 /// Runs `mxc opt`; warnings of passes are returned, in order.
 pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
-    let source = read(&options.input)?;
+    let source = read(&options.input, &mut options.streams)?;
     let text_pipeline = match (options.run_reproducer, &options.pipeline) {
         (true, Some(_)) => {
             return Err(OptError::Usage(
@@ -151,16 +165,18 @@ pub fn run(mut options: OptOptions) -> Result<Vec<String>, OptError> {
         ..PassContext::default()
     };
     let mut kept = WeightStore::new();
+    let messages = RefCell::new(options.streams.messages.take());
     for part in &parts {
         cx.weights = weights.clone();
         cx.denoisers = WeightStore::new();
         cx.reports = pass::Reports::default();
-        printed.push(run_part(part, &name, &pipeline, &mut cx, &options)?);
+        printed.push(run_part(part, &name, &pipeline, &mut cx, &options, &messages)?);
         kept = kept.union(&cx.weights).union(&cx.denoisers);
     }
-    write(options.output.as_deref(), printed.join(&format!("\n{SPLIT_MARK}\n\n")).as_bytes())?;
+    let text = printed.join(&format!("\n{SPLIT_MARK}\n\n"));
+    write(options.output.as_deref(), text.as_bytes(), &mut options.streams)?;
     if let Some(path) = &options.output_weights {
-        write(Some(path), &kept.to_safetensors())?;
+        write(Some(path), &kept.to_safetensors(), &mut options.streams)?;
     }
     Ok(cx.warnings)
 }
@@ -210,7 +226,13 @@ fn run_part(
     pipeline: &Pipeline,
     cx: &mut PassContext,
     options: &OptOptions,
+    messages: &RefCell<Option<Box<dyn Write>>>,
 ) -> Result<String, OptError> {
+    let say = |text: &str| {
+        if let Some(messages) = messages.borrow_mut().as_mut() {
+            let _ = messages.write_all(text.as_bytes());
+        }
+    };
     let context = mxc_dialects::new_context();
     let mut module = ir::parse(&context, source, name).map_err(OptError::Parse)?;
     // Passes change the module before they fail: the reproducer holds what they began with.
@@ -220,17 +242,18 @@ fn run_part(
         verify_each: options.verify_each || cfg!(debug_assertions),
         print_ir_after_all: options.print_ir_after_all,
         timing: Some(&times),
+        print: &say,
         ..RunOptions::default()
     };
     let result = run_pipeline(&context, &mut module, pipeline, cx, &run_options);
     if options.timing {
-        let _ = write!(io::stderr(), "{}", times.table());
+        say(&times.table());
     }
     if let Err(error) = result {
         let reproducer = match (&options.reproducer, before) {
             (Some(path), Some(before)) if !options.run_reproducer => {
                 let text = format!("{REPRODUCER_MARK}'{pipeline}'\n{}", print_module(&before, true));
-                write(Some(path), text.as_bytes()).ok().map(|()| path.display().to_string())
+                fs::write(path, text).ok().map(|()| path.display().to_string())
             }
             _ => None,
         };
@@ -273,22 +296,22 @@ fn is_stdio(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, OptError> {
+fn read(path: &Path, streams: &mut Streams) -> Result<Vec<u8>, OptError> {
     let result = if is_stdio(path) {
         let mut source = Vec::new();
-        io::stdin().read_to_end(&mut source).map(|_| source)
+        streams.input.as_mut().map_or(Ok(0), |input| input.read_to_end(&mut source)).map(|_| source)
     } else {
         fs::read(path)
     };
     result.map_err(|error| OptError::File { path: path.display().to_string(), error })
 }
 
-fn write(path: Option<&Path>, bytes: &[u8]) -> Result<(), OptError> {
+fn write(path: Option<&Path>, bytes: &[u8], streams: &mut Streams) -> Result<(), OptError> {
     match path {
         Some(path) if !is_stdio(path) => {
             fs::write(path, bytes).map_err(|error| OptError::File { path: path.display().to_string(), error })
         }
-        _ => match io::stdout().write_all(bytes) {
+        _ => match streams.output.as_mut().map_or(Ok(()), |output| output.write_all(bytes)) {
             // `mxc opt … | head` is no error.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             other => other.map_err(|error| OptError::File { path: "<stdout>".to_owned(), error }),

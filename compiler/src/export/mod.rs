@@ -198,6 +198,27 @@ pub fn onnx(
     })
 }
 
+/// [`onnx`], and what the result was found to compute: what `program`, the package's, does (without `--sampling`, which is
+/// random). External data is looked up in `folder`.
+pub fn onnx_verified(
+    source: &[u8],
+    file: &str,
+    folder: &Path,
+    layers: &[LayerDenoisers],
+    options: &ExportOptions,
+    program: &Program,
+) -> Result<(Vec<u8>, Verified), ExportError> {
+    let exported = onnx(source, file, layers, options)?;
+    let verified = match options.sampling {
+        false => verify::verify(&exported, folder, program)?,
+        true => {
+            let still = ExportOptions { sampling: false, ..options.clone() };
+            verify::verify(&onnx(source, file, layers, &still)?, folder, program)?
+        }
+    };
+    Ok((exported, verified))
+}
+
 /// Splices denoisers into an ONNX file and writes the result to `target`, atomically, once it was found to compute what
 /// `program`, the package's, does (without `--sampling`, which is random). External data files are copied beside the target if
 /// that lies in another folder; an existing file of the same content is left as it is.
@@ -213,19 +234,12 @@ pub fn onnx_file(
         move |source| ExportError::Io { path, source }
     };
     let bytes = std::fs::read(source).map_err(failed(source))?;
-    let exported = onnx(&bytes, &source.display().to_string(), layers, options)?;
     let folder = |path: &Path| match path.parent() {
         Some(folder) if folder != Path::new("") => folder.to_owned(),
         _ => PathBuf::from("."),
     };
     let (from, to) = (folder(source), folder(target));
-    let verified = match options.sampling {
-        false => verify::verify(&exported, &from, program)?,
-        true => {
-            let still = ExportOptions { sampling: false, ..options.clone() };
-            verify::verify(&onnx(&bytes, &source.display().to_string(), layers, &still)?, &from, program)?
-        }
-    };
+    let (exported, verified) = onnx_verified(&bytes, &source.display().to_string(), &from, layers, options, program)?;
     for location in external_files(&bytes, &source.display().to_string())? {
         let (source, copy) = (from.join(&location), to.join(&location));
         if copy == to.join(target.file_name().unwrap_or_default()) {

@@ -7,7 +7,13 @@ use mxc_dialects::{
     erase::ModuleMut,
 };
 use mxc_runtime::{hardware::Hardware, store::WeightStore};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// A transformation of a module, run by name (`mxc opt --pass-pipeline=NAME{key=value …}`).
 ///
@@ -230,6 +236,8 @@ pub struct PassContext {
     pub seed: u64,
     /// Worker threads of passes that execute the network; 0 is one per core.
     pub threads: usize,
+    /// The run's [`stop`](super::RunOptions::stop): raised when the caller wants the pipeline to end.
+    pub stop: Option<Arc<AtomicBool>>,
     /// What the passes report.
     pub reports: Reports,
     /// What the user should know, in order of occurrence.
@@ -240,5 +248,10 @@ impl PassContext {
     /// A context with weights.
     pub fn with_weights(weights: WeightStore) -> Self {
         Self { weights, ..Self::default() }
+    }
+
+    /// Whether the caller wants the pipeline to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Acquire))
     }
 }

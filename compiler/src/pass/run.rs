@@ -21,8 +21,8 @@ use melior::{
 use mxc_dialects::{diagnostic::Diagnostic, erase, ir};
 use std::{
     cell::RefCell,
-    io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -36,6 +36,11 @@ pub struct RunOptions<'a> {
     pub timing: Option<&'a Times>,
     /// Where the printed IR goes.
     pub print: &'a dyn Fn(&str),
+    /// Raised by the caller, from any thread, to end the pipeline with an error: before its next pass, or before the next batch of
+    /// a pass that runs the network.
+    pub stop: Option<Arc<AtomicBool>>,
+    /// Told of every step that has ended without an error, and how long it took.
+    pub ended: &'a dyn Fn(&str, Duration),
 }
 
 /// How long steps took, in their order.
@@ -66,9 +71,9 @@ impl Default for RunOptions<'_> {
             verify_each: cfg!(debug_assertions),
             print_ir_after_all: false,
             timing: None,
-            print: &|text| {
-                let _ = write!(io::stderr(), "{text}");
-            },
+            print: &|_| {},
+            stop: None,
+            ended: &|_, _| {},
         }
     }
 }
@@ -87,6 +92,12 @@ pub enum RunError {
     /// The IR is not valid before the first pass.
     #[error("the input is not valid:{}", listed(.0))]
     Input(Vec<Diagnostic>),
+    /// The caller raised [`RunOptions::stop`].
+    #[error("stopped before {pass}")]
+    Stopped {
+        /// The pass that would have been next.
+        pass: String,
+    },
     /// A pass left IR that is not valid: an error of the pass.
     #[error("{pass} left IR that is not valid, an error in the pass:{}", listed(found))]
     Verify {
@@ -119,10 +130,14 @@ pub fn run_pipeline<'c>(
     cx: &mut PassContext,
     options: &RunOptions<'_>,
 ) -> Result<(), RunError> {
+    cx.stop = options.stop.clone();
     if options.verify_each {
         mxc_dialects::verify::verify(module).map_err(RunError::Input)?;
     }
     for step in &pipeline.steps {
+        if cx.is_stopped() {
+            return Err(RunError::Stopped { pass: step.name.clone() });
+        }
         let start = Instant::now();
         let error = run_step(pipeline.registry, context, module, step, cx).err();
         if let Some(times) = options.timing {
@@ -135,6 +150,7 @@ pub fn run_pipeline<'c>(
             }
             return Err(RunError::Pass { pass: step.name.clone(), error: Box::new(error) });
         }
+        (options.ended)(&step.name, start.elapsed());
         if options.print_ir_after_all {
             let text = print_module(module, false);
             (options.print)(&format!("// -----// IR Dump After {} //----- //\n{text}\n", step.name));

@@ -126,7 +126,7 @@ impl Pass for RankSensitivity {
         check(&samples, &request.shapes)?;
         let count = samples.indices.len();
         cx.reports.calibration = Some(CalibrationRun { synthetic, samples: count, seed });
-        let predicted = predictions(&executor, &samples, &request.shapes, seed)?;
+        let predicted = predictions(&executor, &samples, &request.shapes, seed, cx)?;
         if synthetic {
             cx.warnings.push(format!(
                 "no data: calibrated and ranked on {count} synthetic inputs, labelled by the clean model itself"
@@ -147,7 +147,7 @@ impl Pass for RankSensitivity {
         }
 
         let labels = samples.labels.as_ref().unwrap_or(&predicted);
-        let measured = measure(&executor, &samples, labels, &request.shapes)?;
+        let measured = measure(&executor, &samples, labels, &request.shapes, cx)?;
         let measured: Vec<(&String, Measured)> = names.iter().zip(measured).collect();
         annotate(context, &layers, &measured)
     }
@@ -166,15 +166,28 @@ fn measure(
     samples: &Samples,
     labels: &[u32],
     shapes: &[Vec<usize>],
+    cx: &PassContext,
 ) -> Result<Vec<Measured>, PassError> {
     let batches: Vec<(Vec<&[f32]>, Range<usize>)> = batches(samples, shapes);
     let failed = |error: ExecError| PassError::new(error.to_string());
-    let all = || batches.iter().map(|(inputs, range)| Batch { inputs, samples: &samples.indices[range.clone()] });
-    let sums = executor.sensitivity(&mut all(), labels).map_err(failed)?;
-    let calibrations = executor.calibrate(&mut all()).map_err(failed)?;
+    // The executor asks for one batch after another: none are left once the caller wants it to stop.
+    let all = || {
+        let wanted = batches.iter().take_while(|_| !cx.is_stopped());
+        wanted.map(|(inputs, range)| Batch { inputs, samples: &samples.indices[range.clone()] })
+    };
+    let sums = executor.sensitivity(&mut all(), labels);
+    unless_stopped(cx)?;
+    let calibrations = executor.calibrate(&mut all());
+    unless_stopped(cx)?;
+    let (sums, calibrations) = (sums.map_err(failed)?, calibrations.map_err(failed)?);
     let count = samples.indices.len() as f64;
     let measured = sums.into_iter().zip(calibrations);
     Ok(measured.map(|(sum, calibration)| Measured { norm: sum / count, calibration }).collect())
+}
+
+/// An error once the caller wants the pass to end.
+fn unless_stopped(cx: &PassContext) -> Result<(), PassError> {
+    if cx.is_stopped() { Err(PassError::new("stopped")) } else { Ok(()) }
 }
 
 /// Leaves on every layer what was measured, by its name, and its rank.
@@ -253,10 +266,12 @@ fn predictions(
     samples: &Samples,
     shapes: &[Vec<usize>],
     seed: u64,
+    cx: &PassContext,
 ) -> Result<Vec<u32>, PassError> {
     let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
     let mut labels = Vec::with_capacity(samples.indices.len());
     for (inputs, range) in batches(samples, shapes) {
+        unless_stopped(cx)?;
         let batch = Batch { inputs: &inputs, samples: &samples.indices[range.clone()] };
         let logits = executor.logits(batch, Mode::CLEAN, key).map_err(|error| PassError::new(error.to_string()))?;
         let classes = (logits.len() / range.len().max(1)).max(1);

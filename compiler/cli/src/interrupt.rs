@@ -2,6 +2,7 @@
 //! 128 + signal; one that has state to save saves it first.
 
 use super::{Failure, ui};
+use mxc::Cancel;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -9,14 +10,17 @@ use signal_hook::{
 };
 use std::{
     fs,
-    sync::atomic::{AtomicBool, AtomicI32, Ordering, fence},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, AtomicI32, Ordering, fence},
+    },
     thread,
 };
 
 /// Whether the command stops by itself when asked to.
 static GRACEFUL: AtomicBool = AtomicBool::new(false);
 /// Raised by the first signal to a graceful command.
-static STOP: AtomicBool = AtomicBool::new(false);
+static STOP: LazyLock<Cancel> = LazyLock::new(Cancel::default);
 /// That signal.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
@@ -29,7 +33,7 @@ pub struct Interrupted {
 }
 
 impl Interrupted {
-    /// A command stopped by the signal that raised [`graceful`]'s flag.
+    /// A command stopped by the signal that raised [`cancel`].
     pub fn new(message: String) -> Self {
         // Pairs with the store to the flag, which the command has read.
         fence(Ordering::Acquire);
@@ -52,22 +56,26 @@ pub fn watch() -> Result<(), Failure> {
     let mut signals = Signals::new(signals)?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            if !GRACEFUL.load(Ordering::Relaxed) || STOP.load(Ordering::Relaxed) {
+            if !GRACEFUL.load(Ordering::Relaxed) || STOP.is_cancelled() {
                 // Not through destructors: another thread is at work.
                 exit(128 + signal);
             }
             SIGNAL.store(signal, Ordering::Relaxed);
-            STOP.store(true, Ordering::Release);
+            STOP.cancel();
             ui::say("stopping after this step; a second signal (Ctrl-C) stops at once");
         }
     })?;
     Ok(())
 }
 
-/// A flag that the first signal raises from now on; the second ends the program at once.
-pub fn graceful() -> &'static AtomicBool {
+/// What the first signal to a graceful command raises.
+pub fn cancel() -> Cancel {
+    STOP.clone()
+}
+
+/// From now on the command stops by itself at the first signal; the second ends the program at once.
+pub fn graceful() {
     GRACEFUL.store(true, Ordering::Relaxed);
-    &STOP
 }
 
 /// Whether the process was started with a signal ignored.

@@ -1,24 +1,35 @@
 //! `mxc opt`: passes by name.
 
 use super::{Failure, Global, args::OptArgs};
-use crate::{opt, passes};
-use mxc_runtime::files::identity;
-use std::path::PathBuf;
+use mxc::{
+    compiler::{opt, passes::REGISTRY},
+    runtime::files::identity,
+};
+use std::{
+    io::{stderr, stdin, stdout},
+    path::PathBuf,
+};
 
 /// Where a failing pipeline leaves its reproducer.
 const REPRODUCER: &str = "mxc-reproducer.mlir";
 
 pub fn run(args: OptArgs, global: &Global) -> Result<(), Failure> {
     if args.show_passes {
-        return super::print(&passes::REGISTRY.help());
+        return super::print(&REGISTRY.help());
     }
     if args.show_irdl {
-        return super::print(&mxc_dialects::irdl_source());
+        return super::print(&mxc::dialects::irdl_source());
     }
     // The reproducer's default name may be the module's, whose pipeline is being looked into.
     let default = || Some(PathBuf::from(REPRODUCER)).filter(|path| identity(path) != identity(&args.file));
     let reproducer = args.reproducer.or_else(default);
+    let streams = opt::Streams {
+        input: Some(Box::new(stdin())),
+        output: Some(Box::new(stdout())),
+        messages: Some(Box::new(stderr())),
+    };
     let options = opt::OptOptions {
+        streams,
         input: args.file,
         output: args.output,
         pipeline: Some(args.pass_pipeline).filter(|pipeline| !pipeline.is_empty()),
@@ -33,10 +44,7 @@ pub fn run(args: OptArgs, global: &Global) -> Result<(), Failure> {
         print_debuginfo: args.print_debuginfo,
         seed: global.seed,
         threads: global.threads,
-        samples: Some(Box::new({
-            let global = *global;
-            move |request| super::compile::requested_samples(request, &global)
-        })),
+        samples: Some(mxc::passes::samples(global.threads)),
         ..opt::OptOptions::default()
     };
     for warning in opt::run(options)? {

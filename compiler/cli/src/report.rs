@@ -1,18 +1,12 @@
 //! `mxc report`: what the denoisers cost on the digital tile.
 
-use super::{Failure, Global, args::ReportArgs, session, ui};
-use crate::load;
-use mxc_runtime::{hardware::Hardware, package::Package};
+use super::{Failure, Global, args::ReportArgs, ui};
+use mxc::{Cost, Hardware, Package};
 
 pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
-    let hardware = match &args.hardware {
-        Some(path) => Hardware::load(path)?,
-        None => session::packaged_hardware(&package)?,
-    };
-    let context = mxc_dialects::new_context();
-    let (module, reports) = session::lowered(&context, &package, &args.package, &hardware, global)?;
-    let report = load::tile::report(&module, &hardware)?;
+    let hardware = args.hardware.as_deref().map(Hardware::load).transpose()?;
+    let Cost { report, sigma } = package.report(hardware.as_ref(), &global.ui.monitor(|_| {}))?;
     if global.ui.json {
         return super::print_json(&report);
     }
@@ -23,7 +17,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
             denoiser.cycles.to_string(),
             format!("{:.2}", denoiser.microseconds),
             format!("{:.2}", denoiser.nanojoules),
-            match reports.sigma.iter().find(|path| path.layer == denoiser.layer) {
+            match sigma.iter().find(|path| path.layer == denoiser.layer) {
                 Some(path) if path.kept => format!("{:.1e} of X, kept", path.ratio),
                 Some(path) => format!("{:.1e} of X, below {:.1e}: dropped", path.ratio, path.limit),
                 None if denoiser.sigma => "not measured".to_owned(),

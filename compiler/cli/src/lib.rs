@@ -1,8 +1,7 @@
-//! The command line: one file a command.
+//! The command line of mxc: one file a command.
 
 mod args;
 mod compile;
-mod data;
 mod eval;
 mod export;
 mod finetune;
@@ -11,13 +10,12 @@ mod interrupt;
 mod opt;
 mod report;
 mod run;
-mod session;
 mod ui;
 
-use crate::opt::OptError;
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use interrupt::Interrupted;
+use mxc::{NoiseSpec, compiler::opt::OptError};
 use std::process::ExitCode;
 use ui::Ui;
 
@@ -84,6 +82,11 @@ fn start_logging(verbose: u8) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MXC_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}
+
+/// The noise of `--sigma` (the paper's Gaussian) or `--noise`, if one is given.
+fn noise(sigma: Option<f64>, noise: Option<&NoiseSpec>) -> Option<NoiseSpec> {
+    noise.cloned().or_else(|| sigma.map(NoiseSpec::gaussian))
 }
 
 /// Writes to stdout; a closed pipe ends the program quietly as other tools do.

@@ -1,8 +1,10 @@
 //! What the commands print: results on stdout, everything else on stderr.
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use mxc::Monitor;
 use std::{
     io::{IsTerminal, Write},
+    ops::ControlFlow,
     time::{Duration, Instant},
 };
 
@@ -39,12 +41,25 @@ impl Ui {
         }
     }
 
-    /// A progress display over `total` images; shown only once a second has passed.
-    pub fn progress(&self, what: &str, total: u64) -> Progress {
+    /// Shows a call's notes and warnings; `show` shows the rest of what it tells.
+    pub fn monitor<'a>(&self, mut show: impl FnMut(mxc::Progress) + 'a) -> Monitor<'a> {
+        let ui = *self;
+        Monitor::new(move |progress| {
+            match progress {
+                mxc::Progress::Note(text) => ui.note(text),
+                mxc::Progress::Warning(text) => ui.warn(text),
+                other => show(other),
+            }
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// A progress display; shown only once a second has passed.
+    pub fn progress(&self, what: &str) -> Progress {
         let mode = if self.quiet {
             Output::None
         } else if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::new(total);
+            let bar = ProgressBar::new(0);
             let style =
                 ProgressStyle::with_template("{msg} [{bar:30}] {human_pos}/{human_len} images, {per_sec}, {eta} left")
                     .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -57,7 +72,7 @@ impl Ui {
         } else {
             Output::Lines { next: Duration::from_secs(1) }
         };
-        Progress { what: what.to_owned(), total, started: Instant::now(), mode }
+        Progress { what: what.to_owned(), total: 0, started: Instant::now(), mode }
     }
 }
 
@@ -79,7 +94,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Says how many images there are, where that is known only later.
+    /// Says how many images there are, which is known only later.
     pub fn set_total(&mut self, total: u64) {
         self.total = total;
         if let Output::Bar(bar) = &self.mode {

@@ -1,5 +1,5 @@
 //! The `mxc` program.
 
 fn main() -> std::process::ExitCode {
-    mxc_compiler::cli::main()
+    mxc_cli::main()
 }

@@ -1,52 +1,38 @@
 //! `mxc eval`: clean, noisy and denoised accuracy.
 
-use super::{
-    Failure, Global,
-    args::{Arithmetic, EvalArgs},
-    data::{self, Location, SkipBad},
-    session, ui,
-};
-use mxc_runtime::{
-    data::Split,
-    evaluate::{Accuracies, ChipOptions, EvalOptions, EvalReport, Yield, evaluate},
-    package::Package,
+use super::{Failure, Global, args::EvalArgs, ui};
+use mxc::{
+    Arithmetic, ChipOptions, EvalOptions, EvalReport, Package, Progress, SessionOptions,
+    runtime::evaluate::{Accuracies, Yield},
 };
 
 pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
-    let package = Package::open(&args.package)?;
-    let split: Split = args.split.parse()?;
-    let holdout = args.holdout.unwrap_or_else(|| session::compiled_holdout(&package));
-    if split == Split::Holdout && holdout == 0 {
-        return Err("--split holdout: the package was compiled without --holdout; give --holdout N".into());
-    }
-    let mut data =
-        data::open(&package, Location { path: &args.data, classes: args.classes.as_deref() }, split, holdout, global)?;
-    let skip = SkipBad::new(args.skip_bad, global);
-    skip.apply(&mut data, args.limit)?;
-    let mut program = session::packaged_in(args.digital, &package, &args.package, global)?;
-    session::override_noise(&mut program, session::noise_option(args.sigma, args.noise.as_ref()).as_ref());
-    if session::is_synthetic(&package) {
-        global.ui.warn(
-            "the package is calibrated on synthetic inputs, so its noise magnitudes are not those of your data; \
-             mxc finetune --data recalibrates",
-        );
-    }
-    let executor = session::executor(program, args.backend, global)?;
+    let mut progress = global.ui.progress("eval");
+    let monitor = global.ui.monitor(|told| {
+        if let Progress::Evaluating(now) = told {
+            progress.set_total(now.total);
+            progress.update(now.done, &format!(" {} (draw {})", now.stage, now.run + 1));
+        }
+    });
+    let session = SessionOptions {
+        threads: global.threads,
+        backend: args.backend,
+        noise: super::noise(args.sigma, args.noise.as_ref()),
+        arithmetic: args.digital,
+    };
     let options = EvalOptions {
         runs: args.seeds,
-        seed: global.seed,
+        split: args.split.parse()?,
         limit: args.limit,
+        holdout: args.holdout,
         batch: args.batch,
-        backbone_parameters: session::backbone_parameters(&package),
         chips: args.chips.zip(args.floor).map(|(count, floor)| ChipOptions { count, floor }),
+        seed: global.seed,
     };
-    let mut progress = global.ui.progress("eval", 0);
-    let mut report = evaluate(&executor, &data, &options, &mut |now| {
-        progress.set_total(now.total);
-        progress.update(now.done, &format!(" {} (draw {})", now.stage, now.run + 1));
-    })?;
+    let session = Package::open(&args.package)?.session(&session, &monitor)?;
+    let report = session.evaluate(&args.reading.data(&args.data), &options, &monitor)?;
+    drop(monitor);
     drop(progress);
-    report.skipped = skip.skipped();
     if global.ui.json {
         return super::print_json(&report);
     }

@@ -1,35 +1,22 @@
 //! `mxc inspect`: what a package holds.
 
-use super::{
-    Failure, Global,
-    args::InspectArgs,
-    compile::layer_table,
-    data::{self, Location},
-    session, ui,
-};
-use mxc_dialects::{ir, noise::LayerNoise};
-use mxc_runtime::{
-    data::{Source, Split},
-    evaluate,
-    package::Package,
-};
+use super::{Failure, Global, args::InspectArgs, compile::layer_table, ui};
+use mxc::{Data, LayerNoise, Package, Progress, SessionOptions};
 use std::path::Path;
 
 pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
     if args.mlir {
-        let context = mxc_dialects::new_context();
-        let module = ir::parse(&context, package.module(), &args.package.display().to_string())?;
-        return super::print(&crate::pass::run::print_module(&module, false));
+        return super::print(&package.ir()?);
     }
     if let Some(data) = &args.data {
         return effective_noise(&package, &args, data, global);
     }
     if global.ui.json {
-        return super::print_json(&package.manifest);
+        return super::print_json(package.manifest());
     }
-    let manifest = &package.manifest;
-    let noise = session::packaged_noise(&package)?;
+    let manifest = package.manifest();
+    let noise = package.noise()?;
     let mut facts = ui::table(&["", ""]);
     let mut fact = |name: &str, value: String| {
         facts.add_row([name.to_owned(), value]);
@@ -68,8 +55,8 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
             ),
         );
     }
-    fact("backbone parameters", package.backbone.parameters().to_string());
-    fact("denoiser parameters", package.denoisers.parameters().to_string());
+    fact("backbone parameters", package.backbone().parameters().to_string());
+    fact("denoiser parameters", package.denoisers().parameters().to_string());
     super::print(&format!("{facts}\n"))?;
     match &manifest.placement {
         Some(placement) => super::print(&format!("\n{}\n", layer_table(placement))),
@@ -79,19 +66,18 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
 
 /// Every layer's noise as it acts on data.
 fn effective_noise(package: &Package, args: &InspectArgs, data: &Path, global: &Global) -> Result<(), Failure> {
-    let data = data::open(
-        package,
-        Location { path: data, classes: args.classes.as_deref() },
-        Split::Train,
-        session::compiled_holdout(package),
-        global,
-    )?;
-    let program = session::packaged(package, &args.package)?;
-    let count = args.samples.min(data.len()) as u64;
-    let mut progress = global.ui.progress("inspect", count * program.layers().len() as u64);
-    let report = evaluate::effective_noise(&program, global.threads, &data, args.samples, global.seed, &mut |done| {
-        progress.update(count * done as u64, "");
-    })?;
+    let mut progress = global.ui.progress("inspect");
+    let monitor = global.ui.monitor(|told| {
+        if let Progress::Measuring { done, layers, samples } = told {
+            progress.set_total((samples * layers) as u64);
+            progress.update((samples * done) as u64, "");
+        }
+    });
+    let session = SessionOptions { threads: global.threads, ..SessionOptions::default() };
+    let session = package.session(&session, &monitor)?;
+    let data = Data { classes: args.classes.clone(), ..Data::new(data) };
+    let report = session.effective_noise(&data, args.samples, global.seed, &monitor)?;
+    drop(monitor);
     drop(progress);
     if global.ui.json {
         return super::print_json(&report);

@@ -1,18 +1,22 @@
 //! The command line as clap sees it. Flags that others' scripts rely on are listed in `docs/cli.md`.
 
-use crate::{driver::Level, import::ImportOptions, placement::Strategy};
 use bytesize::ByteSize;
 use clap::{
-    Args, Parser, Subcommand, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
+    Args, Parser, Subcommand,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
-use mxc_dialects::{
-    denoise::Kind,
-    noise::{self, LayerNoise, NoiseError, NoiseSpec, Reference, Scale},
-    share,
+use mxc::{
+    Arithmetic, Backend, Data, ImportOptions, LayerNoise, Level, NoiseSpec, Reference, Scale, Strategy,
+    dialects::{
+        denoise::Kind,
+        noise::{self, NoiseError},
+        share,
+    },
 };
-use mxc_runtime::exec::Backend;
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// Compiles trained CNN classifiers for noisy analog accelerators and simulates them.
 #[derive(Debug, Parser)]
@@ -77,25 +81,6 @@ pub enum Command {
     },
 }
 
-/// How denoisers compute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Arithmetic {
-    /// In floating point
-    #[default]
-    Float,
-    /// In the digital tile's integers
-    Fixed,
-}
-
-impl fmt::Display for Arithmetic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Float => "float",
-            Self::Fixed => "fixed",
-        })
-    }
-}
-
 /// How pixels become inputs; kept in the package.
 #[derive(Clone, Debug, Default, Args)]
 pub struct PreprocessArgs {
@@ -122,6 +107,18 @@ where
     T: FromStr<Err = NoiseError> + Clone + Send + Sync + 'static,
 {
     PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
+}
+
+/// One of the IR's levels.
+fn levels() -> impl TypedValueParser<Value = Level> {
+    PossibleValuesParser::new(Level::ALL.map(|level| PossibleValue::new(level.name()).help(level.description())))
+        .try_map(|word| word.parse::<Level>())
+}
+
+/// One of the arithmetics.
+fn arithmetics() -> impl TypedValueParser<Value = Arithmetic> {
+    let values = Arithmetic::NAMES.map(|(_, name, meaning)| PossibleValue::new(name).help(meaning));
+    PossibleValuesParser::new(values).try_map(|word| word.parse::<Arithmetic>())
 }
 
 /// What `--noise` is for, and what it takes.
@@ -182,7 +179,7 @@ pub struct CompileArgs {
     #[arg(long, value_name = "FILE")]
     pub hardware: Option<PathBuf>,
     /// Print the MLIR of a level instead of writing a package (to stdout or -o)
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = levels())]
     pub emit: Option<Level>,
     /// With --emit, weights as tosa.const instead of external globals
     #[arg(long, requires = "emit")]
@@ -192,12 +189,8 @@ pub struct CompileArgs {
     pub timing: bool,
     #[command(flatten)]
     pub preprocess: PreprocessArgs,
-    /// The names of the class folders in the order of the network's outputs, one a line
-    #[arg(long, value_name = "FILE")]
-    pub classes: Option<PathBuf>,
-    /// Leave out images that cannot be decoded, and count them, instead of failing
-    #[arg(long)]
-    pub skip_bad: bool,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
 }
 
 /// `mxc finetune`.
@@ -244,12 +237,8 @@ pub struct FinetuneArgs {
     /// Go on from OUT.mxa.ckpt
     #[arg(long)]
     pub resume: bool,
-    /// The names of the class folders in the order of the network's outputs, one a line
-    #[arg(long, value_name = "FILE")]
-    pub classes: Option<PathBuf>,
-    /// Leave out images that cannot be decoded, and count them, instead of failing
-    #[arg(long)]
-    pub skip_bad: bool,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
 }
 
 /// `mxc eval`.
@@ -291,17 +280,31 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub batch: usize,
     /// The denoisers' arithmetic: float, or fixed (the digital tile's integers)
-    #[arg(long, value_name = "NAME", default_value_t)]
+    #[arg(long, value_name = "NAME", default_value_t, value_parser = arithmetics())]
     pub digital: Arithmetic,
     /// What computes: onednn, or reference (plain f64 arithmetic, slowly, to check results)
     #[arg(long, value_name = "NAME", default_value_t)]
     pub backend: Backend,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// How a data set is read.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ReadingArgs {
     /// The names of the class folders in the order of the network's outputs, one a line
     #[arg(long, value_name = "FILE")]
     pub classes: Option<PathBuf>,
     /// Leave out images that cannot be decoded, and count them, instead of failing
     #[arg(long)]
     pub skip_bad: bool,
+}
+
+impl ReadingArgs {
+    /// The data at `path`.
+    pub fn data(&self, path: &Path) -> Data {
+        Data { path: path.to_owned(), classes: self.classes.clone(), skip_bad: self.skip_bad }
+    }
 }
 
 /// How a model's file is read.
@@ -350,7 +353,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub import: ImportArgs,
     /// A package's denoisers in float, or fixed (the digital tile's integers)
-    #[arg(long, value_name = "NAME", default_value_t)]
+    #[arg(long, value_name = "NAME", default_value_t, value_parser = arithmetics())]
     pub digital: Arithmetic,
     /// What computes: onednn, or reference (plain f64 arithmetic, slowly, to check results)
     #[arg(long, value_name = "NAME", default_value_t)]

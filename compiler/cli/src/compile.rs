@@ -1,0 +1,182 @@
+//! `mxc compile`: from a model to a package, or to the MLIR of a level.
+
+use super::{Failure, Global, args::CompileArgs, ui};
+use compiler::{files::Inputs, pass::run::Times};
+use mxc::{
+    CompileOptions, Compiled, Hardware, LayerNoise, Level, Model, PreprocessOptions, Progress, compiler, runtime,
+};
+use runtime::{files::write_atomically, package::Placement};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
+    let output = output(&args)?;
+    let options = options(&args, global)?;
+    let data = args.data.as_ref().map(|path| args.reading.data(path));
+    let context = mxc::Context::new();
+    let (times, start) = (Times::default(), Instant::now());
+    let model = Model::from_file(&context, &args.model, &args.import.options())?;
+    times.add("import", start.elapsed());
+    let monitor = global.ui.monitor(|progress| {
+        if let Progress::Step { name, time } = progress {
+            times.add(&name, time);
+        }
+    });
+    let mut compiled = model.compile(&options, data.as_ref(), &monitor)?;
+    drop(monitor);
+    if args.emit.is_some() {
+        if args.timing {
+            ui::say(&times.table());
+        }
+        return emit(&mut compiled, &args);
+    }
+    let start = Instant::now();
+    let package = compiled.package()?;
+    package.write(&output)?;
+    times.add("package", start.elapsed());
+    if args.timing {
+        ui::say(&times.table());
+    }
+    let placement = package.manifest().placement.clone().unwrap_or_default();
+    if global.ui.json {
+        return super::print_json(&report(&placement, compiled.skipped()));
+    }
+    super::print(&format!("{}\n\n", layer_table(&placement)))?;
+    super::print(&format!(
+        "{}: {} denoiser parameters on {} layers, {:.2} % of the backbone's {}; noise {}, scale {}, reference {}\n",
+        output.display(),
+        placement.denoiser_parameters,
+        placement.layers.iter().filter(|layer| layer.chosen).count(),
+        overhead(&placement),
+        placement.backbone_parameters,
+        options.noise.spec,
+        options.noise.scale,
+        options.noise.reference,
+    ))
+}
+
+fn options(args: &CompileArgs, global: &Global) -> Result<CompileOptions, Failure> {
+    let spec = super::noise(args.sigma, args.noise.as_ref()).unwrap_or(LayerNoise::default().spec);
+    Ok(CompileOptions {
+        level: args.emit.unwrap_or(Level::Denoise),
+        budget: args.budget,
+        noise: LayerNoise { spec, scale: args.noise_scale, reference: args.noise_reference },
+        placement: args.placement.clone(),
+        denoiser: args.denoiser.clone(),
+        logits: args.logits.clone(),
+        keep_digital: args.keep_digital.clone(),
+        samples: args.samples,
+        holdout: args.holdout,
+        preprocessing: PreprocessOptions {
+            mean: args.preprocess.mean.clone(),
+            std: args.preprocess.std.clone(),
+            resize: args.preprocess.resize,
+            crop: args.preprocess.crop,
+            interpolation: args.preprocess.interpolation.clone(),
+        },
+        hardware: args.hardware.as_deref().map(Hardware::load).transpose()?.unwrap_or_else(Hardware::paper),
+        seed: global.seed,
+        threads: global.threads,
+    })
+}
+
+fn emit(compiled: &mut Compiled<'_>, args: &CompileArgs) -> Result<(), Failure> {
+    if args.inline_weights {
+        compiled.inline_weights()?;
+    }
+    let text = compiled.ir();
+    match &args.output {
+        Some(path) => {
+            write_atomically(path, text.as_bytes()).map_err(|error| format!("{}: {error}", path.display()).into())
+        }
+        None => super::print(&text),
+    }
+}
+
+/// Where the package, or with `--emit` the text, goes: by default the model's name in the current folder. It is no input.
+fn output(args: &CompileArgs) -> Result<PathBuf, Failure> {
+    let output = args.output.clone().unwrap_or_else(|| default_output(&args.model));
+    if args.output.is_some() || args.emit.is_none() {
+        Inputs::default()
+            .model(&args.model)
+            .data(args.data.as_deref())
+            .file("the hardware profile", args.hardware.as_deref())
+            .file("the list of classes", args.reading.classes.as_deref())
+            .check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
+    }
+    Ok(output)
+}
+
+/// The default name of a package: the model's, in the current folder.
+fn default_output(model: &Path) -> PathBuf {
+    PathBuf::from(model.file_stem().unwrap_or(model.as_os_str())).with_extension("mxa")
+}
+
+/// The denoisers' share of the backbone's parameters, in percent.
+fn overhead(placement: &Placement) -> f64 {
+    100.0 * placement.denoiser_parameters as f64 / placement.backbone_parameters.max(1) as f64
+}
+
+/// The object of `compile --json`.
+fn report(placement: &Placement, skipped: Option<usize>) -> serde_json::Value {
+    let layers: Vec<_> = placement
+        .layers
+        .iter()
+        .map(|layer| {
+            serde_json::json!({
+                "name": layer.name,
+                "channels": layer.channels,
+                "reference": layer.reference,
+                "gradient_norm": layer.gradient_norm,
+                "rank": layer.rank,
+                "denoisers": layer.denoisers,
+                "denoiser_parameters": layer.denoiser_parameters,
+                "chosen": layer.chosen,
+                "reason": layer.reason,
+            })
+        })
+        .collect();
+    let mut report = serde_json::json!({
+        "parameters": {
+            "backbone": placement.backbone_parameters,
+            "denoisers": placement.denoiser_parameters,
+            "overhead_percent": overhead(placement),
+        },
+        "layers": layers,
+    });
+    if let Some(skipped) = skipped {
+        report["skipped"] = skipped.into();
+    }
+    report
+}
+
+/// The table that `compile` and `inspect` print: every analog layer by rank.
+pub fn layer_table(placement: &Placement) -> comfy_table::Table {
+    let mut table = ui::table(&[
+        "rank",
+        "layer",
+        "channels",
+        "gradient norm",
+        "denoiser parameters",
+        "cumulative %",
+        "chosen",
+        "why",
+    ]);
+    let mut cumulative = 0;
+    for layer in &placement.layers {
+        cumulative += layer.denoiser_parameters;
+        table.add_row([
+            layer.rank.map_or("-".to_owned(), |rank| rank.to_string()),
+            layer.name.clone(),
+            layer.channels.to_string(),
+            layer.gradient_norm.map_or("-".to_owned(), |norm| format!("{norm:.4e}")),
+            layer.denoiser_parameters.to_string(),
+            format!("{:.2}", 100.0 * cumulative as f64 / placement.backbone_parameters.max(1) as f64),
+            if layer.chosen { layer.denoisers.join("+") } else { "no".to_owned() },
+            layer.reason.clone(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,109 @@
+//! `mxc finetune`: trains a package's denoisers.
+
+use super::{
+    Failure, Global,
+    args::FinetuneArgs,
+    interrupt::{self, Interrupted},
+};
+use mxc::{Error, FinetuneOptions, Finetuned, Package, Progress, SessionOptions, compiler::files::Inputs};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
+    let output = args.output.clone().unwrap_or_else(|| args.package.with_extension("tuned.mxa"));
+    let checkpoint = checkpoint_path(&output);
+    let inputs = Inputs::default()
+        .file("the package", Some(&args.package))
+        .data(Some(&args.data))
+        .file("the list of classes", args.reading.classes.as_deref());
+    inputs.check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
+    inputs.check("the checkpoint of -o", &checkpoint)?;
+
+    let mut progress = global.ui.progress("finetune");
+    let told = |told| {
+        if let Progress::Training { now, samples } = told {
+            progress.set_total(samples * u64::from(now.epochs));
+            progress.update(
+                now.step * samples * u64::from(now.epochs) / now.steps.max(1),
+                &format!(" epoch {}/{} loss {:.4}", now.epoch + 1, now.epochs, now.loss),
+            );
+        }
+    };
+    let monitor = global.ui.monitor(told).with_cancel(interrupt::cancel());
+    let package = Package::open(&args.package)?;
+    let session = SessionOptions {
+        threads: global.threads,
+        noise: super::noise(args.sigma, args.noise.as_ref()),
+        ..SessionOptions::default()
+    };
+    let session = package.session(&session, &monitor)?;
+    interrupt::graceful();
+    let result = session.finetune(&args.reading.data(&args.data), &options(&args, &checkpoint, global)?, &monitor);
+    drop(monitor);
+    drop(progress);
+    let resumed_from = match &result {
+        Ok(tuned) => tuned.report.as_ref().and_then(|report| report.resumed_from),
+        Err(Error::Stopped { resumed_from, .. }) => *resumed_from,
+        Err(_) => None,
+    };
+    if let Some(step) = resumed_from {
+        global.ui.note(format!("resumed from step {step} of {}", checkpoint.display()));
+    }
+    let tuned = match result {
+        Ok(tuned) => tuned,
+        Err(Error::Stopped { step, .. }) => {
+            let state = checkpoint.display();
+            let message =
+                format!("stopped at step {step}; go on with the same command and --resume (state in {state})");
+            return Err(Interrupted::new(message).into());
+        }
+        Err(Error::Cancelled) => return Err(Interrupted::new("stopped before the first step".to_owned()).into()),
+        Err(error) => return Err(error.into()),
+    };
+    tuned.package.write(&output)?;
+    if tuned.report.is_some() {
+        // The package stands; the state that led to it is of no more use.
+        let _ = fs::remove_file(&checkpoint);
+    }
+    finish(&tuned, &output, global)
+}
+
+fn finish(tuned: &Finetuned, output: &Path, global: &Global) -> Result<(), Failure> {
+    let training = tuned.package.manifest().training.clone();
+    if global.ui.json {
+        let mut report = serde_json::json!({ "training": training });
+        if let Some(skipped) = tuned.skipped {
+            report["skipped"] = skipped.into();
+        }
+        return super::print_json(&report);
+    }
+    if let Some(training) = training {
+        for (epoch, loss) in training.losses.iter().enumerate() {
+            super::print(&format!("epoch {}: loss {loss:.4}\n", epoch + 1))?;
+        }
+    }
+    super::print(&format!("{}\n", output.display()))
+}
+
+fn checkpoint_path(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".ckpt");
+    PathBuf::from(name)
+}
+
+fn options(args: &FinetuneArgs, checkpoint: &Path, global: &Global) -> Result<FinetuneOptions, Failure> {
+    Ok(FinetuneOptions {
+        recipe: args.recipe.as_ref().map(|name| name.parse()).transpose()?,
+        loss: args.loss.parse()?,
+        learning_rate: args.lr,
+        epochs: args.epochs,
+        batch: args.batch,
+        limit: args.limit,
+        holdout: args.holdout,
+        seed: global.seed,
+        checkpoint: Some(checkpoint.to_owned()),
+        resume: args.resume,
+    })
+}

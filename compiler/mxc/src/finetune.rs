@@ -1,0 +1,286 @@
+//! Fine-tuning: a session's package with its denoisers trained.
+
+use crate::{Arithmetic, Data, Error, Monitor, Package, Progress, Session, session::override_noise};
+use melior::ir::{Module, operation::OperationMutLike};
+use mxc_compiler::{
+    pass::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run_pipeline},
+    passes::REGISTRY,
+};
+use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir::DictionaryValue, noise::LayerNoise};
+use mxc_runtime::{
+    data::{Source, Split},
+    evaluate,
+    exec::Executor,
+    finetune::{self, FinetuneReport, Loss, Recipe},
+    package::Training,
+    store::Weight,
+};
+use std::{path::PathBuf, sync::atomic::AtomicBool};
+
+/// How to train. `None` leaves a choice to the recipe.
+///
+/// ```
+/// let options = mxc::FinetuneOptions { epochs: Some(1), ..Default::default() };
+/// assert_eq!(options.loss, mxc::Loss::CrossEntropy);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct FinetuneOptions {
+    /// `None` is [`Recipe::Paper`] for the denoiser `paper`, else [`Recipe::Cosine`].
+    pub recipe: Option<Recipe>,
+    /// What is minimized.
+    pub loss: Loss,
+    /// The (first) learning rate.
+    pub learning_rate: Option<f64>,
+    /// Passes over the samples.
+    pub epochs: Option<u32>,
+    /// Samples a step.
+    pub batch: Option<usize>,
+    /// Only the first so many training samples.
+    pub limit: Option<usize>,
+    /// The last so many training samples are kept out; `None` is as compiled.
+    pub holdout: Option<usize>,
+    /// Keys the order of samples and the noise.
+    pub seed: u64,
+    /// Where the state is written, after every epoch and when the run is stopped; without, a stopped run is lost. Who has saved the
+    /// result removes it.
+    pub checkpoint: Option<PathBuf>,
+    /// Goes on from the checkpoint, if there is one.
+    pub resume: bool,
+}
+
+impl Default for FinetuneOptions {
+    fn default() -> Self {
+        Self {
+            recipe: None,
+            loss: Loss::CrossEntropy,
+            learning_rate: None,
+            epochs: None,
+            batch: None,
+            limit: None,
+            holdout: None,
+            seed: 0,
+            checkpoint: None,
+            resume: false,
+        }
+    }
+}
+
+/// A trained package.
+#[derive(Clone, Debug)]
+pub struct Finetuned {
+    /// The package with the denoisers' new weights; the backbone is the same to the bit.
+    pub package: Package,
+    /// What the run did; `None` where there are no denoisers, so that the package is a copy.
+    pub report: Option<FinetuneReport>,
+    /// How many images were left out; `None` unless [`Data::skip_bad`].
+    pub skipped: Option<usize>,
+}
+
+impl Session {
+    /// Trains the package's denoisers on labelled data (without labels by [`Loss::Distill`]) under its noise, or the session's. The
+    /// session stays as it is. A package that was calibrated on synthetic inputs is calibrated on `data` first, which is told.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mxc::Error> {
+    /// use std::ops::ControlFlow;
+    /// let package = mxc::Package::open("model.mxa".as_ref())?;
+    /// let monitor = mxc::Monitor::new(|progress| match progress {
+    ///     mxc::Progress::Training { now, .. } if now.loss < 0.1 => ControlFlow::Break(()),
+    ///     _ => ControlFlow::Continue(()),
+    /// });
+    /// let session = package.session(&Default::default(), &monitor)?;
+    /// let data = mxc::Data::new("/usr/share/datasets/fashion-mnist");
+    /// let options = mxc::FinetuneOptions { checkpoint: Some("model.ckpt".into()), ..Default::default() };
+    /// match session.finetune(&data, &options, &monitor) {
+    ///     Ok(tuned) => tuned.package.write("model.tuned.mxa".as_ref())?,
+    ///     Err(mxc::Error::Stopped { step, .. }) => eprintln!("stopped at step {step}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Finetune`], [`Error::Data`], [`Error::Options`] for a session of a model or in fixed point, [`Error::Stopped`] when
+    /// it was cancelled while training and [`Error::Cancelled`] when before.
+    pub fn finetune(&self, data: &Data, options: &FinetuneOptions, monitor: &Monitor<'_>) -> Result<Finetuned, Error> {
+        let mut package = match (&self.package, self.options.arithmetic) {
+            (Some(package), Arithmetic::Float) => package.clone(),
+            (Some(_), Arithmetic::Fixed) => {
+                return Err(Error::Options("fine-tuning computes in floating point, not in integers".to_owned()));
+            }
+            (None, _) => return Err(Error::Options("a model has no denoisers to train: compile it first".to_owned())),
+        };
+        monitor.check()?;
+        let parent = package.sha256()?;
+        let holdout = options.holdout.unwrap_or_else(|| package.holdout());
+        let compiled_for = package.noise()?;
+        if let Some(provenance) = &mut package.inner.manifest.provenance {
+            provenance.parent_sha256 = Some(parent.clone());
+        }
+        if package.inner.denoisers.is_empty() {
+            monitor.warn("the package has no denoisers, so there is nothing to train; it is copied");
+            return Ok(Finetuned { package: descendant(package), report: None, skipped: None });
+        }
+        let preprocessing = self.preprocessing();
+        let (opened, skipped) =
+            data.open_limited(Split::Train, holdout, &preprocessing, self.threads(), options.limit, monitor)?;
+        let mut program = self.program().clone();
+        if package.is_synthetic() {
+            self.recalibrate(&mut package, data, options, holdout, monitor)?;
+            program = package.program()?;
+            override_noise(&mut program, self.options.noise.as_ref());
+        }
+        let mut executor = Executor::on(self.options.backend, program, self.threads())?;
+        let training = training(options, &package, parent);
+        if let Some(path) = options.checkpoint.as_ref().filter(|path| !options.resume && path.exists()) {
+            monitor.note(format!("starting anew; {} is replaced (--resume goes on from it)", path.display()));
+        }
+        let samples = training.limit.unwrap_or(usize::MAX).min(opened.len()) as u64;
+        let stop: &AtomicBool = monitor.cancel().flag();
+        let told = &mut |now| monitor.report(Progress::Training { now, samples });
+        let report = finetune::finetune(&mut executor, &opened, &training, options.checkpoint.as_deref(), stop, told)?;
+        if !report.completed {
+            return Err(Error::Stopped {
+                step: report.steps,
+                resumed_from: report.resumed_from,
+                checkpoint: options.checkpoint.clone(),
+            });
+        }
+        let program = executor.program();
+        for (id, value) in program.values().iter().enumerate().filter(|(_, value)| value.trainable) {
+            let shape = value.shape.iter().map(|size| size.unwrap_or(1)).collect();
+            let weight = Weight::new(shape, executor.weight(id))
+                .ok_or_else(|| Error::Options("a denoiser's shape changed".to_owned()))?;
+            package.inner.denoisers.insert(value.name.clone(), weight);
+        }
+        record_sigma(&mut package, &executor, &opened)?;
+        let noise = self.options.noise.clone();
+        let trained_under =
+            compiled_for.map(|compiled| LayerNoise { spec: noise.unwrap_or(compiled.spec), ..compiled });
+        package.inner.manifest.training = Some(Training {
+            recipe: training.recipe.to_string(),
+            learning_rate: training.learning_rate,
+            epochs: training.epochs,
+            batch: training.batch as u32,
+            seed: training.seed,
+            samples: report.samples as u64,
+            noise: trained_under.as_ref().map(Into::into),
+            losses: report.losses.clone(),
+            loss: training.loss.to_string(),
+        });
+        Ok(Finetuned { package: descendant(package), report: Some(report), skipped })
+    }
+
+    /// Measures a package's layers anew on real data: it was calibrated on synthetic inputs. Placement stays as compiled.
+    fn recalibrate(
+        &self,
+        package: &mut Package,
+        data: &Data,
+        options: &FinetuneOptions,
+        holdout: usize,
+        monitor: &Monitor<'_>,
+    ) -> Result<(), Error> {
+        let context = mxc_dialects::new_context();
+        let mut module = package.module(&context)?;
+        let before = ranking(&module);
+        let (source, left_out) = data.calibration(holdout, &self.preprocessing(), self.threads())?;
+        let mut cx = PassContext {
+            weights: package.inner.weights(),
+            samples: Some(source),
+            seed: options.seed,
+            threads: self.threads(),
+            ..PassContext::default()
+        };
+        let mut calibration = Options::default();
+        calibration.push("samples", crate::data::CALIBRATION_SAMPLES.to_string());
+        let pipeline = Pipeline::new(&REGISTRY).then("rank-sensitivity", calibration);
+        let run = RunOptions {
+            stop: Some(monitor.cancel().flag().clone()),
+            ended: &|name, time| monitor.report(Progress::Step { name: name.to_owned(), time }),
+            ..RunOptions::default()
+        };
+        let result = run_pipeline(&context, &mut module, &pipeline, &mut cx, &run);
+        left_out.borrow().warnings.iter().for_each(|warning| monitor.warn(warning));
+        monitor.result(result)?;
+        let after = ranking(&module);
+        let calibration = cx.reports.calibration.map(CalibrationRun::to_manifest);
+        let samples = calibration.as_ref().map_or(0, |calibration| calibration.samples);
+        let moved = before.iter().zip(&after).filter(|(old, new)| old != new).count();
+        monitor.note(format!(
+            "recalibrated on {samples} samples of {}: {moved} of {} layers changed their rank; most sensitive now: {}",
+            data.path.display(),
+            after.len(),
+            after.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
+        ));
+        package.inner.manifest.calibration = calibration;
+        if let Some(placement) = &mut package.inner.manifest.placement {
+            let measured: Vec<_> = AnalogOp::all(&module);
+            for layer in &mut placement.layers {
+                if let Some(op) = measured.iter().find(|op| op.layer() == layer.name) {
+                    let failed = |message| Error::Module { file: package.name.display().to_string(), message };
+                    layer.gradient_norm = op.gradient_norm();
+                    layer.rank = op.rank().map(|rank| rank as u64 + 1);
+                    let reference = op.noise().map_err(|error| failed(error.to_string()))?.reference;
+                    let statistics = op.calibration().map_err(|error| failed(error.to_string()))?;
+                    layer.reference = statistics.map(|statistics| statistics.reference(reference));
+                }
+            }
+            placement.layers.sort_by_key(|layer| layer.rank);
+        }
+        package.set_module(&module)
+    }
+}
+
+/// A package that is no longer what its file holds.
+fn descendant(package: Package) -> Package {
+    Package::of(package.inner, PathBuf::from("the fine-tuned package"), None)
+}
+
+/// A module's layers, most sensitive first.
+fn ranking(module: &Module<'_>) -> Vec<String> {
+    let mut layers: Vec<_> = AnalogOp::all(module).into_iter().map(|op| (op.rank(), op.layer())).collect();
+    layers.sort();
+    layers.into_iter().map(|(_, layer)| layer).collect()
+}
+
+/// The recipe, then what the caller overrides.
+fn training(options: &FinetuneOptions, package: &Package, parent_sha256: String) -> finetune::FinetuneOptions {
+    let placement = package.inner.manifest.placement.as_ref();
+    let kind = placement.map_or("paper", |placement| placement.denoiser.as_str());
+    let recipe = options.recipe.unwrap_or(if kind == "paper" { Recipe::Paper } else { Recipe::Cosine });
+    let default = finetune::FinetuneOptions::new(recipe);
+    finetune::FinetuneOptions {
+        loss: options.loss,
+        learning_rate: options.learning_rate.unwrap_or(default.learning_rate),
+        epochs: options.epochs.unwrap_or(default.epochs),
+        batch: options.batch.unwrap_or(default.batch),
+        limit: options.limit,
+        seed: options.seed,
+        parent_sha256,
+        resume: options.resume,
+        ..default
+    }
+}
+
+/// Records on every block how much its σ̂ path adds to its input on the calibration samples: `drop-sigma` goes by it.
+fn record_sigma(package: &mut Package, executor: &Executor, data: &dyn Source) -> Result<(), Error> {
+    if !executor.program().has_sigma() {
+        return Ok(());
+    }
+    let calibration = package.inner.manifest.calibration.clone().unwrap_or_default();
+    let samples = usize::try_from(calibration.samples).unwrap_or(usize::MAX).max(1);
+    let measured = evaluate::sigma_statistics(executor, data, samples, calibration.seed)?;
+    let context = mxc_dialects::new_context();
+    let module = package.module(&context)?;
+    for block in denoise::Denoiser::all(&module) {
+        let draws = block.kind().expression().drawn().next().is_some();
+        let layers = executor.program().layers().iter().zip(&measured);
+        let found = layers.filter(|(layer, _)| layer.name == block.layer()).find_map(|(_, measured)| *measured);
+        // Without a signal there is no share of it to record.
+        if let Some(found) = found.filter(|found| draws && found.input_rms.is_normal() && found.sigma_rms.is_finite()) {
+            ffi::as_mut(block.operation()).set_attribute(denoise::MEASURED, found.to_attribute(&context));
+        }
+    }
+    package.set_module(&module)
+}

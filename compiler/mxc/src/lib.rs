@@ -1,0 +1,85 @@
+//! mxc as a library: compiles trained networks for noisy analog accelerators and simulates them.
+//!
+//! ```text
+//! Model ── compile ──► Compiled ── package ──► Package ── session ──► Session: run, evaluate, finetune, effective_noise
+//!   └───── session: the model itself             ├── export: the source ONNX model with the denoisers
+//!                                                └── report: their cycles and energy on the digital tile
+//! ```
+//!
+//! ```
+//! # fn main() -> Result<(), mxc::Error> {
+//! let context = mxc::Context::new();
+//! let monitor = mxc::Monitor::default();
+//! let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/models/resnet20.onnx");
+//! let model = mxc::Model::from_file(&context, file.as_ref(), &Default::default())?;
+//! let input = model.inputs()[0].name.clone();
+//!
+//! // Without data it is calibrated on synthetic inputs; four are enough for an example.
+//! let options = mxc::CompileOptions { budget: 0.04, samples: Some(4), ..Default::default() };
+//! let package = model.compile(&options, None, &monitor)?.package()?;
+//! let session = package.session(&Default::default(), &monitor)?;
+//!
+//! let images = mxc::Array::new(vec![2, 1, 28, 28], mxc::Values::F32(vec![0.0; 2 * 28 * 28]))?;
+//! let outputs = session.run(&[(input, images)].into(), 0)?;
+//! assert_eq!(outputs.arrays[0].1.shape(), [2, 10]);
+//! # Ok(()) }
+//! ```
+//!
+//! Nothing here prints, ends the process or keeps global state. Long calls take a [`Monitor`]: it is told of progress, notes and
+//! warnings, and cancels them. Errors are one enum by stage, [`Error`], whose variants hold the node, layer, file or option that
+//! they are about. Importing tells of what it decides through the crate `tracing`.
+//!
+//! [`passes`] runs passes by name on a caller's own module. The crates below are at hand for what the types here do not reach:
+//! [`compiler`], [`runtime`] and [`dialects`]; they change more often.
+
+mod arrays;
+mod compile;
+mod data;
+mod error;
+mod finetune;
+mod model;
+mod package;
+pub mod passes;
+mod progress;
+mod session;
+
+pub use arrays::{Array, Arrays, Values, npz_bytes, read_npz};
+pub use compile::{CompileOptions, Compiled, PreprocessOptions};
+pub use data::Data;
+pub use error::Error;
+pub use finetune::{FinetuneOptions, Finetuned};
+pub use model::{Context, Model, ModelNode};
+pub use package::{Cost, ExportOptions, Exported, Package};
+pub use progress::{Cancel, Monitor, Progress};
+pub use session::{Arithmetic, EvalOptions, Outputs, Session, SessionOptions};
+
+pub use mxc_compiler::{
+    driver::Level,
+    export::ExportError,
+    import::{ImportError, ImportOptions, SourceInfo, SourceInput},
+    pass::{PipelineError, RunError},
+    placement::Strategy,
+};
+pub use mxc_dialects::noise::{LayerNoise, NoiseSpec, Reference, Scale};
+pub use mxc_runtime::{
+    data::{DataError, Split},
+    evaluate::{ChipOptions, EffectiveNoise, EvalReport},
+    exec::Backend,
+    finetune::{Loss, Recipe},
+    hardware::Hardware,
+    package::Manifest,
+};
+
+pub use mxc_compiler as compiler;
+pub use mxc_dialects as dialects;
+pub use mxc_runtime as runtime;
+
+use mxc_compiler::load;
+
+/// So many threads, or for 0 as many as there are cores.
+fn threads(wanted: usize) -> usize {
+    match wanted {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        wanted => wanted,
+    }
+}
