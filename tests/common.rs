@@ -11,6 +11,9 @@ use std::{
 /// The folder of Debian's package `dataset-fashion-mnist`.
 pub const FASHION: &str = "/usr/share/datasets/fashion-mnist";
 
+/// The example networks.
+pub const MODELS: [&str; 4] = ["resnet20", "mobilenetv2", "densenet", "efficientnet"];
+
 /// The repository's root.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository exists")

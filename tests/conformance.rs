@@ -12,7 +12,7 @@ use mxc_compiler::{
 };
 use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
-    program::{DType, Program},
+    program::{DType, Program, proto},
 };
 use onnx_protobuf::{
     GraphProto, Message, ModelProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
@@ -512,6 +512,11 @@ fn run(case: &Case) -> Result<bool, String> {
             check_results(case, program, &results, samples, outputs)
         };
         check(&program)?;
+        // So does what a package holds of it.
+        let read = proto::Program::new(&program, &imported.weights).and_then(|message| message.read(&imported.weights));
+        if read.map_err(|error| format!("as a message: {error}"))? != program {
+            return Err("as a message it is another program".to_owned());
+        }
         // What compile makes of it computes the same.
         let (mut module, mut cx) = (imported.module, PassContext::with_weights(imported.weights));
         let pipeline = Pipeline::parse(&REGISTRY, "canonicalize-graph,map-to-analog,annotate-noise").unwrap();

@@ -20,6 +20,7 @@ mod kinds;
 mod layers;
 mod models;
 mod onnx_model;
+mod packages;
 mod passes;
 mod peers;
 mod reference;

@@ -1,7 +1,7 @@
 //! The four example networks against onnxruntime: clean inference, and the exported network with its denoisers.
 
 use crate::{
-    common::{model, mxc, onnxruntime, small_fashion, succeed},
+    common::{MODELS, model, mxc, onnxruntime, small_fashion, succeed},
     reference::{Array, Upstream},
 };
 use ndarray::{ArrayD, IxDyn};
@@ -13,7 +13,6 @@ use std::{
 };
 use tempfile::TempDir;
 
-const MODELS: [&str; 4] = ["resnet20", "mobilenetv2", "densenet", "efficientnet"];
 const SAMPLES: usize = 37;
 
 /// `SAMPLES` smooth images as `in.npz`.

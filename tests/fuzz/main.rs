@@ -80,6 +80,7 @@ fn package(bytes: &[u8], folder: &Path) -> Result<(), Failure> {
     let package = Package::open(&path)?;
     Hardware::parse(&package.manifest.hardware, "fuzz")?;
     package.manifest.noise.as_ref().map(LayerNoise::try_from).transpose()?;
+    package.program(&path)?;
     Ok(())
 }
 
