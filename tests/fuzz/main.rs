@@ -8,6 +8,7 @@
 #![allow(missing_docs)]
 
 use mxc_compiler::import::{self, ImportOptions};
+use mxc_compiler::load;
 use mxc_dialects::{
     ir,
     noise::{LayerNoise, NoiseSpec},
@@ -15,7 +16,6 @@ use mxc_dialects::{
 use mxc_runtime::{
     data::{Dataset, Source, Split},
     hardware::Hardware,
-    load,
     package::{Package, Preprocessing},
     store::WeightStore,
 };
