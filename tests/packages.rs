@@ -1,6 +1,6 @@
 //! A package's module and its program are the same network; a damaged program is an error.
 
-use crate::common::{MODELS, model, root};
+use crate::common::{MODELS, model, mxc, root, small_fashion, succeed};
 use mxc_compiler::{
     driver::{self, CompileOptions, Level, Record},
     import::ImportOptions,
@@ -23,6 +23,7 @@ use std::{
     fs,
     io::{Cursor, Read, Write},
     path::Path,
+    process::Command,
 };
 use tempfile::TempDir;
 
@@ -39,6 +40,32 @@ fn logits(program: Program) -> Result<Vec<u32>, ExecError> {
     let executor = Executor::new(program, 1)?;
     let result = executor.logits(Batch { inputs: &inputs, samples: &[0, 1] }, Mode::DENOISED, KEY)?;
     Ok(result.iter().map(|logit| logit.to_bits()).collect())
+}
+
+/// The example of the runtime evaluates a package as the program does, without MLIR or LLVM in it, so that it is a fraction of the
+/// program's size.
+#[test]
+fn a_package_runs_without_mlir() {
+    let program = Path::new(env!("CARGO_BIN_EXE_mxc-under-test"));
+    let example = program.with_file_name("examples").join("evaluate_package");
+    assert!(example.is_file(), "{} is built with the whole workspace: cargo test --workspace", example.display());
+    let folder = TempDir::new().unwrap();
+    let data = small_fashion(folder.path(), 200, 100);
+    let flags = "--samples 64 --sigma 20% --mean 0.2860 --std 0.3530 --denoiser mean+affine -o model.mxa --data";
+    succeed(mxc(folder.path()).arg("compile").arg(model("resnet20")).args(flags.split(' ')).arg(&data));
+    let printed =
+        succeed(mxc(folder.path()).args(["eval", "model.mxa", "--json", "--seeds", "2", "--data"]).arg(&data));
+    let plain = succeed(Command::new(&example).arg(folder.path().join("model.mxa")).arg(&data).arg("2"));
+    assert_eq!(plain, printed);
+    // LLVM and MLIR are linked statically into what uses them.
+    let holds = |path: &Path, text: &str| {
+        let bytes = fs::read(path).unwrap();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    assert!(holds(program, "mlir::") || holds(program, "_ZN4mlir"), "what the test looks for is in the program");
+    assert!(!holds(&example, "mlir::") && !holds(&example, "_ZN4mlir"));
+    let size = |path: &Path| fs::metadata(path).unwrap().len();
+    assert!(3 * size(&example) < size(program), "{} and {} bytes", size(&example), size(program));
 }
 
 #[test]
