@@ -1,12 +1,12 @@
 //! Why a call fails.
 
-use crate::load::LoadError;
 use miette::Diagnostic;
 use mxc_compiler::{
     driver::CompileError,
     export::ExportError,
     files::ReplacesInput,
     import::ImportError,
+    load::LoadError,
     pass::{PipelineError, RunError},
 };
 use mxc_runtime::{

@@ -74,8 +74,6 @@ pub use mxc_compiler as compiler;
 pub use mxc_dialects as dialects;
 pub use mxc_runtime as runtime;
 
-use mxc_compiler::load;
-
 /// So many threads, or for 0 as many as there are cores.
 fn threads(wanted: usize) -> usize {
     match wanted {

@@ -168,7 +168,7 @@ impl<'c> Model<'c> {
                 other => other.into(),
             })?;
         }
-        let program = crate::load::program(&self.imported.module, &self.imported.weights)?;
+        let program = mxc_compiler::load::program(&self.imported.module, &self.imported.weights)?;
         Session::of_program(program, options)
     }
 

@@ -221,7 +221,7 @@ impl Package {
         let layers = export::denoisers(&module, &weights)?;
         let provenance = self.inner.manifest.provenance.clone().unwrap_or_default();
         let options = export::ExportOptions { sampling: options.sampling, sha256: Some(provenance.source_sha256) };
-        let program = crate::load::program(&module, &weights)?;
+        let program = mxc_compiler::load::program(&module, &weights)?;
         Ok(Splice { source, layers, options, program })
     }
 
@@ -241,7 +241,7 @@ impl Package {
         };
         let context = mxc_dialects::new_context();
         let (module, reports) = self.lowered(&context, hardware, monitor)?;
-        Ok(Cost { report: crate::load::tile::report(&module, hardware)?, sigma: reports.sigma })
+        Ok(Cost { report: mxc_compiler::load::tile::report(&module, hardware)?, sigma: reports.sigma })
     }
 
     /// Its hardware profile.
@@ -260,7 +260,7 @@ impl Package {
 
     /// Replaces its module, and the program with it.
     pub(crate) fn set_module(&mut self, module: &Module<'_>) -> Result<(), Error> {
-        let program = crate::load::program(module, &self.inner.weights())?;
+        let program = mxc_compiler::load::program(module, &self.inner.weights())?;
         Ok(self.inner.set_module(print_module(module, true).into_bytes(), &program)?)
     }
 

@@ -126,7 +126,7 @@ impl Session {
             Arithmetic::Fixed => {
                 let context = mxc_dialects::new_context();
                 let (module, _) = package.lowered(&context, &package.hardware()?, monitor)?;
-                crate::load::program(&module, &package.inner.weights())?
+                mxc_compiler::load::program(&module, &package.inner.weights())?
             }
         };
         Ok(Self::new(Some(package), program, options))

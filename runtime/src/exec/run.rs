@@ -18,16 +18,12 @@ pub(crate) struct SampleRun<'r> {
     pub worker: &'r mut Worker,
     /// Its data-set index.
     pub index: u64,
+    /// The number of analog layers.
     pub layers: usize,
     pub task: Task,
 }
 
 impl SampleRun<'_> {
-    /// The number of analog layers.
-    pub fn layers(&self) -> usize {
-        self.layers
-    }
-
     fn run(
         &mut self,
         which: usize,
@@ -59,9 +55,9 @@ impl SampleRun<'_> {
     ) -> Result<(), ExecError> {
         self.run(which, None, true, None)?;
         let prepared = &self.runs[which].1;
-        let logits = prepared.output(self.inputs, self.worker, 0).to_vec();
-        let mut seed = self.worker.tools.pool.take(logits.len());
-        loss(self.task, &logits, &mut seed);
+        let len = prepared.output(self.inputs, self.worker, 0).len();
+        let mut seed = self.worker.tools.pool.take(len);
+        loss(self.task, prepared.output(self.inputs, self.worker, 0), &mut seed);
         prepared.backward(self.inputs, self.worker, seed, &mut BTreeMap::new(), Some(observer))
     }
 }

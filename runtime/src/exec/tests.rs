@@ -557,12 +557,7 @@ fn sensitivities_match_finite_differences() {
         let batch = Batch { inputs: &[&x[..len]], samples: &indices[..1] };
         let got = executor.sensitivity(&mut [batch].into_iter(), &labels[..1]).unwrap();
         for node in program.nodes() {
-            let layer = match &node.op {
-                Op::Conv2d(op) => op.layer,
-                Op::FullyConnected(op) => op.layer,
-                _ => None,
-            };
-            let Some(layer) = layer else { continue };
+            let Some(layer) = node.op.analog_layer() else { continue };
             let elements = program.values()[node.output].words();
             let want: f64 = (0..1)
                 .map(|n| {

@@ -63,7 +63,7 @@ impl Probe for Calibrate {
     }
 
     fn sample(&self, run: &mut SampleRun<'_>, _: u64) -> Result<Vec<Statistics>, ExecError> {
-        let mut statistics = vec![Statistics::default(); run.layers()];
+        let mut statistics = vec![Statistics::default(); run.layers];
         run.forward(
             0,
             None,

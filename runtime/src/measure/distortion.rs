@@ -59,7 +59,7 @@ impl Probe for Distort {
     }
 
     fn sample(&self, run: &mut SampleRun<'_>, _: u64) -> Result<Vec<Distortion>, ExecError> {
-        let layers = run.layers();
+        let layers = run.layers;
         let mut outputs: [Vec<Vec<f32>>; 3] = std::array::from_fn(|_| vec![Vec::new(); layers]);
         for (which, outputs) in outputs.iter_mut().enumerate() {
             run.forward(

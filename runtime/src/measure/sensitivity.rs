@@ -35,7 +35,7 @@ impl Probe for Sensitivity<'_> {
     }
 
     fn sample(&self, run: &mut SampleRun<'_>, place: u64) -> Result<Vec<GradientNorm>, ExecError> {
-        let mut norms = vec![GradientNorm::default(); run.layers()];
+        let mut norms = vec![GradientNorm::default(); run.layers];
         let n = usize::try_from(place - self.first).unwrap_or(usize::MAX);
         run.backward(
             0,

@@ -56,7 +56,7 @@ impl Probe for Sigma {
     }
 
     fn sample(&self, run: &mut SampleRun<'_>, _: u64) -> Result<Vec<SigmaSums>, ExecError> {
-        let mut sums = vec![SigmaSums::default(); run.layers()];
+        let mut sums = vec![SigmaSums::default(); run.layers];
         run.forward(
             0,
             Some(self.key),

@@ -18,7 +18,28 @@ pub mod sample;
 pub mod tile;
 pub mod unary;
 
+use crate::program::value::LayerId;
 use operator::Operator;
+
+impl Op {
+    /// The analog layer that runs as it, if it runs on tiles.
+    pub fn analog_layer(&self) -> Option<LayerId> {
+        match self {
+            Self::Conv2d(op) => op.layer,
+            Self::FullyConnected(op) => op.layer,
+            _ => None,
+        }
+    }
+
+    /// The layer that it cleans, if it is a denoiser.
+    pub fn cleans(&self) -> Option<LayerId> {
+        match self {
+            Self::Denoise(op) => Some(op.layer),
+            Self::DenoiseTile(op) => Some(op.layer),
+            _ => None,
+        }
+    }
+}
 
 /// Every operator: the enumeration, and what each says of itself.
 macro_rules! operators {

@@ -28,6 +28,7 @@ pub use crate::ops::{
 };
 use crate::{ops::operator::Operand, store::Weight, task::Task};
 pub use mxc_spec::shape::Window;
+use std::collections::BTreeMap;
 pub use value::{Calibration, DType, Layer, LayerId, Value, ValueId};
 
 /// The axes that a value may have. Every value holds its shape, so that a long one would be many.
@@ -116,7 +117,7 @@ impl Program {
 
     /// Whether any layer is cleaned.
     pub fn has_denoisers(&self) -> bool {
-        self.nodes.iter().any(|node| matches!(node.op, Op::Denoise(_) | Op::DenoiseTile(_)))
+        self.nodes.iter().any(|node| node.op.cleans().is_some())
     }
 
     /// Whether any denoiser draws: has a σ̂ path.
@@ -187,10 +188,17 @@ impl Program {
     }
 }
 
+/// What an operator is told of a value that has a shape.
+fn operand<'a>(value: &Value, shape: &'a [Option<usize>]) -> Operand<'a> {
+    Operand { dtype: value.dtype, shape, constant: value.constant.is_some() }
+}
+
 /// A program under construction. A value's id is good for the builder that gave it.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     program: Program,
+    /// The layers by name.
+    layers: BTreeMap<String, LayerId>,
 }
 
 impl Builder {
@@ -211,7 +219,7 @@ impl Builder {
 
     /// A layer made so far, by name.
     pub fn layer_named(&self, name: &str) -> Option<LayerId> {
-        self.program.layers.iter().position(|layer| layer.name == name)
+        self.layers.get(name).copied()
     }
 
     /// The program's value of this id.
@@ -300,17 +308,16 @@ impl Builder {
         if self.layer_named(&layer.name).is_some() {
             return wrong(format!("layer `{}`", layer.name), "it appears twice");
         }
+        let id = self.program.layers.len();
+        self.layers.insert(layer.name.clone(), id);
         self.program.layers.push(layer);
-        Ok(self.program.layers.len() - 1)
+        Ok(id)
     }
 
     /// The type that an operation's result would have.
     pub fn infer(&self, op: &Op, inputs: &[ValueId]) -> Result<Type, ProgramError> {
-        let values = inputs.iter().map(|&id| self.known(op.name(), id)).collect::<Result<Vec<_>, _>>()?;
-        let operands: Vec<Operand<'_>> = values
-            .iter()
-            .map(|value| Operand { dtype: value.dtype, shape: &value.shape, constant: value.constant.is_some() })
-            .collect();
+        let operand = |&id| self.known(op.name(), id).map(|value| operand(value, &value.shape));
+        let operands = inputs.iter().map(operand).collect::<Result<Vec<_>, _>>()?;
         op.operator().infer(&operands).or_else(|reason| wrong(op.name(), reason))
     }
 
@@ -318,14 +325,7 @@ impl Builder {
     pub fn node(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> Result<ValueId, ProgramError> {
         let op = op.into();
         let Type { dtype, shape } = self.infer(&op, inputs)?;
-        let layer = match &op {
-            Op::Conv2d(op) => op.layer,
-            Op::FullyConnected(op) => op.layer,
-            Op::Denoise(op) => Some(op.layer),
-            Op::DenoiseTile(op) => Some(op.layer),
-            _ => None,
-        };
-        if layer.is_some_and(|layer| layer >= self.program.layers.len()) {
+        if op.analog_layer().or(op.cleans()).is_some_and(|layer| layer >= self.program.layers.len()) {
             return wrong(op.name(), "its layer does not exist");
         }
         let from = usize::from(matches!(op, Op::Denoise(_)));
@@ -347,11 +347,8 @@ impl Builder {
         let values: Vec<&Value> = inputs.iter().map(|&id| &self.program.values[id]).collect();
         let shapes: Vec<Vec<Option<usize>>> =
             values.iter().map(|value| value.sample.iter().copied().map(Some).collect()).collect();
-        let operands: Vec<Operand<'_>> = values
-            .iter()
-            .zip(&shapes)
-            .map(|(value, shape)| Operand { dtype: value.dtype, shape, constant: value.constant.is_some() })
-            .collect();
+        let operands: Vec<Operand<'_>> =
+            values.iter().zip(&shapes).map(|(value, shape)| operand(value, shape)).collect();
         let result = op.operator().infer_sample(&operands).or_else(|reason| wrong(op.name(), reason))?;
         match result.shape.into_iter().collect() {
             Some(sample) => Ok(sample),

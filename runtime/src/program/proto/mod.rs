@@ -3,7 +3,7 @@
 //!
 //! The weights are not in it: a constant that is a weight of the package goes by its name. Words stand for enumerations.
 
-use super::{Builder, DType, Op, ProgramError, ValueId, wrong};
+use super::{Builder, DType, ProgramError, ValueId, wrong};
 use crate::{
     ops::operator::show,
     program,
@@ -111,13 +111,7 @@ impl Program {
             layers: Vec::new(),
         };
         reader.builder.task(self.task.parse().or_else(|error| wrong("the program", format!("{error}")))?);
-        let mut names = BTreeSet::new();
-        for layer in &self.layers {
-            if !names.insert(layer.name.as_str()) {
-                return wrong(format!("layer `{}`", layer.name), "it appears twice");
-            }
-            reader.layer(layer)?;
-        }
+        self.layers.iter().try_for_each(|layer| reader.layer(layer))?;
         for (id, value) in self.values.iter().enumerate() {
             match &value.what {
                 Some(value::What::Input(input)) => reader.input(input)?,
@@ -181,7 +175,7 @@ impl<'a> Reader<'a> {
             input_absmax: measured.input_absmax,
         });
         let name = layer.name.clone();
-        self.builder.program.layers.push(program::Layer { name, channels, noise, calibration });
+        self.builder.layer(program::Layer { name, channels, noise, calibration })?;
         self.layers.push(false);
         Ok(())
     }
@@ -274,14 +268,7 @@ impl<'a> Reader<'a> {
             self.builder.known(op.name(), id)?;
         }
         let values = &self.builder.program.values;
-        let analog = if let Op::Conv2d(program::Conv2d { layer, .. })
-        | Op::FullyConnected(program::FullyConnected { layer }) = &op
-        {
-            *layer
-        } else {
-            None
-        };
-        let cleaned = if let Op::Denoise(denoise) = &op { Some(denoise.layer) } else { None };
+        let (analog, cleaned) = (op.analog_layer(), op.cleans());
         if (analog.is_some() || cleaned.is_some()) && values[inputs[0]].constant.is_some() {
             return wrong(op.name(), "its operand is a constant");
         }
