@@ -45,7 +45,8 @@ pub fn entry(package: &Path, name: &str) -> Vec<u8> {
 
 #[test]
 fn compile_finetune_eval() {
-    let (folder, data) = compiled(&["--denoiser", "mean+affine", "--placement", "greedy-fill"]);
+    let fresh = ["--equalize", "no", "--init", "identity"];
+    let (folder, data) = compiled(&[&["--denoiser", "mean+affine"], &fresh[..]].concat());
     let folder = folder.path();
     let before = json(mxc(folder).args(["eval", "model.mxa", "--json", "--seeds", "2", "--data", &data]));
     assert_eq!(before["noisy"]["top1"], before["denoised"]["top1"], "a fresh denoiser is the identity");
@@ -212,7 +213,8 @@ fn a_tosa_module_of_another_front_end() {
 
 #[test]
 fn effective_noise_of_every_layer() {
-    let (folder, data) = compiled(&["--denoiser", "mean+affine", "--placement", "greedy-fill"]);
+    let fresh = ["--equalize", "no", "--init", "identity"];
+    let (folder, data) = compiled(&[&["--denoiser", "mean+affine"], &fresh[..]].concat());
     let folder = folder.path();
     let inspect = |package: &str, threads: &str| {
         json(mxc(folder).args(["inspect", package, "--samples", "64", "--json", "--threads", threads, "--data", &data]))

@@ -3,7 +3,7 @@
 use crate::common::model;
 use melior::{Context, ir::Module, ir::operation::OperationLike};
 use mxc_compiler::{
-    driver::{self, CompileOptions, Level},
+    driver::{self, CompileOptions, Init, Level},
     import::ImportOptions,
     load,
     pass::{PassContext, Pipeline, RunOptions, run::print_module, run_pipeline},
@@ -495,6 +495,8 @@ fn dtile_level_of_a_whole_network() {
         noise: LayerNoise { spec: NoiseSpec::gaussian(0.2), ..LayerNoise::default() },
         placement: Strategy::Fill,
         denoiser: "paper+affine".to_owned(),
+        equalize: false,
+        init: Init::Identity,
         keep_digital: Vec::new(),
         seed: 0,
         threads: 1,

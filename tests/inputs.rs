@@ -129,7 +129,7 @@ fn models_of_bytes() {
     let number = |value: &Value| value.as_f64().unwrap();
     let compile = |name: &str| {
         let arguments = ["compile", name, "--data", "d", "--budget", "300%", "--denoiser", "affine", "--json"];
-        json(mxc(folder).args(arguments))["layers"].as_array().unwrap().clone()
+        json(mxc(folder).args(arguments).args(["--init", "identity"]))["layers"].as_array().unwrap().clone()
     };
     let eval =
         |name: &str| json(mxc(folder).args(["eval", name, "--data", "d", "--seeds", "1", "--sigma", "0%", "--json"]));
@@ -227,7 +227,7 @@ fn class_folders_are_numbered_as_the_outputs() {
     };
     says(fail(&mut eval("s/val", &[]), 1));
     says(fail(mxc(folder).args(options).arg("s/val"), 1));
-    says(fail(mxc(folder).args(["finetune", "m.mxa", "--data", "s/val"]), 1));
+    says(fail(mxc(folder).args(["finetune", "m.mxa", "--loss", "cross-entropy", "--data", "s/val"]), 1));
     says(fail(mxc(folder).args(["inspect", "m.mxa", "--data", "s/val"]), 1));
     for data in ["s/val", "s"] {
         let classes = ["--classes", "all"];

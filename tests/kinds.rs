@@ -21,7 +21,7 @@ fn kinds_go_all_the_way() {
     fs::copy(model("resnet20"), folder.path().join("model.onnx")).unwrap();
     for kind in KINDS {
         let name = kind.name;
-        let compile = "compile model.onnx --samples 32 --sigma 20% --budget 8% --placement greedy-fill --data DATA --mean 0.2860 \
+        let compile = "compile model.onnx --samples 32 --sigma 20% --budget 8% --equalize no --init identity --data DATA --mean 0.2860 \
                        --std 0.3530 --json";
         let compiled = json(&mut run(&format!("{compile} --denoiser {name} -o {name}.mxa")));
         let layers = compiled["layers"].as_array().unwrap();

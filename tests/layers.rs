@@ -246,7 +246,9 @@ fn every_command_takes_them() {
             Array { shape: array.shape().to_vec(), values: array.iter().copied().collect() }
         };
         let compile = ["compile", "model.onnx", "-o", "m.mxa", "--data", "data.npz", "--samples", "24", "--json"];
-        let report = json(mxc(folder).args(compile).args(["--budget", "100%", "--denoiser", "mean+affine"]));
+        let fresh = ["--equalize", "no", "--init", "identity"];
+        let kinds = ["--budget", "100%", "--denoiser", "mean+affine"];
+        let report = json(mxc(folder).args(compile).args(kinds).args(fresh));
         let layers = report["layers"].as_array().unwrap();
         assert_eq!(layers.len(), count, "{name}");
         // The loss depends on every layer, through all steps.

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod calibrate;
 mod cli;
 mod common;
 mod conformance;

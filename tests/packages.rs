@@ -2,7 +2,7 @@
 
 use crate::common::{MODELS, model, mxc, root, small_fashion, succeed};
 use mxc_compiler::{
-    driver::{self, CompileOptions, Level, Record},
+    driver::{self, CompileOptions, Init, Level, Record},
     import::ImportOptions,
     load,
     pass::RunOptions,
@@ -85,6 +85,8 @@ fn module_and_program_agree() {
                 noise: LayerNoise { spec: NoiseSpec::gaussian(0.2), ..LayerNoise::default() },
                 placement: Strategy::Fill,
                 denoiser: denoiser.to_owned(),
+                equalize: false,
+                init: Init::Identity,
                 keep_digital: Vec::new(),
                 seed: 0,
                 threads: 1,

@@ -11,7 +11,7 @@
 
 use mxc_compiler::{
     opt::{self, OptError, OptOptions},
-    pass::{PassContext, Pipeline, RunError, RunOptions},
+    pass::{PassContext, Pipeline, RunError, RunOptions, SampleRequest, Samples},
     passes::REGISTRY,
 };
 use mxc_runtime::{
@@ -34,14 +34,22 @@ fn inputs(folder: &str) -> Vec<(String, PathBuf)> {
     files
 }
 
-/// The first line's flags: the pipeline, and whether weights are made up.
-fn flags(text: &str) -> (String, bool) {
+/// The first line's flags: the pipeline, and what is made up: `weights` or `data`.
+fn flags(text: &str) -> (String, Option<&str>) {
     let line = text.lines().next().unwrap();
     let flags = line.strip_prefix("// RUN: mxc opt --pass-pipeline=").expect("a RUN line");
-    match flags.strip_suffix(" --weights=generated") {
-        Some(pipeline) => (pipeline.to_owned(), true),
-        None => (flags.to_owned(), false),
+    match flags.split_once(" --").and_then(|(pipeline, flag)| Some((pipeline, flag.strip_suffix("=generated")?))) {
+        Some((pipeline, what)) => (pipeline.to_owned(), Some(what)),
+        None => (flags.to_owned(), None),
     }
+}
+
+/// Samples for a network, of numbers without order from −1 to 1.
+fn generated_samples(request: &SampleRequest) -> Samples {
+    let count = request.count.unwrap_or(32);
+    let number = |index: usize| ((index * 7919 + 13) % 2003) as f32 / 1001.0 - 1.0;
+    let inputs = request.shapes.iter().map(|shape| (0..shape.iter().product::<usize>() * count).map(number).collect());
+    Samples { inputs: inputs.collect(), labels: None, indices: (0..count as u64).collect() }
 }
 
 /// Weights for every external global, 0, 0.5, 1, 1.5, ….
@@ -61,14 +69,17 @@ fn generated(source: &[u8]) -> WeightStore {
 
 /// Every part of a file through its pipeline: the IR (or error), warnings, and what is in the weight stores.
 pub fn transformed(text: &str) -> Vec<Result<String, OptError>> {
-    let (pipeline, generate) = flags(text);
+    let (pipeline, made_up) = flags(text);
     let pipeline = Pipeline::parse(&REGISTRY, &pipeline).unwrap_or_else(|error| panic!("{error}"));
     opt::split(text)
         .iter()
         .map(|part| {
             let mut cx = PassContext { threads: 1, ..PassContext::default() };
-            if generate {
-                cx.weights = generated(part);
+            match made_up {
+                None => {}
+                Some("weights") => cx.weights = generated(part),
+                Some("data") => cx.samples = Some(Box::new(|request| Ok(Some(generated_samples(request))))),
+                Some(other) => panic!("--{other}=generated"),
             }
             // Else the pass `verify` would never see invalid IR.
             let verify_each = pipeline.steps.first().is_none_or(|step| step.name != "verify");
@@ -81,7 +92,11 @@ pub fn transformed(text: &str) -> Vec<Result<String, OptError>> {
                 text.push_str(&format!("// weight @{name} = {:?}\n", weight.values()));
             }
             for (name, weight) in cx.denoisers.iter() {
-                text.push_str(&format!("// denoiser @{name} {:?}\n", weight.shape()));
+                text.push_str(&format!("// denoiser @{name} {:?}", weight.shape()));
+                if made_up == Some("data") {
+                    text.push_str(&format!(" {:.2?}", weight.values()));
+                }
+                text.push('\n');
             }
             Ok(text)
         })
@@ -238,7 +253,7 @@ fn pipelines_round_trip() {
     assert_eq!(pipeline.to_string(), text);
     assert_eq!(Pipeline::parse(&REGISTRY, &pipeline.to_string()).unwrap().steps, pipeline.steps);
     let alias = Pipeline::parse(&REGISTRY, "compile").unwrap();
-    assert_eq!(alias.steps.len(), 5);
+    assert_eq!(alias.steps.len(), 7);
 }
 
 #[test]

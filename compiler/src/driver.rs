@@ -1,13 +1,14 @@
 //! What `mxc compile` does, as functions: from a model file to a package.
 //!
 //! ```text
-//! model.onnx → import → canonicalize-graph → map-to-analog → annotate-noise → rank-sensitivity → insert-denoisers → Package
+//! model.onnx → import → canonicalize-graph → map-to-analog → annotate-noise → rank-sensitivity → equalize-ranges →
+//!     insert-denoisers → fit-denoisers → Package
 //! ```
 
 use crate::{
     import::{self, ImportOptions, Imported},
     pass::{
-        CalibrationRun, Options, PassContext, Pipeline, Placement, RunOptions, SampleSource, run::print_module,
+        CalibrationRun, Options, PassContext, Pipeline, Placement, Ranges, RunOptions, SampleSource, run::print_module,
         run_pipeline,
     },
     passes::REGISTRY,
@@ -19,6 +20,7 @@ use melior::{
 };
 use mxc_dialects::{ffi, ir, noise::LayerNoise, share};
 use mxc_runtime::{
+    closed_form::Fitted,
     package::{self, Manifest, Package},
     store::WeightStore,
     task::Task,
@@ -57,6 +59,10 @@ pub struct CompileOptions {
     pub placement: Strategy,
     /// The denoiser's kind, such as `mean+affine`.
     pub denoiser: String,
+    /// Whether the converters' ranges are equalized.
+    pub equalize: bool,
+    /// Where the denoisers' weights come from.
+    pub init: Init,
     /// Globs of layers that stay digital.
     pub keep_digital: Vec<String>,
     /// The seed of every draw.
@@ -67,6 +73,43 @@ pub struct CompileOptions {
     pub samples: usize,
     /// What the network is for.
     pub task: Task,
+}
+
+/// Where the weights of fresh denoisers come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// A fresh denoiser changes nothing.
+    Identity,
+    /// Fitted to the clean network's outputs, where there are data.
+    ClosedForm,
+}
+
+impl Init {
+    /// Every one with its name and what it means in a few words.
+    pub const NAMES: [(Self, &'static str, &'static str); 2] = [
+        (Self::Identity, "identity", "A fresh denoiser changes nothing"),
+        (Self::ClosedForm, "closed-form", "Fitted to the clean network's outputs, where there are data"),
+    ];
+}
+
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Self::NAMES.iter().filter(|(own, ..)| own == self).try_for_each(|(_, name, _)| f.write_str(name))
+    }
+}
+
+/// A start of denoisers that is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no start of denoisers; there are identity and closed-form")]
+pub struct UnknownInit(String);
+
+impl FromStr for Init {
+    type Err = UnknownInit;
+
+    fn from_str(text: &str) -> Result<Self, UnknownInit> {
+        let found = Self::NAMES.iter().find(|(_, name, _)| *name == text).map(|(own, ..)| *own);
+        found.ok_or_else(|| UnknownInit(text.to_owned()))
+    }
 }
 
 /// An IR level.
@@ -138,6 +181,10 @@ pub struct Compiled<'c> {
     pub denoisers: WeightStore,
     /// What calibration ran on; `None` below the denoise level, or without analog layers.
     pub calibration: Option<CalibrationRun>,
+    /// How the converters' ranges were changed, if they were.
+    pub ranges: Option<Ranges>,
+    /// How the denoisers were fitted, if they were.
+    pub fitted: Option<Fitted>,
     /// Where denoisers sit; `None` below the denoise level.
     pub placement: Option<Placement>,
     /// What the user should know.
@@ -163,6 +210,9 @@ pub fn import<'c>(
     }
 }
 
+/// The most samples that converter ranges are chosen by and denoisers are fitted on.
+pub const FEW_SAMPLES: usize = 128;
+
 /// The passes of `mxc compile` up to a level, at most [`Level::Denoise`]: `lower-denoisers` goes on from there.
 pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
     let pairs = |entries: &[(&str, &str)]| {
@@ -185,16 +235,26 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
         let seed = options.seed.to_string();
         let budget = share::show(options.budget);
         let placement = options.placement.to_string();
-        pipeline =
-            pipeline.then("rank-sensitivity", pairs(&[("samples", samples.as_str()), ("seed", seed.as_str())])).then(
-                "insert-denoisers",
-                pairs(&[
-                    ("budget", budget.as_str()),
-                    ("placement", placement.as_str()),
-                    ("kind", options.denoiser.as_str()),
-                    ("seed", seed.as_str()),
-                ]),
-            );
+        // A loss decides by these, each time for the whole network: few must do.
+        let few = options.samples.min(FEW_SAMPLES).to_string();
+        let deciding = pairs(&[("samples", few.as_str()), ("seed", seed.as_str())]);
+        let measured = pairs(&[("samples", samples.as_str()), ("seed", seed.as_str())]);
+        pipeline = pipeline.then("rank-sensitivity", measured);
+        if options.equalize {
+            pipeline = pipeline.then("equalize-ranges", deciding.clone());
+        }
+        pipeline = pipeline.then(
+            "insert-denoisers",
+            pairs(&[
+                ("budget", budget.as_str()),
+                ("placement", placement.as_str()),
+                ("kind", options.denoiser.as_str()),
+                ("seed", seed.as_str()),
+            ]),
+        );
+        if options.init == Init::ClosedForm {
+            pipeline = pipeline.then("fit-denoisers", deciding);
+        }
     }
     pipeline
 }
@@ -232,7 +292,13 @@ pub fn compile<'c>(
     }
     let mut cx =
         PassContext { weights, samples, seed: options.seed, threads: options.threads, ..PassContext::default() };
-    run_pipeline(context, &mut module, &pipeline(options, level), &mut cx, run)?;
+    let mut options = options.clone();
+    if cx.samples.is_none() && level >= Level::Denoise && (options.equalize || options.init == Init::ClosedForm) {
+        // What is chosen by the loss on random inputs would fit random inputs.
+        (options.equalize, options.init) = (false, Init::Identity);
+        cx.warnings.push("no data: converter ranges are not equalized and denoisers start as the identity".to_owned());
+    }
+    run_pipeline(context, &mut module, &pipeline(&options, level), &mut cx, run)?;
     if level >= Level::Denoise {
         // What is packaged can be run; without layers no pass has tried.
         crate::load::program(&module, &cx.weights.union(&cx.denoisers))?;
@@ -243,6 +309,8 @@ pub fn compile<'c>(
         weights: cx.weights,
         denoisers: cx.denoisers,
         calibration: cx.reports.calibration,
+        ranges: cx.reports.ranges,
+        fitted: cx.reports.fitted,
         placement: cx.reports.placement,
         warnings: cx.warnings,
     })
@@ -284,6 +352,11 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
                 parent_sha256: None,
             }),
             training: None,
+            closed_form: compiled.fitted.as_ref().map(|fitted| package::ClosedForm {
+                samples: options.samples.min(FEW_SAMPLES) as u64,
+                seed: options.seed,
+                gain: fitted.gain,
+            }),
             holdout: record.holdout as u64,
             task: options.task.to_string(),
         },

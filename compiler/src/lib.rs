@@ -6,6 +6,7 @@ pub mod export;
 pub mod files;
 pub mod import;
 pub mod load;
+pub mod measuring;
 pub mod opt;
 pub mod pass;
 pub mod passes;

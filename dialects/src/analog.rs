@@ -4,7 +4,10 @@
 //! Attributes that passes add later are optional: `calibration`, `gradient_norm` and `rank` (by `rank-sensitivity`),
 //! `denoisers`, `denoiser_parameters`, `chosen` and `reason` (by `insert-denoisers`).
 
-pub use mxc_spec::{calibration::Calibration, shape::Window};
+pub use mxc_spec::{
+    calibration::{Calibration, Columns, MAX_COLUMN_SHIFT},
+    shape::Window,
+};
 
 use crate::ir::{self, DictionaryValue};
 use melior::{
@@ -23,6 +26,10 @@ pub const LAYER: &str = "layer";
 pub const NOISE: &str = "noise";
 /// The calibration dictionary: [`Calibration`].
 pub const CALIBRATION: &str = "calibration";
+/// Array of integers: by output channel, the k of the power of two that the converter sees it scaled by ([`Columns`]).
+pub const COLUMN_SHIFT: &str = "column_shift";
+/// The calibration dictionary of the output so scaled.
+pub const COLUMN_CALIBRATION: &str = "column_calibration";
 /// f64: the mean over calibration samples of the per-sample ‖∂L/∂y‖₂ on the clean model.
 pub const GRADIENT_NORM: &str = "gradient_norm";
 /// i64: the layer's place when sorted by descending gradient norm, 0 for the largest.
@@ -250,6 +257,22 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
         ir::dict_attr(&self.operation(), CALIBRATION)
             .map(|dictionary| Calibration::from_attribute(&dictionary))
             .transpose()
+    }
+
+    /// How its converters see the output; `Ok(None)` where ranges are not equalized.
+    pub fn columns(self) -> Result<Option<Columns>, String> {
+        let operation = self.operation();
+        let calibration = ir::dict_attr(&operation, COLUMN_CALIBRATION);
+        let (attribute, calibration) = match (operation.attribute(COLUMN_SHIFT), calibration) {
+            (Ok(shift), Some(calibration)) => (shift, Calibration::from_attribute(&calibration)?),
+            (Err(_), None) => return Ok(None),
+            _ => return Err(format!("it has one of `{COLUMN_SHIFT}` and `{COLUMN_CALIBRATION}` without the other")),
+        };
+        let shifts = ir::as_i64s(attribute).ok_or_else(|| format!("its `{COLUMN_SHIFT}` is no array of integers"))?;
+        let small = |shift: i64| i8::try_from(shift).ok().filter(|shift| (0..=MAX_COLUMN_SHIFT).contains(shift));
+        let shifts: Option<Vec<i8>> = shifts.into_iter().map(small).collect();
+        let shift = shifts.ok_or_else(|| format!("its `{COLUMN_SHIFT}` are not all from 0 to {MAX_COLUMN_SHIFT}"))?;
+        Ok(Some(Columns { shift, calibration }))
     }
 
     /// The sensitivity, once ranked.

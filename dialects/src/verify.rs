@@ -101,6 +101,11 @@ fn verify_analog(
     }
     op.noise()?;
     op.calibration()?;
+    if let (Some(columns), Some(channels)) = (op.columns()?, op.channels())
+        && columns.shift.len() != channels
+    {
+        return Err(format!("its column_shift has {} numbers for {channels} channels", columns.shift.len()));
+    }
     let operation = op.operation();
     if operation.has_attribute(analog::GRADIENT_NORM)
         && !op.gradient_norm().is_some_and(|norm| norm.is_finite() && norm >= 0.0)

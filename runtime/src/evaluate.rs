@@ -525,7 +525,7 @@ pub fn effective_noise(
             noise: layer.noise.spec.to_string(),
             scale: layer.noise.scale.to_string(),
             reference: layer.noise.reference.to_string(),
-            magnitude: layer.magnitude(Site::Output),
+            magnitude: layer.magnitude(Site::Output, false),
             snr_db,
             snr_denoised_db,
             loss_share: (noisy_loss > clean_loss).then(|| (loss - clean_loss) / (noisy_loss - clean_loss)),
@@ -725,6 +725,7 @@ mod tests {
             channels: outputs,
             noise: LayerNoise::default(),
             calibration: None,
+            columns: None,
         };
         for index in 0..layers {
             program.layer(layer(index)).unwrap();

@@ -7,8 +7,10 @@
 #[cfg(test)]
 extern crate self as mxc_runtime;
 
+pub mod closed_form;
 pub mod data;
 pub mod digital;
+pub mod equalize;
 pub mod error;
 pub mod evaluate;
 pub mod exec;

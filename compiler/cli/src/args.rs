@@ -6,7 +6,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use mxc::{
-    Arithmetic, Backend, Data, ImportOptions, LayerNoise, Level, NoiseSpec, Reference, Scale, Strategy,
+    Arithmetic, Backend, Data, ImportOptions, Init, LayerNoise, Level, NoiseSpec, Reference, Scale, Strategy,
     dialects::{
         denoise::Kind,
         noise::{self, NoiseError},
@@ -60,6 +60,8 @@ pub struct Common {
 pub enum Command {
     /// Import a model, place denoisers within a parameter budget, write a package (.mxa)
     Compile(Box<CompileArgs>),
+    /// Fit a package's denoisers in closed form and equalize its converters' ranges; no labels, seconds
+    Calibrate(CalibrateArgs),
     /// Train a package's denoisers under simulated noise; the backbone stays as it is
     Finetune(FinetuneArgs),
     /// Measure clean, noisy and denoised accuracy
@@ -115,6 +117,12 @@ fn levels() -> impl TypedValueParser<Value = Level> {
         .try_map(|word| word.parse::<Level>())
 }
 
+/// One of the starts of denoisers.
+fn inits() -> impl TypedValueParser<Value = Init> {
+    PossibleValuesParser::new(Init::NAMES.map(|(_, name, meaning)| PossibleValue::new(name).help(meaning)))
+        .try_map(|word| word.parse::<Init>())
+}
+
 /// One of the arithmetics.
 fn arithmetics() -> impl TypedValueParser<Value = Arithmetic> {
     let values = Arithmetic::NAMES.map(|(_, name, meaning)| PossibleValue::new(name).help(meaning));
@@ -158,12 +166,22 @@ pub struct CompileArgs {
     /// What the magnitude is taken of
     #[arg(long, value_name = "NAME", default_value_t = LayerNoise::default().scale, value_parser = words::<Scale>(Scale::WORDS))]
     pub noise_scale: Scale,
-    /// Where denoisers go: greedy, greedy-fill or at=GLOB,…
-    #[arg(long, value_name = "HOW", default_value = "greedy")]
-    pub placement: Strategy,
+    /// best: affines on as many layers as the budget allows, fitted in closed form, behind equalized converter ranges; paper: the
+    /// paper's block and placement, and nothing else. The next four options change parts of it
+    #[arg(long, value_name = "NAME", default_value = "best", value_parser = ["best", "paper"])]
+    pub recipe: String,
+    /// Where denoisers go: greedy, greedy-fill or at=GLOB,… [default: the recipe's]
+    #[arg(long, value_name = "HOW")]
+    pub placement: Option<Strategy>,
     /// The denoisers' kind.
-    #[arg(long, value_name = "KIND", default_value = "paper", help = format!("The denoiser: {}", Kind::choices()))]
-    pub denoiser: String,
+    #[arg(long, value_name = "KIND", help = format!("The denoiser: {} [default: the recipe's]", Kind::choices()))]
+    pub denoiser: Option<String>,
+    /// Whether output channels are scaled towards their converters' full scale, where there are data [default: the recipe's]
+    #[arg(long, value_name = "YES", value_parser = clap::builder::BoolishValueParser::new())]
+    pub equalize: Option<bool>,
+    /// Where the denoisers' weights come from [default: the recipe's]
+    #[arg(long, value_name = "HOW", value_parser = inits())]
+    pub init: Option<Init>,
     /// The output that holds the logits [default: the first of floats]
     #[arg(long, value_name = "NAME")]
     pub logits: Option<String>,
@@ -193,6 +211,33 @@ pub struct CompileArgs {
     pub reading: ReadingArgs,
 }
 
+/// `mxc calibrate`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mxc calibrate model.mxa --data DIR\n  \
+    mxc calibrate model.mxa --data DIR --samples 64 --equalize no -o calibrated.mxa")]
+pub struct CalibrateArgs {
+    /// The compiled package
+    pub package: PathBuf,
+    /// The data set; labels are not looked at
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// The package to write [default: NAME.calibrated.mxa]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Samples, half of which judge what the others propose
+    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(1..))]
+    pub samples: u32,
+    /// Whether the converters' ranges are equalized anew
+    #[arg(long, value_name = "YES", default_value = "yes", value_parser = clap::builder::BoolishValueParser::new())]
+    pub equalize: bool,
+    /// Keep the last N training samples out [default: as compiled]
+    #[arg(long, value_name = "N")]
+    pub holdout: Option<usize>,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
 /// `mxc finetune`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -208,12 +253,14 @@ pub struct FinetuneArgs {
     /// The package to write [default: NAME.tuned.mxa]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// paper: Adam 1e-3, constant; cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else cosine]
-    #[arg(long, value_name = "NAME", value_parser = ["paper", "cosine"])]
+    /// best: distill, Adam 2e-3 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
+    /// cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else best]
+    #[arg(long, value_name = "NAME", value_parser = ["best", "paper", "cosine"])]
     pub recipe: Option<String>,
     /// What to train towards: cross-entropy with the labels, or distill, the clean model's own outputs (no labels needed)
-    #[arg(long, value_name = "NAME", default_value = "cross-entropy", value_parser = ["cross-entropy", "distill"])]
-    pub loss: String,
+    /// [default: the recipe's]
+    #[arg(long, value_name = "NAME", value_parser = ["cross-entropy", "distill"])]
+    pub loss: Option<String>,
     /// Use only the first N training samples
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -223,7 +270,7 @@ pub struct FinetuneArgs {
     /// Learning rate [default: the recipe's]
     #[arg(long, value_name = "F")]
     pub lr: Option<f64>,
-    /// Samples a step [default: the recipe's, 128]
+    /// Samples a step [default: the recipe's, 32 or 128]
     #[arg(long, value_name = "N")]
     pub batch: Option<usize>,
     /// Train at another sigma than the package's

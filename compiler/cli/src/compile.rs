@@ -1,6 +1,6 @@
 //! `mxc compile`: from a model to a package, or to the MLIR of a level.
 
-use super::{Failure, Global, args::CompileArgs, ui};
+use super::{Failure, Global, args::CompileArgs, calibrate, ui};
 use compiler::{files::Inputs, pass::run::Times};
 use mxc::{
     CompileOptions, Compiled, Hardware, LayerNoise, Level, Model, PreprocessOptions, Progress, compiler, runtime,
@@ -41,16 +41,22 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     }
     let placement = package.manifest().placement.clone().unwrap_or_default();
     if global.ui.json {
-        return super::print_json(&report(&placement, compiled.skipped()));
+        return super::print_json(&report(&placement, &compiled));
     }
     super::print(&format!("{}\n\n", layer_table(&placement)))?;
+    super::print(&calibrate::told(compiled.ranges(), compiled.fitted()))?;
     super::print(&format!(
-        "{}: {} denoiser parameters on {} layers, {:.2} % of the backbone's {}; noise {}, scale {}, reference {}\n",
+        "{}: recipe {}; {} denoiser parameters on {} layers, {:.2} % of the backbone's {}{}; noise {}, scale {}, reference {}\n",
         output.display(),
+        args.recipe,
         placement.denoiser_parameters,
         placement.layers.iter().filter(|layer| layer.chosen).count(),
         overhead(&placement),
         placement.backbone_parameters,
+        match shifts(&compiled) {
+            0 => String::new(),
+            _ => format!(" ({:.2} % with the shifts)", overhead(&placement) + shift_overhead(&placement, &compiled)),
+        },
         options.noise.spec,
         options.noise.scale,
         options.noise.reference,
@@ -59,12 +65,15 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
 
 fn options(args: &CompileArgs, global: &Global) -> Result<CompileOptions, Failure> {
     let spec = super::noise(args.sigma, args.noise.as_ref()).unwrap_or(LayerNoise::default().spec);
+    let recipe = CompileOptions::new(args.recipe.parse()?);
     Ok(CompileOptions {
         level: args.emit.unwrap_or(Level::Denoise),
         budget: args.budget,
         noise: LayerNoise { spec, scale: args.noise_scale, reference: args.noise_reference },
-        placement: args.placement.clone(),
-        denoiser: args.denoiser.clone(),
+        placement: args.placement.clone().unwrap_or(recipe.placement),
+        denoiser: args.denoiser.clone().unwrap_or(recipe.denoiser),
+        equalize: args.equalize.unwrap_or(recipe.equalize),
+        init: args.init.unwrap_or(recipe.init),
         logits: args.logits.clone(),
         keep_digital: args.keep_digital.clone(),
         samples: args.samples,
@@ -119,8 +128,18 @@ fn overhead(placement: &Placement) -> f64 {
     100.0 * placement.denoiser_parameters as f64 / placement.backbone_parameters.max(1) as f64
 }
 
+/// The channels that have a column shift.
+fn shifts(compiled: &Compiled<'_>) -> u64 {
+    compiled.ranges().map_or(0, |ranges| ranges.channels)
+}
+
+/// Column shifts counted as parameters, in percent of the backbone's.
+fn shift_overhead(placement: &Placement, compiled: &Compiled<'_>) -> f64 {
+    100.0 * shifts(compiled) as f64 / placement.backbone_parameters.max(1) as f64
+}
+
 /// The object of `compile --json`.
-fn report(placement: &Placement, skipped: Option<usize>) -> serde_json::Value {
+fn report(placement: &Placement, compiled: &Compiled<'_>) -> serde_json::Value {
     let layers: Vec<_> = placement
         .layers
         .iter()
@@ -143,11 +162,14 @@ fn report(placement: &Placement, skipped: Option<usize>) -> serde_json::Value {
             "backbone": placement.backbone_parameters,
             "denoisers": placement.denoiser_parameters,
             "overhead_percent": overhead(placement),
+            "column_shifts": shifts(compiled),
+            "overhead_with_shifts_percent": overhead(placement) + shift_overhead(placement, compiled),
         },
         "layers": layers,
     });
-    if let Some(skipped) = skipped {
-        report["skipped"] = skipped.into();
+    let calibrated = calibrate::report(compiled.ranges(), compiled.fitted(), compiled.skipped());
+    for (key, value) in calibrated.as_object().into_iter().flatten() {
+        report[key] = value.clone();
     }
     report
 }

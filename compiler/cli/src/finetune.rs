@@ -96,7 +96,7 @@ fn checkpoint_path(output: &Path) -> PathBuf {
 fn options(args: &FinetuneArgs, checkpoint: &Path, global: &Global) -> Result<FinetuneOptions, Failure> {
     Ok(FinetuneOptions {
         recipe: args.recipe.as_ref().map(|name| name.parse()).transpose()?,
-        loss: args.loss.parse()?,
+        loss: args.loss.as_ref().map(|name| name.parse()).transpose()?,
         learning_rate: args.lr,
         epochs: args.epochs,
         batch: args.batch,

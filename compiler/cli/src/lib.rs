@@ -1,6 +1,7 @@
 //! The command line of mxc: one file a command.
 
 mod args;
+mod calibrate;
 mod compile;
 mod eval;
 mod export;
@@ -48,6 +49,7 @@ pub fn main() -> ExitCode {
     };
     let result = interrupt::watch().and_then(|()| match cli.command {
         Command::Compile(args) => compile::run(*args, &global),
+        Command::Calibrate(args) => calibrate::run(&args, &global),
         Command::Finetune(args) => finetune::run(args, &global),
         Command::Eval(args) => eval::run(args, &global),
         Command::Run(args) => run::run(args, &global),

@@ -7,13 +7,15 @@ use crate::{
 };
 use melior::ir::Module;
 use mxc_compiler::{
-    driver::{self, Level, Record},
+    driver::{self, Init, Level, Record},
     import::{self, SourceInfo, SourceInput},
-    pass::{Placement, RunOptions, run::print_module},
+    pass::{Placement, Ranges, RunOptions, run::print_module},
     placement::Strategy,
 };
 use mxc_dialects::{noise::LayerNoise, share};
-use mxc_runtime::{hardware::Hardware, package::Preprocessing, store::WeightStore, task::Task};
+use mxc_runtime::{
+    closed_form::Fitted, finetune::Recipe, hardware::Hardware, package::Preprocessing, store::WeightStore, task::Task,
+};
 use std::path::{Path, PathBuf};
 
 /// How pixels become a model's input; the model says its size and layout.
@@ -35,7 +37,8 @@ pub struct PreprocessOptions {
 ///
 /// ```
 /// let options = mxc::CompileOptions { budget: 0.02, level: mxc::Level::Analog, ..Default::default() };
-/// assert_eq!(options.denoiser, "paper");
+/// assert_eq!(options.denoiser, "affine");
+/// assert_eq!(mxc::CompileOptions::new(mxc::Recipe::Paper).denoiser, "paper");
 /// ```
 #[derive(Clone, Debug)]
 pub struct CompileOptions {
@@ -49,6 +52,10 @@ pub struct CompileOptions {
     pub placement: Strategy,
     /// The denoiser's kind, such as `mean+affine`.
     pub denoiser: String,
+    /// Whether the converters' ranges are equalized; takes data.
+    pub equalize: bool,
+    /// Where the denoisers' weights come from.
+    pub init: Init,
     /// The output that holds the logits; `None` is the first of floats.
     pub logits: Option<String>,
     /// Globs of layers that stay digital.
@@ -68,13 +75,29 @@ pub struct CompileOptions {
 }
 
 impl Default for CompileOptions {
+    /// Those of [`Recipe::Best`].
     fn default() -> Self {
+        Self::new(Recipe::Best)
+    }
+}
+
+impl CompileOptions {
+    /// A recipe's options: which denoisers, where, how they start, and whether ranges are equalized; a budget of 4 %, the default
+    /// noise, seed 0.
+    pub fn new(recipe: Recipe) -> Self {
+        let (placement, denoiser, equalize, init) = match recipe {
+            Recipe::Best => (Strategy::Fill, "affine", true, Init::ClosedForm),
+            Recipe::Cosine => (Strategy::Fill, "affine", false, Init::Identity),
+            Recipe::Paper => (Strategy::Greedy, "paper", false, Init::Identity),
+        };
         Self {
             level: Level::Denoise,
             budget: 0.04,
             noise: LayerNoise::default(),
-            placement: Strategy::Greedy,
-            denoiser: "paper".to_owned(),
+            placement,
+            denoiser: denoiser.to_owned(),
+            equalize,
+            init,
             logits: None,
             keep_digital: Vec::new(),
             samples: None,
@@ -145,6 +168,16 @@ impl<'c> Compiled<'c> {
         self.inner.placement.as_ref()
     }
 
+    /// How the converters' ranges were changed; `None` where they were not.
+    pub fn ranges(&self) -> Option<Ranges> {
+        self.inner.ranges
+    }
+
+    /// How the denoisers were fitted; `None` where they were not.
+    pub fn fitted(&self) -> Option<&Fitted> {
+        self.inner.fitted.as_ref()
+    }
+
     /// How many images calibration has left out; `None` unless [`Data::skip_bad`].
     pub fn skipped(&self) -> Option<usize> {
         self.skipped
@@ -188,6 +221,8 @@ pub(crate) fn compile<'c>(
         noise: options.noise.clone(),
         placement: options.placement.clone(),
         denoiser: options.denoiser.clone(),
+        equalize: options.equalize,
+        init: options.init,
         keep_digital: options.keep_digital.clone(),
         seed: options.seed,
         threads: options.threads,
@@ -239,6 +274,8 @@ fn recorded(options: &CompileOptions, driven: &driver::CompileOptions) -> Vec<St
         format!("noise-reference={}", options.noise.reference),
         format!("placement={}", options.placement),
         format!("denoiser={}", options.denoiser),
+        format!("equalize={}", options.equalize),
+        format!("init={}", options.init),
         format!("samples={}", driven.samples),
         format!("seed={}", options.seed),
         format!("holdout={}", options.holdout),

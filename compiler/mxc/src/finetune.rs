@@ -21,14 +21,14 @@ use std::{path::PathBuf, sync::atomic::AtomicBool};
 ///
 /// ```
 /// let options = mxc::FinetuneOptions { epochs: Some(1), ..Default::default() };
-/// assert_eq!(options.loss, mxc::Loss::CrossEntropy);
+/// assert_eq!(options.recipe, None);
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct FinetuneOptions {
-    /// `None` is [`Recipe::Paper`] for the denoiser `paper`, else [`Recipe::Cosine`].
+    /// `None` is [`Recipe::Paper`] for the denoiser `paper`, else [`Recipe::Best`].
     pub recipe: Option<Recipe>,
     /// What is minimized.
-    pub loss: Loss,
+    pub loss: Option<Loss>,
     /// The (first) learning rate.
     pub learning_rate: Option<f64>,
     /// Passes over the samples.
@@ -46,23 +46,6 @@ pub struct FinetuneOptions {
     pub checkpoint: Option<PathBuf>,
     /// Goes on from the checkpoint, if there is one.
     pub resume: bool,
-}
-
-impl Default for FinetuneOptions {
-    fn default() -> Self {
-        Self {
-            recipe: None,
-            loss: Loss::CrossEntropy,
-            learning_rate: None,
-            epochs: None,
-            batch: None,
-            limit: None,
-            holdout: None,
-            seed: 0,
-            checkpoint: None,
-            resume: false,
-        }
-    }
 }
 
 /// A trained package.
@@ -127,7 +110,7 @@ impl Session {
             data.open_limited(Split::Train, holdout, &preprocessing, self.threads(), options.limit, monitor)?;
         let mut program = self.program().clone();
         if package.is_synthetic() {
-            self.recalibrate(&mut package, data, options, holdout, monitor)?;
+            self.recalibrate(&mut package, data, options.seed, holdout, monitor)?;
             program = package.program()?;
             override_noise(&mut program, self.options.noise.as_ref());
         }
@@ -173,11 +156,11 @@ impl Session {
     }
 
     /// Measures a package's layers anew on real data: it was calibrated on synthetic inputs. Placement stays as compiled.
-    fn recalibrate(
+    pub(crate) fn recalibrate(
         &self,
         package: &mut Package,
         data: &Data,
-        options: &FinetuneOptions,
+        seed: u64,
         holdout: usize,
         monitor: &Monitor<'_>,
     ) -> Result<(), Error> {
@@ -188,7 +171,7 @@ impl Session {
         let mut cx = PassContext {
             weights: package.inner.weights(),
             samples: Some(source),
-            seed: options.seed,
+            seed,
             threads: self.threads(),
             ..PassContext::default()
         };
@@ -248,10 +231,10 @@ fn ranking(module: &Module<'_>) -> Vec<String> {
 fn training(options: &FinetuneOptions, package: &Package, parent_sha256: String) -> finetune::FinetuneOptions {
     let placement = package.inner.manifest.placement.as_ref();
     let kind = placement.map_or("paper", |placement| placement.denoiser.as_str());
-    let recipe = options.recipe.unwrap_or(if kind == "paper" { Recipe::Paper } else { Recipe::Cosine });
+    let recipe = options.recipe.unwrap_or(if kind == "paper" { Recipe::Paper } else { Recipe::Best });
     let default = finetune::FinetuneOptions::new(recipe);
     finetune::FinetuneOptions {
-        loss: options.loss,
+        loss: options.loss.unwrap_or(default.loss),
         learning_rate: options.learning_rate.unwrap_or(default.learning_rate),
         epochs: options.epochs.unwrap_or(default.epochs),
         batch: options.batch.unwrap_or(default.batch),

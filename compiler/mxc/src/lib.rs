@@ -1,7 +1,7 @@
 //! mxc as a library: compiles trained networks for noisy analog accelerators and simulates them.
 //!
 //! ```text
-//! Model ── compile ──► Compiled ── package ──► Package ── session ──► Session: run, evaluate, finetune, effective_noise
+//! Model ── compile ──► Compiled ── package ──► Package ── session ──► Session: run, evaluate, calibrate, finetune, effective_noise
 //!   └───── session: the model itself             ├── export: the source ONNX model with the denoisers
 //!                                                └── report: their cycles and energy on the digital tile
 //! ```
@@ -33,6 +33,7 @@
 //! [`compiler`], [`runtime`] and [`dialects`]; they change more often.
 
 mod arrays;
+mod calibrate;
 mod compile;
 mod data;
 mod error;
@@ -44,6 +45,7 @@ mod progress;
 mod session;
 
 pub use arrays::{Array, Arrays, Values, npz_bytes, read_npz};
+pub use calibrate::{CalibrateOptions, Calibrated};
 pub use compile::{CompileOptions, Compiled, PreprocessOptions};
 pub use data::Data;
 pub use error::Error;
@@ -54,14 +56,15 @@ pub use progress::{Cancel, Monitor, Progress};
 pub use session::{Arithmetic, EvalOptions, Outputs, Session, SessionOptions};
 
 pub use mxc_compiler::{
-    driver::Level,
+    driver::{Init, Level},
     export::ExportError,
     import::{ImportError, ImportOptions, SourceInfo, SourceInput},
-    pass::{PipelineError, RunError},
+    pass::{PipelineError, Ranges, RunError},
     placement::Strategy,
 };
 pub use mxc_dialects::noise::{LayerNoise, NoiseSpec, Reference, Scale};
 pub use mxc_runtime::{
+    closed_form::Fitted,
     data::{DataError, Split},
     evaluate::{ChipOptions, EffectiveNoise, EvalReport},
     exec::Backend,

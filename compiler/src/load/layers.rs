@@ -84,7 +84,9 @@ impl<'c> Loader<'c, '_> {
         let wrong = |reason: String| fail(op, format!("layer `{name}`: {reason}"));
         let noise = analog.noise().map_err(wrong)?;
         let calibration = analog.calibration().map_err(wrong)?;
-        self.program.layer(Layer { name, channels, noise, calibration }).map_err(|error| fail(op, error.to_string()))
+        let columns = analog.columns().map_err(wrong)?;
+        let layer = Layer { name, channels, noise, calibration, columns };
+        self.program.layer(layer).map_err(|error| fail(op, error.to_string()))
     }
 
     /// The layer that a denoiser cleans.

@@ -1,16 +1,31 @@
 //! What passes report besides the IR they leave.
 
-use mxc_runtime::package::CalibrationSource;
+use mxc_runtime::{closed_form::Fitted, package::CalibrationSource};
 
 /// What the passes of a pipeline reported; the last run of a pass counts.
 #[derive(Clone, Debug, Default)]
 pub struct Reports {
     /// By `rank-sensitivity`.
     pub calibration: Option<CalibrationRun>,
+    /// By `equalize-ranges`.
+    pub ranges: Option<Ranges>,
     /// By `insert-denoisers`.
     pub placement: Option<Placement>,
+    /// By `fit-denoisers`.
+    pub fitted: Option<Fitted>,
     /// By `drop-sigma`: the blocks whose σ̂ path was measured.
     pub sigma: Vec<SigmaPath>,
+}
+
+/// What the converters' ranges were changed by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ranges {
+    /// How many channels have a scale: a number of four bits each.
+    pub channels: u64,
+    /// The distillation loss under noise without scales, on samples that the scales were not made of.
+    pub before: f64,
+    /// And with them.
+    pub after: f64,
 }
 
 /// Whether a block keeps its σ̂ path on the digital tile.

@@ -5,6 +5,8 @@
 pub mod annotate_noise;
 pub mod canonicalize_graph;
 pub mod drop_sigma;
+pub mod equalize_ranges;
+pub mod fit_denoisers;
 pub mod insert_denoisers;
 pub mod lower_to_dtile;
 pub mod map_to_analog;
@@ -23,7 +25,9 @@ pub static REGISTRY: Registry = Registry {
         PassInfo::of::<map_to_analog::MapToAnalog>("graph to analog"),
         PassInfo::of::<annotate_noise::AnnotateNoise>("analog"),
         PassInfo::of::<rank_sensitivity::RankSensitivity>("analog"),
+        PassInfo::of::<equalize_ranges::EqualizeRanges>("analog"),
         PassInfo::of::<insert_denoisers::InsertDenoisers>("analog to denoise"),
+        PassInfo::of::<fit_denoisers::FitDenoisers>("denoise"),
         PassInfo::of::<drop_sigma::DropSigma>("denoise"),
         PassInfo::of::<quantize_denoisers::QuantizeDenoisers>("denoise"),
         PassInfo::of::<lower_to_dtile::LowerToDtile>("denoise to dtile"),
@@ -42,7 +46,7 @@ pub static REGISTRY: Registry = Registry {
     aliases: &[
         Alias {
             name: "compile",
-            pipeline: "canonicalize-graph,map-to-analog,annotate-noise,rank-sensitivity,insert-denoisers",
+            pipeline: "canonicalize-graph,map-to-analog,annotate-noise,rank-sensitivity,equalize-ranges,insert-denoisers,fit-denoisers",
             description: "from the imported graph to a network with denoisers, as `mxc compile` does",
         },
         Alias {

@@ -10,9 +10,9 @@
 //! `gradient_norm` is the mean over the samples of ‖∂L/∂y‖₂ per sample, `rank` 0 for the largest. Without data the
 //! inputs are standard normal; without labels the clean model's own predictions serve.
 
-use crate::load;
-use crate::pass::{
-    CalibrationRun, OptionError, Options, Pass, PassContext, PassError, SampleRequest, Samples, random::Source,
+use crate::{
+    measuring::{self, Measuring, Ready, unless_stopped},
+    pass::{CalibrationRun, OptionError, Options, Pass, PassContext, PassError, Samples},
 };
 use melior::{
     Context,
@@ -26,28 +26,18 @@ use mxc_dialects::{
 };
 use mxc_runtime::{
     error::ExecError,
-    evaluate,
     exec::{Batch, Executor, Key, Mode, Purpose},
     kernels::pool::argmax,
-    program::DType,
-    store::WeightStore,
 };
-use std::{ops::Range, path::PathBuf};
+use std::ops::Range;
 
-/// Samples without data.
-const SYNTHETIC_SAMPLES: usize = 64;
 /// Below this accuracy on calibration data the preprocessing is more likely wrong than the model bad.
 const SUSPICIOUS_PERCENT: f64 = 40.0;
 /// Samples run together.
 const BATCH: usize = 32;
 
 /// See the module.
-pub struct RankSensitivity {
-    samples: Option<usize>,
-    seed: Option<u64>,
-    data: Option<PathBuf>,
-    weights: Option<PathBuf>,
-}
+pub struct RankSensitivity(Measuring);
 
 impl Pass for RankSensitivity {
     const NAME: &'static str = "rank-sensitivity";
@@ -55,22 +45,13 @@ impl Pass for RankSensitivity {
         "calibrates every analog layer and ranks it by its loss gradient on the clean model";
     const OPTIONS: &'static [(&'static str, &'static str)] = &[
         ("samples", "samples to run (default 512, without data 64)"),
-        ("seed", "the seed that draws them"),
-        ("data", "a data set; without one, synthetic inputs"),
-        ("weights", "a weight file, if the caller has loaded none"),
+        measuring::OPTIONS[0],
+        measuring::OPTIONS[1],
+        measuring::OPTIONS[2],
     ];
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        let samples = options.take_parsed("samples", "a number")?;
-        if samples == Some(0) {
-            return Err(OptionError("option samples=0: at least 1 expected".to_owned()));
-        }
-        Ok(Self {
-            samples,
-            seed: options.take_parsed("seed", "a number")?,
-            data: options.take("data").map(PathBuf::from),
-            weights: options.take("weights").map(PathBuf::from),
-        })
+        Measuring::from_options(options).map(Self)
     }
 
     fn run<'c>(
@@ -84,49 +65,11 @@ impl Pass for RankSensitivity {
             cx.warnings.push("rank-sensitivity: there is no analog layer to rank".to_owned());
             return Ok(());
         }
-        let weights = self.weights(cx)?;
-        let program = load::program(module, &weights).map_err(|error| match error {
-            load::LoadError::MissingWeight(name) => PassError::missing_weight(&name),
-            other => PassError::new(other.to_string()),
-        })?;
-        let names: Vec<String> = program.layers().iter().map(|layer| layer.name.clone()).collect();
-        let shapes: Vec<Vec<usize>> = program
-            .inputs()
-            .iter()
-            .map(|input| {
-                let value = &program.values()[*input];
-                value.shape.iter().skip(1).copied().collect::<Option<Vec<_>>>().ok_or_else(|| {
-                    PassError::new(format!("input '{}' has a shape that is not known", value.name))
-                        .hint("give it: --input-shape NAME=1,3,H,W")
-                })
-            })
-            .collect::<Result<_, _>>()?;
-        let threads = match cx.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        let classes = evaluate::classes(&program).map_err(|error| PassError::new(error.to_string()))?;
-        let dtypes: Vec<DType> = program.inputs().iter().map(|input| program.values()[*input].dtype).collect();
-        let executor = Executor::new(program, threads).map_err(|error| PassError::new(error.to_string()))?;
-        let seed = self.seed.unwrap_or(cx.seed);
-        let bytes = matches!(dtypes[..], [DType::I32]);
-        let request = SampleRequest { data: self.data.clone(), count: self.samples, seed, shapes, classes, bytes };
-        let samples = match &cx.samples {
-            Some(source) => source(&request).map_err(PassError::new)?,
-            None if self.data.is_some() => {
-                return Err(PassError::new("data= is given, but the caller reads no data sets"));
-            }
-            None => None,
-        };
-        let synthetic = samples.is_none();
-        let samples = match samples {
-            Some(samples) => samples,
-            None => synthetic_samples(&request, &dtypes),
-        };
-        check(&samples, &request.shapes)?;
+        let Ready { executor, samples, shapes, synthetic, seed } = self.0.ready(module, cx)?;
+        let names: Vec<String> = executor.program().layers().iter().map(|layer| layer.name.clone()).collect();
         let count = samples.indices.len();
         cx.reports.calibration = Some(CalibrationRun { synthetic, samples: count, seed });
-        let predicted = predictions(&executor, &samples, &request.shapes, seed, cx)?;
+        let predicted = predictions(&executor, &samples, &shapes, seed, cx)?;
         if synthetic {
             cx.warnings.push(format!(
                 "no data: calibrated and ranked on {count} synthetic inputs, labelled by the clean model itself"
@@ -147,7 +90,7 @@ impl Pass for RankSensitivity {
         }
 
         let labels = samples.labels.as_ref().unwrap_or(&predicted);
-        let measured = measure(&executor, &samples, labels, &request.shapes, cx)?;
+        let measured = measure(&executor, &samples, labels, &shapes, cx)?;
         let measured: Vec<(&String, Measured)> = names.iter().zip(measured).collect();
         annotate(context, &layers, &measured)
     }
@@ -185,11 +128,6 @@ fn measure(
     Ok(measured.map(|(sum, calibration)| Measured { norm: sum / count, calibration }).collect())
 }
 
-/// An error once the caller wants the pass to end.
-fn unless_stopped(cx: &PassContext) -> Result<(), PassError> {
-    if cx.is_stopped() { Err(PassError::new("stopped")) } else { Ok(()) }
-}
-
 /// Leaves on every layer what was measured, by its name, and its rank.
 fn annotate<'c>(
     context: &'c Context,
@@ -220,44 +158,6 @@ fn annotate<'c>(
         operation.set_attribute(analog::RANK, ir::integer(context, rank as i64));
     }
     Ok(())
-}
-
-impl RankSensitivity {
-    /// The weights of the backbone and of denoisers that are there already.
-    fn weights(&self, cx: &mut PassContext) -> Result<WeightStore, PassError> {
-        if let Some(path) = &self.weights {
-            let loader = cx
-                .weight_loader
-                .as_ref()
-                .ok_or_else(|| PassError::new("weights= is given, but the caller reads no weight files"))?;
-            let loaded = loader(path).map_err(PassError::new)?;
-            cx.weights = loaded.union(&cx.weights);
-        }
-        Ok(cx.weights.union(&cx.denoisers))
-    }
-}
-
-/// Standard normal inputs without labels; integers are drawn as bytes.
-fn synthetic_samples(request: &SampleRequest, dtypes: &[DType]) -> Samples {
-    let count = request.count.map_or(SYNTHETIC_SAMPLES, |count| count.min(SYNTHETIC_SAMPLES));
-    let inputs: Vec<Vec<f32>> = request
-        .shapes
-        .iter()
-        .enumerate()
-        .map(|(input, shape)| {
-            let source = Source::new(request.seed, &format!("synthetic input {input}"));
-            let elements = shape.iter().product::<usize>() * count;
-            match dtypes.get(input) {
-                Some(DType::F32) | None => (0..elements as u64).map(|index| source.normal(index) as f32).collect(),
-                Some(dtype) => {
-                    let bytes: Vec<i64> =
-                        (0..elements as u64).map(|index| (256.0 * source.uniform(index)) as i64).collect();
-                    dtype.encode(&bytes)
-                }
-            }
-        })
-        .collect();
-    Samples { inputs, labels: None, indices: (0..count as u64).collect() }
 }
 
 /// The clean model's class per sample.
@@ -299,23 +199,4 @@ fn batches<'s>(samples: &'s Samples, shapes: &[Vec<usize>]) -> Vec<(Vec<&'s [f32
             (inputs, range)
         })
         .collect()
-}
-
-fn check(samples: &Samples, shapes: &[Vec<usize>]) -> Result<(), PassError> {
-    let count = samples.indices.len();
-    let fits = samples.inputs.len() == shapes.len()
-        && samples.labels.as_ref().is_none_or(|labels| labels.len() == count)
-        && samples
-            .inputs
-            .iter()
-            .zip(shapes)
-            .all(|(values, shape)| values.len() == shape.iter().product::<usize>() * count);
-    match (fits, count) {
-        (true, 1..) => Ok(()),
-        (true, 0) => Err(PassError::new("there are no samples to calibrate on")),
-        (false, _) => Err(PassError::new(format!(
-            "the samples do not fit the model's inputs: {count} samples, inputs of {:?} values for shapes {shapes:?}",
-            samples.inputs.iter().map(Vec::len).collect::<Vec<_>>()
-        ))),
-    }
 }

@@ -2,6 +2,25 @@
 
 use crate::noise::Reference;
 
+/// The largest column shift: four bits a channel.
+pub const MAX_COLUMN_SHIFT: i8 = 15;
+
+/// How a tile's converters see a layer's output: channel c scaled by 2^k, k = `shift[c]`, which is undone digitally behind them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Columns {
+    /// By channel, from 0 to [`MAX_COLUMN_SHIFT`].
+    pub shift: Vec<i8>,
+    /// What calibration measured of the scaled output: full scale, and the magnitude that noise follows.
+    pub calibration: Calibration,
+}
+
+impl Columns {
+    /// The factors 2^k of every channel, and those that undo them.
+    pub fn scales(&self) -> [Vec<f32>; 2] {
+        [1.0, -1.0].map(|sign: f32| self.shift.iter().map(|&k| (sign * f32::from(k)).exp2()).collect())
+    }
+}
+
 /// What calibration measured over all elements of all samples on the clean model.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Calibration {

@@ -9,10 +9,12 @@ pub(crate) mod backend;
 pub(crate) mod buffers;
 pub(crate) mod constants;
 pub(crate) mod kernel;
+pub mod layerwise;
 mod native;
 mod reference;
 pub(crate) mod run;
 pub(crate) mod sample;
+pub mod samples;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -24,13 +26,15 @@ use crate::{
     measure::{
         Measured, Probe,
         calibration::{Calibrate, Statistics},
+        channels::{ChannelSums, Channels},
+        curvature::{Curvature, Slopes},
         distortion::{Distort, Distortion},
         sensitivity::{GradientNorm, Sensitivity},
         sigma::{Sigma, SigmaSums},
     },
     onednn,
     plan::steps::{Goal, PlanKey},
-    program::{Calibration, DType, LayerId, Program, ValueId},
+    program::{Calibration, DType, Layer, LayerId, Program, ValueId},
     sync::lock,
     task::Targets,
 };
@@ -172,14 +176,19 @@ impl Executor {
 
     /// Replaces a layer's noise specification.
     pub fn set_noise(&mut self, layer: LayerId, spec: NoiseSpec) -> Result<(), ExecError> {
-        // Plans hold the noise and the limits of their layers; what chips drew was for the old components.
-        lock(&self.prepared).clear();
-        let Some(layer) = Arc::make_mut(&mut self.program).layers_mut().get_mut(layer) else {
+        if layer >= self.program.layers().len() {
             return Err(ExecError::Input(format!("there is no layer {layer}")));
-        };
-        layer.noise.spec = spec;
-        lock(&self.idle).iter_mut().for_each(|worker| worker.tools.chip.clear());
+        }
+        self.change_layers(|layers| layers[layer].noise.spec = spec);
         Ok(())
+    }
+
+    /// Changes the layers: their noise, calibration and column shifts.
+    pub fn change_layers(&mut self, change: impl FnOnce(&mut [Layer])) {
+        // Plans hold what they need of their layers; what chips drew was for the old components.
+        lock(&self.prepared).clear();
+        change(Arc::make_mut(&mut self.program).layers_mut());
+        lock(&self.idle).iter_mut().for_each(|worker| worker.tools.chip.clear());
     }
 
     /// The program's outputs, each with all samples one after another.
@@ -206,6 +215,19 @@ impl Executor {
         targets: Targets<'_>,
         key: Key,
     ) -> Result<Gradients, ExecError> {
+        self.gradients_at(mode, batch, targets, key, &[])
+    }
+
+    /// [`Self::gradients`] in any mode, every sample's noise multiplied by a level of its own; a negative one mirrors it. Without
+    /// levels all are 1.
+    pub fn gradients_at(
+        &self,
+        mode: Mode,
+        batch: Batch<'_>,
+        targets: Targets<'_>,
+        key: Key,
+        levels: &[f64],
+    ) -> Result<Gradients, ExecError> {
         self.check_targets(batch, targets)?;
         let prepared = self.prepared(mode, Goal::Train)?;
         let count = batch.samples.len();
@@ -217,7 +239,13 @@ impl Executor {
             for n in range {
                 let inputs = self.sample_inputs(batch, n);
                 let run = Inputs { constants: &self.constants, inputs: &inputs };
-                let sample = Sample { mode, key, index: batch.samples[n], tape: true };
+                let sample = Sample {
+                    mode,
+                    key,
+                    index: batch.samples[n],
+                    tape: true,
+                    level: levels.get(n).copied().unwrap_or(1.0),
+                };
                 prepared.forward(run, worker, &sample, None)?;
                 let mut seed = worker.tools.pool.take(self.logits_len());
                 let logits = prepared.output(run, worker, 0);
@@ -318,6 +346,22 @@ impl Executor {
         batches: &mut dyn Iterator<Item = Batch<'a>>,
     ) -> Result<Measured<Statistics>, ExecError> {
         self.measure(&Calibrate, first, batches)
+    }
+
+    /// Every layer's statistics by output channel over the batches, before noise, on the clean model.
+    pub fn channels<'a>(&self, batches: &mut dyn Iterator<Item = Batch<'a>>) -> Result<Vec<ChannelSums>, ExecError> {
+        Ok(self.measure(&Channels { layers: self.program.layers() }, 0, batches)?.finish()?.0)
+    }
+
+    /// How much every output channel's noise curves the loss, over the batches on the noisy network in `mode`.
+    pub fn curvature<'a>(
+        &self,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+        mode: Mode,
+        key: Key,
+    ) -> Result<Vec<Slopes>, ExecError> {
+        self.check_logits()?;
+        Ok(self.measure(&Curvature { layers: self.program.layers(), mode, key }, 0, batches)?.finish()?.0)
     }
 
     /// What the σ̂ path of every block that draws adds over the batches on the noisy, denoised network; `None` for other layers.
@@ -509,7 +553,7 @@ impl Executor {
             for n in range {
                 let inputs = self.sample_inputs(batch, n);
                 let run = Inputs { constants: &self.constants, inputs: &inputs };
-                let sample = Sample { mode, key, index: batch.samples[n], tape: false };
+                let sample = Sample { mode, key, index: batch.samples[n], tape: false, level: 1.0 };
                 prepared.forward(run, worker, &sample, None)?;
                 for (index, output) in outputs.iter_mut().enumerate() {
                     output.extend_from_slice(prepared.output(run, worker, index));

@@ -13,7 +13,7 @@ use crate::{
     plan::{Plan, steps::PlanKey},
     program::Program,
 };
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// Plans of kernels.
 pub(crate) struct Native;
@@ -25,22 +25,31 @@ impl Backend for Native {
         key: PlanKey,
         constants: &Constants,
     ) -> Result<Arc<dyn Prepared>, ExecError> {
-        let plan = Plan::new(program, key)?;
-        plan.steps.iter().try_for_each(|step| step.kernel.prepare(constants))?;
-        Ok(Arc::new(plan))
+        Ok(Arc::new(Plan::ready(program, key, constants)?))
     }
 }
 
-impl Prepared for Plan {
-    fn forward(
+impl Plan {
+    /// Plans a kind of run and makes what its kernels need.
+    pub fn ready(program: &Program, key: PlanKey, constants: &Constants) -> Result<Self, ExecError> {
+        let plan = Self::new(program, key)?;
+        plan.steps.iter().try_for_each(|step| step.kernel.prepare(constants))?;
+        Ok(plan)
+    }
+
+    /// Runs some of a sample's steps, those before having run.
+    pub fn advance(
         &self,
         Inputs { constants, inputs }: Inputs<'_>,
         worker: &mut Worker,
         sample: &Sample,
+        steps: Range<usize>,
         mut observer: Option<&mut Observer<'_>>,
     ) -> Result<(), ExecError> {
-        worker.reset(self.values.len(), self.steps.len());
-        for (index, step) in self.steps.iter().enumerate() {
+        if steps.start == 0 {
+            worker.reset(self.values.len(), self.steps.len());
+        }
+        for (index, step) in self.steps.iter().enumerate().take(steps.end).skip(steps.start) {
             let first = step.inputs[0];
             let mut out = match step.takes_buffer {
                 true => worker.values[first].take().unwrap_or_default(),
@@ -67,6 +76,18 @@ impl Prepared for Plan {
             }
         }
         Ok(())
+    }
+}
+
+impl Prepared for Plan {
+    fn forward(
+        &self,
+        inputs: Inputs<'_>,
+        worker: &mut Worker,
+        sample: &Sample,
+        observer: Option<&mut Observer<'_>>,
+    ) -> Result<(), ExecError> {
+        self.advance(inputs, worker, sample, 0..self.steps.len(), observer)
     }
 
     fn output<'r>(&'r self, Inputs { constants, inputs }: Inputs<'r>, worker: &'r Worker, index: usize) -> &'r [f32] {

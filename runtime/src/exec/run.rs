@@ -32,7 +32,7 @@ impl SampleRun<'_> {
         observer: Option<&mut Observer<'_>>,
     ) -> Result<(), ExecError> {
         let (mode, prepared) = &self.runs[which];
-        let sample = Sample { mode: *mode, key: key.unwrap_or(NO_DRAWS), index: self.index, tape };
+        let sample = Sample { mode: *mode, key: key.unwrap_or(NO_DRAWS), index: self.index, tape, level: 1.0 };
         prepared.forward(self.inputs, self.worker, &sample, observer)
     }
 
@@ -50,10 +50,11 @@ impl SampleRun<'_> {
     pub fn backward(
         &mut self,
         which: usize,
+        key: Option<Key>,
         loss: impl FnOnce(Task, &[f32], &mut [f32]),
         observer: &mut GradientObserver<'_>,
     ) -> Result<(), ExecError> {
-        self.run(which, None, true, None)?;
+        self.run(which, key, true, None)?;
         let prepared = &self.runs[which].1;
         let len = prepared.output(self.inputs, self.worker, 0).len();
         let mut seed = self.worker.tools.pool.take(len);

@@ -60,6 +60,8 @@ pub(crate) struct Sample {
     pub index: u64,
     /// Whether a backward pass follows.
     pub tape: bool,
+    /// What its noise is multiplied by; negative ones draw the mirror image.
+    pub level: f64,
 }
 
 impl Sample {

@@ -466,7 +466,7 @@ fn plain<'a>(
     weights: &'a dyn Fn(ValueId) -> Option<Vec<f64>>,
     nudge: Option<(LayerId, usize, f64)>,
 ) -> Run<'a> {
-    let sample = Sample { mode, key: KEY, index, tape: false };
+    let sample = Sample { mode, key: KEY, index, tape: false, level: 1.0 };
     let exact = Exact { layers: program.layers(), sample, nudge, observer: RefCell::new(None) };
     Run { program, weights, exact }
 }
@@ -615,7 +615,9 @@ fn noisy_and_denoised_runs_share_their_draws() {
     let x = net.conv(x, 8, 3, 1, 1);
     let x = net.block(x, true, 0.0);
     let x = net.conv(x, 8, 3, 1, 1);
-    let program = net.classify(x, 4);
+    let mut program = net.classify(x, 4);
+    // Column scales belong to the denoised run only.
+    program.layers_mut().iter_mut().for_each(|layer| layer.columns = None);
     let (x, indices, _) = samples(&program, 3);
     let executor = Executor::new(program, 1).unwrap();
     let batch = Batch { inputs: &[&x], samples: &indices };

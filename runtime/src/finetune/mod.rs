@@ -14,7 +14,9 @@ use crate::{
     error::ExecError,
     evaluate,
     exec::{Batch, Executor, Gradients, Key, Mode, Purpose},
+    kernels::noise::fill_uniforms,
     program::{Layer, Op, Program, ValueId},
+    rng,
     task::Targets,
 };
 use checkpoint::{Checkpoint, Tensor};
@@ -34,6 +36,9 @@ pub enum Recipe {
     Paper,
     /// Adam from 10⁻² along half a cosine to 0 over all steps.
     Cosine,
+    /// For few images: from 2·10⁻³ along half a cosine, in small steps towards the clean network's own outputs, under noise of any
+    /// level up to one and a half times the package's.
+    Best,
 }
 
 impl Recipe {
@@ -42,6 +47,31 @@ impl Recipe {
         match self {
             Self::Paper => 1e-3,
             Self::Cosine => 1e-2,
+            Self::Best => 2e-3,
+        }
+    }
+
+    /// What is minimized unless `--loss` says otherwise.
+    pub fn loss(self) -> Loss {
+        match self {
+            Self::Paper | Self::Cosine => Loss::CrossEntropy,
+            Self::Best => Loss::Distill,
+        }
+    }
+
+    /// Samples a step unless `--batch` says otherwise.
+    pub fn batch(self) -> usize {
+        match self {
+            Self::Paper | Self::Cosine => 128,
+            Self::Best => 32,
+        }
+    }
+
+    /// Between which levels of noise samples are trained: shares of the noise as it is.
+    pub fn levels(self) -> [f64; 2] {
+        match self {
+            Self::Paper | Self::Cosine => [1.0, 1.0],
+            Self::Best => [0.0, 1.5],
         }
     }
 
@@ -49,7 +79,7 @@ impl Recipe {
     fn scheduled(self, learning_rate: f64, step: u64, steps: u64) -> f64 {
         match self {
             Self::Paper => learning_rate,
-            Self::Cosine => {
+            Self::Cosine | Self::Best => {
                 let progress = step as f64 / steps.max(1) as f64;
                 learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
             }
@@ -62,6 +92,7 @@ impl fmt::Display for Recipe {
         f.write_str(match self {
             Self::Paper => "paper",
             Self::Cosine => "cosine",
+            Self::Best => "best",
         })
     }
 }
@@ -73,7 +104,8 @@ impl FromStr for Recipe {
         match text {
             "paper" => Ok(Self::Paper),
             "cosine" => Ok(Self::Cosine),
-            _ => Err(format!("`{text}` is no recipe; use paper or cosine")),
+            "best" => Ok(Self::Best),
+            _ => Err(format!("`{text}` is no recipe; use best, paper or cosine")),
         }
     }
 }
@@ -123,6 +155,8 @@ pub struct FinetuneOptions {
     pub batch: usize,
     /// Trains on the first so many samples only.
     pub limit: Option<usize>,
+    /// The share of the noise that samples are trained under: each draws its own, uniformly between the two; 1 is the noise as it is.
+    pub levels: [f64; 2],
     /// Keys the order of samples and the noise.
     pub seed: u64,
     /// The SHA-256 of the package that is trained; a checkpoint of another one is refused.
@@ -132,19 +166,39 @@ pub struct FinetuneOptions {
 }
 
 impl FinetuneOptions {
-    /// A recipe's options: cross-entropy, 5 epochs, batches of 128, all samples, seed 0.
+    /// A recipe's options: 5 epochs, all samples, seed 0.
     pub fn new(recipe: Recipe) -> Self {
         Self {
             recipe,
-            loss: Loss::CrossEntropy,
+            loss: recipe.loss(),
             learning_rate: recipe.learning_rate(),
             epochs: 5,
-            batch: 128,
+            batch: recipe.batch(),
             limit: None,
+            levels: recipe.levels(),
             seed: 0,
             parent_sha256: String::new(),
             resume: false,
         }
+    }
+}
+
+impl FinetuneOptions {
+    /// The samples' levels of noise in a step; none where all are 1.
+    fn levels(&self, samples: &[u64], key: Key) -> Vec<f64> {
+        let [low, high] = self.levels;
+        if [low, high] == [1.0; 2] {
+            return Vec::new();
+        }
+        let level = |&sample: &u64| {
+            let Key { seed, purpose, pass, chip } = key;
+            let (purpose, kind) = (purpose as u8, rng::Kind::Seed);
+            let key = rng::StreamKey { seed, purpose, kind, component: 0, chip, pass, layer: 0, sample };
+            let mut uniform = [0f32];
+            fill_uniforms(&key.stream(), 0, &mut uniform);
+            low + (high - low) * (f64::from(uniform[0]) + 0.5)
+        };
+        samples.iter().map(level).collect()
     }
 }
 
@@ -217,7 +271,14 @@ trait Trainee {
     fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError>;
     /// The clean network's logits.
     fn clean_logits(&self, batch: Batch<'_>) -> Result<Vec<f32>, ExecError>;
-    fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key) -> Result<Gradients, ExecError>;
+    /// The gradients, every sample's noise at its level.
+    fn gradients(
+        &self,
+        batch: Batch<'_>,
+        targets: Targets<'_>,
+        key: Key,
+        levels: &[f64],
+    ) -> Result<Gradients, ExecError>;
 }
 
 impl Trainee for Executor {
@@ -238,8 +299,14 @@ impl Trainee for Executor {
         self.logits(batch, Mode::CLEAN, Key { seed: 0, purpose: Purpose::Train, pass: 0, chip: 0 })
     }
 
-    fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key) -> Result<Gradients, ExecError> {
-        self.gradients(batch, targets, key)
+    fn gradients(
+        &self,
+        batch: Batch<'_>,
+        targets: Targets<'_>,
+        key: Key,
+        levels: &[f64],
+    ) -> Result<Gradients, ExecError> {
+        self.gradients_at(Mode::DENOISED, batch, targets, key, levels)
     }
 }
 
@@ -524,7 +591,8 @@ fn train<T: Trainee>(
                 }
                 Loss::Distill => Targets::Logits(teacher.logits(trainee, batch)?),
             };
-            let gradients = trainee.gradients(batch, targets, key)?;
+            let levels = options.levels(&ids, key);
+            let gradients = trainee.gradients(batch, targets, key, &levels)?;
             if !gradients.loss.is_finite() {
                 return Err(FinetuneError::Diverged { step, loss: gradients.loss });
             }

@@ -57,7 +57,7 @@ impl Trainee for Fake {
         Err(ExecError::Program("the fake has no logits".into()))
     }
 
-    fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key) -> Result<Gradients, ExecError> {
+    fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key, _: &[f64]) -> Result<Gradients, ExecError> {
         let Targets::Labels(labels) = targets else { panic!("the fake is trained on labels") };
         self.calls.set(self.calls.get() + 1);
         if self.kill_at == Some(self.calls.get()) {
@@ -297,8 +297,13 @@ impl Source for Patterns {
 fn network() -> Program {
     let mut builder = Builder::new();
     let noise = LayerNoise { spec: "gaussian(sigma=60%)".parse().unwrap(), ..LayerNoise::default() };
-    let layer =
-        |name: &str, channels| Layer { name: name.to_owned(), channels, noise: noise.clone(), calibration: None };
+    let layer = |name: &str, channels| Layer {
+        name: name.to_owned(),
+        channels,
+        noise: noise.clone(),
+        calibration: None,
+        columns: None,
+    };
     let (conv, fc) = (builder.layer(layer("conv", 4)).unwrap(), builder.layer(layer("fc", 3)).unwrap());
     let mut constant = |name: &str, shape: &[usize], values: &[f32]| {
         let values = if values.len() == 1 { vec![values[0]; shape.iter().product()] } else { values.to_vec() };

@@ -35,7 +35,7 @@ impl Law {
 /// Numbers uniform from −1/2 to 1/2, in steps of 2⁻²⁴ and symmetric about 0, which is none of them. Exact, so that every
 /// instruction set gives the same bits.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn fill_uniforms(stream: &Stream, first_block: u64, out: &mut [f32]) {
+pub fn fill_uniforms(stream: &Stream, first_block: u64, out: &mut [f32]) {
     const STEP: f32 = 1.0 / 16_777_216.0;
     stream.fill(first_block, out, |words, out| {
         for (out, &word) in out.iter_mut().zip(words) {

@@ -39,6 +39,7 @@ impl Probe for Sensitivity<'_> {
         let n = usize::try_from(place - self.first).unwrap_or(usize::MAX);
         run.backward(
             0,
+            None,
             |task, logits, seed| {
                 task.loss(Targets::Labels(self.labels), n, logits, 1.0, seed);
             },

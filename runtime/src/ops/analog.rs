@@ -21,7 +21,10 @@ use crate::{
     program::value::{Layer, LayerId},
     rng::{Kind, layer_hash},
 };
-use mxc_spec::noise::{Lifetime, Reference, Scale, Site};
+use mxc_spec::{
+    calibration::Columns,
+    noise::{Lifetime, Reference, Scale, Site},
+};
 
 /// What a tile computes of its input: a product with constant weights, and a bias.
 pub(crate) trait Product: std::fmt::Debug + Send + Sync + 'static {
@@ -44,13 +47,14 @@ pub(crate) fn layer(
 ) -> Result<Id, ExecError> {
     let x = node.x();
     let noisy = noisy(layer, steps)?;
-    let limits = noisy.and_then(|(_, layer)| layer.limits());
+    let denoise = steps.key.denoise;
+    let limits = noisy.and_then(|(_, layer)| layer.limits(denoise));
     let acts_at = |site: Site| noisy.filter(|(_, layer)| layer.noise.spec.acts_at(site));
     let before = acts_at(Site::Input);
     // A tile saturates at its output whether or not a component acts there.
     let after = acts_at(Site::Output).or(noisy.filter(|_| limits.is_some()));
     let x = match before {
-        Some((id, layer)) => steps.push(Noise::new(id, layer, Site::Input), vec![x], steps.values[x].len),
+        Some((id, layer)) => steps.push(Noise::new(id, layer, Site::Input, denoise), vec![x], steps.values[x].len),
         None => x,
     };
     let kernel = Tile { product, limit: limits.map(|limits| limits[0]) };
@@ -59,7 +63,7 @@ pub(crate) fn layer(
         step.layer = layer;
     }
     Ok(match after {
-        Some((id, layer)) => steps.push(Noise::new(id, layer, Site::Output), vec![y], node.words()),
+        Some((id, layer)) => steps.push(Noise::new(id, layer, Site::Output, denoise), vec![y], node.words()),
         None => y,
     })
 }
@@ -163,10 +167,12 @@ struct Noise {
     magnitude: Option<f64>,
     reference: Reference,
     limit: Option<f32>,
+    /// By channel, the powers of two in front of the converter and behind it.
+    columns: Option<[Vec<f32>; 2]>,
 }
 
 impl Noise {
-    fn new(id: LayerId, layer: &Layer, site: Site) -> Self {
+    fn new(id: LayerId, layer: &Layer, site: Site, denoise: bool) -> Self {
         let components = layer.noise.spec.components.iter().enumerate();
         Self {
             layer: id,
@@ -178,10 +184,25 @@ impl Noise {
                 .collect(),
             magnitude: match layer.noise.scale {
                 Scale::Signal => None,
-                Scale::Range | Scale::Constant => Some(layer.magnitude(site).unwrap_or(0.0)),
+                Scale::Range | Scale::Constant => Some(layer.magnitude(site, denoise).unwrap_or(0.0)),
             },
             reference: layer.noise.reference,
-            limit: layer.limits().filter(|_| site == Site::Output).map(|limits| limits[1]),
+            limit: layer.limits(denoise).filter(|_| site == Site::Output).map(|limits| limits[1]),
+            columns: layer.columns(denoise).filter(|_| site == Site::Output).map(Columns::scales),
+        }
+    }
+
+    /// Values as the converter sees them, of those outside.
+    fn scaled(&self, values: &mut [f32]) {
+        if let Some([scale, _]) = &self.columns {
+            elementwise::scale_rows(values, scale);
+        }
+    }
+
+    /// Values outside, of those that the converter sees.
+    fn unscaled(&self, values: &mut [f32]) {
+        if let Some([_, inverse]) = &self.columns {
+            elementwise::scale_rows(values, inverse);
         }
     }
 }
@@ -200,12 +221,13 @@ impl Kernel for Noise {
     }
 
     fn forward(&self, run: &mut Forward<'_>) -> Result<(), ExecError> {
+        self.scaled(run.out);
         let magnitude = self.magnitude.unwrap_or_else(|| elementwise::magnitude(run.out, self.reference));
         let stream = |index: usize, lifetime: Lifetime| run.sample.stream(self.hash, Kind::Noise, index, lifetime);
         let Tools { chip, .. } = run.tools;
         let mut offset = 0.0;
         for &(index, lifetime, law) in &self.components {
-            offset += magnitude * law.mean;
+            offset += magnitude * law.mean * run.sample.level.abs();
             if lifetime == Lifetime::Chip && law.spread > 0.0 {
                 let stream = stream(index, Lifetime::Chip);
                 let entry = chip.entry((self.layer, index)).or_insert_with(|| (stream, Vec::new()));
@@ -225,10 +247,11 @@ impl Kernel for Noise {
                         Draws::Values(chip.get(&(self.layer, index)).map_or(&[], |entry| entry.1.as_slice()))
                     }
                 };
-                (draws, (magnitude * law.spread) as f32)
+                (draws, (magnitude * law.spread * run.sample.level) as f32)
             })
             .collect();
         noise::add_noise(run.out, offset as f32, &parts, self.limit);
+        self.unscaled(run.out);
         if self.magnitude.is_none() {
             run.extra = Extra::Magnitude(magnitude);
         }
@@ -239,18 +262,38 @@ impl Kernel for Noise {
     }
 
     fn backward(&self, run: &mut Backward<'_>, mut g: Buffer) -> Result<(), ExecError> {
-        let (x, y) = (run.operand(0), run.result());
-        if let Some(limit) = self.limit {
-            elementwise::mask_clamped(&mut g, y, -limit, limit);
+        // All in the converter's units: those outside are powers of two away, so that scaling them back is exact.
+        let seen = |run: &mut Backward<'_>, values: &[f32]| {
+            let mut values = run.pool().take_copy(values);
+            self.scaled(&mut values);
+            values
+        };
+        let (mut x, mut y) = (None, None);
+        if self.columns.is_some() {
+            let values = run.values;
+            if self.magnitude.is_none() {
+                x = Some(seen(run, values.get(run.step.inputs[0])));
+            }
+            y = Some(seen(run, values.get(run.step.output)));
+            self.unscaled(&mut g);
         }
-        if let Extra::Magnitude(s) = run.extra
-            && *s > 0.0
         {
-            // ∂y*/∂s = (y* − y)/s.
-            let along: f64 =
-                g.iter().zip(y).zip(x).map(|((&g, &noisy), &clean)| f64::from(g) * f64::from(noisy - clean)).sum();
-            elementwise::magnitude_backward(x, self.reference, *s, along / s, &mut g);
+            let x = x.as_deref().unwrap_or_else(|| run.operand(0));
+            let y = y.as_deref().unwrap_or_else(|| run.result());
+            if let Some(limit) = self.limit {
+                elementwise::mask_clamped(&mut g, y, -limit, limit);
+            }
+            if let Extra::Magnitude(s) = run.extra
+                && *s > 0.0
+            {
+                // ∂y*/∂s = (y* − y)/s.
+                let along: f64 =
+                    g.iter().zip(y).zip(x).map(|((&g, &noisy), &clean)| f64::from(g) * f64::from(noisy - clean)).sum();
+                elementwise::magnitude_backward(x, self.reference, *s, along / s, &mut g);
+            }
         }
+        self.scaled(&mut g);
+        [x, y].into_iter().flatten().for_each(|buffer| run.pool().give(buffer));
         run.add(0, g);
         Ok(())
     }
@@ -267,7 +310,7 @@ pub(crate) fn exact(
         return Ok(product(x));
     };
     let info = &run.layers[layer];
-    let limits = info.limits().filter(|_| run.sample.mode.noise && !info.noise.spec.is_ideal());
+    let limits = info.limits(run.sample.mode.denoise).filter(|_| run.sample.mode.noise && !info.noise.spec.is_ideal());
     let clamp = |tensor: &mut Tensor, limit: Option<f32>| {
         if let Some(limit) = limit.map(f64::from) {
             tensor.values.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
@@ -284,8 +327,17 @@ pub(crate) fn exact(
         y.values[at] += by;
     }
     if run.sample.mode.noise {
+        let columns = info.columns(run.sample.mode.denoise).map(Columns::scales);
+        let scale = |y: &mut Tensor, which: usize| {
+            if let Some(columns) = &columns {
+                let scales = columns[which].iter().cycle();
+                y.values.iter_mut().zip(scales).for_each(|(y, &scale)| *y *= f64::from(scale));
+            }
+        };
+        scale(&mut y, 0);
         add_noise(run, layer, Site::Output, &mut y)?;
         clamp(&mut y, limits.map(|limits| limits[1]));
+        scale(&mut y, 1);
         run.observe(layer, [&y, &y], |[_, output]| Seen::Noisy { output });
     }
     Ok(y)
@@ -301,7 +353,7 @@ fn add_noise(run: &Exact<'_>, layer: LayerId, site: Site, y: &mut Tensor) -> Res
         (Scale::Signal, Reference::Absmax) => Some(values.iter().fold(0.0, |max: f64, y| y.abs().max(max))),
         (Scale::Signal, Reference::MeanAbs) => Some(values.iter().map(|y| y.abs()).sum::<f64>() / n),
         (Scale::Signal, Reference::Std) => Some((square - mean * mean).sqrt()),
-        (Scale::Range | Scale::Constant, _) => info.magnitude(site),
+        (Scale::Range | Scale::Constant, _) => info.magnitude(site, run.sample.mode.denoise),
     };
     for (index, component) in info.noise.spec.components.iter().enumerate() {
         if component.site != site {
@@ -311,7 +363,7 @@ fn add_noise(run: &Exact<'_>, layer: LayerId, site: Site, y: &mut Tensor) -> Res
         let law = Law::of(&component.model);
         let draws = run.draws(law.fill, layer, Kind::Noise, index, component.lifetime, y.values.len());
         for (y, draw) in y.values.iter_mut().zip(draws) {
-            *y += s * (law.mean + law.spread * draw);
+            *y += s * (law.mean * run.sample.level.abs() + law.spread * draw * run.sample.level);
         }
     }
     Ok(())

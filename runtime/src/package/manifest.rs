@@ -39,6 +39,23 @@ pub struct Manifest {
     /// What the network is for: a [`Task`](crate::task::Task)'s name.
     #[prost(string, tag = "11")]
     pub task: String,
+    /// How the denoisers were fitted before any training, if they were.
+    #[prost(message, optional, tag = "12")]
+    pub closed_form: Option<ClosedForm>,
+}
+
+/// How denoisers were fitted in closed form.
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+pub struct ClosedForm {
+    /// The number of samples asked for.
+    #[prost(uint64, tag = "1")]
+    pub samples: u64,
+    /// What keyed their drawing and the noise.
+    #[prost(uint64, tag = "2")]
+    pub seed: u64,
+    /// The gain; absent where no fit was better than fresh denoisers.
+    #[prost(double, optional, tag = "3")]
+    pub gain: Option<f64>,
 }
 
 /// A [`LayerNoise`] in its text form.

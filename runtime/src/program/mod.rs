@@ -27,9 +27,10 @@ pub use crate::ops::{
     unary::Unary,
 };
 use crate::{ops::operator::Operand, store::Weight, task::Task};
+use mxc_spec::calibration::MAX_COLUMN_SHIFT;
 pub use mxc_spec::shape::Window;
 use std::collections::BTreeMap;
-pub use value::{Calibration, DType, Layer, LayerId, Value, ValueId};
+pub use value::{Calibration, Columns, DType, Layer, LayerId, Value, ValueId};
 
 /// The axes that a value may have. Every value holds its shape, so that a long one would be many.
 const MAX_RANK: usize = 64;
@@ -307,6 +308,18 @@ impl Builder {
     pub fn layer(&mut self, layer: Layer) -> Result<LayerId, ProgramError> {
         if self.layer_named(&layer.name).is_some() {
             return wrong(format!("layer `{}`", layer.name), "it appears twice");
+        }
+        let shifts = layer.columns.as_ref().map_or(&[][..], |columns| &columns.shift);
+        if layer.columns.is_some() && shifts.len() != layer.channels {
+            let (name, count, channels) = (&layer.name, shifts.len(), layer.channels);
+            return wrong(format!("layer `{name}`"), format!("it has {count} column shifts for {channels} channels"));
+        }
+        if let Some(shift) = shifts.iter().find(|shift| !(0..=MAX_COLUMN_SHIFT).contains(*shift)) {
+            let name = &layer.name;
+            return wrong(
+                format!("layer `{name}`"),
+                format!("the column shift {shift} is not 0 to {MAX_COLUMN_SHIFT}"),
+            );
         }
         let id = self.program.layers.len();
         self.layers.insert(layer.name.clone(), id);

@@ -1,7 +1,7 @@
 //! Values of a program: their types and constants; and the analog layers.
 
 use crate::store::Weight;
-pub use mxc_spec::calibration::Calibration;
+pub use mxc_spec::calibration::{Calibration, Columns};
 use mxc_spec::noise::{LayerNoise, Scale, Site};
 
 /// The index of a value in [`Program::values`].
@@ -89,13 +89,21 @@ pub struct Layer {
     pub noise: LayerNoise,
     /// What calibration measured on the clean model, if it has run.
     pub calibration: Option<Calibration>,
+    /// How its tile's converters see the output, where the channels' ranges were equalized. That belongs to what mxc adds to a
+    /// network, as denoisers do: the noisy network without them is as it was.
+    pub columns: Option<Columns>,
 }
 
 impl Layer {
-    /// The calibrated magnitude s at a site, in the units of the values there; `None` where nothing is measured. Of the input
-    /// that is only the DAC's full scale, whatever the reference.
-    pub fn magnitude(&self, site: Site) -> Option<f64> {
-        let calibration = self.calibration?;
+    /// Its columns in a run with or without what mxc adds.
+    pub(crate) fn columns(&self, denoise: bool) -> Option<&Columns> {
+        self.columns.as_ref().filter(|_| denoise)
+    }
+
+    /// The calibrated magnitude s at a site, with or without what mxc adds, in the units that a converter sees; `None` where nothing
+    /// is measured. Of the input that is only the DAC's full scale, whatever the reference.
+    pub fn magnitude(&self, site: Site, denoise: bool) -> Option<f64> {
+        let calibration = self.columns(denoise).map(|columns| columns.calibration).or(self.calibration)?;
         match site {
             Site::Input => Some(calibration.input_absmax),
             Site::Weight | Site::PartialSum => None,
@@ -104,8 +112,9 @@ impl Layer {
     }
 
     /// The tile's input and output limits, if it saturates.
-    pub(crate) fn limits(&self) -> Option<[f32; 2]> {
+    pub(crate) fn limits(&self, denoise: bool) -> Option<[f32; 2]> {
         let calibration = self.calibration.filter(|_| self.noise.scale == Scale::Range)?;
-        Some([calibration.input_absmax as f32, calibration.absmax as f32])
+        let output = self.columns(denoise).map_or(calibration, |columns| columns.calibration);
+        Some([calibration.input_absmax as f32, output.absmax as f32])
     }
 }

@@ -205,6 +205,19 @@ func.func private @memory(%y: tensor<1x1x2xi16>) -> tensor<1x1x2xi16> attributes
   return %o : tensor<1x1x2xi16>
 }
 // -----
+// Column scales.
+func.func @main(%x: tensor<?x2xf32>) -> tensor<?x2xf32> {
+  %w = "tosa.const"() {values = dense<1.0> : tensor<2x2xf32>} : () -> tensor<2x2xf32>
+  %b = "tosa.const"() {values = dense<1.0> : tensor<2xf32>} : () -> tensor<2xf32>
+  // expected-error@below {{"one": it has one of `column_shift` and `column_calibration` without the other}}
+  %1 = "analog.fully_connected"(%x, %w, %b) {layer = "one", column_shift = array<i64: 0, 1>, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  // expected-error@below {{"count": its column_shift has 3 numbers for 2 channels}}
+  %2 = "analog.fully_connected"(%1, %w, %b) {layer = "count", column_shift = array<i64: 0, 1, 2>, column_calibration = {samples = 4 : i64, rms = 1.0 : f64, absmax = 3.0 : f64, mean_abs = 0.5 : f64, std = 1.0 : f64, input_absmax = 1.0 : f64}, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  // expected-error@below {{"large": its `column_shift` are not all from 0 to 15}}
+  %3 = "analog.fully_connected"(%2, %w, %b) {layer = "large", column_shift = array<i64: 0, 16>, column_calibration = {samples = 4 : i64, rms = 1.0 : f64, absmax = 3.0 : f64, mean_abs = 0.5 : f64, std = 1.0 : f64, input_absmax = 1.0 : f64}, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  return %3 : tensor<?x2xf32>
+}
+// -----
 // A launch.
 func.func @main(%x: tensor<?x2xi16>) -> tensor<?x2xi16> {
   // expected-error@below {{dtile.launch of layer fc: no dtile program @nothing}}

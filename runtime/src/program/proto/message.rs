@@ -41,6 +41,20 @@ pub struct Layer {
     /// What calibration measured, if it has run.
     #[prost(message, optional, tag = "6")]
     pub calibration: Option<Calibration>,
+    /// How its tile's converters see the output, where the channels' ranges were equalized.
+    #[prost(message, optional, tag = "7")]
+    pub columns: Option<Columns>,
+}
+
+/// How converters see a layer's output.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Columns {
+    /// By output channel, the power of two that it is scaled by, which is undone behind the converter.
+    #[prost(uint32, repeated, tag = "1")]
+    pub shift: Vec<u32>,
+    /// What calibration measured of the scaled output.
+    #[prost(message, optional, tag = "2")]
+    pub calibration: Option<Calibration>,
 }
 
 /// What calibration measured on the clean model, in the units of the values.

@@ -79,13 +79,10 @@ impl Program {
             noise_spec: layer.noise.spec.to_string(),
             noise_scale: layer.noise.scale.to_string(),
             noise_reference: layer.noise.reference.to_string(),
-            calibration: layer.calibration.map(|measured| Calibration {
-                samples: measured.samples,
-                rms: measured.rms,
-                absmax: measured.absmax,
-                mean_abs: measured.mean_abs,
-                std: measured.std,
-                input_absmax: measured.input_absmax,
+            calibration: layer.calibration.map(from_calibration),
+            columns: layer.columns.as_ref().map(|columns| Columns {
+                shift: columns.shift.iter().map(|&shift| u32::from(shift.unsigned_abs())).collect(),
+                calibration: Some(from_calibration(columns.calibration)),
             }),
         });
         let outputs = program.outputs.iter();
@@ -137,6 +134,16 @@ impl Program {
     }
 }
 
+fn from_calibration(measured: program::Calibration) -> Calibration {
+    let program::Calibration { samples, rms, absmax, mean_abs, std, input_absmax } = measured;
+    Calibration { samples, rms, absmax, mean_abs, std, input_absmax }
+}
+
+fn to_calibration(measured: &Calibration) -> program::Calibration {
+    let Calibration { samples, rms, absmax, mean_abs, std, input_absmax } = *measured;
+    program::Calibration { samples, rms, absmax, mean_abs, std, input_absmax }
+}
+
 /// The state of reading a message.
 struct Reader<'a> {
     weights: &'a WeightStore,
@@ -166,16 +173,21 @@ impl<'a> Reader<'a> {
         };
         let noise = noise().or_else(|error: mxc_spec::noise::NoiseError| wrong(what(), error.to_string()))?;
         let channels = operator::size(layer.channels).or_else(|reason| wrong(what(), reason))?;
-        let calibration = layer.calibration.as_ref().map(|measured| program::Calibration {
-            samples: measured.samples,
-            rms: measured.rms,
-            absmax: measured.absmax,
-            mean_abs: measured.mean_abs,
-            std: measured.std,
-            input_absmax: measured.input_absmax,
-        });
+        let calibration = layer.calibration.as_ref().map(to_calibration);
+        let columns = match &layer.columns {
+            None => None,
+            Some(columns) => {
+                let shifts = columns.shift.iter().map(|&shift| i8::try_from(shift));
+                let shift =
+                    shifts.collect::<Result<_, _>>().or_else(|_| wrong(what(), "a column shift is too large"))?;
+                let Some(calibration) = columns.calibration.as_ref().map(to_calibration) else {
+                    return wrong(what(), "its columns have no calibration");
+                };
+                Some(program::Columns { shift, calibration })
+            }
+        };
         let name = layer.name.clone();
-        self.builder.layer(program::Layer { name, channels, noise, calibration })?;
+        self.builder.layer(program::Layer { name, channels, noise, calibration, columns })?;
         self.layers.push(false);
         Ok(())
     }

@@ -37,8 +37,16 @@ fn example() -> (program::Program, WeightStore) {
     let bias = builder.constant("bias", Weight::new(vec![5], vec![0.0; 5]).unwrap(), false).unwrap();
     let measured =
         program::Calibration { samples: 7, rms: 0.1, absmax: 1.5, mean_abs: 0.2, std: 0.3, input_absmax: 2.0 };
-    let layer =
-        AnalogLayer { name: "fc".into(), channels: 5, noise: LayerNoise::default(), calibration: Some(measured) };
+    let layer = AnalogLayer {
+        name: "fc".into(),
+        channels: 5,
+        noise: LayerNoise::default(),
+        calibration: Some(measured),
+        columns: Some(program::Columns {
+            shift: vec![0, 3, 15, 1, 0],
+            calibration: program::Calibration { rms: 0.7, absmax: 4.5, ..measured },
+        }),
+    };
     let layer = builder.layer(layer).unwrap();
     let y = builder.node(program::FullyConnected { layer: Some(layer) }, &[y, product, bias]).unwrap();
     let scale = builder.constant("scale", weights.get("scale").unwrap().clone(), true).unwrap();
@@ -173,7 +181,20 @@ fn wrong_messages_are_refused_with_a_reason() {
     change(&|message| message.outputs[0].value = 1, "it has no batch");
     change(&|message| message.layers[0].noise_spec = "gausian(sigma=6%)".into(), "layer `fc`");
     change(&|message| message.layers[0].noise_scale = "huge".into(), "layer `fc`");
-    change(&|message| message.layers[0].channels = 4, "its layer has not the channels");
+    change(&|message| message.layers[0].channels = 4, "it has 5 column shifts for 4 channels");
+    change(
+        &|message| {
+            message.layers[0].channels = 4;
+            message.layers[0].columns = None;
+        },
+        "its layer has not the channels",
+    );
+    let columns = |message: &mut Program, change: &dyn Fn(&mut Columns)| {
+        message.layers[0].columns.as_mut().into_iter().for_each(change);
+    };
+    change(&|message| columns(message, &|columns| columns.shift[1] = 16), "the column shift 16 is not 0 to 15");
+    change(&|message| columns(message, &|columns| columns.shift[1] = 300), "a column shift is too large");
+    change(&|message| columns(message, &|columns| columns.calibration = None), "its columns have no calibration");
     change(&|message| message.layers.push(message.layers[0].clone()), "it appears twice");
     change(
         &|message| message.layers.push(Layer { name: "b".into(), ..message.layers[0].clone() }),

@@ -1,0 +1,176 @@
+//! What passes that run the network on samples have in common: the network made ready, and its samples.
+
+use crate::{
+    load,
+    pass::{OptionError, Options, PassContext, PassError, SampleRequest, Samples, random::Source},
+};
+use mxc_dialects::erase::ModuleMut;
+use mxc_runtime::{
+    evaluate,
+    exec::{Batch, Executor},
+    program::DType,
+    store::WeightStore,
+};
+use std::path::PathBuf;
+
+/// Samples without data.
+const SYNTHETIC_SAMPLES: usize = 64;
+
+/// The options of such a pass, and what each is.
+pub const OPTIONS: [(&str, &str); 3] = [
+    ("seed", "the seed that draws them"),
+    ("data", "a data set; without one, synthetic inputs"),
+    ("weights", "a weight file, if the caller has loaded none"),
+];
+
+/// What such a pass is told.
+#[derive(Clone, Debug, Default)]
+pub struct Measuring {
+    /// How many samples; `None` leaves it to the caller.
+    pub samples: Option<usize>,
+    seed: Option<u64>,
+    data: Option<PathBuf>,
+    weights: Option<PathBuf>,
+}
+
+/// A network ready to run, and samples for it.
+pub struct Ready {
+    /// The network.
+    pub executor: Executor,
+    /// The samples.
+    pub samples: Samples,
+    /// One sample's shape, by input.
+    pub shapes: Vec<Vec<usize>>,
+    /// Whether there were no data, so that the samples are random numbers.
+    pub synthetic: bool,
+    /// What keys every draw.
+    pub seed: u64,
+}
+
+impl Measuring {
+    /// Takes `samples` and [`OPTIONS`].
+    pub fn from_options(options: &mut Options) -> Result<Self, OptionError> {
+        let samples = options.take_parsed("samples", "a number")?;
+        if samples == Some(0) {
+            return Err(OptionError("option samples=0: at least 1 expected".to_owned()));
+        }
+        Ok(Self {
+            samples,
+            seed: options.take_parsed("seed", "a number")?,
+            data: options.take("data").map(PathBuf::from),
+            weights: options.take("weights").map(PathBuf::from),
+        })
+    }
+
+    /// Makes the module's network and its samples ready.
+    pub fn ready(&self, module: &ModuleMut<'_, '_>, cx: &mut PassContext) -> Result<Ready, PassError> {
+        let weights = self.weights(cx)?;
+        let program = load::program(module, &weights).map_err(|error| match error {
+            load::LoadError::MissingWeight(name) => PassError::missing_weight(&name),
+            other => PassError::new(other.to_string()),
+        })?;
+        let shapes: Vec<Vec<usize>> = program
+            .inputs()
+            .iter()
+            .map(|input| {
+                let value = &program.values()[*input];
+                value.shape.iter().skip(1).copied().collect::<Option<Vec<_>>>().ok_or_else(|| {
+                    PassError::new(format!("input '{}' has a shape that is not known", value.name))
+                        .hint("give it: --input-shape NAME=1,3,H,W")
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let threads = match cx.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let classes = evaluate::classes(&program).map_err(|error| PassError::new(error.to_string()))?;
+        let dtypes: Vec<DType> = program.inputs().iter().map(|input| program.values()[*input].dtype).collect();
+        let executor = Executor::new(program, threads).map_err(|error| PassError::new(error.to_string()))?;
+        let seed = self.seed.unwrap_or(cx.seed);
+        let bytes = matches!(dtypes[..], [DType::I32]);
+        let request = SampleRequest { data: self.data.clone(), count: self.samples, seed, shapes, classes, bytes };
+        let samples = match &cx.samples {
+            Some(source) => source(&request).map_err(PassError::new)?,
+            None if self.data.is_some() => {
+                return Err(PassError::new("data= is given, but the caller reads no data sets"));
+            }
+            None => None,
+        };
+        let synthetic = samples.is_none();
+        let samples = match samples {
+            Some(samples) => samples,
+            None => synthetic_samples(&request, &dtypes),
+        };
+        check(&samples, &request.shapes)?;
+        Ok(Ready { executor, samples, shapes: request.shapes, synthetic, seed })
+    }
+
+    /// The weights of the backbone and of denoisers that are there already.
+    fn weights(&self, cx: &mut PassContext) -> Result<WeightStore, PassError> {
+        if let Some(path) = &self.weights {
+            let loader = cx
+                .weight_loader
+                .as_ref()
+                .ok_or_else(|| PassError::new("weights= is given, but the caller reads no weight files"))?;
+            let loaded = loader(path).map_err(PassError::new)?;
+            cx.weights = loaded.union(&cx.weights);
+        }
+        Ok(cx.weights.union(&cx.denoisers))
+    }
+}
+
+impl Ready {
+    /// All samples as one batch, of one slice per input.
+    pub fn run<R>(&mut self, work: impl FnOnce(&mut Executor, Batch<'_>) -> R) -> R {
+        let inputs: Vec<&[f32]> = self.samples.inputs.iter().map(Vec::as_slice).collect();
+        work(&mut self.executor, Batch { inputs: &inputs, samples: &self.samples.indices })
+    }
+}
+
+/// An error once the caller wants the pass to end.
+pub fn unless_stopped(cx: &PassContext) -> Result<(), PassError> {
+    if cx.is_stopped() { Err(PassError::new("stopped")) } else { Ok(()) }
+}
+
+/// Standard normal inputs without labels; integers are drawn as bytes.
+fn synthetic_samples(request: &SampleRequest, dtypes: &[DType]) -> Samples {
+    let count = request.count.map_or(SYNTHETIC_SAMPLES, |count| count.min(SYNTHETIC_SAMPLES));
+    let inputs: Vec<Vec<f32>> = request
+        .shapes
+        .iter()
+        .enumerate()
+        .map(|(input, shape)| {
+            let source = Source::new(request.seed, &format!("synthetic input {input}"));
+            let elements = shape.iter().product::<usize>() * count;
+            match dtypes.get(input) {
+                Some(DType::F32) | None => (0..elements as u64).map(|index| source.normal(index) as f32).collect(),
+                Some(dtype) => {
+                    let bytes: Vec<i64> =
+                        (0..elements as u64).map(|index| (256.0 * source.uniform(index)) as i64).collect();
+                    dtype.encode(&bytes)
+                }
+            }
+        })
+        .collect();
+    Samples { inputs, labels: None, indices: (0..count as u64).collect() }
+}
+
+fn check(samples: &Samples, shapes: &[Vec<usize>]) -> Result<(), PassError> {
+    let count = samples.indices.len();
+    let fits = samples.inputs.len() == shapes.len()
+        && samples.labels.as_ref().is_none_or(|labels| labels.len() == count)
+        && samples
+            .inputs
+            .iter()
+            .zip(shapes)
+            .all(|(values, shape)| values.len() == shape.iter().product::<usize>() * count);
+    match (fits, count) {
+        (true, 1..) => Ok(()),
+        (true, 0) => Err(PassError::new("there are no samples to calibrate on")),
+        (false, _) => Err(PassError::new(format!(
+            "the samples do not fit the model's inputs: {count} samples, inputs of {:?} values for shapes {shapes:?}",
+            samples.inputs.iter().map(Vec::len).collect::<Vec<_>>()
+        ))),
+    }
+}

@@ -1,0 +1,105 @@
+//! `equalize-ranges`: chooses how much of its converters' range each output channel of an analog layer uses.
+//!
+//! ```mlir
+//! %1 = "analog.conv2d"(…) {layer = "conv1", calibration = {rms = 2.0, absmax = 9.5, …}, …}
+//! // becomes
+//! %1 = "analog.conv2d"(…) {layer = "conv1", calibration = {rms = 2.0, absmax = 9.5, …},
+//!   column_shift = array<i64: 0, 3, 1>, column_calibration = {rms = 4.1, absmax = 14.0, …}, …}
+//! ```
+//!
+//! Channel c reaches the converter scaled by 2^`column_shift[c]`, which a shift undoes behind it: the layer computes the same and the
+//! channel has less of the converter's noise. `column_calibration` is of the scaled output. The weights stay as they are.
+//! Scales are chosen by the distillation loss under the noise (`runtime/src/equalize.rs`), so that the pass follows
+//! `annotate-noise` and `rank-sensitivity`; layers whose noise follows no converter's range (another scale than `range`) get none.
+
+use crate::{
+    measuring::{self, Measuring},
+    pass::{OptionError, Options, Pass, PassContext, PassError, Ranges},
+};
+use melior::{
+    Context,
+    ir::operation::{OperationLike, OperationMutLike},
+};
+use mxc_dialects::{
+    analog::{self, AnalogOp},
+    erase::ModuleMut,
+    ffi,
+    ir::{self, DictionaryValue},
+    noise::Scale,
+};
+use mxc_runtime::equalize::{Equalized, equalize};
+
+/// Enough to tell channels apart, and few enough that a network of ImageNet's size takes seconds.
+const SAMPLES: usize = 128;
+
+/// See the module.
+pub struct EqualizeRanges(Measuring);
+
+impl Pass for EqualizeRanges {
+    const NAME: &'static str = "equalize-ranges";
+    const DESCRIPTION: &'static str = "scales every layer's output channels towards its converters' full scale";
+    const OPTIONS: &'static [(&'static str, &'static str)] = &[
+        ("samples", "samples to run, half of them to judge by (default 128)"),
+        measuring::OPTIONS[0],
+        measuring::OPTIONS[1],
+        measuring::OPTIONS[2],
+    ];
+
+    fn from_options(options: &mut Options) -> Result<Self, OptionError> {
+        let mut measuring = Measuring::from_options(options)?;
+        measuring.samples.get_or_insert(SAMPLES);
+        Ok(Self(measuring))
+    }
+
+    fn run<'c>(
+        &mut self,
+        context: &'c Context,
+        module: &mut ModuleMut<'c, '_>,
+        cx: &mut PassContext,
+    ) -> Result<(), PassError> {
+        let layers = AnalogOp::all(module);
+        let ranged = |op: &AnalogOp<'_, '_>| op.noise().is_ok_and(|noise| noise.scale == Scale::Range);
+        if !layers.iter().any(ranged) {
+            return Ok(());
+        }
+        for op in layers.iter().filter(|op| ranged(op)) {
+            if op.calibration().is_ok_and(|calibration| calibration.is_none()) {
+                return Err(PassError::new(format!("layer \"{}\" is not calibrated", op.layer()))
+                    .at(op.operation().location())
+                    .hint("run rank-sensitivity before equalize-ranges"));
+            }
+        }
+        let mut ready = self.0.ready(module, cx)?;
+        if ready.synthetic {
+            cx.warnings.push("equalize-ranges: there are no data, so that nothing is chosen".to_owned());
+            return Ok(());
+        }
+        let seed = ready.seed;
+        let stopped = || cx.is_stopped();
+        let equalized = ready.run(|executor, batch| equalize(executor, batch, seed, &stopped));
+        measuring::unless_stopped(cx)?;
+        let Equalized { columns, before, after } = equalized.map_err(|error| PassError::new(error.to_string()))?;
+        let names: Vec<String> = ready.executor.program().layers().iter().map(|layer| layer.name.clone()).collect();
+        let mut channels = 0;
+        for op in layers {
+            let layer = op.layer();
+            let found = names.iter().zip(&columns).find(|(name, _)| **name == layer);
+            let mut operation = ffi::as_mut(op.operation());
+            let Some(columns) = found.and_then(|(_, columns)| columns.as_ref()) else {
+                // Of an earlier run.
+                for name in [analog::COLUMN_SHIFT, analog::COLUMN_CALIBRATION] {
+                    if op.operation().attribute(name).is_ok() {
+                        let _ = operation.remove_attribute(name);
+                    }
+                }
+                continue;
+            };
+            let shift: Vec<i64> = columns.shift.iter().map(|&k| i64::from(k)).collect();
+            channels += shift.len() as u64;
+            operation.set_attribute(analog::COLUMN_SHIFT, ir::i64s(context, &shift));
+            operation.set_attribute(analog::COLUMN_CALIBRATION, columns.calibration.to_attribute(context));
+        }
+        cx.reports.ranges = Some(Ranges { channels, before, after });
+        Ok(())
+    }
+}

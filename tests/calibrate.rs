@@ -1,0 +1,100 @@
+//! Converter ranges and closed-form denoisers, from the command line.
+
+use crate::{
+    cli::{compiled, entry},
+    common::{fail, json, model, mxc, succeed},
+};
+use std::fs;
+
+/// `compile` by default, on a few images: both steps help by a loss of images that they were not made of, and labels of the
+/// evaluation agree. `calibrate` does the same to a package compiled without.
+#[test]
+fn ranges_and_closed_form_recover_without_training() {
+    let (folder, data) = compiled(&["--denoiser", "affine", "--equalize", "no", "--init", "identity"]);
+    let folder = folder.path();
+    let command = ["calibrate", "model.mxa", "--data", &data, "--json"];
+    let report = json(mxc(folder).args(command));
+    let loss = |part: &str, when: &str| report[part][when].as_f64().unwrap();
+    assert!(loss("ranges", "loss_after") <= loss("ranges", "loss_before"), "{report}");
+    assert!(loss("closed_form", "loss_after") < 0.7 * loss("closed_form", "loss_before"), "{report}");
+    let eval = |package: &str| json(mxc(folder).args(["eval", package, "--seeds", "3", "--json", "--data", &data]));
+    let (before, after) = (eval("model.mxa"), eval("model.calibrated.mxa"));
+    assert_eq!(before["noisy"], after["noisy"], "the noisy network is as it was");
+    assert_eq!(before["noisy"]["top1"], before["denoised"]["top1"]);
+    let accuracy = |kind: &str| after[kind]["top1"].as_f64().unwrap();
+    // Nearly half of what was lost, at least: 200 images and 3 draws leave an uncertainty of about 2 points.
+    let lost = accuracy("clean") - accuracy("noisy");
+    assert!(accuracy("denoised") > accuracy("noisy") + 0.4 * lost, "{after}");
+
+    let package = |name: &str| fs::read(folder.join(name)).unwrap();
+    succeed(mxc(folder).args(&command[..4]).args(["--threads", "1", "-o", "one.mxa"]));
+    assert!(package("one.mxa") == package("model.calibrated.mxa"), "the threads do not matter");
+    for part in ["backbone.safetensors"] {
+        assert_eq!(
+            entry(&folder.join("one.mxa"), part),
+            entry(&folder.join("model.mxa"), part),
+            "the backbone is frozen"
+        );
+    }
+    let manifest = json(mxc(folder).args(["inspect", "one.mxa", "--json"]));
+    assert_eq!(manifest["closed_form"]["gain"], report["closed_form"]["gain"]);
+}
+
+/// Scales of columns are exact: without noise a network with them computes the same bits.
+#[test]
+fn column_shifts_change_no_bit_of_the_clean_network() {
+    let (folder, data) = compiled(&["--init", "identity"]);
+    let folder = folder.path();
+    let plain = ["compile", "--recipe", "paper", "-o", "plain.mxa", "--data", &data];
+    succeed(mxc(folder).args(plain).arg(model("resnet20")));
+    let module = succeed(mxc(folder).args(["inspect", "model.mxa", "--mlir"]));
+    let eval = |package: &str| {
+        json(mxc(folder).args(["eval", package, "--seeds", "1", "--limit", "100", "--json", "--data", &data]))
+    };
+    let shifted = eval("model.mxa");
+    assert_eq!(shifted["clean"], shifted["clean_denoised"]);
+    assert_eq!(module.contains("column_shift"), shifted["noisy"] != shifted["denoised"], "they act where they are");
+    assert!(!succeed(mxc(folder).args(["inspect", "plain.mxa", "--mlir"])).contains("column_shift"));
+}
+
+/// The recipe is named, and everything of it can be changed.
+#[test]
+fn recipes_of_compile() {
+    let (folder, data) = compiled(&["--recipe", "paper"]);
+    let folder = folder.path();
+    let options = |package: &str| {
+        let manifest = json(mxc(folder).args(["inspect", package, "--json"]));
+        manifest["provenance"]["options"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|text| text.as_str().unwrap().to_owned())
+            .collect()
+    };
+    let has = |options: &Vec<String>, wanted: &[&str]| {
+        wanted
+            .iter()
+            .for_each(|wanted| assert!(options.iter().any(|option| option == wanted), "{wanted}: {options:?}"));
+    };
+    has(&options("model.mxa"), &["denoiser=paper", "placement=greedy", "equalize=false", "init=identity"]);
+    let source = model("resnet20");
+    let source = source.to_str().unwrap();
+    let compile = ["compile", source, "--samples", "32", "--data", &data];
+    let said = succeed(mxc(folder).args(compile).args(["-o", "best.mxa"]));
+    assert!(said.contains("recipe best"), "{said}");
+    has(&options("best.mxa"), &["denoiser=affine", "placement=greedy-fill", "equalize=true", "init=closed-form"]);
+    let changed = ["--denoiser", "mean", "--placement", "greedy", "--equalize", "no", "--init", "identity"];
+    succeed(mxc(folder).args(compile).args(changed).args(["-o", "own.mxa"]));
+    has(&options("own.mxa"), &["denoiser=mean", "placement=greedy", "equalize=false", "init=identity"]);
+}
+
+#[test]
+fn calibrate_says_what_it_cannot() {
+    let (folder, data) = compiled(&[]);
+    let folder = folder.path();
+    let error = fail(mxc(folder).args(["calibrate", "model.mxa", "--data", &data, "-o", "model.mxa"]), 1);
+    assert!(error.contains("model.mxa"), "{error}");
+    let error = fail(mxc(folder).args(["calibrate", model("resnet20").to_str().unwrap(), "--data", &data]), 1);
+    assert!(error.contains("not a valid mxc package"), "{error}");
+    fail(mxc(folder).args(["calibrate", "model.mxa", "--data", &data, "--samples", "0"]), 2);
+}
