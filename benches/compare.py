@@ -29,7 +29,7 @@ def compare(model: str, denoiser: str, args: argparse.Namespace) -> dict:
     """Medians of both sides for one network and denoiser."""
     package = OUT / f"{model}.{denoiser}.mxa"
     report = run(args.mxc, "compile", f"examples/models/{model}.onnx", "--data", DATA, "--mean", "0.2860", "--std", "0.3530",
-                 "--sigma", "10%", "--denoiser", denoiser, "--placement", "greedy-fill", "-o", package, "--json", "--quiet")
+                 "--sigma", "10%", "--recipe", "paper", "--denoiser", denoiser, "--placement", "greedy-fill", "-o", package, "--json", "--quiet")
     having = lambda kinds: ",".join(l["name"] for l in report["layers"] if kinds & set(l["denoisers"]))
     blocks, affines = having({"paper", "mean"}), having({"affine"})
     ours = {kind: [] for kind in KINDS}

@@ -53,8 +53,8 @@ def compile_package(model: str, scale: str, denoiser: str, sigma: float, data: s
     package = OUT / f"{model}.{scale}.{denoiser}.{sigma}.mxa"
     if not package.exists():
         mxc("compile", f"examples/models/{model}.onnx", "--budget", "4%", "--sigma", f"{sigma}%", "--noise-scale", scale,
-            "--denoiser", denoiser, "--placement", "greedy-fill", "--data", data, "--holdout", "5000", *PREPROCESS,
-            "-o", package, "--quiet")
+            "--recipe", "paper", "--denoiser", denoiser, "--placement", "greedy-fill", "--data", data, "--holdout", "5000",
+            *PREPROCESS, "-o", package, "--quiet")
     return package
 
 
@@ -92,7 +92,8 @@ def result(model: str, scale: str, denoiser: str, sigma: float, data: str, recip
     def make() -> dict:
         package = compile_package(model, scale, denoiser, sigma, data)
         tuned = OUT / f"{model}.{scale}.{denoiser}.{sigma}.{name}.tuned.mxa"
-        mxc("finetune", package, "--data", data, *options, "-o", tuned, "--quiet")
+        schedule = "paper" if denoiser == "paper" else "cosine"
+        mxc("finetune", package, "--data", data, "--recipe", schedule, *options, "-o", tuned, "--quiet")
         return json.loads(mxc("eval", tuned, "--data", data, "--json", "--quiet"))
 
     return cached(OUT / f"{model}.{scale}.{denoiser}.{name}.json", make)

@@ -4,6 +4,9 @@ use crate::{
     cli::{compiled, entry},
     common::{fail, json, model, mxc, succeed},
 };
+use mxc_compiler::load;
+use mxc_dialects::ir;
+use mxc_runtime::package::Package;
 use std::fs;
 
 /// `compile` by default, on a few images: both steps help by a loss of images that they were not made of, and labels of the
@@ -29,13 +32,15 @@ fn ranges_and_closed_form_recover_without_training() {
     let package = |name: &str| fs::read(folder.join(name)).unwrap();
     succeed(mxc(folder).args(&command[..4]).args(["--threads", "1", "-o", "one.mxa"]));
     assert!(package("one.mxa") == package("model.calibrated.mxa"), "the threads do not matter");
-    for part in ["backbone.safetensors"] {
-        assert_eq!(
-            entry(&folder.join("one.mxa"), part),
-            entry(&folder.join("model.mxa"), part),
-            "the backbone is frozen"
-        );
-    }
+    let backbone = |name: &str| entry(&folder.join(name), "backbone.safetensors");
+    assert_eq!(backbone("one.mxa"), backbone("model.mxa"), "the backbone is frozen");
+    // The module and the program say the same of the converters.
+    let package = Package::open(&folder.join("one.mxa")).unwrap();
+    let context = mxc_dialects::new_context();
+    let module = ir::parse(&context, package.module(), "module.mlir").unwrap();
+    let loaded = load::program(&module, &package.weights()).unwrap();
+    assert_eq!(loaded.layers(), package.program(&folder.join("one.mxa")).unwrap().layers());
+    assert!(loaded.layers().iter().any(|layer| layer.columns.is_some()));
     let manifest = json(mxc(folder).args(["inspect", "one.mxa", "--json"]));
     assert_eq!(manifest["closed_form"]["gain"], report["closed_form"]["gain"]);
 }

@@ -2,9 +2,9 @@
 
 use crate::common::{fail, model, mxc as program, small_fashion, succeed};
 use mxc::{
-    Array, Cancel, CompileOptions, Context, Data, Error, EvalOptions, ExportOptions, FinetuneOptions, ImportError,
-    ImportOptions, LayerNoise, Level, Model, Monitor, NoiseSpec, Package, PreprocessOptions, Progress, SessionOptions,
-    Values,
+    Array, CalibrateOptions, Cancel, CompileOptions, Context, Data, Error, EvalOptions, ExportOptions, FinetuneOptions,
+    ImportError, ImportOptions, LayerNoise, Level, Model, Monitor, NoiseSpec, Package, PreprocessOptions, Progress,
+    SessionOptions, Values,
 };
 use std::{
     fs,
@@ -50,6 +50,11 @@ fn the_library_gives_the_programs_bytes() {
     let training = FinetuneOptions { epochs: Some(1), limit: Some(256), ..FinetuneOptions::default() };
     let tuned = session.finetune(&data, &training, &monitor).unwrap().package;
     assert!(tuned.to_bytes().unwrap() == fs::read(folder.join("model.tuned.mxa")).unwrap(), "finetune");
+
+    succeed(program(folder).args(["calibrate", "model.mxa", "--samples", "32", "--data"]).arg(&data.path));
+    let calibration = CalibrateOptions { samples: 32, ..CalibrateOptions::default() };
+    let calibrated = session.calibrate(&data, &calibration, &monitor).unwrap().package;
+    assert!(calibrated.to_bytes().unwrap() == fs::read(folder.join("model.calibrated.mxa")).unwrap(), "calibrate");
 
     let session = tuned.session(&SessionOptions::default(), &monitor).unwrap();
     let evaluation = EvalOptions { runs: 2, ..EvalOptions::default() };

@@ -15,9 +15,9 @@ use crate::{
         samples::Samples,
     },
     measure::{Part, agreement::Teacher, channels::ChannelSums},
-    program::{Layer, LayerId, ValueId},
+    program::{Layer, LayerId, Program, ValueId},
 };
-use mxc_spec::{denoise::Stage, noise::Scale};
+use mxc_spec::{denoise::expression::Primitive, noise::Scale};
 
 /// What was fitted.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +34,7 @@ pub struct Fitted {
 const GAINS: [f64; 4] = [1.0, 1.25, 1.5, 2.0];
 
 /// Fits a calibrated program's affines on samples without labels: on half of them with every gain, judged on the other half, then
-/// with the best gain on all. Denoisers of other kinds stay as they are.
+/// with the best gain on all. Denoisers of other kinds stay as they are. Of more samples than fit 4 GiB of values the first are taken.
 ///
 /// # Errors
 ///
@@ -45,7 +45,9 @@ pub fn fit(
     seed: u64,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Fitted, ExecError> {
-    let count = batch.samples.len();
+    let count = batch.samples.len().min(fitting(executor.program()));
+    let batch = part(batch, 0..count);
+    let batch = batch.batch();
     let middle = count.div_ceil(2);
     let key = |pass: u32| Key { seed, purpose: Purpose::Calibrate, pass, chip: 0 };
     let judging = Samples::new(batch, middle.min(count.saturating_sub(1))..count);
@@ -71,6 +73,14 @@ pub fn fit(
         None => start.iter().try_for_each(|(value, values)| executor.set_weight(*value, values))?,
     }
     Ok(Fitted { gain, before, after })
+}
+
+/// How many samples' values fit the memory at a time: those that a layer reads, computes and adds to, clean and noisy.
+fn fitting(program: &Program) -> usize {
+    const BYTES: usize = 4 << 30;
+    let values = program.values().iter().filter(|value| value.constant.is_none());
+    let largest = values.map(|value| value.words() * size_of::<f32>()).max().unwrap_or(0);
+    (BYTES / (2 * 3 * largest).max(1)).max(2)
 }
 
 /// Where nothing limits the amplitude a gain would always pay, which no converter allows; where the noise follows the signal it
@@ -129,10 +139,9 @@ impl Fit for Moments {
     type Sums = [ChannelSums; 2];
 
     fn wants(&self, denoiser: &Denoiser) -> bool {
-        match denoiser.kind.stage {
-            Stage::Affine => true,
-            Stage::Block => false,
-        }
+        let terms = denoiser.kind.expression().terms();
+        matches!(terms, [x, affine] if matches!(x.primitive, Primitive::Input)
+            && matches!(affine.primitive, Primitive::ScaleShift { scale: 0, shift: 1, .. }))
     }
 
     fn sums(&self, denoiser: &Denoiser, clean: &[f32], noisy: &[f32]) -> [ChannelSums; 2] {

@@ -39,6 +39,10 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
     if manifest.holdout > 0 {
         fact("held out", format!("the last {} training samples", manifest.holdout));
     }
+    if let Some(fitted) = &manifest.closed_form {
+        let gain = fitted.gain.map_or("no fit was better".to_owned(), |gain| format!("gain {gain}"));
+        fact("closed form", format!("{} samples, {gain}", fitted.samples));
+    }
     if let Some(training) = &manifest.training {
         let losses: Vec<_> = training.losses.iter().map(|loss| format!("{loss:.4}")).collect();
         fact(
@@ -56,6 +60,7 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
         );
     }
     fact("backbone parameters", package.backbone().parameters().to_string());
+    fact("column shifts of 4 bits", package.column_shifts()?.to_string());
     fact("denoiser parameters", package.denoisers().parameters().to_string());
     super::print(&format!("{facts}\n"))?;
     match &manifest.placement {

@@ -129,6 +129,17 @@ impl Package {
         &self.inner.denoisers
     }
 
+    /// How many output channels are scaled in front of their converter: a number of four bits each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Package`] where its program cannot be read.
+    pub fn column_shifts(&self) -> Result<u64, Error> {
+        let program = self.program()?;
+        let columns = program.layers().iter().filter_map(|layer| layer.columns.as_ref());
+        Ok(columns.map(|columns| columns.shift.len() as u64).sum())
+    }
+
     /// The text of its module, at the denoise level.
     ///
     /// # Errors

@@ -125,6 +125,8 @@ pub fn input_fraction(module: &Module<'_>, operation: OperationRef<'_, '_>, laye
             .hint("run rank-sensitivity before, or `mxc compile`, which does")
     })?;
     let noise = op.noise().map_err(refused)?;
-    let range = if noise.scale == Scale::Range { calibration.absmax } else { 2.0 * calibration.absmax };
+    let columns = op.columns().map_err(refused)?;
+    let full = columns.map_or(calibration.absmax, |columns| columns.reach());
+    let range = if noise.scale == Scale::Range { full } else { 2.0 * calibration.absmax };
     Ok(fixed::fraction_for(range, f64::from(i16::MAX)))
 }

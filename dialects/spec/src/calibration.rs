@@ -15,6 +15,12 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// The largest value behind the converter: a channel reaches as far as its scale leaves of the full scale.
+    pub fn reach(&self) -> f64 {
+        let least = self.shift.iter().copied().min().unwrap_or(0);
+        self.calibration.absmax * f64::from(-least).exp2()
+    }
+
     /// The factors 2^k of every channel, and those that undo them.
     pub fn scales(&self) -> [Vec<f32>; 2] {
         [1.0, -1.0].map(|sign: f32| self.shift.iter().map(|&k| (sign * f32::from(k)).exp2()).collect())
