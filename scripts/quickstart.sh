@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job: the ResNet-20-style example at a 4 % budget, once with the paper's block and once with mean+affine, on
-# Fashion-MNIST; leaves target/quickstart/{paper,mean+affine}.json and, of the better one, eval.json.
+# The main job: the ResNet-20-style example at a 4 % budget, once with the paper's recipe and once with the best one, on
+# Fashion-MNIST; leaves target/quickstart/{paper,best}.json and, of the better one, eval.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mxc=${MXC:-target/release/mxc}
@@ -13,24 +13,23 @@ seeds=${SEEDS:-5}
 mkdir -p "$out"
 rm -f "$out"/*
 
-declare -A placement=([paper]=greedy [mean+affine]=greedy-fill)
-for denoiser in paper mean+affine; do
-  package="$out/$denoiser.mxa"
-  echo "== $denoiser: compile"
-  "$mxc" compile examples/models/resnet20.onnx --budget 4% --sigma "$sigma" --denoiser "$denoiser" \
-    --placement "${placement[$denoiser]}" --data "$data" --mean 0.2860 --std 0.3530 --holdout 5000 -o "$package"
-  echo "== $denoiser: fine-tune ($epochs epochs, at most $limit images)"
-  "$mxc" finetune "$package" --data "$data" --epochs "$epochs" --limit "$limit" -o "$out/$denoiser.tuned.mxa"
-  echo "== $denoiser: evaluate on the full test set"
-  "$mxc" eval "$out/$denoiser.tuned.mxa" --data "$data" --seeds "$seeds" --json >"$out/$denoiser.json"
+for recipe in paper best; do
+  package="$out/$recipe.mxa"
+  echo "== $recipe: compile"
+  "$mxc" compile examples/models/resnet20.onnx --budget 4% --sigma "$sigma" --recipe "$recipe" \
+    --data "$data" --mean 0.2860 --std 0.3530 --holdout 5000 -o "$package"
+  echo "== $recipe: fine-tune ($epochs epochs, at most $limit images)"
+  "$mxc" finetune "$package" --data "$data" --recipe "$recipe" --epochs "$epochs" --limit "$limit" -o "$out/$recipe.tuned.mxa"
+  echo "== $recipe: evaluate on the full test set"
+  "$mxc" eval "$out/$recipe.tuned.mxa" --data "$data" --seeds "$seeds" --json >"$out/$recipe.json"
 done
 
 python3 - "$out" "$sigma" <<'PY'
 import json, pathlib, shutil, sys
 
 out, sigma = pathlib.Path(sys.argv[1]), sys.argv[2]
-reports = {kind: json.loads((out / f"{kind}.json").read_text()) for kind in ("paper", "mean+affine")}
-header = ("Dataset", "Architecture", "Denoiser", "Baseline %", f"Noisy % (σ {sigma})", "Denoised %", "Overhead %", "Recovered %")
+reports = {kind: json.loads((out / f"{kind}.json").read_text()) for kind in ("paper", "best")}
+header = ("Dataset", "Architecture", "Recipe", "Baseline %", f"Noisy % (σ {sigma})", "Denoised %", "Overhead %", "Recovered %")
 rows = []
 for kind, r in reports.items():
     recovered = r["recovered_percent"]

@@ -41,6 +41,7 @@ fn ranges_and_closed_form_recover_without_training() {
     let loaded = load::program(&module, &package.weights()).unwrap();
     assert_eq!(loaded.layers(), package.program(&folder.join("one.mxa")).unwrap().layers());
     assert!(loaded.layers().iter().any(|layer| layer.columns.is_some()));
+    assert_eq!(package.manifest.required_features, ["column-shift"], "who does not know them must refuse");
     let manifest = json(mxc(folder).args(["inspect", "one.mxa", "--json"]));
     assert_eq!(manifest["closed_form"]["gain"], report["closed_form"]["gain"]);
 }
@@ -87,7 +88,7 @@ fn recipes_of_compile() {
     let compile = ["compile", source, "--samples", "32", "--data", &data];
     let said = succeed(mxc(folder).args(compile).args(["-o", "best.mxa"]));
     assert!(said.contains("recipe best"), "{said}");
-    has(&options("best.mxa"), &["denoiser=affine", "placement=greedy-fill", "equalize=true", "init=closed-form"]);
+    has(&options("best.mxa"), &["denoiser=mean+affine", "placement=greedy-fill", "equalize=true", "init=closed-form"]);
     let changed = ["--denoiser", "mean", "--placement", "greedy", "--equalize", "no", "--init", "identity"];
     succeed(mxc(folder).args(compile).args(changed).args(["-o", "own.mxa"]));
     has(&options("own.mxa"), &["denoiser=mean", "placement=greedy", "equalize=false", "init=identity"]);

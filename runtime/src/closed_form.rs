@@ -34,7 +34,7 @@ pub struct Fitted {
 const GAINS: [f64; 4] = [1.0, 1.25, 1.5, 2.0];
 
 /// Fits a calibrated program's affines on samples without labels: on half of them with every gain, judged on the other half, then
-/// with the best gain on all. Denoisers of other kinds stay as they are. Of more samples than fit 4 GiB of values the first are taken.
+/// with the best gain on all. Denoisers of other kinds stay as they are. Of more samples than fit 2 GiB of values the first are taken.
 ///
 /// # Errors
 ///
@@ -46,8 +46,6 @@ pub fn fit(
     stopped: &dyn Fn() -> bool,
 ) -> Result<Fitted, ExecError> {
     let count = batch.samples.len().min(fitting(executor.program()));
-    let batch = part(batch, 0..count);
-    let batch = batch.batch();
     let middle = count.div_ceil(2);
     let key = |pass: u32| Key { seed, purpose: Purpose::Calibrate, pass, chip: 0 };
     let judging = Samples::new(batch, middle.min(count.saturating_sub(1))..count);
@@ -57,19 +55,19 @@ pub fn fit(
     let start = weights(executor);
     let layers = executor.program().layers().to_vec();
     let (mut gain, mut after) = (None, before);
-    let half = part(batch, 0..middle);
+    let [half, all] = [0..middle, 0..count].map(|places| Samples::whole(batch, places));
     for &tried in gains(&layers) {
         if stopped() {
             return Err(ExecError::Input("stopped".to_owned()));
         }
-        run(executor, half.batch(), key(1), &layers, tried)?;
+        run(executor, &half, key(1), &layers, tried)?;
         let loss = judge(executor)?;
         if loss < after {
             (gain, after) = (Some(tried), loss);
         }
     }
     match gain {
-        Some(gain) => run(executor, batch, key(2), &layers, gain)?,
+        Some(gain) => run(executor, &all, key(2), &layers, gain)?,
         None => start.iter().try_for_each(|(value, values)| executor.set_weight(*value, values))?,
     }
     Ok(Fitted { gain, before, after })
@@ -77,7 +75,7 @@ pub fn fit(
 
 /// How many samples' values fit the memory at a time: those that a layer reads, computes and adds to, clean and noisy.
 fn fitting(program: &Program) -> usize {
-    const BYTES: usize = 4 << 30;
+    const BYTES: usize = 2 << 30;
     let values = program.values().iter().filter(|value| value.constant.is_none());
     let largest = values.map(|value| value.words() * size_of::<f32>()).max().unwrap_or(0);
     (BYTES / (2 * 3 * largest).max(1)).max(2)
@@ -92,33 +90,16 @@ fn gains(layers: &[Layer]) -> &'static [f64] {
     }
 }
 
-/// Some samples of a batch.
-struct Half<'a> {
-    inputs: Vec<&'a [f32]>,
-    samples: &'a [u64],
-}
-
-impl Half<'_> {
-    fn batch(&self) -> Batch<'_> {
-        Batch { inputs: &self.inputs, samples: self.samples }
-    }
-}
-
-fn part<'a>(batch: Batch<'a>, places: std::ops::Range<usize>) -> Half<'a> {
-    let count = batch.samples.len().max(1);
-    let cut = |values: &&'a [f32]| &values[values.len() / count * places.start..values.len() / count * places.end];
-    Half { inputs: batch.inputs.iter().map(cut).collect(), samples: &batch.samples[places.clone()] }
-}
-
 /// The denoisers' weights.
 fn weights(executor: &Executor) -> Vec<(ValueId, Vec<f32>)> {
     let values = executor.program().values().iter().enumerate();
     values.filter(|(_, value)| value.trainable).map(|(id, _)| (id, executor.weight(id).to_vec())).collect()
 }
 
-fn run(executor: &mut Executor, batch: Batch<'_>, key: Key, layers: &[Layer], gain: f64) -> Result<(), ExecError> {
+/// Fits on samples that are one batch.
+fn run(executor: &mut Executor, whole: &Samples<'_>, key: Key, layers: &[Layer], gain: f64) -> Result<(), ExecError> {
     let fit = Moments { channels: layers.iter().map(|layer| layer.channels).collect(), gain };
-    executor.fit_denoisers(batch, key, &|_| 1.0, &fit)
+    whole.batches().try_for_each(|batch| executor.fit_denoisers(batch, key, &fit))
 }
 
 /// Fits affines by their moments.

@@ -166,8 +166,8 @@ pub struct CompileArgs {
     /// What the magnitude is taken of
     #[arg(long, value_name = "NAME", default_value_t = LayerNoise::default().scale, value_parser = words::<Scale>(Scale::WORDS))]
     pub noise_scale: Scale,
-    /// best: affines on as many layers as the budget allows, fitted in closed form, behind equalized converter ranges; paper: the
-    /// paper's block and placement, and nothing else. The next four options change parts of it
+    /// best: affines on as many layers as the budget allows, fitted in closed form, and mean blocks with what it leaves, behind
+    /// equalized converter ranges; paper: the paper's block and placement, and nothing else. The next four options change parts
     #[arg(long, value_name = "NAME", default_value = "best", value_parser = ["best", "paper"])]
     pub recipe: String,
     /// Where denoisers go: greedy, greedy-fill or at=GLOB,… [default: the recipe's]
@@ -253,7 +253,7 @@ pub struct FinetuneArgs {
     /// The package to write [default: NAME.tuned.mxa]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// best: distill, Adam 2e-3 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
+    /// best: distill on blended images, Adam 2e-3 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
     /// cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else best]
     #[arg(long, value_name = "NAME", value_parser = ["best", "paper", "cosine"])]
     pub recipe: Option<String>,

@@ -37,7 +37,7 @@ pub struct PreprocessOptions {
 ///
 /// ```
 /// let options = mxc::CompileOptions { budget: 0.02, level: mxc::Level::Analog, ..Default::default() };
-/// assert_eq!(options.denoiser, "affine");
+/// assert_eq!(options.denoiser, "mean+affine");
 /// assert_eq!(mxc::CompileOptions::new(mxc::Recipe::Paper).denoiser, "paper");
 /// ```
 #[derive(Clone, Debug)]
@@ -86,8 +86,8 @@ impl CompileOptions {
     /// noise, seed 0.
     pub fn new(recipe: Recipe) -> Self {
         let (placement, denoiser, equalize, init) = match recipe {
-            Recipe::Best => (Strategy::Fill, "affine", true, Init::ClosedForm),
-            Recipe::Cosine => (Strategy::Fill, "affine", false, Init::Identity),
+            Recipe::Best => (Strategy::Fill, "mean+affine", true, Init::ClosedForm),
+            Recipe::Cosine => (Strategy::Fill, "mean+affine", false, Init::Identity),
             Recipe::Paper => (Strategy::Greedy, "paper", false, Init::Identity),
         };
         Self {

@@ -79,19 +79,12 @@ impl Executor {
     }
 
     /// Runs a batch on the clean and on the noisy, denoised network side by side; at every denoiser that `fit` wants all samples wait
-    /// until its weights are set. The noise of the `n`th sample is at the level `level(n)`, 1 for the noise as it is. All samples'
-    /// values of a layer are in memory at once.
+    /// until its weights are set. All samples' values of a layer are in memory at once.
     ///
     /// # Errors
     ///
     /// When the batch does not fit the program or it cannot be run.
-    pub fn fit_denoisers<F: Fit>(
-        &mut self,
-        batch: Batch<'_>,
-        key: Key,
-        level: &(dyn Fn(usize) -> f64 + Sync),
-        fit: &F,
-    ) -> Result<(), ExecError> {
+    pub fn fit_denoisers<F: Fit>(&mut self, batch: Batch<'_>, key: Key, fit: &F) -> Result<(), ExecError> {
         self.check_batch(batch)?;
         let clean = PlanKey { noise: false, denoise: false, goal: Goal::Logits };
         let noisy = PlanKey { noise: true, denoise: true, goal: Goal::Logits };
@@ -113,7 +106,7 @@ impl Executor {
                 let mut states = lock(&states[range.start]);
                 for (which, (plan, mode)) in plans.iter().enumerate() {
                     let index = batch.samples[range.start];
-                    let sample = Sample { mode: *mode, key, index, tape: false, level: level(range.start) };
+                    let sample = Sample { mode: *mode, key, index, tape: false, level: 1.0 };
                     std::mem::swap(&mut worker.values, &mut states[which]);
                     let result = plan.advance(run, worker, &sample, done[which]..next[which], None);
                     std::mem::swap(&mut worker.values, &mut states[which]);

@@ -9,27 +9,39 @@ pub struct Samples<'a> {
     /// By batch, one slice per program input.
     inputs: Vec<Vec<&'a [f32]>>,
     ids: &'a [u64],
+    /// The most samples of a batch.
+    size: usize,
 }
 
 impl<'a> Samples<'a> {
     /// A multiple of the executor's shards.
-    pub(crate) const BATCH: usize = 32;
+    const BATCH: usize = 32;
 
     /// Some of the samples of a batch, by their places.
     pub fn new(batch: Batch<'a>, places: Range<usize>) -> Self {
+        Self::cut(batch, places, Self::BATCH)
+    }
+
+    /// The same as one batch.
+    pub fn whole(batch: Batch<'a>, places: Range<usize>) -> Self {
+        let size = places.len().max(1);
+        Self::cut(batch, places, size)
+    }
+
+    fn cut(batch: Batch<'a>, places: Range<usize>, size: usize) -> Self {
         let count = batch.samples.len().max(1);
-        let starts = places.clone().step_by(Self::BATCH);
-        let cut = |start: usize| {
-            let end = (start + Self::BATCH).min(places.end);
+        let slices = |start: usize| {
+            let end = (start + size).min(places.end);
             let slice = |values: &&'a [f32]| &values[values.len() / count * start..values.len() / count * end];
             batch.inputs.iter().map(slice).collect()
         };
-        Self { inputs: starts.map(cut).collect(), ids: &batch.samples[places.clone()] }
+        let inputs = places.clone().step_by(size).map(slices).collect();
+        Self { inputs, ids: &batch.samples[places.clone()], size }
     }
 
     /// The batches.
     pub fn batches(&self) -> impl Iterator<Item = Batch<'_>> {
-        self.inputs.iter().zip(self.ids.chunks(Self::BATCH)).map(|(inputs, samples)| Batch { inputs, samples })
+        self.inputs.iter().zip(self.ids.chunks(self.size)).map(|(inputs, samples)| Batch { inputs, samples })
     }
 
     /// The number of samples.

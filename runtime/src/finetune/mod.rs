@@ -15,7 +15,7 @@ use crate::{
     evaluate,
     exec::{Batch, Executor, Gradients, Key, Mode, Purpose},
     kernels::noise::fill_uniforms,
-    program::{Layer, Op, Program, ValueId},
+    program::{DType, Layer, Op, Program, ValueId},
     rng,
     task::Targets,
 };
@@ -36,8 +36,8 @@ pub enum Recipe {
     Paper,
     /// Adam from 10⁻² along half a cosine to 0 over all steps.
     Cosine,
-    /// For few images: from 2·10⁻³ along half a cosine, in small steps towards the clean network's own outputs, under noise of any
-    /// level up to one and a half times the package's.
+    /// For few images: from 2·10⁻³ along half a cosine, in small steps towards the clean network's own outputs on mixed images, under
+    /// noise of any level up to one and a half times the package's.
     Best,
 }
 
@@ -64,6 +64,14 @@ impl Recipe {
         match self {
             Self::Paper | Self::Cosine => 128,
             Self::Best => 32,
+        }
+    }
+
+    /// Whether samples are blended.
+    pub fn mixes(self) -> bool {
+        match self {
+            Self::Paper | Self::Cosine => false,
+            Self::Best => true,
         }
     }
 
@@ -157,6 +165,10 @@ pub struct FinetuneOptions {
     pub limit: Option<usize>,
     /// The share of the noise that samples are trained under: each draws its own, uniformly between the two; 1 is the noise as it is.
     pub levels: [f64; 2],
+    /// Whether every sample is blended with another of its step before it is trained on: the clean network's outputs are known for
+    /// any input, so that few images serve as many (mixup with a consistent teacher; Beyer et al., CVPR 2022). Only by
+    /// [`Loss::Distill`] and on inputs of floats.
+    pub mix: bool,
     /// Keys the order of samples and the noise.
     pub seed: u64,
     /// The SHA-256 of the package that is trained; a checkpoint of another one is refused.
@@ -176,6 +188,7 @@ impl FinetuneOptions {
             batch: recipe.batch(),
             limit: None,
             levels: recipe.levels(),
+            mix: recipe.mixes(),
             seed: 0,
             parent_sha256: String::new(),
             resume: false,
@@ -183,22 +196,52 @@ impl FinetuneOptions {
     }
 }
 
+/// A number from 0 to 1 for every sample of a step.
+fn uniforms(samples: &[u64], key: Key, component: u32) -> Vec<f64> {
+    let uniform = |&sample: &u64| {
+        let Key { seed, purpose, pass, chip } = key;
+        let (purpose, kind) = (purpose as u8, rng::Kind::Seed);
+        let key = rng::StreamKey { seed, purpose, kind, component, chip, pass, layer: 0, sample };
+        let mut uniform = [0f32];
+        fill_uniforms(&key.stream(), 0, &mut uniform);
+        f64::from(uniform[0]) + 0.5
+    };
+    samples.iter().map(uniform).collect()
+}
+
+/// Blends every sample of a step with another: at least half of it stays.
+fn mix(inputs: &mut [f32], samples: &[u64], key: Key) {
+    let len = inputs.len() / samples.len().max(1);
+    if len == 0 || samples.len() < 2 {
+        return;
+    }
+    let own = inputs.to_vec();
+    let shares = uniforms(samples, key, 1);
+    // The step's first number also says how far away the others are.
+    let distance = 1 + (shares[0] * (samples.len() - 1) as f64) as usize % (samples.len() - 1);
+    for (n, (mixed, share)) in inputs.chunks_exact_mut(len).zip(shares).enumerate() {
+        let other = (n + distance) % samples.len();
+        let share = (0.5 * share) as f32;
+        for (mixed, &other) in mixed.iter_mut().zip(&own[other * len..(other + 1) * len]) {
+            *mixed += share * (other - *mixed);
+        }
+    }
+}
+
 impl FinetuneOptions {
+    /// Whether samples are blended: see [`FinetuneOptions::mix`].
+    fn mixes(&self, program: &Program) -> bool {
+        let floats = program.inputs().iter().all(|&input| program.values()[input].dtype == DType::F32);
+        self.mix && self.loss == Loss::Distill && floats
+    }
+
     /// The samples' levels of noise in a step; none where all are 1.
     fn levels(&self, samples: &[u64], key: Key) -> Vec<f64> {
         let [low, high] = self.levels;
         if [low, high] == [1.0; 2] {
             return Vec::new();
         }
-        let level = |&sample: &u64| {
-            let Key { seed, purpose, pass, chip } = key;
-            let (purpose, kind) = (purpose as u8, rng::Kind::Seed);
-            let key = rng::StreamKey { seed, purpose, kind, component: 0, chip, pass, layer: 0, sample };
-            let mut uniform = [0f32];
-            fill_uniforms(&key.stream(), 0, &mut uniform);
-            low + (high - low) * (f64::from(uniform[0]) + 0.5)
-        };
-        samples.iter().map(level).collect()
+        uniforms(samples, key, 0).into_iter().map(|uniform| low + (high - low) * uniform).collect()
     }
 }
 
@@ -566,6 +609,7 @@ fn train<T: Trainee>(
     let mut trained = 0;
     let mut inputs = Vec::new();
     let mut teacher = Teacher::default();
+    let mixes = options.mixes(trainee.program());
     while state.report.steps < steps {
         let epoch = state.report.steps / steps_per_epoch;
         let order = data::permutation(samples, options.seed, "train", epoch);
@@ -580,14 +624,22 @@ fn train<T: Trainee>(
             let step = state.report.steps;
             data.load(indices, &mut inputs)?;
             let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
-            let batch = Batch { inputs: &[&inputs], samples: &ids };
             // A new chip every step.
             let key = Key { seed: options.seed, purpose: Purpose::Train, pass: epoch as u32, chip: step as u32 };
+            if mixes {
+                mix(&mut inputs, &ids, key);
+            }
+            let batch = Batch { inputs: &[&inputs], samples: &ids };
+            let mixed;
             let labels;
             let targets = match options.loss {
                 Loss::CrossEntropy => {
                     labels = data.labels(indices).unwrap_or_default();
                     Targets::Labels(&labels)
+                }
+                Loss::Distill if mixes => {
+                    mixed = trainee.clean_logits(batch)?;
+                    Targets::Logits(&mixed)
                 }
                 Loss::Distill => Targets::Logits(teacher.logits(trainee, batch)?),
             };

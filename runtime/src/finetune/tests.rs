@@ -407,3 +407,39 @@ fn a_real_network_is_evaluated_alike_in_any_batch() {
     assert_eq!(report.denoised, report.noisy);
     assert_eq!(report.clean_denoised, report.clean);
 }
+
+const STEP: Key = Key { seed: 5, purpose: Purpose::Train, pass: 1, chip: 9 };
+
+#[test]
+fn levels_are_uniform_between_their_bounds() {
+    let samples: Vec<u64> = (0..10_000).collect();
+    let levels = FinetuneOptions::new(Recipe::Best).levels(&samples, STEP);
+    assert!(levels.iter().all(|level| (0.0..=1.5).contains(level)));
+    // Mean and variance of a uniform distribution, within five standard errors.
+    let mean = levels.iter().sum::<f64>() / 10_000.0;
+    let variance = levels.iter().map(|level| (level - mean).powi(2)).sum::<f64>() / 10_000.0;
+    assert!((mean - 0.75).abs() < 5.0 * (1.5 / 12f64.sqrt()) / 100.0, "{mean}");
+    assert!((variance - 2.25 / 12.0).abs() < 0.01, "{variance}");
+    assert_eq!(levels[..10], FinetuneOptions::new(Recipe::Best).levels(&samples[..10], STEP));
+    assert!(FinetuneOptions::new(Recipe::Cosine).levels(&samples, STEP).is_empty());
+}
+
+/// Of one-hot samples the shares can be read off: at least half of a sample stays, the rest is one other sample's.
+#[test]
+fn mixing_leaves_half_of_every_sample() {
+    let samples: Vec<u64> = (0..7).collect();
+    let whole: Vec<f32> = (0..49).map(|at| f32::from(u8::from(at / 7 == at % 7))).collect();
+    let mut mixed = whole.clone();
+    mix(&mut mixed, &samples, STEP);
+    assert_ne!(mixed, whole);
+    for (n, row) in mixed.chunks(7).enumerate() {
+        assert!(row[n] >= 0.5 && row.iter().filter(|&&share| share != 0.0).count() <= 2, "{row:?}");
+        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{row:?}");
+    }
+    let mut again = whole.clone();
+    mix(&mut again, &samples, STEP);
+    assert_eq!(again, mixed);
+    let mut alone = vec![1.0, 2.0];
+    mix(&mut alone, &[3], STEP);
+    assert_eq!(alone, [1.0, 2.0]);
+}

@@ -27,7 +27,10 @@ impl<'a> Teacher<'a> {
         let task = executor.program().task();
         let row = self.logits.len() / self.samples.len().max(1);
         let (mut gradient, mut total) = (vec![0.0; row], 0.0);
-        for (batch, teacher) in self.samples.batches().zip(self.logits.chunks(row.max(1) * Samples::BATCH)) {
+        let mut teachers = self.logits.as_slice();
+        for batch in self.samples.batches() {
+            let (teacher, rest) = teachers.split_at(row * batch.samples.len());
+            teachers = rest;
             let logits = executor.logits(batch, mode, key)?;
             for (n, logits) in logits.chunks_exact(row.max(1)).enumerate() {
                 total += task.loss(Targets::Logits(teacher), n, logits, 0.0, &mut gradient).0;

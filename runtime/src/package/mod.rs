@@ -38,8 +38,10 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileO
 pub const FORMAT_VERSION: u32 = 4;
 /// The feature of packages whose model takes bytes, [`Preprocessing::bytes`].
 pub const BYTE_INPUT: &str = "byte-input";
+/// The feature of packages whose converters see scaled channels, [`Columns`](crate::program::Columns).
+pub const COLUMN_SHIFT: &str = "column-shift";
 /// The required features that this program knows; a package that needs another is refused.
-pub const KNOWN_FEATURES: [&str; 1] = [BYTE_INPUT];
+pub const KNOWN_FEATURES: [&str; 2] = [BYTE_INPUT, COLUMN_SHIFT];
 
 const MANIFEST: &str = "manifest.pb";
 const MODULE: &str = "module.mlir";
@@ -118,6 +120,11 @@ impl Package {
     pub fn set_module(&mut self, module: Vec<u8>, program: &Program) -> Result<(), ProgramError> {
         self.program = proto::Program::new(program, &self.weights())?.encode_to_vec();
         self.module = module;
+        let features = &mut self.manifest.required_features;
+        features.retain(|feature| feature != COLUMN_SHIFT);
+        if program.layers().iter().any(|layer| layer.columns.is_some()) {
+            features.push(COLUMN_SHIFT.to_owned());
+        }
         Ok(())
     }
 
