@@ -1,4 +1,4 @@
-# make quickstart  set up, build, compile + fine-tune + evaluate the example ResNet-20 (about 12 minutes)
+# make quickstart  set up, build, compile + fine-tune + evaluate the example ResNet-20 (about 15 minutes)
 # make test        set up and run every test
 # make bench       speed against PyTorch eager, in one run (needs examples/setup.sh's virtual environment)
 # make tables      the accuracy tables of docs/results.md (hours)
