@@ -7,6 +7,7 @@
 
 use crate::{
     import::{self, ImportOptions, Imported},
+    measuring::FEW_SAMPLES,
     pass::{
         CalibrationRun, Options, PassContext, Pipeline, Placement, Ranges, RunOptions, SampleSource, run::print_module,
         run_pipeline,
@@ -209,9 +210,6 @@ pub fn import<'c>(
         _ => import::onnx(context, model, options),
     }
 }
-
-/// The most samples that converter ranges are chosen by and denoisers are fitted on.
-pub const FEW_SAMPLES: usize = 128;
 
 /// The passes of `mxc compile` up to a level, at most [`Level::Denoise`]: `lower-denoisers` goes on from there.
 pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {

@@ -16,7 +16,15 @@ use std::path::PathBuf;
 /// Samples without data.
 const SYNTHETIC_SAMPLES: usize = 64;
 
+/// How many samples a pass takes that runs the whole network for every choice: enough to tell channels apart, and few enough
+/// that a network of ImageNet's size takes seconds.
+pub const FEW_SAMPLES: usize = 128;
+
 /// The options of such a pass, and what each is.
+pub const FEW_OPTIONS: &[(&str, &str)] =
+    &[("samples", "samples to run, half of them to judge by (default 128)"), OPTIONS[0], OPTIONS[1], OPTIONS[2]];
+
+/// The options of any pass that runs the network, besides `samples`, and what each is.
 pub const OPTIONS: [(&str, &str); 3] = [
     ("seed", "the seed that draws them"),
     ("data", "a data set; without one, synthetic inputs"),
@@ -39,8 +47,6 @@ pub struct Ready {
     pub executor: Executor,
     /// The samples.
     pub samples: Samples,
-    /// One sample's shape, by input.
-    pub shapes: Vec<Vec<usize>>,
     /// Whether there were no data, so that the samples are random numbers.
     pub synthetic: bool,
     /// What keys every draw.
@@ -60,6 +66,13 @@ impl Measuring {
             data: options.take("data").map(PathBuf::from),
             weights: options.take("weights").map(PathBuf::from),
         })
+    }
+
+    /// Takes [`FEW_OPTIONS`].
+    pub fn few(options: &mut Options) -> Result<Self, OptionError> {
+        let mut measuring = Self::from_options(options)?;
+        measuring.samples.get_or_insert(FEW_SAMPLES);
+        Ok(measuring)
     }
 
     /// Makes the module's network and its samples ready.
@@ -103,7 +116,7 @@ impl Measuring {
             None => synthetic_samples(&request, &dtypes),
         };
         check(&samples, &request.shapes)?;
-        Ok(Ready { executor, samples, shapes: request.shapes, synthetic, seed })
+        Ok(Ready { executor, samples, synthetic, seed })
     }
 
     /// The weights of the backbone and of denoisers that are there already.

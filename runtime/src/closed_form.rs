@@ -12,7 +12,7 @@ use crate::{
     exec::{
         Batch, Executor, Key, Mode, Purpose,
         layerwise::{Denoiser, Fit},
-        samples::Samples,
+        samples::{Samples, halves},
     },
     measure::{Part, agreement::Teacher, channels::ChannelSums},
     program::{Layer, LayerId, Program, ValueId},
@@ -46,16 +46,15 @@ pub fn fit(
     stopped: &dyn Fn() -> bool,
 ) -> Result<Fitted, ExecError> {
     let count = batch.samples.len().min(fitting(executor.program()));
-    let middle = count.div_ceil(2);
+    let [fitted, judging] = halves(count);
     let key = |pass: u32| Key { seed, purpose: Purpose::Calibrate, pass, chip: 0 };
-    let judging = Samples::new(batch, middle.min(count.saturating_sub(1))..count);
-    let teacher = Teacher::new(executor, judging, key(0))?;
+    let teacher = Teacher::new(executor, Samples::new(batch, judging), key(0))?;
     let judge = |executor: &Executor| teacher.loss(executor, Mode::DENOISED, key(0));
     let before = judge(executor)?;
     let start = weights(executor);
     let layers = executor.program().layers().to_vec();
     let (mut gain, mut after) = (None, before);
-    let [half, all] = [0..middle, 0..count].map(|places| Samples::whole(batch, places));
+    let [half, all] = [fitted, 0..count].map(|places| Samples::whole(batch, places));
     for &tried in gains(&layers) {
         if stopped() {
             return Err(ExecError::Input("stopped".to_owned()));

@@ -10,7 +10,10 @@
 
 use crate::{
     error::ExecError,
-    exec::{Batch, Executor, Key, Mode, Purpose, samples::Samples},
+    exec::{
+        Batch, Executor, Key, Mode, Purpose,
+        samples::{Samples, halves},
+    },
     measure::{agreement::Teacher, channels::ChannelSums, curvature::Slopes},
     program::{Calibration, Columns, Layer},
 };
@@ -66,10 +69,8 @@ pub fn equalize(
     stopped: &dyn Fn() -> bool,
 ) -> Result<Equalized, ExecError> {
     let count = batch.samples.len();
-    let middle = count.div_ceil(2);
-    let [measuring, all] = [0..middle, 0..count].map(|places| Samples::new(batch, places));
-    // One sample is better judged by itself than by none.
-    let judging = Samples::new(batch, middle.min(count.saturating_sub(1))..count);
+    let [measuring, judging] = halves(count).map(|places| Samples::new(batch, places));
+    let all = Samples::new(batch, 0..count);
     let key = |pass: u32| Key { seed, purpose: Purpose::Calibrate, pass, chip: 0 };
     executor.change_layers(|layers| layers.iter_mut().for_each(|layer| layer.columns = None));
     let teacher = Teacher::new(executor, judging, key(0))?;
@@ -78,7 +79,7 @@ pub fn equalize(
     let channels = executor.channels(&mut all.batches())?;
     let (mut chosen, mut after) = (vec![None; channels.len()], before);
     for round in 0..ROUNDS {
-        let curvature = executor.curvature(&mut measuring.batches(), Mode::DENOISED, key(1 + round))?;
+        let curvature = executor.curvature(&mut measuring.batches(), key(1 + round))?;
         let mut better = false;
         for rule in rules(executor.program().layers(), round) {
             if stopped() {

@@ -2,7 +2,7 @@
 
 use crate::{Arithmetic, Data, Error, Monitor, Package, Progress, Session};
 use mxc_compiler::{
-    driver::FEW_SAMPLES,
+    measuring::FEW_SAMPLES,
     pass::{Options, PassContext, Pipeline, Ranges, RunOptions, run_pipeline},
     passes::REGISTRY,
 };

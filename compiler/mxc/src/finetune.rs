@@ -13,7 +13,6 @@ use mxc_runtime::{
     exec::Executor,
     finetune::{self, FinetuneReport, Loss, Recipe},
     package::Training,
-    store::Weight,
 };
 use std::{path::PathBuf, sync::atomic::AtomicBool};
 
@@ -130,13 +129,7 @@ impl Session {
                 checkpoint: options.checkpoint.clone(),
             });
         }
-        let program = executor.program();
-        for (id, value) in program.values().iter().enumerate().filter(|(_, value)| value.trainable) {
-            let shape = value.shape.iter().map(|size| size.unwrap_or(1)).collect();
-            let weight = Weight::new(shape, executor.weight(id))
-                .ok_or_else(|| Error::Options("a denoiser's shape changed".to_owned()))?;
-            package.inner.denoisers.insert(value.name.clone(), weight);
-        }
+        package.inner.denoisers = package.inner.denoisers.union(&executor.trained()?);
         record_sigma(&mut package, &executor, &opened)?;
         let noise = self.options.noise.clone();
         let trained_under =

@@ -29,26 +29,16 @@ use mxc_dialects::{
 };
 use mxc_runtime::equalize::{Equalized, equalize};
 
-/// Enough to tell channels apart, and few enough that a network of ImageNet's size takes seconds.
-const SAMPLES: usize = 128;
-
 /// See the module.
 pub struct EqualizeRanges(Measuring);
 
 impl Pass for EqualizeRanges {
     const NAME: &'static str = "equalize-ranges";
     const DESCRIPTION: &'static str = "scales every layer's output channels towards its converters' full scale";
-    const OPTIONS: &'static [(&'static str, &'static str)] = &[
-        ("samples", "samples to run, half of them to judge by (default 128)"),
-        measuring::OPTIONS[0],
-        measuring::OPTIONS[1],
-        measuring::OPTIONS[2],
-    ];
+    const OPTIONS: &'static [(&'static str, &'static str)] = measuring::FEW_OPTIONS;
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        let mut measuring = Measuring::from_options(options)?;
-        measuring.samples.get_or_insert(SAMPLES);
-        Ok(Self(measuring))
+        Measuring::few(options).map(Self)
     }
 
     fn run<'c>(

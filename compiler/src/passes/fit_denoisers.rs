@@ -15,10 +15,7 @@ use crate::{
 };
 use melior::Context;
 use mxc_dialects::{denoise::Denoiser, erase::ModuleMut};
-use mxc_runtime::{closed_form, store::Weight};
-
-/// Enough that a network of ImageNet's size takes seconds.
-const SAMPLES: usize = 128;
+use mxc_runtime::closed_form;
 
 /// See the module.
 pub struct FitDenoisers(Measuring);
@@ -26,17 +23,10 @@ pub struct FitDenoisers(Measuring);
 impl Pass for FitDenoisers {
     const NAME: &'static str = "fit-denoisers";
     const DESCRIPTION: &'static str = "fits denoisers to the clean network's outputs in closed form";
-    const OPTIONS: &'static [(&'static str, &'static str)] = &[
-        ("samples", "samples to run, half of them to judge by (default 128)"),
-        measuring::OPTIONS[0],
-        measuring::OPTIONS[1],
-        measuring::OPTIONS[2],
-    ];
+    const OPTIONS: &'static [(&'static str, &'static str)] = measuring::FEW_OPTIONS;
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        let mut measuring = Measuring::from_options(options)?;
-        measuring.samples.get_or_insert(SAMPLES);
-        Ok(Self(measuring))
+        Measuring::few(options).map(Self)
     }
 
     fn run<'c>(
@@ -58,14 +48,8 @@ impl Pass for FitDenoisers {
         let fitted = ready.run(|executor, batch| closed_form::fit(executor, batch, seed, &stopped));
         measuring::unless_stopped(cx)?;
         cx.reports.fitted = Some(fitted.map_err(|error| PassError::new(error.to_string()))?);
-        let executor = &ready.executor;
-        let values = executor.program().values().iter().enumerate();
-        for (id, value) in values.filter(|(_, value)| value.trainable) {
-            let shape = value.shape.iter().map(|size| size.unwrap_or(1)).collect();
-            let weight = Weight::new(shape, executor.weight(id))
-                .ok_or_else(|| PassError::new(format!("{}: its values do not fit its shape", value.name)))?;
-            cx.denoisers.insert(value.name.clone(), weight);
-        }
+        let weights = ready.executor.trained().map_err(|error| PassError::new(error.to_string()))?;
+        cx.denoisers = cx.denoisers.union(&weights);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@
 
 use crate::{
     measuring::{self, Measuring, Ready, unless_stopped},
-    pass::{CalibrationRun, OptionError, Options, Pass, PassContext, PassError, Samples},
+    pass::{CalibrationRun, OptionError, Options, Pass, PassContext, PassError},
 };
 use melior::{
     Context,
@@ -26,15 +26,12 @@ use mxc_dialects::{
 };
 use mxc_runtime::{
     error::ExecError,
-    exec::{Batch, Executor, Key, Mode, Purpose},
+    exec::{Batch, Executor, Key, Mode, Purpose, samples},
     kernels::pool::argmax,
 };
-use std::ops::Range;
 
 /// Below this accuracy on calibration data the preprocessing is more likely wrong than the model bad.
 const SUSPICIOUS_PERCENT: f64 = 40.0;
-/// Samples run together.
-const BATCH: usize = 32;
 
 /// See the module.
 pub struct RankSensitivity(Measuring);
@@ -65,11 +62,14 @@ impl Pass for RankSensitivity {
             cx.warnings.push("rank-sensitivity: there is no analog layer to rank".to_owned());
             return Ok(());
         }
-        let Ready { executor, samples, shapes, synthetic, seed } = self.0.ready(module, cx)?;
+        let Ready { executor, samples, synthetic, seed } = self.0.ready(module, cx)?;
+        let inputs: Vec<&[f32]> = samples.inputs.iter().map(Vec::as_slice).collect();
+        let batch = Batch { inputs: &inputs, samples: &samples.indices };
+        let cut = samples::Samples::new(batch, 0..samples.indices.len());
         let names: Vec<String> = executor.program().layers().iter().map(|layer| layer.name.clone()).collect();
         let count = samples.indices.len();
         cx.reports.calibration = Some(CalibrationRun { synthetic, samples: count, seed });
-        let predicted = predictions(&executor, &samples, &shapes, seed, cx)?;
+        let predicted = predictions(&executor, &cut, seed, cx)?;
         if synthetic {
             cx.warnings.push(format!(
                 "no data: calibrated and ranked on {count} synthetic inputs, labelled by the clean model itself"
@@ -90,7 +90,7 @@ impl Pass for RankSensitivity {
         }
 
         let labels = samples.labels.as_ref().unwrap_or(&predicted);
-        let measured = measure(&executor, &samples, labels, &shapes, cx)?;
+        let measured = measure(&executor, &cut, labels, cx)?;
         let measured: Vec<(&String, Measured)> = names.iter().zip(measured).collect();
         annotate(context, &layers, &measured)
     }
@@ -106,24 +106,19 @@ struct Measured {
 /// Runs the samples through the network, once for the layers' gradients and once for their outputs; by layer.
 fn measure(
     executor: &Executor,
-    samples: &Samples,
+    samples: &samples::Samples<'_>,
     labels: &[u32],
-    shapes: &[Vec<usize>],
     cx: &PassContext,
 ) -> Result<Vec<Measured>, PassError> {
-    let batches: Vec<(Vec<&[f32]>, Range<usize>)> = batches(samples, shapes);
     let failed = |error: ExecError| PassError::new(error.to_string());
     // The executor asks for one batch after another: none are left once the caller wants it to stop.
-    let all = || {
-        let wanted = batches.iter().take_while(|_| !cx.is_stopped());
-        wanted.map(|(inputs, range)| Batch { inputs, samples: &samples.indices[range.clone()] })
-    };
+    let all = || samples.batches().take_while(|_| !cx.is_stopped());
     let sums = executor.sensitivity(&mut all(), labels);
     unless_stopped(cx)?;
     let calibrations = executor.calibrate(&mut all());
     unless_stopped(cx)?;
     let (sums, calibrations) = (sums.map_err(failed)?, calibrations.map_err(failed)?);
-    let count = samples.indices.len() as f64;
+    let count = samples.len() as f64;
     let measured = sums.into_iter().zip(calibrations);
     Ok(measured.map(|(sum, calibration)| Measured { norm: sum / count, calibration }).collect())
 }
@@ -163,40 +158,17 @@ fn annotate<'c>(
 /// The clean model's class per sample.
 fn predictions(
     executor: &Executor,
-    samples: &Samples,
-    shapes: &[Vec<usize>],
+    samples: &samples::Samples<'_>,
     seed: u64,
     cx: &PassContext,
 ) -> Result<Vec<u32>, PassError> {
     let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
-    let mut labels = Vec::with_capacity(samples.indices.len());
-    for (inputs, range) in batches(samples, shapes) {
+    let mut labels = Vec::with_capacity(samples.len());
+    for batch in samples.batches() {
         unless_stopped(cx)?;
-        let batch = Batch { inputs: &inputs, samples: &samples.indices[range.clone()] };
         let logits = executor.logits(batch, Mode::CLEAN, key).map_err(|error| PassError::new(error.to_string()))?;
-        let classes = (logits.len() / range.len().max(1)).max(1);
+        let classes = (logits.len() / batch.samples.len().max(1)).max(1);
         labels.extend(logits.chunks_exact(classes).map(argmax));
     }
     Ok(labels)
-}
-
-/// The samples in batches: one slice per input, and the range of samples.
-fn batches<'s>(samples: &'s Samples, shapes: &[Vec<usize>]) -> Vec<(Vec<&'s [f32]>, Range<usize>)> {
-    let count = samples.indices.len();
-    (0..count)
-        .step_by(BATCH)
-        .map(|start| {
-            let range = start..(start + BATCH).min(count);
-            let inputs = samples
-                .inputs
-                .iter()
-                .zip(shapes)
-                .map(|(values, shape)| {
-                    let elements: usize = shape.iter().product();
-                    &values[range.start * elements..range.end * elements]
-                })
-                .collect();
-            (inputs, range)
-        })
-        .collect()
 }

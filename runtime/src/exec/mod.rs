@@ -35,6 +35,7 @@ use crate::{
     onednn,
     plan::steps::{Goal, PlanKey},
     program::{Calibration, DType, Layer, LayerId, Program, ValueId},
+    store::{Weight, WeightStore},
     sync::lock,
     task::Targets,
 };
@@ -181,6 +182,18 @@ impl Executor {
         }
         self.change_layers(|layers| layers[layer].noise.spec = spec);
         Ok(())
+    }
+
+    /// The trainable weights as last set, by name.
+    pub fn trained(&self) -> Result<WeightStore, ExecError> {
+        let mut store = WeightStore::new();
+        for (id, value) in self.program.values().iter().enumerate().filter(|(_, value)| value.trainable) {
+            let shape = value.shape.iter().map(|size| size.unwrap_or(1)).collect();
+            let weight = Weight::new(shape, self.weight(id))
+                .ok_or_else(|| ExecError::Program(format!("`{}`: its values do not fit its shape", value.name)))?;
+            store.insert(value.name.clone(), weight);
+        }
+        Ok(store)
     }
 
     /// Changes the layers: their noise, calibration and column shifts.
@@ -353,15 +366,14 @@ impl Executor {
         Ok(self.measure(&Channels { layers: self.program.layers() }, 0, batches)?.finish()?.0)
     }
 
-    /// How much every output channel's noise curves the loss, over the batches on the noisy network in `mode`.
+    /// How much every output channel's noise curves the loss, over the batches on the noisy, denoised network.
     pub fn curvature<'a>(
         &self,
         batches: &mut dyn Iterator<Item = Batch<'a>>,
-        mode: Mode,
         key: Key,
     ) -> Result<Vec<Slopes>, ExecError> {
         self.check_logits()?;
-        Ok(self.measure(&Curvature { layers: self.program.layers(), mode, key }, 0, batches)?.finish()?.0)
+        Ok(self.measure(&Curvature { layers: self.program.layers(), key }, 0, batches)?.finish()?.0)
     }
 
     /// What the σ̂ path of every block that draws adds over the batches on the noisy, denoised network; `None` for other layers.

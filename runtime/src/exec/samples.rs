@@ -3,6 +3,13 @@
 use super::Batch;
 use std::ops::Range;
 
+/// The places of the half of `count` samples that choices are made of, and of the half that judges them: with one sample it
+/// judges itself.
+pub fn halves(count: usize) -> [Range<usize>; 2] {
+    let middle = count.div_ceil(2);
+    [0..middle, middle.min(count.saturating_sub(1))..count]
+}
+
 /// Samples in memory, cut into batches.
 #[derive(Clone, Debug)]
 pub struct Samples<'a> {

@@ -34,7 +34,6 @@ impl Part for Slopes {
 /// The measurement.
 pub(crate) struct Curvature<'a> {
     pub layers: &'a [Layer],
-    pub mode: Mode,
     pub key: Key,
 }
 
@@ -42,7 +41,7 @@ impl Probe for Curvature<'_> {
     type Part = Slopes;
 
     fn runs(&self) -> Vec<(Mode, Goal)> {
-        vec![(self.mode, Goal::Sensitivity)]
+        vec![(Mode::DENOISED, Goal::Sensitivity)]
     }
 
     fn sample(&self, run: &mut SampleRun<'_>, _: u64) -> Result<Vec<Slopes>, ExecError> {
