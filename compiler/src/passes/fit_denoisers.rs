@@ -6,8 +6,8 @@
 //! // stays as it is: @"denoise.conv1.scale" and @"denoise.conv1.shift" get other values
 //! ```
 //!
-//! How they are fitted is in `runtime/src/closed_form.rs`: layer by layer through the noisy network, to the clean network's moments.
-//! Affines are fitted; blocks keep their weights.
+//! How they are fitted is in `runtime/src/closed_form/mod.rs`: layer by layer through the noisy network, affines to the clean network's
+//! moments, blocks to its values.
 
 use crate::{
     measuring::{self, Measuring},

@@ -13,10 +13,10 @@ use crate::{
         Plan,
         steps::{Goal, PlanKey},
     },
-    program::{LayerId, Op, ValueId},
+    program::{Denoise, LayerId, Op, ValueId},
     sync::lock,
 };
-use mxc_spec::denoise::Kind;
+use mxc_spec::denoise::{Kind, expression::Site};
 use std::sync::Mutex;
 
 /// A denoiser of a program.
@@ -26,24 +26,31 @@ pub struct Denoiser {
     pub layer: LayerId,
     /// What it computes.
     pub kind: &'static Kind,
+    /// What it is placed on.
+    pub site: Site,
+    /// The dimensions of what it reads of one sample, channels last.
+    pub shape: Vec<usize>,
     /// Its weights, in the order of the kind's parameters.
     pub weights: Vec<ValueId>,
 }
 
 /// Fits denoisers to pairs of a layer's clean output and the denoiser's noisy input.
 pub trait Fit: Sync {
-    /// What it needs of one sample.
+    /// What it needs of the samples.
     type Sums: Send;
 
-    /// Whether it fits a denoiser.
-    fn wants(&self, denoiser: &Denoiser) -> bool;
+    /// Of no samples; `None` for a denoiser that it leaves as it is.
+    fn start(&self, denoiser: &Denoiser) -> Option<Self::Sums>;
 
-    /// Of a sample: the layer's output on the clean network, and what the denoiser reads on the noisy one.
-    fn sums(&self, denoiser: &Denoiser, clean: &[f32], noisy: &[f32]) -> Self::Sums;
+    /// Adds the sample at a place of the batch: the layer's output on the clean network, and what the denoiser reads on the noisy one.
+    fn add(&self, denoiser: &Denoiser, sums: &mut Self::Sums, place: usize, clean: &[f32], noisy: &[f32]);
 
-    /// The denoiser's weights, of all samples' sums in order.
-    fn solve(&self, denoiser: &Denoiser, sums: Vec<Self::Sums>) -> Vec<Vec<f32>>;
+    /// The denoiser's weights that it sets, by their places among the kind's parameters, of the sums of all samples' parts in order.
+    fn solve(&self, denoiser: &Denoiser, parts: Vec<Self::Sums>) -> Vec<(usize, Vec<f32>)>;
 }
+
+/// The most parts that a batch's samples are added up in, each on one thread.
+const PARTS: usize = 16;
 
 /// Where plans pause: the step that comes next, and the value that is looked at.
 #[derive(Clone, Copy)]
@@ -67,15 +74,20 @@ fn behind(plan: &Plan, layer: LayerId) -> Option<Pause> {
 
 impl Executor {
     /// The program's denoisers, in the order of execution.
-    fn denoisers(&self) -> Vec<Denoiser> {
-        let nodes = self.program.nodes().iter();
-        let denoisers = nodes.filter_map(|node| match &node.op {
-            Op::Denoise(denoise) => {
-                Some(Denoiser { layer: denoise.layer, kind: denoise.kind, weights: node.inputs[1..].to_vec() })
-            }
-            _ => None,
-        });
-        denoisers.collect()
+    fn denoisers(&self) -> Result<Vec<Denoiser>, ExecError> {
+        let values = self.program.values();
+        let mut denoisers = Vec::new();
+        for node in self.program.nodes() {
+            let Op::Denoise(Denoise { layer, kind }) = node.op else {
+                continue;
+            };
+            let (shape, weights) = (values[node.inputs[0]].sample.clone(), node.inputs[1..].to_vec());
+            let shapes: Vec<&[usize]> = weights.iter().map(|&weight| values[weight].sample.as_slice()).collect();
+            let site = kind.expression().fit(self.program.layers()[layer].channels, &shapes);
+            let site = site.map_err(|misfit| ExecError::Program(format!("denoise.{}: {misfit}", kind.name)))?;
+            denoisers.push(Denoiser { layer, kind, site, shape, weights });
+        }
+        Ok(denoisers)
     }
 
     /// Runs a batch on the clean and on the noisy, denoised network side by side; at every denoiser that `fit` wants all samples wait
@@ -92,36 +104,45 @@ impl Executor {
         let plans = [(clean, Mode::CLEAN), (Plan::ready(&self.program, noisy, &self.constants)?, Mode::DENOISED)];
         let states: Vec<Mutex<[Vec<Option<Buffer>>; 2]>> = batch.samples.iter().map(|_| Mutex::default()).collect();
         let mut done = [0, 0];
-        for denoiser in self.denoisers().iter().filter(|denoiser| fit.wants(denoiser)) {
+        for denoiser in &self.denoisers()? {
             // One that the logits do not depend on has no step; every other value is there until it is read.
             let (Some(target), Some(input)) = (behind(&plans[0].0, denoiser.layer), before(&plans[1].0, denoiser))
             else {
                 continue;
             };
+            if fit.start(denoiser).is_none() {
+                continue;
+            }
             // A layer's second denoiser finds the clean network where the first has left it.
             let next = [target.step.max(done[0]), input.step.max(done[1])];
-            let sums = self.run_shards(batch, 1, |worker, range| {
-                let inputs = self.sample_inputs(batch, range.start);
-                let run = Inputs { constants: &self.constants, inputs: &inputs };
-                let mut states = lock(&states[range.start]);
-                for (which, (plan, mode)) in plans.iter().enumerate() {
-                    let index = batch.samples[range.start];
-                    let sample = Sample { mode: *mode, key, index, tape: false, level: 1.0 };
-                    std::mem::swap(&mut worker.values, &mut states[which]);
-                    let result = plan.advance(run, worker, &sample, done[which]..next[which], None);
-                    std::mem::swap(&mut worker.values, &mut states[which]);
-                    result?;
+            let parts = self.run_shards(batch, batch.samples.len().div_ceil(PARTS), |worker, range| {
+                let mut sums = fit.start(denoiser);
+                for place in range {
+                    let inputs = self.sample_inputs(batch, place);
+                    let run = Inputs { constants: &self.constants, inputs: &inputs };
+                    let mut states = lock(&states[place]);
+                    for (which, (plan, mode)) in plans.iter().enumerate() {
+                        let index = batch.samples[place];
+                        let sample = Sample { mode: *mode, key, index, tape: false, level: 1.0 };
+                        std::mem::swap(&mut worker.values, &mut states[which]);
+                        let result = plan.advance(run, worker, &sample, done[which]..next[which], None);
+                        std::mem::swap(&mut worker.values, &mut states[which]);
+                        result?;
+                    }
+                    let value = |which: usize, id: Id| {
+                        let (plan, _) = &plans[which];
+                        let (plan, buffers) = (&plan.values, &states[which]);
+                        Values { constants: run.constants, inputs: run.inputs, plan, buffers }.get(id)
+                    };
+                    if let Some(sums) = &mut sums {
+                        fit.add(denoiser, sums, place, value(0, target.value), value(1, input.value));
+                    }
                 }
-                let value = |which: usize, id: Id| {
-                    let (plan, _) = &plans[which];
-                    let (plan, buffers) = (&plan.values, &states[which]);
-                    Values { constants: run.constants, inputs: run.inputs, plan, buffers }.get(id)
-                };
-                Ok(fit.sums(denoiser, value(0, target.value), value(1, input.value)))
+                Ok(sums)
             })?;
             done = next;
-            for (&value, values) in denoiser.weights.iter().zip(fit.solve(denoiser, sums)) {
-                self.set_weight(value, &values)?;
+            for (parameter, values) in fit.solve(denoiser, parts.into_iter().flatten().collect()) {
+                self.set_weight(denoiser.weights[parameter], &values)?;
             }
         }
         Ok(())

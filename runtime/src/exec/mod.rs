@@ -16,7 +16,7 @@ pub(crate) mod run;
 pub(crate) mod sample;
 pub mod samples;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub(crate) mod worker;

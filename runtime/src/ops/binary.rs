@@ -95,6 +95,15 @@ impl Operator for Binary {
         }
     }
 
+    fn keeps_scale(&self, constant: &[bool]) -> bool {
+        match self {
+            Self::Add | Self::Sub | Self::Max | Self::Min => !constant.contains(&true),
+            Self::Mul => constant.contains(&true),
+            Self::Div => constant.last() == Some(&true),
+            _ => false,
+        }
+    }
+
     fn plan(&self, node: &Planned<'_>, steps: &mut Steps<'_>) -> Result<Id, ExecError> {
         let Some(op) = self.arithmetic().filter(|_| node.is_float()) else {
             return Ok(interpret(self, node, steps));

@@ -65,6 +65,10 @@ impl Operator for Reshape {
         Ok(x.reshaped(shape))
     }
 
+    fn keeps_scale(&self, _: &[bool]) -> bool {
+        true
+    }
+
     fn plan(&self, node: &Planned<'_>, _: &mut Steps<'_>) -> Result<Id, ExecError> {
         Ok(node.x())
     }
@@ -99,6 +103,10 @@ impl Operator for Broadcast {
         Ok(x.same())
     }
 
+    fn keeps_scale(&self, _: &[bool]) -> bool {
+        true
+    }
+
     fn plan(&self, node: &Planned<'_>, _: &mut Steps<'_>) -> Result<Id, ExecError> {
         Ok(node.x())
     }
@@ -128,6 +136,10 @@ impl Operator for Transpose {
             return Err("it moves the batch from the front".to_owned());
         }
         Ok(x.reshaped(shape))
+    }
+
+    fn keeps_scale(&self, _: &[bool]) -> bool {
+        true
     }
 
     fn plan(&self, node: &Planned<'_>, steps: &mut Steps<'_>) -> Result<Id, ExecError> {
@@ -171,6 +183,10 @@ impl Operator for Slice {
         Ok(x.reshaped(shape.ok_or_else(misfit)?))
     }
 
+    fn keeps_scale(&self, _: &[bool]) -> bool {
+        true
+    }
+
     fn plan(&self, node: &Planned<'_>, steps: &mut Steps<'_>) -> Result<Id, ExecError> {
         let x = &node.operands[0];
         let start = with_words(&self.start, x.dtype, 0);
@@ -206,6 +222,10 @@ impl Operator for Tile {
         Ok(x.reshaped(shape.ok_or_else(|| format!("{:?} repeats the batch, or too much", self.repeats))?))
     }
 
+    fn keeps_scale(&self, _: &[bool]) -> bool {
+        true
+    }
+
     fn plan(&self, node: &Planned<'_>, steps: &mut Steps<'_>) -> Result<Id, ExecError> {
         let x = &node.operands[0];
         let repeats = with_words(&self.repeats, x.dtype, 1);
@@ -239,6 +259,10 @@ impl Operator for Pad {
         });
         let shape: Option<Vec<_>> = sizes.collect();
         Ok(x.reshaped(shape.ok_or_else(|| format!("{:?} pads the batch, or too much", self.pad))?))
+    }
+
+    fn keeps_scale(&self, _: &[bool]) -> bool {
+        self.value == 0.0
     }
 
     fn plan(&self, node: &Planned<'_>, steps: &mut Steps<'_>) -> Result<Id, ExecError> {
@@ -295,6 +319,10 @@ impl Operator for Concat {
         let mut shape = first.shape.to_vec();
         shape[self.axis] = Some(total);
         Ok(first.reshaped(shape))
+    }
+
+    fn keeps_scale(&self, constant: &[bool]) -> bool {
+        !constant.contains(&true)
     }
 
     fn plan(&self, node: &Planned<'_>, steps: &mut Steps<'_>) -> Result<Id, ExecError> {

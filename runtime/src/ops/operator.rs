@@ -67,6 +67,12 @@ pub(crate) trait Operator: Debug {
         self.infer(operands)
     }
 
+    /// Whether the result grows by γ > 0 where all operands do that are not constant; `constant` says which are. What does not say so
+    /// is taken not to.
+    fn keeps_scale(&self, _constant: &[bool]) -> bool {
+        false
+    }
+
     /// Emits the steps that compute it for one sample; returns the result.
     fn plan(&self, node: &Planned<'_>, steps: &mut Steps<'_>) -> Result<Id, ExecError>;
 

@@ -60,6 +60,10 @@ impl Operator for Pool {
         }
     }
 
+    fn keeps_scale(&self, _: &[bool]) -> bool {
+        true
+    }
+
     fn plan(&self, node: &Planned<'_>, steps: &mut Steps<'_>) -> Result<Id, ExecError> {
         let (x, y) = (node.operands[0].shape, node.shape);
         let window = Window {

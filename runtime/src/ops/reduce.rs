@@ -36,6 +36,13 @@ impl Operator for Reduce {
         Ok(x.reshaped(shape))
     }
 
+    fn keeps_scale(&self, _: &[bool]) -> bool {
+        match self.kind {
+            Reduction::Sum | Reduction::Max | Reduction::Min => true,
+            Reduction::Product => false,
+        }
+    }
+
     fn plan(&self, node: &Planned<'_>, steps: &mut Steps<'_>) -> Result<Id, ExecError> {
         if !node.is_float() {
             return Ok(interpret(self, node, steps));

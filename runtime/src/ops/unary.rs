@@ -175,6 +175,14 @@ impl Operator for Unary {
         if self.takes(x.dtype) { Ok(x.same()) } else { wrong_types(operands) }
     }
 
+    fn keeps_scale(&self, _: &[bool]) -> bool {
+        match *self {
+            Self::Clamp { min, max } => min == 0.0 && max >= f32::MAX,
+            Self::Identity | Self::Abs | Self::Negate => true,
+            _ => false,
+        }
+    }
+
     fn plan(&self, node: &Planned<'_>, steps: &mut Steps<'_>) -> Result<Id, ExecError> {
         if *self == Self::Identity {
             return Ok(node.x());
