@@ -39,7 +39,7 @@ impl Pass for ChooseReads {
     const NAME: &'static str = "choose-reads";
     const DESCRIPTION: &'static str = "reads layers more than once where that helps most, within a budget of energy";
     const OPTIONS: &'static [(&'static str, &'static str)] = &[
-        ("energy-budget", "energy allowed for more reads, as a share of the analog part's with one"),
+        ("energy-budget", "energy allowed for more reads, as a share of the analog part's with one (default 5%)"),
         measuring::FEW_OPTIONS[0],
         measuring::OPTIONS[0],
         measuring::OPTIONS[1],
@@ -49,7 +49,7 @@ impl Pass for ChooseReads {
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
         let wrong = |reason: String| OptionError(format!("option energy-budget: {reason}"));
-        let budget = options.take("energy-budget").ok_or_else(|| wrong("it must be given, such as 5%".to_owned()))?;
+        let budget = options.take("energy-budget").unwrap_or_else(|| "5%".to_owned());
         Ok(Self {
             budget: share::parse_positive(&budget).map_err(wrong)?,
             hardware: options.take("hardware").map(PathBuf::from),
