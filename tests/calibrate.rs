@@ -63,6 +63,85 @@ fn column_shifts_change_no_bit_of_the_clean_network() {
     assert!(!succeed(mxc(folder).args(["inspect", "plain.mxa", "--mlir"])).contains("column_shift"));
 }
 
+/// Reads within a budget of energy: they help by a loss of images that they were not chosen by, are in the package with its features, in the
+/// report and its costs, and change nothing of the network without what mxc adds.
+#[test]
+fn reads_within_a_budget_of_energy() {
+    let fresh = ["--equalize", "no", "--init", "identity", "--denoiser", "affine"];
+    let (folder, data) = compiled(&fresh);
+    let folder = folder.path();
+    let compile = |budget: &str, package: &str, threads: &str| {
+        let options = ["compile", "--samples", "64", "--sigma", "20%", "--mean", "0.2860", "--std", "0.3530", "--json"];
+        let own = ["-o", package, "--energy-budget", budget, "--threads", threads, "--data", &data];
+        json(mxc(folder).args(options).args(fresh).args(own).arg(model("resnet20")))
+    };
+    let number = |value: &serde_json::Value, name: &str| value[name].as_f64().unwrap();
+    let bytes = |package: &str| fs::read(folder.join(package)).unwrap();
+    let none = compile("0%", "none.mxa", "2");
+    assert!(none["reads"].is_null() && bytes("none.mxa") == bytes("model.mxa"), "off, nothing differs");
+    let report = compile("+50%", "read.mxa", "2");
+    let reads = &report["reads"];
+    assert!(number(reads, "layers") >= 1.0 && number(reads, "most") >= 2.0, "{report}");
+    assert!(number(reads, "loss_after") < 0.9 * number(reads, "loss_before"), "{report}");
+    let energy = number(reads, "energy_percent");
+    assert!(energy > 30.0 && energy <= 50.0, "{energy}");
+    assert_eq!(report, compile("50%", "one.mxa", "1"));
+    assert!(bytes("one.mxa") == bytes("read.mxa"), "neither the threads nor a sign matter");
+
+    // What is chosen costs what the report says; one read of every layer costs nothing more.
+    let cost = |package: &str| json(mxc(folder).args(["report", package, "--json"]))["analog"].clone();
+    let (plain, dear) = (cost("model.mxa"), cost("read.mxa"));
+    assert!(
+        (number(&dear, "reads_energy_percent") - energy).abs() < 1e-9 && number(&plain, "reads_energy_percent") == 0.0
+    );
+    let grown = 100.0 * (number(&dear, "nanojoules") / number(&plain, "nanojoules") - 1.0);
+    assert!((grown - energy).abs() < 1e-9, "{grown}");
+    let often = |cost: &serde_json::Value| {
+        let layers = cost["layers"].as_array().unwrap();
+        layers.iter().filter(|layer| layer["reads"] != 1).count() as f64
+    };
+    assert_eq!((often(&plain), often(&dear)), (0.0, number(reads, "layers")));
+    assert!(succeed(mxc(folder).args(["report", "read.mxa"])).contains("further reads add"));
+
+    // The module, the program and what is shown agree.
+    let path = folder.join("read.mxa");
+    let package = Package::open(&path).unwrap();
+    assert_eq!(package.manifest.required_features, ["reads"], "who does not know them must refuse");
+    let context = mxc_dialects::new_context();
+    let module = ir::parse(&context, package.module(), "module.mlir").unwrap();
+    let loaded = load::program(&module, &package.weights()).unwrap();
+    assert_eq!(loaded.layers(), package.program(&path).unwrap().layers());
+    assert!(succeed(mxc(folder).args(["inspect", "read.mxa"])).contains("read more than once"));
+    assert!(!succeed(mxc(folder).args(["inspect", "model.mxa"])).contains("read more than once"));
+    let options = json(mxc(folder).args(["inspect", "read.mxa", "--json"]))["provenance"]["options"].clone();
+    assert!(options.as_array().unwrap().iter().any(|option| option == "energy-budget=50%"), "{options}");
+
+    let eval = |package: &str, threads: &str| {
+        let options = ["eval", package, "--seeds", "2", "--json", "--threads", threads, "--data", &data];
+        json(mxc(folder).args(options))
+    };
+    let (before, after) = (eval("model.mxa", "2"), eval("read.mxa", "2"));
+    assert_eq!(after, eval("read.mxa", "1"));
+    for same in ["clean", "noisy", "clean_denoised"] {
+        assert_eq!(before[same], after[same], "{same}");
+    }
+    // 5.75 points are lost and 3.75 come back; of 400 answers paired by their noise that is uncertain by some 2.
+    assert!(number(&after["denoised"], "top1") > number(&before["denoised"], "top1") + 1.0, "{before} {after}");
+
+    let said = succeed(
+        mxc(folder)
+            .args(["compile", "--samples", "64", "--energy-budget", "20%", "--data", &data])
+            .args(fresh)
+            .args(["--sigma", "20%", "--mean", "0.2860", "--std", "0.3530", "-o", "said.mxa"])
+            .arg(model("resnet20")),
+    );
+    assert!(said.contains("more energy on the analog tiles; distillation loss"), "{said}");
+    // Without data nothing is chosen; a negative budget is none.
+    let synthetic = json(mxc(folder).args(["compile", "--json", "--energy-budget", "20%"]).arg(model("resnet20")));
+    assert!(synthetic["reads"].is_null());
+    fail(mxc(folder).args(["compile", "--energy-budget=-5%"]).arg(model("resnet20")), 2);
+}
+
 /// The recipe is named, and everything of it can be changed.
 #[test]
 fn recipes_of_compile() {

@@ -15,6 +15,7 @@ use mxc_dialects::{
 use mxc_runtime::{
     error::ExecError,
     exec::{Batch, Executor, Key, Mode, Purpose},
+    hardware::Hardware,
     package::Package,
     program::Program,
     task::Task,
@@ -86,8 +87,10 @@ fn module_and_program_agree() {
                 placement: Strategy::Fill,
                 denoiser: denoiser.to_owned(),
                 equalize: false,
+                energy_budget: 0.0,
                 init: Init::Identity,
                 keep_digital: Vec::new(),
+                hardware: Hardware::paper(),
                 seed: 0,
                 threads: 1,
                 samples: 4,

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! model.onnx → import → canonicalize-graph → map-to-analog → annotate-noise → rank-sensitivity → equalize-ranges →
-//!     insert-denoisers → fit-denoisers → Package
+//!     (choose-reads →) insert-denoisers → fit-denoisers → Package
 //! ```
 
 use crate::{
     import::{self, ImportOptions, Imported},
     measuring::FEW_SAMPLES,
     pass::{
-        CalibrationRun, Options, PassContext, Pipeline, Placement, Ranges, RunOptions, SampleSource, run::print_module,
-        run_pipeline,
+        CalibrationRun, Options, PassContext, Pipeline, Placement, Ranges, RepeatedReads, RunOptions, SampleSource,
+        run::print_module, run_pipeline,
     },
     passes::REGISTRY,
     placement::Strategy,
@@ -22,6 +22,7 @@ use melior::{
 use mxc_dialects::{ffi, ir, noise::LayerNoise, share};
 use mxc_runtime::{
     closed_form::Fitted,
+    hardware::Hardware,
     package::{self, Manifest, Package},
     store::WeightStore,
     task::Task,
@@ -62,10 +63,14 @@ pub struct CompileOptions {
     pub denoiser: String,
     /// Whether the converters' ranges are equalized.
     pub equalize: bool,
+    /// What reading layers more than once may add to the energy of the analog part, as a share; with 0 none is.
+    pub energy_budget: f64,
     /// Where the denoisers' weights come from.
     pub init: Init,
     /// Globs of layers that stay digital.
     pub keep_digital: Vec<String>,
+    /// The hardware profile.
+    pub hardware: Hardware,
     /// The seed of every draw.
     pub seed: u64,
     /// Worker threads; 0 is one per core.
@@ -184,6 +189,8 @@ pub struct Compiled<'c> {
     pub calibration: Option<CalibrationRun>,
     /// How the converters' ranges were changed, if they were.
     pub ranges: Option<Ranges>,
+    /// How often layers are read, if that was chosen.
+    pub reads: Option<RepeatedReads>,
     /// How the denoisers were fitted, if they were.
     pub fitted: Option<Fitted>,
     /// Where denoisers sit; `None` below the denoise level.
@@ -241,6 +248,11 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
         if options.equalize {
             pipeline = pipeline.then("equalize-ranges", deciding.clone());
         }
+        if options.energy_budget > 0.0 {
+            let mut energy = deciding.clone();
+            energy.push("energy-budget", share::show(options.energy_budget));
+            pipeline = pipeline.then("choose-reads", energy);
+        }
         pipeline = pipeline.then(
             "insert-denoisers",
             pairs(&[
@@ -288,13 +300,23 @@ pub fn compile<'c>(
     if let Some(main) = ir::main_function(&module) {
         ffi::as_mut(main).set_attribute(ir::TASK_ATTRIBUTE, ir::string(context, &options.task.to_string()));
     }
-    let mut cx =
-        PassContext { weights, samples, seed: options.seed, threads: options.threads, ..PassContext::default() };
+    let mut cx = PassContext {
+        weights,
+        samples,
+        hardware: Some(options.hardware.clone()),
+        seed: options.seed,
+        threads: options.threads,
+        ..PassContext::default()
+    };
     let mut options = options.clone();
     if cx.samples.is_none() && level >= Level::Denoise && (options.equalize || options.init == Init::ClosedForm) {
         // What is chosen by the loss on random inputs would fit random inputs.
         (options.equalize, options.init) = (false, Init::Identity);
         cx.warnings.push("no data: converter ranges are not equalized and denoisers start as the identity".to_owned());
+    }
+    if cx.samples.is_none() && level >= Level::Denoise && options.energy_budget > 0.0 {
+        options.energy_budget = 0.0;
+        cx.warnings.push("no data: every layer is read once".to_owned());
     }
     run_pipeline(context, &mut module, &pipeline(&options, level), &mut cx, run)?;
     if level >= Level::Denoise {
@@ -308,6 +330,7 @@ pub fn compile<'c>(
         denoisers: cx.denoisers,
         calibration: cx.reports.calibration,
         ranges: cx.reports.ranges,
+        reads: cx.reports.reads,
         fitted: cx.reports.fitted,
         placement: cx.reports.placement,
         warnings: cx.warnings,
@@ -317,8 +340,6 @@ pub fn compile<'c>(
 /// What a package records besides the network.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
-    /// The hardware profile, TOML text.
-    pub hardware: String,
     /// From image bytes to the model's input.
     pub preprocessing: package::Preprocessing,
     /// The model's path as given.
@@ -337,7 +358,7 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
         Manifest {
             format_version: package::FORMAT_VERSION,
             required_features: record.preprocessing.bytes.then(|| package::BYTE_INPUT.to_owned()).into_iter().collect(),
-            hardware: record.hardware,
+            hardware: options.hardware.to_toml(),
             noise: Some((&options.noise).into()),
             calibration: compiled.calibration.map(CalibrationRun::to_manifest),
             preprocessing: Some(record.preprocessing),

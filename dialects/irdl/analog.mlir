@@ -5,6 +5,7 @@
 // `calibration`, once known, is a dictionary {samples, rms, absmax, mean_abs, std, input_absmax} over the clean model.
 // `column_shift`, if given, holds an integer k from 0 to 15 for every output channel: the tile's converter sees the channel scaled
 // by 2^k, which is undone behind it; `column_calibration` is the calibration of the output so scaled.
+// `reads`, if given, is an integer from 2 to 64: the tile computes each product so often, and the mean is taken digitally.
 // Shape relations and the contents of the dictionaries are checked by mxc's `verify` pass.
 irdl.dialect @analog {
   // A 2-D convolution: input NHWC, weight OHWI (I = C / groups), bias O; pad [top, bottom, left, right].

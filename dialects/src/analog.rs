@@ -5,7 +5,7 @@
 //! `denoisers`, `denoiser_parameters`, `chosen` and `reason` (by `insert-denoisers`).
 
 pub use mxc_spec::{
-    calibration::{Calibration, Columns, MAX_COLUMN_SHIFT},
+    calibration::{Calibration, Columns, MAX_COLUMN_SHIFT, MAX_READS},
     shape::Window,
 };
 
@@ -30,6 +30,8 @@ pub const CALIBRATION: &str = "calibration";
 pub const COLUMN_SHIFT: &str = "column_shift";
 /// The calibration dictionary of the output so scaled.
 pub const COLUMN_CALIBRATION: &str = "column_calibration";
+/// i64, 2 to [`MAX_READS`]: how often the tile computes each product, of which the mean is taken digitally; once if absent.
+pub const READS: &str = "reads";
 /// f64: the mean over calibration samples of the per-sample ‖∂L/∂y‖₂ on the clean model.
 pub const GRADIENT_NORM: &str = "gradient_norm";
 /// i64: the layer's place when sorted by descending gradient norm, 0 for the largest.
@@ -273,6 +275,18 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
         let shifts: Option<Vec<i8>> = shifts.into_iter().map(small).collect();
         let shift = shifts.ok_or_else(|| format!("its `{COLUMN_SHIFT}` are not all from 0 to {MAX_COLUMN_SHIFT}"))?;
         Ok(Some(Columns { shift, calibration }))
+    }
+
+    /// How often its tile computes each product, of which the mean is taken.
+    pub fn reads(self) -> Result<u32, String> {
+        let operation = self.operation();
+        if !operation.has_attribute(READS) {
+            return Ok(1);
+        }
+        let reads = ir::i64_attr(&operation, READS).and_then(|reads| u32::try_from(reads).ok());
+        reads.filter(|reads| (2..=MAX_READS).contains(reads)).ok_or_else(|| {
+            format!("its `{READS}` is no integer from 2 to {MAX_READS}; a layer that is read once has none")
+        })
     }
 
     /// The sensitivity, once ranked.

@@ -726,6 +726,7 @@ mod tests {
             noise: LayerNoise::default(),
             calibration: None,
             columns: None,
+            reads: 1,
         };
         for index in 0..layers {
             program.layer(layer(index)).unwrap();

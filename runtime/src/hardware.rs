@@ -161,6 +161,22 @@ pub struct AnalogTile {
     pub weight_mapping: WeightMapping,
     /// Whether every column has a conversion scale of its own.
     pub column_scale: bool,
+    /// Nanoseconds of one read: a matrix-vector product of a tile with its conversions. Profiles of before it was a key have
+    /// PUMA's, and one that has PUMA's is written without it.
+    #[serde(default = "AnalogTile::puma", skip_serializing_if = "AnalogTile::is_puma")]
+    pub mvm_nanoseconds: f64,
+}
+
+impl AnalogTile {
+    /// Ankit et al., ASPLOS 2019.
+    fn puma() -> f64 {
+        100.0
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
+    fn is_puma(nanoseconds: &f64) -> bool {
+        nanoseconds.to_bits() == Self::puma().to_bits()
+    }
 }
 
 /// The energy of one operation and where the figure comes from.
@@ -289,6 +305,10 @@ impl Hardware {
         positive("memory.interface_words", self.memory.interface_words, 1 << 16)?;
         positive("analog.tile_rows", self.analog.tile_rows, 1 << 20)?;
         positive("analog.tile_columns", self.analog.tile_columns, 1 << 20)?;
+        let read = self.analog.mvm_nanoseconds;
+        if !(read.is_finite() && read > 0.0) {
+            return Err(("analog.mvm_nanoseconds", format!("is {read}, must be positive")));
+        }
         self.noise.check()?;
         for (key, figure) in self.energy.figures() {
             if !(figure.picojoules.is_finite() && figure.picojoules >= 0.0) {
@@ -367,6 +387,12 @@ mod tests {
         assert_eq!((paper.conv.cores, paper.noise.lanes, paper.clock_mhz), (10, 4, 500.0));
         assert!(paper.warnings().is_empty());
         assert_eq!(Hardware::parse(&paper.to_toml(), "round trip").unwrap(), paper);
+        let faster = PAPER.replace("mvm_nanoseconds = 100", "mvm_nanoseconds = 40.5");
+        let faster = Hardware::parse(&faster, "test").unwrap();
+        assert_eq!(faster.analog.mvm_nanoseconds, 40.5);
+        assert_eq!(Hardware::parse(&faster.to_toml(), "round trip").unwrap(), faster);
+        // Stored profiles of before the key.
+        assert!(!paper.to_toml().contains("mvm_nanoseconds"));
     }
 
     #[test]
@@ -378,6 +404,7 @@ mod tests {
         );
         assert!(refused("[32, 22, 2, 1]", "[22, 32]").contains("noise.lfsr_taps"));
         assert!(refused("0x9e3779b9", "0x1d872b41").contains("distinct"));
+        assert!(refused("mvm_nanoseconds = 100", "mvm_nanoseconds = 0").contains("must be positive"));
         assert!(refused("bits = 16", "bits = 8").contains("only 16-bit words"));
         assert!(refused("lanes = 4\nlatency", "lanes = 3\nlatency").contains("need two each"));
     }

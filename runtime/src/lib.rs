@@ -8,6 +8,7 @@
 extern crate self as mxc_runtime;
 
 pub mod closed_form;
+pub mod crossbar;
 pub mod data;
 pub mod digital;
 pub mod equalize;
@@ -24,6 +25,7 @@ mod ops;
 pub mod package;
 mod plan;
 pub mod program;
+pub mod reads;
 pub mod rng;
 pub mod store;
 mod sync;

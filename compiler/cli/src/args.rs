@@ -74,7 +74,7 @@ pub enum Command {
     Opt(OptArgs),
     /// Splice the trained denoisers into the source ONNX file
     Export(ExportArgs),
-    /// Cycles and energy of the denoisers on the digital tile
+    /// Cycles and energy of the denoisers on the digital tile, energy and time of the layers on analog tiles
     Report(ReportArgs),
     /// Print a shell completion script
     Completions {
@@ -179,6 +179,10 @@ pub struct CompileArgs {
     /// Whether output channels are scaled towards their converters' full scale, where there are data [default: the recipe's]
     #[arg(long, value_name = "YES", value_parser = clap::builder::BoolishValueParser::new())]
     pub equalize: Option<bool>,
+    /// Reads layers more than once and takes the mean, where that helps most: what it may add to the energy of the analog part,
+    /// such as +5%; takes data
+    #[arg(long, value_name = "P%", default_value = "0%", value_parser = share::parse_positive)]
+    pub energy_budget: f64,
     /// Where the denoisers' weights come from [default: the recipe's]
     #[arg(long, value_name = "HOW", value_parser = inits())]
     pub init: Option<Init>,

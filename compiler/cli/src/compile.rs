@@ -3,7 +3,8 @@
 use super::{Failure, Global, args::CompileArgs, calibrate, ui};
 use compiler::{files::Inputs, pass::run::Times};
 use mxc::{
-    CompileOptions, Compiled, Hardware, LayerNoise, Level, Model, PreprocessOptions, Progress, compiler, runtime,
+    CompileOptions, Compiled, Hardware, LayerNoise, Level, Model, PreprocessOptions, Progress, RepeatedReads, compiler,
+    runtime,
 };
 use runtime::{files::write_atomically, package::Placement};
 use std::{
@@ -45,6 +46,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     }
     super::print(&format!("{}\n\n", layer_table(&placement)))?;
     super::print(&calibrate::told(compiled.ranges(), compiled.fitted()))?;
+    super::print(&compiled.reads().map(told).unwrap_or_default())?;
     super::print(&format!(
         "{}: recipe {}; {} denoiser parameters on {} layers, {:.2} % of the backbone's {}{}; noise {}, scale {}, reference {}\n",
         output.display(),
@@ -73,6 +75,7 @@ fn options(args: &CompileArgs, global: &Global) -> Result<CompileOptions, Failur
         placement: args.placement.clone().unwrap_or(recipe.placement),
         denoiser: args.denoiser.clone().unwrap_or(recipe.denoiser),
         equalize: args.equalize.unwrap_or(recipe.equalize),
+        energy_budget: args.energy_budget,
         init: args.init.unwrap_or(recipe.init),
         logits: args.logits.clone(),
         keep_digital: args.keep_digital.clone(),
@@ -128,6 +131,19 @@ fn overhead(placement: &Placement) -> f64 {
     100.0 * placement.denoiser_parameters as f64 / placement.backbone_parameters.max(1) as f64
 }
 
+/// What reading layers more than once changed, in words.
+fn told(reads: RepeatedReads) -> String {
+    let RepeatedReads { layers, most, energy, before, after } = reads;
+    let chosen = match layers {
+        0 => "none was better than one of each layer".to_owned(),
+        _ => format!(
+            "{layers} layers are read up to {most} times, {:.2} % more energy on the analog tiles",
+            100.0 * energy
+        ),
+    };
+    format!("reads: {chosen}; distillation loss {before:.4} → {after:.4}\n")
+}
+
 /// The channels that have a column shift.
 fn shifts(compiled: &Compiled<'_>) -> u64 {
     compiled.ranges().map_or(0, |ranges| ranges.channels)
@@ -166,6 +182,16 @@ fn report(placement: &Placement, compiled: &Compiled<'_>) -> serde_json::Value {
             "overhead_with_shifts_percent": overhead(placement) + shift_overhead(placement, compiled),
         },
         "layers": layers,
+    });
+    report["reads"] = compiled.reads().map_or(serde_json::Value::Null, |reads| {
+        let RepeatedReads { layers, most, energy, before, after } = reads;
+        serde_json::json!({
+            "layers": layers,
+            "most": most,
+            "energy_percent": 100.0 * energy,
+            "loss_before": before,
+            "loss_after": after,
+        })
     });
     let calibrated = calibrate::report(compiled.ranges(), compiled.fitted(), compiled.skipped());
     for (key, value) in calibrated.as_object().into_iter().flatten() {

@@ -61,6 +61,11 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
     }
     fact("backbone parameters", package.backbone().parameters().to_string());
     fact("column shifts of 4 bits", package.column_shifts()?.to_string());
+    let reads = package.reads()?;
+    if !reads.is_empty() {
+        let reads: Vec<String> = reads.into_iter().map(|(layer, reads)| format!("{layer} {reads}")).collect();
+        fact("layers read more than once", reads.join(", "));
+    }
     fact("denoiser parameters", package.denoisers().parameters().to_string());
     super::print(&format!("{facts}\n"))?;
     match &manifest.placement {

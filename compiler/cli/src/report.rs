@@ -1,4 +1,4 @@
-//! `mxc report`: what the denoisers cost on the digital tile.
+//! `mxc report`: what the denoisers cost on the digital tile, and the layers on the analog tiles.
 
 use super::{Failure, Global, args::ReportArgs, ui};
 use mxc::{Cost, Hardware, Package};
@@ -6,9 +6,22 @@ use mxc::{Cost, Hardware, Package};
 pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
     let hardware = args.hardware.as_deref().map(Hardware::load).transpose()?;
-    let Cost { report, sigma } = package.report(hardware.as_ref(), &global.ui.monitor(|_| {}))?;
+    let cost = package.report(hardware.as_ref(), &global.ui.monitor(|_| {}))?;
     if global.ui.json {
-        return super::print_json(&report);
+        return super::print_json(&cost);
+    }
+    let Cost { report, analog, sigma } = cost;
+    let mut tiles = ui::table(&["layer", "MVMs", "tiles", "reads", "nJ", "µs", "nJ of further reads"]);
+    for layer in &analog.layers {
+        tiles.add_row([
+            layer.layer.clone(),
+            layer.mvms.to_string(),
+            layer.tiles.to_string(),
+            layer.reads.to_string(),
+            format!("{:.2}", layer.nanojoules),
+            format!("{:.2}", layer.microseconds),
+            format!("{:.2}", layer.reads_nanojoules),
+        ]);
     }
     let mut table = ui::table(&["layer", "cycles", "µs", "nJ", "σ̂ path"]);
     for denoiser in &report.denoisers {
@@ -26,7 +39,11 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
         ]);
     }
     super::print(&format!(
-        "{table}\n\nper sample on {}: {} cycles, {:.2} nJ, {:.3} mW while the tile runs\n",
+        "{tiles}\n\nanalog tiles, per sample on {}: {:.2} nJ, {:.2} µs; further reads add {:.2} % energy, {:.2} % time\n\n",
+        report.hardware, analog.nanojoules, analog.microseconds, analog.reads_energy_percent, analog.reads_time_percent
+    ))?;
+    super::print(&format!(
+        "{table}\n\ndenoisers, per sample on {}: {} cycles, {:.2} nJ, {:.3} mW while the tile runs\n",
         report.hardware,
         report.cycles(),
         report.nanojoules(),

@@ -9,7 +9,7 @@ use melior::ir::Module;
 use mxc_compiler::{
     driver::{self, Init, Level, Record},
     import::{self, SourceInfo, SourceInput},
-    pass::{Placement, Ranges, RunOptions, run::print_module},
+    pass::{Placement, Ranges, RepeatedReads, RunOptions, run::print_module},
     placement::Strategy,
 };
 use mxc_dialects::{noise::LayerNoise, share};
@@ -54,6 +54,8 @@ pub struct CompileOptions {
     pub denoiser: String,
     /// Whether the converters' ranges are equalized; takes data.
     pub equalize: bool,
+    /// What reading layers more than once may add to the energy of the analog part, as a share; with 0 none is. Takes data.
+    pub energy_budget: f64,
     /// Where the denoisers' weights come from.
     pub init: Init,
     /// The output that holds the logits; `None` is the first of floats.
@@ -97,6 +99,7 @@ impl CompileOptions {
             placement,
             denoiser: denoiser.to_owned(),
             equalize,
+            energy_budget: 0.0,
             init,
             logits: None,
             keep_digital: Vec::new(),
@@ -173,6 +176,11 @@ impl<'c> Compiled<'c> {
         self.inner.ranges
     }
 
+    /// How often layers are read; `None` where that was not chosen.
+    pub fn reads(&self) -> Option<RepeatedReads> {
+        self.inner.reads
+    }
+
     /// How the denoisers were fitted; `None` where they were not.
     pub fn fitted(&self) -> Option<&Fitted> {
         self.inner.fitted.as_ref()
@@ -222,8 +230,10 @@ pub(crate) fn compile<'c>(
         placement: options.placement.clone(),
         denoiser: options.denoiser.clone(),
         equalize: options.equalize,
+        energy_budget: options.energy_budget,
         init: options.init,
         keep_digital: options.keep_digital.clone(),
+        hardware: options.hardware.clone(),
         seed: options.seed,
         threads: options.threads,
         samples: options.samples.unwrap_or(if data.is_some() { CALIBRATION_SAMPLES } else { SYNTHETIC_SAMPLES }),
@@ -255,13 +265,7 @@ pub(crate) fn compile<'c>(
         let weights = inner.all_weights();
         passes::lower_denoisers(context, &mut inner.module, weights, &options.hardware, monitor)?;
     }
-    let record = Record {
-        hardware: options.hardware.to_toml(),
-        preprocessing,
-        model: path,
-        holdout: options.holdout,
-        options: recorded(options, &driven),
-    };
+    let record = Record { preprocessing, model: path, holdout: options.holdout, options: recorded(options, &driven) };
     Ok(Compiled { context, inner, driven, level: options.level, record, skipped })
 }
 
@@ -280,6 +284,9 @@ fn recorded(options: &CompileOptions, driven: &driver::CompileOptions) -> Vec<St
         format!("seed={}", options.seed),
         format!("holdout={}", options.holdout),
     ];
+    if options.energy_budget > 0.0 {
+        recorded.push(format!("energy-budget={}", share::show(options.energy_budget)));
+    }
     recorded.extend(options.logits.as_ref().map(|name| format!("logits={name}")));
     if !options.keep_digital.is_empty() {
         recorded.push(format!("keep-digital={}", options.keep_digital.join(",")));

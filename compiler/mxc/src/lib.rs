@@ -59,7 +59,7 @@ pub use mxc_compiler::{
     driver::{Init, Level},
     export::ExportError,
     import::{ImportError, ImportOptions, SourceInfo, SourceInput},
-    pass::{PipelineError, Ranges, RunError},
+    pass::{PipelineError, Ranges, RepeatedReads, RunError},
     placement::Strategy,
 };
 pub use mxc_dialects::noise::{LayerNoise, NoiseSpec, Reference, Scale};

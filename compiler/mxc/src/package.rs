@@ -9,7 +9,7 @@ use mxc_compiler::{
 };
 use mxc_dialects::{ir, noise::LayerNoise};
 use mxc_runtime::{
-    digital,
+    crossbar, digital,
     files::{sha256, sha256_file},
     hardware::Hardware,
     package::{self, Manifest},
@@ -34,9 +34,9 @@ use std::{
 /// let placement = package.manifest().placement.as_ref().unwrap();
 /// assert!(placement.denoiser_parameters > 0);
 ///
-/// // What the denoisers cost on the digital tile, and the source model with them.
+/// // What the network costs on the analog tiles and its denoisers on the digital one, and the source model with them.
 /// let cost = package.report(None, &monitor)?;
-/// assert!(cost.report.cycles() > 0);
+/// assert!(cost.report.cycles() > 0 && cost.analog.nanojoules > 0.0);
 /// let exported = package.export(&Default::default())?;
 /// assert!(exported.verified.difference < 1e-4);
 /// # Ok(()) }
@@ -72,12 +72,17 @@ pub struct Exported {
     pub verified: Verified,
 }
 
-/// What the denoisers cost on the digital tile.
-#[derive(Clone, Debug)]
+/// What a network costs: its denoisers on the digital tile, and its layers on the analog tiles. Serialized, the former's fields and
+/// `analog`.
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct Cost {
     /// Cycles and energy, by denoiser.
+    #[serde(flatten)]
     pub report: digital::Report,
+    /// Energy and time, by layer.
+    pub analog: crossbar::Report,
     /// Which blocks keep their σ̂ path.
+    #[serde(skip)]
     pub sigma: Vec<SigmaPath>,
 }
 
@@ -138,6 +143,17 @@ impl Package {
         let program = self.program()?;
         let columns = program.layers().iter().filter_map(|layer| layer.columns.as_ref());
         Ok(columns.map(|columns| columns.shift.len() as u64).sum())
+    }
+
+    /// The layers that are read more than once, with how often, in the order of execution.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Package`] where its program cannot be read.
+    pub fn reads(&self) -> Result<Vec<(String, u32)>, Error> {
+        let program = self.program()?;
+        let several = program.layers().iter().filter(|layer| layer.reads > 1);
+        Ok(several.map(|layer| (layer.name.clone(), layer.reads)).collect())
     }
 
     /// The text of its module, at the denoise level.
@@ -236,11 +252,11 @@ impl Package {
         Ok(Splice { source, layers, options, program })
     }
 
-    /// Cycles and energy of the denoisers on a hardware profile; `None` is the package's.
+    /// Cycles and energy of the denoisers, energy and time of the analog layers, on a hardware profile; `None` is the package's.
     ///
     /// # Errors
     ///
-    /// [`Error::Hardware`], [`Error::Pass`], [`Error::Digital`] or [`Error::Cancelled`].
+    /// [`Error::Hardware`], [`Error::Package`], [`Error::Pass`], [`Error::Digital`] or [`Error::Cancelled`].
     pub fn report(&self, hardware: Option<&Hardware>, monitor: &Monitor<'_>) -> Result<Cost, Error> {
         let own;
         let hardware = match hardware {
@@ -252,7 +268,8 @@ impl Package {
         };
         let context = mxc_dialects::new_context();
         let (module, reports) = self.lowered(&context, hardware, monitor)?;
-        Ok(Cost { report: mxc_compiler::load::tile::report(&module, hardware)?, sigma: reports.sigma })
+        let report = mxc_compiler::load::tile::report(&module, hardware)?;
+        Ok(Cost { report, analog: crossbar::report(&self.program()?, hardware), sigma: reports.sigma })
     }
 
     /// Its hardware profile.

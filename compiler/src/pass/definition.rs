@@ -229,8 +229,8 @@ pub struct PassContext {
     pub weight_loader: Option<WeightLoader>,
     /// Gives calibration samples.
     pub samples: Option<SampleSource>,
-    /// The hardware profile of passes that lower to the digital tile, unless their option names a file; the paper's
-    /// if `None`.
+    /// The hardware profile of passes that lower to the digital tile or count energy, unless their option names a file; the
+    /// paper's if `None`.
     pub hardware: Option<Hardware>,
     /// The default seed of passes with a `seed=` option.
     pub seed: u64,

@@ -9,6 +9,8 @@ pub struct Reports {
     pub calibration: Option<CalibrationRun>,
     /// By `equalize-ranges`.
     pub ranges: Option<Ranges>,
+    /// By `choose-reads`.
+    pub reads: Option<RepeatedReads>,
     /// By `insert-denoisers`.
     pub placement: Option<Placement>,
     /// By `fit-denoisers`.
@@ -25,6 +27,21 @@ pub struct Ranges {
     /// The distillation loss under noise without scales, on samples that the scales were not made of.
     pub before: f64,
     /// And with them.
+    pub after: f64,
+}
+
+/// How often layers are read, where that is more than once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RepeatedReads {
+    /// How many layers are read more than once.
+    pub layers: u64,
+    /// The reads of the layer that is read most often.
+    pub most: u32,
+    /// By how much the energy of the analog part grows, as a share.
+    pub energy: f64,
+    /// The distillation loss under noise with one read, on samples that the choice was not made of.
+    pub before: f64,
+    /// And with what was chosen.
     pub after: f64,
 }
 

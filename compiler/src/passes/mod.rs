@@ -4,6 +4,7 @@
 
 pub mod annotate_noise;
 pub mod canonicalize_graph;
+pub mod choose_reads;
 pub mod drop_sigma;
 pub mod equalize_ranges;
 pub mod fit_denoisers;
@@ -26,6 +27,7 @@ pub static REGISTRY: Registry = Registry {
         PassInfo::of::<annotate_noise::AnnotateNoise>("analog"),
         PassInfo::of::<rank_sensitivity::RankSensitivity>("analog"),
         PassInfo::of::<equalize_ranges::EqualizeRanges>("analog"),
+        PassInfo::of::<choose_reads::ChooseReads>("analog"),
         PassInfo::of::<insert_denoisers::InsertDenoisers>("analog to denoise"),
         PassInfo::of::<fit_denoisers::FitDenoisers>("denoise"),
         PassInfo::of::<drop_sigma::DropSigma>("denoise"),

@@ -28,11 +28,11 @@ use std::path::PathBuf;
 /// The attribute of a quantised denoiser with the fraction bits inside it, by the names of the terms that have a format of their
 /// own (a LeakyReLU has its operand's).
 pub const FRACTIONS: &str = "fractions";
-/// The option of the three digital-tile passes.
+/// The option of passes that depend on the hardware.
 pub const HARDWARE_OPTION: (&str, &str) =
     ("hardware", "a hardware profile (TOML) instead of the caller's or the paper's");
 
-/// The profile a digital-tile pass works for: its option's file, else the caller's, else the paper's.
+/// The profile that such a pass works for: its option's file, else the caller's, else the paper's.
 pub fn hardware(option: Option<&PathBuf>, cx: &mut PassContext) -> Result<Hardware, PassError> {
     let hardware = match (option, &cx.hardware) {
         (Some(path), _) => Hardware::load(path).map_err(|error| PassError::new(error.to_string()))?,

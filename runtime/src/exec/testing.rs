@@ -22,12 +22,14 @@ pub struct Net {
     layers: usize,
     values: usize,
     pub noise: LayerNoise,
+    /// How often layers are read, in turn.
+    pub reads: [u32; 4],
 }
 
 #[allow(dead_code)]
 impl Net {
     pub fn new() -> Self {
-        Self { program: Builder::new(), state: 1, layers: 0, values: 0, noise: LayerNoise::default() }
+        Self { program: Builder::new(), state: 1, layers: 0, values: 0, noise: LayerNoise::default(), reads: [1; 4] }
     }
 
     /// A number in ±1 (SplitMix64).
@@ -100,6 +102,7 @@ impl Net {
                     input_absmax: 0.9,
                 },
             }),
+            reads: self.reads[(self.layers - 1) % 4],
         };
         self.program.layer(layer).expect("a name of its own")
     }

@@ -427,6 +427,8 @@ fn example(info: &ModelInfo, rest: &str) -> String {
 fn start(scale: Scale) -> Net {
     let mut net = Net::new();
     net.noise = LayerNoise { spec: NoiseSpec::gaussian(0.1), scale, reference: Reference::Rms };
+    // Of layers with scaled channels and without.
+    net.reads = [1, 3, 2, 1];
     net
 }
 
@@ -576,7 +578,8 @@ fn sensitivities_match_finite_differences() {
 /// Threads, batch size and position do not change a bit of any result.
 #[test]
 fn results_are_bit_equal_for_any_threads_and_batches() {
-    let program = Net::resnet(1, true);
+    let mut program = Net::resnet(1, true);
+    program.layers_mut().iter_mut().step_by(3).for_each(|layer| layer.reads = 3);
     let (x, indices, labels) = samples(&program, 37);
     let one = Executor::new(program.clone(), 1).unwrap();
     let two = Executor::new(program, 2).unwrap();
@@ -616,8 +619,8 @@ fn noisy_and_denoised_runs_share_their_draws() {
     let x = net.block(x, true, 0.0);
     let x = net.conv(x, 8, 3, 1, 1);
     let mut program = net.classify(x, 4);
-    // Column scales belong to the denoised run only.
-    program.layers_mut().iter_mut().for_each(|layer| layer.columns = None);
+    // Column scales and several reads belong to the denoised run only.
+    program.layers_mut().iter_mut().for_each(|layer| (layer.columns, layer.reads) = (None, 1));
     let (x, indices, _) = samples(&program, 3);
     let executor = Executor::new(program, 1).unwrap();
     let batch = Batch { inputs: &[&x], samples: &indices };
@@ -670,6 +673,84 @@ fn new_noise_has_draws_of_its_own() {
         reused.set_noise(0, spec).unwrap();
         assert_eq!(logits(&fresh), logits(&reused));
     }
+}
+
+/// The noise of k reads has the mean of one and a k-th of its variance, whatever its law; what a chip keeps is in every read, and
+/// reads belong to what mxc adds. The variances of n values are within 4.5 of their standard errors, √((2 + κ)/n) with the
+/// excess kurtosis κ ≤ 0 of the mean of k draws: a false-alarm rate of 7·10⁻⁶ each; the draws are fixed by the key.
+#[test]
+fn reads_divide_the_variance_of_what_is_redrawn() {
+    const COUNT: usize = 1 << 16;
+    let noise = |spec: &str, reads: u32, mode: Mode| -> Vec<f64> {
+        let mut net = start(Scale::Constant);
+        net.noise.spec = spec.parse().unwrap();
+        net.reads = [reads; 4];
+        let x = net.input(&[1, COUNT, 1]);
+        let (w, b) = (net.constant(&[1, 1, 1, 1], vec![1.0], false), net.constant(&[1], vec![0.0], false));
+        let layer = Some(net.layer(1));
+        let y = net.node(Conv2d { window: PLAIN, groups: 1, layer }, &[x, w, b]);
+        let executor = Executor::new(net.finish(&[y]), 1).unwrap();
+        let inputs = vec![0.0; COUNT];
+        let got = executor.forward(Batch { inputs: &[&inputs], samples: &[0] }, mode, KEY).unwrap().remove(0);
+        got.into_iter().map(f64::from).collect()
+    };
+    let moments = |values: &[f64]| {
+        let mean = values.iter().sum::<f64>() / COUNT as f64;
+        (mean, values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / COUNT as f64)
+    };
+    // The magnitude is 0.8.
+    for (spec, mean, variance) in [
+        ("gaussian(sigma=10%,mu=3%)", 0.024, 0.0064),
+        ("uniform(width=30%)", 0.0, 0.0576 / 12.0),
+        ("gaussian(sigma=10%)+uniform(width=30%)", 0.0, 0.0064 + 0.0576 / 12.0),
+    ] {
+        let once = noise(spec, 1, Mode::DENOISED);
+        assert_eq!(once, noise(spec, 64, Mode::NOISY), "{spec}: the noisy network is read once");
+        for reads in [1, 2, 3, 16, 64] {
+            let values = noise(spec, reads, Mode::DENOISED);
+            let (got, spread) = moments(&values);
+            let wanted = variance / f64::from(reads);
+            assert!((got - mean).abs() < 4.5 * (wanted / COUNT as f64).sqrt(), "{spec}, {reads}: {got}");
+            let error = (spread / wanted - 1.0).abs();
+            assert!(error < 4.5 * (2.0 / COUNT as f64).sqrt(), "{spec}, {reads}: {spread}, not {wanted}");
+            // The first read is that of the layer read once, the others are independent of it.
+            let shared = once.iter().zip(&values).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>() / COUNT as f64;
+            assert!(
+                (shared / wanted - 1.0).abs() < 4.5 * (2.0 * f64::from(reads) / COUNT as f64).sqrt(),
+                "{spec}, {reads}"
+            );
+        }
+    }
+    let fixed = "gaussian(sigma=10%,lifetime=chip)";
+    assert_eq!(
+        noise(fixed, 1, Mode::DENOISED),
+        noise(fixed, 5, Mode::DENOISED),
+        "a chip's noise is no other in a read"
+    );
+    let both = moments(&noise("gaussian(sigma=10%)+gaussian(sigma=10%,lifetime=chip)", 4, Mode::DENOISED)).1;
+    assert!((both / (0.0064 * 1.25) - 1.0).abs() < 4.5 * (2.0 / COUNT as f64).sqrt(), "{both}");
+}
+
+/// Each read saturates by itself: at the middle of the range the mean of reads that reach both ends, at its end half of what a
+/// symmetric noise does.
+#[test]
+fn reads_saturate_one_by_one() {
+    let mut net = start(Scale::Range);
+    net.noise.spec = NoiseSpec::gaussian(0.5);
+    net.reads = [64; 4];
+    let x = net.input(&[1, 4096, 1]);
+    let (w, b) = (net.constant(&[1, 1, 1, 1], vec![1.0], false), net.constant(&[1], vec![0.0], false));
+    let layer = Some(net.layer(1));
+    let y = net.node(Conv2d { window: PLAIN, groups: 1, layer }, &[x, w, b]);
+    let mut program = net.finish(&[y]);
+    program.layers_mut()[0].calibration.as_mut().unwrap().input_absmax = 2.0;
+    let executor = Executor::new(program, 1).unwrap();
+    let inputs = [1.0; 4096];
+    let y = executor.forward(Batch { inputs: &[&inputs], samples: &[0] }, Mode::DENOISED, KEY).unwrap().remove(0);
+    // E min(1 + 0.4·ε, 1) = 1 − 0.4/√(2π); of 2¹⁸ draws of a deviation of 0.233 the mean has one of 0.00046.
+    let mean = y.iter().map(|&y| f64::from(y)).sum::<f64>() / 4096.0;
+    let wanted = 1.0 - 0.4 / (2.0 * std::f64::consts::PI).sqrt();
+    assert!((mean - wanted).abs() < 4.5 * 0.00046, "{mean}, not {wanted}");
 }
 
 /// A window that takes every pixel by itself.

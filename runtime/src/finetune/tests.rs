@@ -303,6 +303,7 @@ fn network() -> Program {
         noise: noise.clone(),
         calibration: None,
         columns: None,
+        reads: 1,
     };
     let (conv, fc) = (builder.layer(layer("conv", 4)).unwrap(), builder.layer(layer("fc", 3)).unwrap());
     let mut constant = |name: &str, shape: &[usize], values: &[f32]| {

@@ -34,6 +34,27 @@ pub fn add_assign(y: &mut [f32], x: &[f32]) {
     }
 }
 
+/// `y *= c`.
+pub fn scale(y: &mut [f32], c: f32) {
+    for y in y {
+        *y *= c;
+    }
+}
+
+/// `y *= x`.
+pub fn multiply_assign(y: &mut [f32], x: &[f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y *= x;
+    }
+}
+
+/// `y += c` where `|x| < limit`.
+pub fn add_inside(y: &mut [f32], x: &[f32], limit: f32, c: f32) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y += if x.abs() < limit { c } else { 0.0 };
+    }
+}
+
 /// `y = clamp(y, min, max)`.
 pub fn clamp(y: &mut [f32], min: f32, max: f32) {
     for y in y {

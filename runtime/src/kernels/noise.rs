@@ -1,6 +1,6 @@
 //! The kernels of the noise models, and the pass that adds them to a layer's values.
 
-use super::elementwise::{add_constant, clamp, scaled_add};
+use super::elementwise::{add_assign, add_constant, add_inside, clamp, scale, scaled_add};
 use crate::rng::{BLOCK, Stream};
 use multiversion::multiversion;
 use mxc_spec::noise::Model;
@@ -20,14 +20,18 @@ pub struct Law {
     pub spread: f64,
     /// The draws d.
     pub fill: Fill,
+    /// The variance of d.
+    pub variance: f64,
 }
 
 impl Law {
     /// The law of a model.
     pub fn of(model: &Model) -> Self {
         match *model {
-            Model::Gaussian { sigma, mu } => Self { mean: mu, spread: sigma, fill: Stream::fill_normals },
-            Model::Uniform { width } => Self { mean: 0.0, spread: width, fill: fill_uniforms },
+            Model::Gaussian { sigma, mu } => {
+                Self { mean: mu, spread: sigma, fill: Stream::fill_normals, variance: 1.0 }
+            }
+            Model::Uniform { width } => Self { mean: 0.0, spread: width, fill: fill_uniforms, variance: 1.0 / 12.0 },
         }
     }
 }
@@ -76,6 +80,57 @@ pub fn add_noise(y: &mut [f32], offset: f32, parts: &[(Draws<'_>, f32)], limit: 
         if let Some(limit) = limit {
             clamp(chunk, -limit, limit);
         }
+    }
+}
+
+/// The block of a stream that a read's draws begin at; those of the first are where the draws of a single read are. No value has
+/// as many elements.
+pub fn first_block(read: u32) -> u64 {
+    u64::from(read) << 44
+}
+
+/// What `reads` reads of `y` make in the mean. Each has the offset and the draws made before, which are the same in all, draws of
+/// its own from the streams, and is clamped to ±`limit` by itself. To `inside` is added, by element, the share of the reads that
+/// were not clamped.
+pub fn average_reads(
+    y: &mut [f32],
+    offset: f32,
+    parts: &[(Draws<'_>, f32)],
+    limit: Option<f32>,
+    reads: u32,
+    mut inside: Option<&mut [f32]>,
+) {
+    let [mut draws, mut same, mut one] = [[0f32; CHUNK]; 3];
+    let share = 1.0 / reads as f32;
+    for (index, sum) in y.chunks_mut(CHUNK).enumerate() {
+        let [draws, same, one] = [&mut draws, &mut same, &mut one].map(|buffer| &mut buffer[..sum.len()]);
+        if offset != 0.0 {
+            add_constant(sum, offset);
+        }
+        for &(part, coefficient) in parts {
+            if let Draws::Values(values) = part {
+                scaled_add(sum, &values[index * CHUNK..][..same.len()], coefficient, 0.0);
+            }
+        }
+        same.copy_from_slice(sum);
+        sum.fill(0.0);
+        for read in 0..reads {
+            one.copy_from_slice(same);
+            for &(part, coefficient) in parts {
+                if let Draws::Stream(stream, fill) = part {
+                    fill(&stream, first_block(read) + (index * CHUNK / BLOCK) as u64, draws);
+                    scaled_add(one, draws, coefficient, 0.0);
+                }
+            }
+            if let Some(limit) = limit {
+                if let Some(inside) = &mut inside {
+                    add_inside(&mut inside[index * CHUNK..][..one.len()], one, limit, share);
+                }
+                clamp(one, -limit, limit);
+            }
+            add_assign(sum, one);
+        }
+        scale(sum, share);
     }
 }
 
@@ -130,6 +185,31 @@ mod tests {
         );
         for (y, normal) in y.iter().zip(&normals) {
             assert!((y - (1.25 + normal).clamp(-2.0, 2.0)).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn reads_are_drawn_and_clamped_one_by_one() {
+        const N: usize = 3000;
+        let stream = stream();
+        let mut fixed = vec![0.0; N];
+        fill_uniforms(&stream, 7, &mut fixed);
+        let start: Vec<f32> = (0..N).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
+        let parts = [(Draws::Stream(stream, Stream::fill_normals as Fill), 0.5), (Draws::Values(&fixed), 0.75)];
+        for limit in [None, Some(1.0)] {
+            let (mut y, mut inside) = (start.clone(), vec![0.0; N]);
+            average_reads(&mut y, 0.25, &parts, limit, 3, Some(&mut inside));
+            let mut draws = vec![0.0; 3 * N];
+            draws.chunks_mut(N).zip(0..).for_each(|(draws, read)| stream.fill_normals(first_block(read), draws));
+            assert!(draws[..N] != draws[N..2 * N]);
+            for (i, (y, inside)) in y.iter().zip(&inside).enumerate() {
+                let limit = limit.unwrap_or(f32::INFINITY);
+                let reads = [0, 1, 2].map(|read| start[i] + 0.25 + 0.75 * fixed[i] + 0.5 * draws[read * N + i]);
+                let mean = reads.iter().map(|y| y.clamp(-limit, limit)).sum::<f32>() / 3.0;
+                assert!((y - mean).abs() < 1e-6, "{i}: {y}, not {mean}");
+                let share = reads.iter().filter(|y| y.abs() < limit).count() as f32 / 3.0;
+                assert!(limit.is_infinite() || (inside - share).abs() < 1e-6, "{i}: {inside}, not {share}");
+            }
         }
     }
 }

@@ -1,4 +1,9 @@
 //! Analog layers: what noise adds around the product that a tile computes, and where it saturates.
+//!
+//! A layer may be read k times, [`Layer::reads`]: what is drawn for every sample is then drawn for every read, what a chip keeps
+//! and means are the same in all, every read saturates by itself, and the mean goes on. Each read is really drawn, whatever its
+//! law. Of noise at the input the reads are averaged in front of the product, which is linear: that is the mean of its results
+//! but for saturation at the output, which then acts on reads of the output's own noise alone.
 
 use super::{
     operator::Planned,
@@ -23,7 +28,7 @@ use crate::{
 };
 use mxc_spec::{
     calibration::Columns,
-    noise::{Lifetime, Reference, Scale, Site},
+    noise::{Component, Lifetime, Reference, Scale, Site},
 };
 
 /// What a tile computes of its input: a product with constant weights, and a bias.
@@ -154,6 +159,14 @@ impl<P: Product> Kernel for Tile<P> {
     }
 }
 
+/// Whether some of a layer's noise at a site is another in every read of the same sample, so that averaging reads cuts it.
+pub(crate) fn is_redrawn(layer: &Layer, site: Site) -> bool {
+    let redrawn = |component: &Component| {
+        component.site == site && component.lifetime == Lifetime::Sample && Law::of(&component.model).spread > 0.0
+    };
+    layer.noise.spec.components.iter().any(redrawn)
+}
+
 /// What a layer's components at a site add, in place; at the output the tile saturates, too.
 #[derive(Clone, Debug)]
 struct Noise {
@@ -167,6 +180,8 @@ struct Noise {
     magnitude: Option<f64>,
     reference: Reference,
     limit: Option<f32>,
+    /// How many reads are averaged: 1 where nothing is drawn for each.
+    times: u32,
     /// By channel, the powers of two in front of the converter and behind it.
     columns: Option<[Vec<f32>; 2]>,
 }
@@ -174,6 +189,10 @@ struct Noise {
 impl Noise {
     fn new(id: LayerId, layer: &Layer, site: Site, denoise: bool) -> Self {
         let components = layer.noise.spec.components.iter().enumerate();
+        let times = match is_redrawn(layer, site) {
+            true => layer.reads(denoise),
+            false => 1,
+        };
         Self {
             layer: id,
             hash: layer_hash(&layer.name),
@@ -187,7 +206,13 @@ impl Noise {
                 Scale::Range | Scale::Constant => Some(layer.magnitude(site, denoise).unwrap_or(0.0)),
             },
             reference: layer.noise.reference,
-            limit: layer.limits(denoise).filter(|_| site == Site::Output).map(|limits| limits[1]),
+            // At the input the tile itself saturates, unless reads do one by one.
+            limit: match site {
+                Site::Input => layer.limits(denoise).filter(|_| times > 1).map(|limits| limits[0]),
+                Site::Weight | Site::PartialSum => None,
+                Site::Output => layer.limits(denoise).map(|limits| limits[1]),
+            },
+            times,
             columns: layer.columns(denoise).filter(|_| site == Site::Output).map(Columns::scales),
         }
     }
@@ -213,7 +238,8 @@ impl Kernel for Noise {
     }
 
     fn reads(&self, _: bool) -> Result<Reads, &'static str> {
-        Ok(match (self.magnitude, self.limit) {
+        // How far reads were clamped is no matter of their mean.
+        Ok(match (self.magnitude, self.limit.filter(|_| self.times == 1)) {
             (None, _) => Reads::BOTH,
             (Some(_), Some(_)) => Reads::RESULT,
             (Some(_), None) => Reads::NOTHING,
@@ -250,10 +276,21 @@ impl Kernel for Noise {
                 (draws, (magnitude * law.spread * run.sample.level) as f32)
             })
             .collect();
-        noise::add_noise(run.out, offset as f32, &parts, self.limit);
+        let mut inside = None;
+        if self.times == 1 {
+            noise::add_noise(run.out, offset as f32, &parts, self.limit);
+        } else {
+            if run.sample.tape && self.limit.is_some() {
+                inside = Some(run.tools.pool.take_zeroed(run.out.len()));
+            }
+            noise::average_reads(run.out, offset as f32, &parts, self.limit, self.times, inside.as_deref_mut());
+        }
         self.unscaled(run.out);
         if self.magnitude.is_none() {
             run.extra = Extra::Magnitude(magnitude);
+        }
+        if let Some(inside) = inside {
+            run.extra = Extra::Buffers(vec![inside]);
         }
         if let (Some(observer), Site::Output) = (&mut run.observer, self.site) {
             observer(self.layer, Seen::Noisy { output: run.out });
@@ -268,6 +305,12 @@ impl Kernel for Noise {
             self.scaled(&mut values);
             values
         };
+        if let Extra::Buffers(inside) = run.extra {
+            // The mean of reads that saturated one by one, in either unit.
+            inside.iter().for_each(|inside| elementwise::multiply_assign(&mut g, inside));
+            run.add(0, g);
+            return Ok(());
+        }
         let (mut x, mut y) = (None, None);
         if self.columns.is_some() {
             let values = run.values;
@@ -311,15 +354,9 @@ pub(crate) fn exact(
     };
     let info = &run.layers[layer];
     let limits = info.limits(run.sample.mode.denoise).filter(|_| run.sample.mode.noise && !info.noise.spec.is_ideal());
-    let clamp = |tensor: &mut Tensor, limit: Option<f32>| {
-        if let Some(limit) = limit.map(f64::from) {
-            tensor.values.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
-        }
-    };
     let mut input = x.clone();
     if run.sample.mode.noise {
-        add_noise(run, layer, Site::Input, &mut input)?;
-        clamp(&mut input, limits.map(|limits| limits[0]));
+        read(run, layer, Site::Input, &mut input, limits.map(|limits| limits[0]))?;
     }
     let mut y = product(&input);
     run.observe(layer, [x, &y], |[input, output]| Seen::Product { input, output });
@@ -335,15 +372,15 @@ pub(crate) fn exact(
             }
         };
         scale(&mut y, 0);
-        add_noise(run, layer, Site::Output, &mut y)?;
-        clamp(&mut y, limits.map(|limits| limits[1]));
+        read(run, layer, Site::Output, &mut y, limits.map(|limits| limits[1]))?;
         scale(&mut y, 1);
         run.observe(layer, [&y, &y], |[_, output]| Seen::Noisy { output });
     }
     Ok(y)
 }
 
-fn add_noise(run: &Exact<'_>, layer: LayerId, site: Site, y: &mut Tensor) -> Result<(), String> {
+/// The mean of a layer's reads of values, with the noise of a site and its saturation.
+fn read(run: &Exact<'_>, layer: LayerId, site: Site, y: &mut Tensor, limit: Option<f32>) -> Result<(), String> {
     let info = &run.layers[layer];
     let (n, values) = (y.values.len() as f64, &y.values);
     let mean = values.iter().sum::<f64>() / n;
@@ -355,16 +392,33 @@ fn add_noise(run: &Exact<'_>, layer: LayerId, site: Site, y: &mut Tensor) -> Res
         (Scale::Signal, Reference::Std) => Some((square - mean * mean).sqrt()),
         (Scale::Range | Scale::Constant, _) => info.magnitude(site, run.sample.mode.denoise),
     };
-    for (index, component) in info.noise.spec.components.iter().enumerate() {
-        if component.site != site {
-            continue;
+    let reads = info.reads(run.sample.mode.denoise);
+    let mut sum: Option<Vec<f64>> = None;
+    for number in 0..reads {
+        let mut one = y.values.clone();
+        for (index, component) in info.noise.spec.components.iter().enumerate() {
+            if component.site != site {
+                continue;
+            }
+            let s = s.ok_or_else(|| format!("layer `{}` is not calibrated", info.name))?;
+            let law = Law::of(&component.model);
+            let drawn = match component.lifetime {
+                Lifetime::Sample => number,
+                Lifetime::Chip => 0,
+            };
+            let draws = run.draws(law.fill, layer, Kind::Noise, index, (component.lifetime, drawn), one.len());
+            for (y, draw) in one.iter_mut().zip(draws) {
+                *y += s * (law.mean * run.sample.level.abs() + law.spread * draw * run.sample.level);
+            }
         }
-        let s = s.ok_or_else(|| format!("layer `{}` is not calibrated", info.name))?;
-        let law = Law::of(&component.model);
-        let draws = run.draws(law.fill, layer, Kind::Noise, index, component.lifetime, y.values.len());
-        for (y, draw) in y.values.iter_mut().zip(draws) {
-            *y += s * (law.mean * run.sample.level.abs() + law.spread * draw * run.sample.level);
+        if let Some(limit) = limit.map(f64::from) {
+            one.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
+        }
+        match &mut sum {
+            None => sum = Some(one),
+            Some(sum) => sum.iter_mut().zip(one).for_each(|(sum, one)| *sum += one),
         }
     }
+    y.values = sum.into_iter().flatten().map(|sum| sum / f64::from(reads)).collect();
     Ok(())
 }

@@ -643,7 +643,7 @@ fn exact(
                         let seen = [operands[0], &values[*like]];
                         run.observe(layer, seen, |[input, sigma]| Seen::Sigma { input, sigma });
                         let fill = Stream::fill_normals;
-                        run.draws(fill, layer, rng::Kind::Epsilon, number, Lifetime::Sample, count)
+                        run.draws(fill, layer, rng::Kind::Epsilon, number, (Lifetime::Sample, 0), count)
                     }
                     false => vec![0.0; count],
                 };

@@ -2,7 +2,7 @@
 
 use crate::{
     exec::sample::{Observer, Sample, Seen},
-    kernels::noise::Fill,
+    kernels::noise::{Fill, first_block},
     program::value::{Layer, LayerId},
     rng::{Kind, layer_hash},
 };
@@ -57,19 +57,19 @@ pub(crate) struct Exact<'a> {
 }
 
 impl Exact<'_> {
-    /// Draws of a law for a layer, as the kernels make them.
+    /// Draws of a law for a layer, as the kernels make them, of a lifetime and in the so-manyth read.
     pub fn draws(
         &self,
         fill: Fill,
         layer: LayerId,
         kind: Kind,
         component: usize,
-        lifetime: Lifetime,
+        (lifetime, read): (Lifetime, u32),
         len: usize,
     ) -> Vec<f64> {
         let mut out = vec![0.0; len];
         let stream = self.sample.stream(layer_hash(&self.layers[layer].name), kind, component, lifetime);
-        fill(&stream, 0, &mut out);
+        fill(&stream, first_block(read), &mut out);
         out.into_iter().map(f64::from).collect()
     }
 

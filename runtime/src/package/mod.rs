@@ -40,8 +40,10 @@ pub const FORMAT_VERSION: u32 = 4;
 pub const BYTE_INPUT: &str = "byte-input";
 /// The feature of packages whose converters see scaled channels, [`Columns`](crate::program::Columns).
 pub const COLUMN_SHIFT: &str = "column-shift";
+/// The feature of packages whose tiles are read more than once, [`Layer::reads`](crate::program::Layer::reads).
+pub const READS: &str = "reads";
 /// The required features that this program knows; a package that needs another is refused.
-pub const KNOWN_FEATURES: [&str; 2] = [BYTE_INPUT, COLUMN_SHIFT];
+pub const KNOWN_FEATURES: [&str; 3] = [BYTE_INPUT, COLUMN_SHIFT, READS];
 
 const MANIFEST: &str = "manifest.pb";
 const MODULE: &str = "module.mlir";
@@ -121,9 +123,15 @@ impl Package {
         self.program = proto::Program::new(program, &self.weights())?.encode_to_vec();
         self.module = module;
         let features = &mut self.manifest.required_features;
-        features.retain(|feature| feature != COLUMN_SHIFT);
-        if program.layers().iter().any(|layer| layer.columns.is_some()) {
-            features.push(COLUMN_SHIFT.to_owned());
+        let layers = program.layers();
+        for (name, needed) in [
+            (COLUMN_SHIFT, layers.iter().any(|layer| layer.columns.is_some())),
+            (READS, layers.iter().any(|layer| layer.reads > 1)),
+        ] {
+            features.retain(|feature| feature != name);
+            if needed {
+                features.push(name.to_owned());
+            }
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ pub use crate::ops::{
     unary::Unary,
 };
 use crate::{ops::operator::Operand, store::Weight, task::Task};
-use mxc_spec::calibration::MAX_COLUMN_SHIFT;
+use mxc_spec::calibration::{MAX_COLUMN_SHIFT, MAX_READS};
 pub use mxc_spec::shape::Window;
 use std::collections::BTreeMap;
 pub use value::{Calibration, Columns, DType, Layer, LayerId, Value, ValueId};
@@ -320,6 +320,10 @@ impl Builder {
                 format!("layer `{name}`"),
                 format!("the column shift {shift} is not 0 to {MAX_COLUMN_SHIFT}"),
             );
+        }
+        if !(1..=MAX_READS).contains(&layer.reads) {
+            let Layer { name, reads, .. } = &layer;
+            return wrong(format!("layer `{name}`"), format!("it is read {reads} times, not 1 to {MAX_READS}"));
         }
         let id = self.program.layers.len();
         self.layers.insert(layer.name.clone(), id);

@@ -92,12 +92,21 @@ pub struct Layer {
     /// How its tile's converters see the output, where the channels' ranges were equalized. That belongs to what mxc adds to a
     /// network, as denoisers do: the noisy network without them is as it was.
     pub columns: Option<Columns>,
+    /// How often its tile computes each product, of which the mean is taken digitally: 1 to [`MAX_READS`]. What mxc adds, too.
+    ///
+    /// [`MAX_READS`]: mxc_spec::calibration::MAX_READS
+    pub reads: u32,
 }
 
 impl Layer {
     /// Its columns in a run with or without what mxc adds.
     pub(crate) fn columns(&self, denoise: bool) -> Option<&Columns> {
         self.columns.as_ref().filter(|_| denoise)
+    }
+
+    /// How often a product is computed in a run with or without what mxc adds.
+    pub(crate) fn reads(&self, denoise: bool) -> u32 {
+        if denoise { self.reads } else { 1 }
     }
 
     /// The calibrated magnitude s at a site, with or without what mxc adds, in the units that a converter sees; `None` where nothing

@@ -218,6 +218,20 @@ func.func @main(%x: tensor<?x2xf32>) -> tensor<?x2xf32> {
   return %3 : tensor<?x2xf32>
 }
 // -----
+// Reads.
+func.func @main(%x: tensor<?x2xf32>) -> tensor<?x2xf32> {
+  %w = "tosa.const"() {values = dense<1.0> : tensor<2x2xf32>} : () -> tensor<2x2xf32>
+  %b = "tosa.const"() {values = dense<1.0> : tensor<2xf32>} : () -> tensor<2xf32>
+  // expected-error@below {{"once": its `reads` is no integer from 2 to 64; a layer that is read once has none}}
+  %1 = "analog.fully_connected"(%x, %w, %b) {layer = "once", reads = 1 : i64, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  // expected-error@below {{"often": its `reads` is no integer from 2 to 64}}
+  %2 = "analog.fully_connected"(%1, %w, %b) {layer = "often", reads = 65 : i64, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  // expected-error@below {{"half": its `reads` is no integer from 2 to 64}}
+  %3 = "analog.fully_connected"(%2, %w, %b) {layer = "half", reads = 2.5 : f64, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  %4 = "analog.fully_connected"(%3, %w, %b) {layer = "most", reads = 64 : i64, noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
+  return %4 : tensor<?x2xf32>
+}
+// -----
 // A launch.
 func.func @main(%x: tensor<?x2xi16>) -> tensor<?x2xi16> {
   // expected-error@below {{dtile.launch of layer fc: no dtile program @nothing}}

@@ -44,6 +44,9 @@ pub struct Layer {
     /// How its tile's converters see the output, where the channels' ranges were equalized.
     #[prost(message, optional, tag = "7")]
     pub columns: Option<Columns>,
+    /// How often its tile computes each product, of which the mean is taken; once if absent.
+    #[prost(uint32, optional, tag = "8")]
+    pub reads: Option<u32>,
 }
 
 /// How converters see a layer's output.

@@ -84,6 +84,7 @@ impl Program {
                 shift: columns.shift.iter().map(|&shift| u32::from(shift.unsigned_abs())).collect(),
                 calibration: Some(from_calibration(columns.calibration)),
             }),
+            reads: Some(layer.reads).filter(|&reads| reads > 1),
         });
         let outputs = program.outputs.iter();
         let outputs = outputs.map(|&id| Output { value: id as u64, name: program.values[id].name.clone() }).collect();
@@ -186,8 +187,9 @@ impl<'a> Reader<'a> {
                 Some(program::Columns { shift, calibration })
             }
         };
+        let reads = layer.reads.unwrap_or(1);
         let name = layer.name.clone();
-        self.builder.layer(program::Layer { name, channels, noise, calibration, columns })?;
+        self.builder.layer(program::Layer { name, channels, noise, calibration, columns, reads })?;
         self.layers.push(false);
         Ok(())
     }
