@@ -121,7 +121,7 @@ impl Fit for Moments {
     fn wants(&self, denoiser: &Denoiser) -> bool {
         let terms = denoiser.kind.expression().terms();
         matches!(terms, [x, affine] if matches!(x.primitive, Primitive::Input)
-            && matches!(affine.primitive, Primitive::ScaleShift { scale: 0, shift: 1, .. }))
+            && matches!(affine.primitive, Primitive::ScaleShift { scale: Some(0), shift: 1, .. }))
     }
 
     fn sums(&self, denoiser: &Denoiser, clean: &[f32], noisy: &[f32]) -> [ChannelSums; 2] {
