@@ -1,7 +1,7 @@
 # make quickstart  set up, build, compile + fine-tune + evaluate the example ResNet-20 (about 15 minutes)
 # make test        set up and run every test
 # make bench       speed against PyTorch eager, in one run (needs examples/setup.sh's virtual environment)
-# make tables      the accuracy tables of docs/results.md (hours)
+# make tables      the accuracy tables of docs/results.md (hours, resumed where they stopped); MINUTES=60 stops the longer one
 # make harness     1,000 random networks through every command, against onnxruntime (minutes)
 # make zoo         full-size networks of torchvision and timm through the whole pipeline (hours, gigabytes)
 SHELL := bash
@@ -40,7 +40,9 @@ bench: build
 	benches/compare.py
 
 tables: build
+	test -x examples/.venv/bin/python || examples/setup.sh
 	scripts/tables.py
+	MXC=$(MXC) examples/.venv/bin/python scripts/recovery --data $(FASHION) $(if $(MINUTES),--minutes $(MINUTES))
 
 harness: build tests/.venv/installed
 	MXC=$(MXC) tests/.venv/bin/python scripts/harness.py --networks 1000

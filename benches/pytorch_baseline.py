@@ -23,10 +23,12 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MODELS = Path(__file__).resolve().parent.parent / "examples" / "models"
-sys.path.insert(0, str(MODELS))
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+MODELS = EXAMPLES / "models"
+sys.path[:0] = [str(EXAMPLES), str(MODELS)]
 
 import data  # noqa: E402
+from analog import Tile, normal  # noqa: E402
 from nets import NETS  # noqa: E402
 
 SLOPE = 2.0**-7
@@ -74,52 +76,6 @@ class Affine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x, self.scale)
-
-
-class Tile:
-    """The hooks of one layer: calibration of its ranges, then saturation, noise and denoiser."""
-
-    def __init__(self, layer: nn.Module, name: str) -> None:
-        self.layer, self.name = layer, name
-        self.squares, self.elements, self.input_max, self.output_max = 0.0, 0, 0.0, 0.0
-        self.mode, self.scale, self.sigma = "clean", "range", 0.0
-        self.denoiser: nn.Module | None = None
-        layer.register_forward_pre_hook(self.before)
-        layer.register_forward_hook(self.after)
-
-    def before(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if self.mode == "calibrate":
-            self.input_max = max(self.input_max, inputs[0].abs().max().item())
-        elif self.mode != "clean" and self.scale == "range":
-            return (inputs[0].clamp(-self.input_max, self.input_max),)
-        return None
-
-    def after(self, _: nn.Module, __: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
-        if self.mode == "calibrate":
-            self.squares += y.double().square().sum().item()
-            self.elements += y.numel()
-            self.output_max = max(self.output_max, y.abs().max().item())
-            return None
-        if self.mode == "clean":
-            return None
-        if self.scale == "signal":  # each sample's own rms, differentiated
-            rms = y.square().mean(tuple(range(1, y.ndim)), keepdim=True).sqrt()
-            y = torch.addcmul(y, normal(y), rms, value=self.sigma)
-        else:
-            y = torch.add(y, normal(y), alpha=self.sigma * (self.squares / self.elements) ** 0.5)
-            if self.scale == "range":
-                y = y.clamp(-self.output_max, self.output_max)
-        if self.mode == "denoised" and self.denoiser is not None:
-            y = self.denoiser(y)
-        return y
-
-
-def normal(like: Tensor) -> Tensor:
-    """Standard normal numbers in the memory layout of `like`: `randn_like` is slow on channels_last tensors."""
-    if like.ndim == 4 and not like.is_contiguous():
-        n, c, h, w = like.shape
-        return torch.randn(n, h, w, c).permute(0, 3, 1, 2)
-    return torch.randn(like.shape)
 
 
 def fold(net: nn.Module) -> None:

@@ -1,5 +1,6 @@
 //! Scripts that run mxc beside onnxruntime: models as users have them (`python/cases.py`), quantised networks
-//! (`python/quantised.py`), random networks (`scripts/harness.py`, which by itself runs as many as one likes).
+//! (`python/quantised.py`), random networks (`scripts/harness.py`, which by itself runs as many as one likes); and the tests of
+//! scripts that are long themselves.
 
 use crate::common::{onnxruntime, root, succeed};
 use std::{path::Path, process::Command};
@@ -31,6 +32,12 @@ fn quantised_networks() {
     let folder = tempfile::tempdir().unwrap();
     let models = root().join("examples/models");
     passes("tests/python/quantised.py", &[MXC, text(&models), text(folder.path())], &[]);
+}
+
+/// The plan, the store and the tables of `scripts/recovery`, without a run.
+#[test]
+fn the_table_of_what_recovers() {
+    passes("scripts/recovery/test_recovery.py", &[], &[]);
 }
 
 #[test]

@@ -163,8 +163,8 @@ fn verify_denoiser(
     let kind = block.kind();
     if placed.range((layer.clone(), kind.stage)..).next().is_some_and(|(other, _)| *other == layer) {
         return Err(match kind.stage {
-            denoise::Stage::Block => "the layer has another block, or an affine before it".to_owned(),
-            denoise::Stage::Affine => "the layer has another affine".to_owned(),
+            denoise::Stage::Block => "the layer has another block, or an affine or a bias before it".to_owned(),
+            denoise::Stage::Affine => "the layer has another affine or bias".to_owned(),
         });
     }
     placed.insert((layer, kind.stage));

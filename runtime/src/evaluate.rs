@@ -239,11 +239,13 @@ fn evaluate_model(
     let program = model.program();
     let noisy_layers = !program.layers().is_empty();
     let denoisers = program.has_denoisers();
+    // Converter ranges and reads change what noise does, and nothing without it.
+    let cleans = denoisers || program.layers().iter().any(|layer| layer.columns.is_some() || layer.reads > 1);
     let samples = check(program, data, options)?;
     let runs = if noisy_layers { options.runs } else { 1 };
     let chips = options.chips.map_or(0, |chips| chips.count);
     let draws = u64::from(noisy_layers) * u64::from(runs) + u64::from(chips);
-    let passes = (1 + draws) * (1 + u64::from(denoisers));
+    let passes = 1 + u64::from(denoisers) + draws * (1 + u64::from(cleans));
     let mut meter = Meter { progress, start: Instant::now(), done: 0, total: passes * samples as u64 };
     let mut run = |mode: Mode, stage: &'static str, draw: (u32, u32)| {
         accuracy(model, data, samples, options, mode, draw, |count| {
@@ -255,7 +257,7 @@ fn evaluate_model(
     // One noise draw without and with denoisers.
     let mut pair = |draw: (u32, u32)| -> Result<(Accuracy, Accuracy), EvalError> {
         let noisy = if noisy_layers { run(Mode::NOISY, "noisy", draw)? } else { clean };
-        let denoised = match (denoisers, noisy_layers) {
+        let denoised = match (cleans, noisy_layers) {
             (true, true) => run(Mode::DENOISED, "denoised", draw)?,
             (true, false) => clean_denoised,
             (false, _) => noisy,
@@ -778,6 +780,12 @@ mod tests {
         assert_eq!(report.denoised, report.noisy);
         assert_eq!(report.recovered_percent, Some(0.0));
         assert_eq!(model.calls.borrow().len(), 6);
+        let mut model = fake(2, false);
+        let columns = crate::program::Columns { shift: vec![1; 3], calibration: Calibration::default() };
+        model.program.layers_mut()[0].columns = Some(columns);
+        let report = evaluate_model(&model, &Numbers, &options, &mut |_| {}).unwrap();
+        assert_eq!(report.clean_denoised, report.clean);
+        assert_eq!(model.calls.borrow().len(), 11, "under noise, the ranges make another network");
         let model = fake(0, false);
         let report = evaluate_model(&model, &Numbers, &options, &mut |_| {}).unwrap();
         assert_eq!((report.noisy.top1, report.recovered_percent), (100.0, None));

@@ -178,7 +178,8 @@ impl Builder<'_> {
                     self.node("LeakyRelu", &[&values[*x]], name, vec![float("alpha", SLOPE as f32)])
                 }
                 Primitive::ScaleShift { x, scale, shift } => {
-                    let (scale, shift) = weight(*scale).zip(weight(*shift)).ok_or_else(missing)?;
+                    let scale = scale.map(|scale| weight(scale).ok_or_else(missing)).transpose()?;
+                    let shift = weight(*shift).ok_or_else(missing)?;
                     self.scale_shift(&values[*x], name, scale, shift)
                 }
                 Primitive::Draw { like } => self.node("RandomNormalLike", &[&values[*like]], name, vec![]),
@@ -263,15 +264,17 @@ impl Builder<'_> {
     }
 
     /// `x·scale + shift` per channel.
-    fn scale_shift(&mut self, x: &str, part: &str, scale: &Weight, shift: &Weight) -> String {
+    fn scale_shift(&mut self, x: &str, part: &str, scale: Option<&Weight>, shift: &Weight) -> String {
         let dims = match &self.place {
-            Place::First(axes) => [vec![scale.len()], vec![1; axes.len()]].concat(),
-            Place::Last => vec![scale.len()],
+            Place::First(axes) => [vec![shift.len()], vec![1; axes.len()]].concat(),
+            Place::Last => vec![shift.len()],
         };
-        let scale = self.constant("scale", &dims, scale.values());
+        let scaled = scale.map(|scale| {
+            let scale = self.constant("scale", &dims, scale.values());
+            self.node("Mul", &[x, &scale], "scaled", vec![])
+        });
         let shift = self.constant("shift", &dims, shift.values());
-        let scaled = self.node("Mul", &[x, &scale], "scaled", vec![]);
-        self.node("Add", &[&scaled, &shift], part, vec![])
+        self.node("Add", &[scaled.as_deref().unwrap_or(x), &shift], part, vec![])
     }
 }
 

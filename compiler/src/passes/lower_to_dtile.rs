@@ -451,8 +451,9 @@ mod tests {
                     values[x].iter().map(|x| if *x >= 0.0 { *x } else { x * SLOPE }).collect()
                 }
                 Primitive::ScaleShift { x, scale, shift } => {
+                    let factor = |channel: usize| scale.map_or(1.0, |scale| weights[scale][channel]);
                     let x = values[x].iter().enumerate();
-                    x.map(|(i, x)| x * weights[scale][i % c] + weights[shift][i % c]).collect()
+                    x.map(|(i, x)| x * factor(i % c) + weights[shift][i % c]).collect()
                 }
                 Primitive::Draw { like } => vec![0.0; values[like].len()],
                 Primitive::Multiply(operands) => pair(operands, |a, b| a * b),
@@ -468,13 +469,15 @@ mod tests {
     fn any_expression_runs_in_integers() {
         let [depthwise, low_rank, random, mixed] =
             [testing::depthwise(), testing::low_rank(), testing::random(), testing::mixed()];
-        let [paper, affine] = ["paper", "affine"].map(|name| Kind::named(name).unwrap().expression());
+        let [paper, affine, bias] = ["paper", "affine", "bias"].map(|name| Kind::named(name).unwrap().expression());
         for expressions in [
             vec![&depthwise],
             vec![&low_rank],
             vec![&random],
             vec![&mixed],
             vec![paper, affine],
+            vec![bias],
+            vec![paper, bias],
             vec![&depthwise, &mixed],
             vec![&low_rank, affine],
         ] {

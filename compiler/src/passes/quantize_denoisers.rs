@@ -342,8 +342,9 @@ impl<'c, 'a, 'x> Quantiser<'c, 'a, 'x> {
                 Unit::Relu { x } => formats[x].rectified(),
                 Unit::Affine { x, scale, shift } => {
                     let x = &formats[x];
-                    let scales = parameter(self, scale, MAX_FRACTION)?;
-                    let sum_fraction = x.fraction + scales.fraction;
+                    let scales = scale.map(|scale| parameter(self, scale, MAX_FRACTION)).transpose()?;
+                    // Where there is none, a word of 1.
+                    let sum_fraction = x.fraction + scales.as_ref().map_or(0, |scales| scales.fraction);
                     let shifts = parameter(self, shift, sum_fraction)?;
                     if sum_fraction - shifts.fraction > 30 {
                         return Err(placed.refused(format!(
@@ -352,11 +353,11 @@ impl<'c, 'a, 'x> Quantiser<'c, 'a, 'x> {
                             sum_fraction - shifts.fraction
                         )));
                     }
-                    let scaled = scales.words.iter().zip(x.words.iter().copied());
-                    let sums = scaled
-                        .enumerate()
-                        .map(|(channel, product)| sum(shifts.aligned(channel, sum_fraction), std::iter::once(product)));
-                    narrowed(sums.collect(), sum_fraction, &parameters[scale].name)?
+                    let sums = x.words.iter().enumerate().map(|(channel, &word)| {
+                        let scale = scales.as_ref().map_or(&1, |scales| &scales.words[channel]);
+                        sum(shifts.aligned(channel, sum_fraction), std::iter::once((scale, word)))
+                    });
+                    narrowed(sums.collect(), sum_fraction, &parameters[scale.unwrap_or(shift)].name)?
                 }
                 Unit::Cancel { x, mean, drawn, adds } => {
                     let operands = [Some(x), mean, drawn].map(|operand| operand.map(|operand| &formats[operand]));

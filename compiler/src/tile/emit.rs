@@ -173,11 +173,17 @@ impl<'c, 'b, 'd> Emitter<'c, 'b, 'd> {
                     let kernel = emitter.weight(weight(kernel)?)?;
                     let bias = match bias {
                         Some(bias) => emitter.weight(weight(bias)?)?,
-                        None => emitter.no_bias(stage.channels, fractions[x] + kernel.fraction)?,
+                        None => emitter.fill(stage.channels, 0, fractions[x] + kernel.fraction)?,
                     };
                     [kernel, bias]
                 }
-                Unit::Affine { scale, shift, .. } => [emitter.weight(weight(scale)?)?, emitter.weight(weight(shift)?)?],
+                Unit::Affine { scale, shift, .. } => {
+                    let scale = match scale {
+                        Some(scale) => emitter.weight(weight(scale)?)?,
+                        None => emitter.fill(stage.channels, 1, 0)?,
+                    };
+                    [scale, emitter.weight(weight(shift)?)?]
+                }
                 Unit::Load | Unit::Relu { .. } | Unit::Cancel { .. } | Unit::Store { .. } => continue,
             };
             emitter.weights.insert(id, pair);
@@ -228,12 +234,12 @@ impl<'c, 'b, 'd> Emitter<'c, 'b, 'd> {
         self.place(value, fraction, false)
     }
 
-    /// The zeros that the cores take where a convolution has no bias.
-    fn no_bias(&self, filters: usize, fraction: i64) -> Result<Stored<'c, 'b>, PassError> {
-        let r#type = dtile::words(self.context, &[filters]);
-        let zeros = DenseElementsAttribute::i16_values(r#type, &[0]);
+    /// The words that a unit takes where a denoiser has no parameter: zeros for a convolution's bias, ones for an affine's scale.
+    fn fill(&self, channels: usize, word: i16, fraction: i64) -> Result<Stored<'c, 'b>, PassError> {
+        let r#type = dtile::words(self.context, &[channels]);
+        let words = DenseElementsAttribute::i16_values(r#type, &[word]);
         let constant = OperationBuilder::new("arith.constant", self.location)
-            .add_attributes(&[(Identifier::new(self.context, "value"), zeros.into())])
+            .add_attributes(&[(Identifier::new(self.context, "value"), words.into())])
             .add_results(&[r#type])
             .build();
         self.place(self.value(constant)?, fraction, true)

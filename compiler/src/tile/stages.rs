@@ -33,8 +33,8 @@ pub enum Unit {
     Affine {
         /// The operand.
         x: StageId,
-        /// The parameter with the scales.
-        scale: ParameterId,
+        /// The parameter with the scales; 1 where there is none.
+        scale: Option<ParameterId>,
         /// The parameter with the shifts.
         shift: ParameterId,
     },

@@ -50,7 +50,7 @@ impl Sketch {
     pub fn scale_shift(&mut self, name: &str, x: TermId, width: Width) -> TermId {
         let scale = self.parameter(name, "scale", Layout::PerChannel(width));
         let shift = self.parameter(name, "shift", Layout::PerChannel(width));
-        self.term(name, Primitive::ScaleShift { x, scale, shift })
+        self.term(name, Primitive::ScaleShift { x, scale: Some(scale), shift })
     }
 
     /// The product of a term and a draw.

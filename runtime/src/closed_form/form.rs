@@ -7,8 +7,8 @@ use mxc_spec::denoise::expression::{Expression, ParameterId, Primitive, TermId};
 pub(super) enum Form {
     /// X̂ = a·X + b per channel.
     Affine {
-        /// a.
-        scale: ParameterId,
+        /// a; 1 where there is none.
+        scale: Option<ParameterId>,
         /// b.
         shift: ParameterId,
     },
@@ -123,7 +123,8 @@ mod tests {
     #[test]
     fn kinds_have_their_forms() {
         let form = |kind: &str| of(Kind::named(kind).unwrap().expression());
-        assert_eq!(form("affine"), Some(Form::Affine { scale: 0, shift: 1 }));
+        assert_eq!(form("affine"), Some(Form::Affine { scale: Some(0), shift: 1 }));
+        assert_eq!(form("bias"), Some(Form::Affine { scale: None, shift: 0 }));
         assert_eq!(form("depthwise"), Some(Form::Filter { weight: 0, bias: Some(1), subtracted: false }));
         let mean = Bottleneck {
             down: [Some(0), Some(1)],

@@ -44,7 +44,8 @@ pub(super) fn free(program: &Program) -> Vec<bool> {
 fn scales(op: &Op) -> Option<LayerId> {
     match op {
         Op::Denoise(denoise) => {
-            matches!(form::of(denoise.kind.expression()), Some(Form::Affine { .. })).then_some(denoise.layer)
+            matches!(form::of(denoise.kind.expression()), Some(Form::Affine { scale: Some(_), .. }))
+                .then_some(denoise.layer)
         }
         _ => None,
     }

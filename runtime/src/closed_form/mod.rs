@@ -4,7 +4,7 @@
 //! Layer by layer in the order of execution, each sees what the fitted ones before it leave. An affine X̂ = a·X + b takes, per channel,
 //! the scale and shift that give its noisy input the mean and the standard deviation of γ times the clean output: unlike least
 //! squares, which shrinks every channel, that does not compound over many layers. A gain γ above 1 lifts the signal above the noise
-//! of the next layer where its converter has the range. A filter of every channel and a way through fewer channels, which are added to
+//! of the next layer where its converter has the range. A bias gives the mean alone. A filter of every channel and a way through fewer channels, which are added to
 //! the noisy input, take the weights that bring it closest to the clean output, in the mean square (`filter.rs`, `wiener.rs`), as far
 //! as the weights of one half of the samples do on the other half.
 //!
@@ -93,7 +93,7 @@ pub fn fit(
     let plain = Choice { gains: vec![1.0; layers.len()], blocks: false };
     if forms.affines {
         let alone = attempt(executor, plain.clone(), &mut best)?;
-        for reach in reaches(executor.program()) {
+        for reach in if forms.scales { reaches(executor.program()) } else { Vec::new() } {
             let mut last = alone;
             for gain in GAINS {
                 let gains = reach.iter().map(|&gains| if gains { gain } else { 1.0 }).collect();
@@ -150,6 +150,8 @@ fn reaches(program: &Program) -> Vec<Vec<bool>> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Forms {
     affines: bool,
+    /// Affines that scale.
+    scales: bool,
     blocks: bool,
     bottlenecks: bool,
 }
@@ -162,7 +164,9 @@ impl Forms {
                 continue;
             };
             match form::of(denoise.kind.expression()) {
-                Some(Form::Affine { .. }) => forms.affines = true,
+                Some(Form::Affine { scale, .. }) => {
+                    (forms.affines, forms.scales) = (true, forms.scales || scale.is_some());
+                }
                 Some(Form::Filter { .. }) => forms.blocks = true,
                 Some(Form::Bottleneck(_)) => (forms.blocks, forms.bottlenecks) = (true, true),
                 None => {}
@@ -274,9 +278,13 @@ impl Fit for Estimator<'_> {
         };
         parts.for_each(|part| total.merge(&part));
         match (form, total) {
-            (Form::Affine { scale, shift }, Sums::Moments([clean, noisy])) => {
+            (Form::Affine { scale: Some(scale), shift }, Sums::Moments([clean, noisy])) => {
                 let [a, b] = moments(&clean, &noisy, self.choice.gains[denoiser.layer]);
                 vec![(scale, a), (shift, b)]
+            }
+            (Form::Affine { scale: None, shift }, Sums::Moments([clean, noisy])) => {
+                let means = clean.moments().zip(noisy.moments());
+                vec![(shift, means.map(|([clean, _], [noisy, _])| (clean - noisy) as f32).collect())]
             }
             (Form::Filter { weight, bias, subtracted }, Sums::Filter(halves)) => {
                 let filters = filter::solve(&halves);

@@ -108,6 +108,15 @@ pub fn scale_rows(y: &mut [f32], scale: &[f32]) {
     }
 }
 
+/// Per row: `y = y + shift`.
+pub fn shift_rows(y: &mut [f32], shift: &[f32]) {
+    for row in y.chunks_exact_mut(shift.len().max(1)) {
+        for (y, &shift) in row.iter_mut().zip(shift) {
+            *y += shift;
+        }
+    }
+}
+
 /// The affine map's gradients: adds to `scale_gradient` and `shift_gradient` and turns `g` into the input's gradient.
 pub fn affine_backward(
     g: &mut [f32],

@@ -166,9 +166,12 @@ fn terms(expression: &Expression, x: Id, site: &Site<'_>, steps: &mut Steps<'_>)
                 steps.push(kernel, inputs, len)
             }
             Primitive::LeakyRelu { .. } => steps.push(LeakyRelu, inputs, len),
-            Primitive::ScaleShift { scale, shift, .. } => {
+            Primitive::ScaleShift { scale: Some(scale), shift, .. } => {
                 let kernel = Affine { scale: site.parameter(*scale), shift: site.parameter(*shift) };
                 steps.push(kernel, inputs, len)
+            }
+            Primitive::ScaleShift { scale: None, shift, .. } => {
+                steps.push(Shift { shift: site.parameter(*shift) }, inputs, len)
             }
             Primitive::Draw { like } => {
                 let kernel = Draw { layer: site.layer, number: draws.next().unwrap_or(0) };
@@ -315,6 +318,39 @@ impl Kernel for Filter {
         filter_backward(&self.shape, (x, &g), weight, run.weights.get_mut(&self.weight), pool, &mut out);
         run.add(0, out);
         run.pool().give(g);
+        Ok(())
+    }
+}
+
+/// A shift per channel, in place.
+#[derive(Clone, Copy, Debug)]
+struct Shift {
+    shift: ValueId,
+}
+
+impl Kernel for Shift {
+    fn in_place(&self) -> bool {
+        true
+    }
+
+    fn parameters(&self) -> Vec<ValueId> {
+        vec![self.shift]
+    }
+
+    fn reads(&self, _: bool) -> Result<Reads, &'static str> {
+        Ok(Reads::NOTHING)
+    }
+
+    fn forward(&self, run: &mut Forward<'_>) -> Result<(), ExecError> {
+        elementwise::shift_rows(run.out, run.constant(self.shift));
+        Ok(())
+    }
+
+    fn backward(&self, run: &mut Backward<'_>, g: Buffer) -> Result<(), ExecError> {
+        if let Some(total) = run.weights.get_mut(&self.shift) {
+            sum_rows(&g, total);
+        }
+        run.add(0, g);
         Ok(())
     }
 }
@@ -630,7 +666,8 @@ fn exact(
                 Tensor { shape: full.clone(), values: values[*x].values.iter().map(rectified).collect() }
             }
             Primitive::ScaleShift { x, scale, shift } => {
-                Tensor::from_fn(&full, |i| values[*x].at(i) * weight(*scale).values[i[3]] + weight(*shift).values[i[3]])
+                let factor = |channel: usize| scale.map_or(1.0, |scale| weight(scale).values[channel]);
+                Tensor::from_fn(&full, |i| values[*x].at(i) * factor(i[3]) + weight(*shift).values[i[3]])
             }
             Primitive::Draw { like } => {
                 let count = full.iter().product();

@@ -43,9 +43,9 @@ func.func @main(%x: tensor<?x4x4x4xf32>, %w: tensor<4x1x1x4xf32>, %b: tensor<4xf
   %2 = "denoise.affine"(%1, %b, %rb) {layer = "conv"} : (tensor<?x4x4x4xf32>, tensor<4xf32>, tensor<1xf32>) -> tensor<?x4x4x4xf32>
   // expected-error@below {{denoise.affine "other": no analog layer of this name comes before it}}
   %3 = "denoise.affine"(%1, %b, %b) {layer = "other"} : (tensor<?x4x4x4xf32>, tensor<4xf32>, tensor<4xf32>) -> tensor<?x4x4x4xf32>
-  // expected-error@below {{denoise.mean "conv": the layer has another block, or an affine before it}}
+  // expected-error@below {{denoise.mean "conv": the layer has another block, or an affine or a bias before it}}
   %4 = "denoise.mean"(%1, %r, %rb, %d, %rb, %m, %b) {layer = "conv"} : (tensor<?x4x4x4xf32>, tensor<1x1x1x4xf32>, tensor<1xf32>, tensor<3x3x1x1xf32>, tensor<1xf32>, tensor<4x1x1x1xf32>, tensor<4xf32>) -> tensor<?x4x4x4xf32>
-  // expected-error@below {{denoise.affine "conv": the layer has another affine}}
+  // expected-error@below {{denoise.affine "conv": the layer has another affine or bias}}
   %5 = "denoise.affine"(%1, %b, %b) {layer = "conv"} : (tensor<?x4x4x4xf32>, tensor<4xf32>, tensor<4xf32>) -> tensor<?x4x4x4xf32>
   return %5 : tensor<?x4x4x4xf32>
 }

@@ -59,8 +59,8 @@ pub enum Primitive {
     ScaleShift {
         /// The operand.
         x: TermId,
-        /// `[C]`.
-        scale: ParameterId,
+        /// `[C]`; 1 where there is none.
+        scale: Option<ParameterId>,
         /// `[C]`.
         shift: ParameterId,
     },
@@ -97,7 +97,7 @@ impl Primitive {
             Self::Pointwise { weight, bias, .. } | Self::Depthwise { weight, bias, .. } => {
                 [*weight].into_iter().chain(*bias).collect()
             }
-            Self::ScaleShift { scale, shift, .. } => vec![*scale, *shift],
+            Self::ScaleShift { scale, shift, .. } => (*scale).into_iter().chain([*shift]).collect(),
             Self::Input
             | Self::LeakyRelu { .. }
             | Self::Draw { .. }
@@ -124,7 +124,7 @@ impl Primitive {
             }
             Self::LeakyRelu { x } => Self::LeakyRelu { x: term(x)? },
             Self::ScaleShift { x, scale, shift } => {
-                Self::ScaleShift { x: term(x)?, scale: parameter(scale), shift: parameter(shift) }
+                Self::ScaleShift { x: term(x)?, scale: scale.map(&parameter), shift: parameter(shift) }
             }
             Self::Draw { like } => Self::Draw { like: term(like)? },
             Self::Multiply(operands) => Self::Multiply(pair(operands)?),
@@ -312,9 +312,10 @@ impl fmt::Display for Expression {
                 Primitive::Pointwise { x, .. } => format!("pointwise({})", name(x)),
                 Primitive::Depthwise { x, .. } => format!("depthwise({})", name(x)),
                 Primitive::LeakyRelu { x } => format!("lrelu({})", name(x)),
-                Primitive::ScaleShift { x, scale, shift } => {
+                Primitive::ScaleShift { x, scale: Some(scale), shift } => {
                     format!("{} * {} + {}", name(x), parameter(scale), parameter(shift))
                 }
+                Primitive::ScaleShift { x, scale: None, shift } => format!("{} + {}", name(x), parameter(shift)),
                 Primitive::Draw { like } => format!("draw({})", name(like)),
                 Primitive::Multiply([a, b]) => format!("{} * {}", name(a), name(b)),
                 Primitive::Add([a, b]) => format!("{} + {}", name(a), name(b)),
@@ -386,7 +387,14 @@ impl Builder {
         let layout = Layout::PerChannel(self.expression.width(x));
         let scale = self.parameter(format!("{name}.scale"), layout, Initial::One);
         let shift = self.parameter(format!("{name}.shift"), layout, Initial::Zero);
-        self.term(name, Primitive::ScaleShift { x, scale, shift })
+        self.term(name, Primitive::ScaleShift { x, scale: Some(scale), shift })
+    }
+
+    /// A shift per channel; the identity before training.
+    pub fn shift(&mut self, name: &str, x: TermId) -> TermId {
+        let layout = Layout::PerChannel(self.expression.width(x));
+        let shift = self.parameter(format!("{name}.shift"), layout, Initial::Zero);
+        self.term(name, Primitive::ScaleShift { x, scale: None, shift })
     }
 
     /// ε for every element of another term.

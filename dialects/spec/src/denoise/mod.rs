@@ -2,6 +2,7 @@
 //! [`expression`].
 
 mod affine;
+mod bias;
 mod depthwise;
 pub mod expression;
 mod lowrank;
@@ -27,7 +28,7 @@ pub struct Kind {
 pub enum Stage {
     /// A block, on the layer's output.
     Block,
-    /// An affine, behind the block if there is one.
+    /// An affine or a bias, behind the block if there is one.
     Affine,
 }
 
@@ -35,7 +36,8 @@ pub enum Stage {
 const PREFIX: &str = "denoise.";
 
 /// Every kind of denoiser.
-pub static KINDS: [&Kind; 5] = [&paper::KIND, &mean::KIND, &affine::KIND, &depthwise::KIND, &lowrank::KIND];
+pub static KINDS: [&Kind; 6] =
+    [&paper::KIND, &mean::KIND, &affine::KIND, &bias::KIND, &depthwise::KIND, &lowrank::KIND];
 
 impl Kind {
     /// A kind; `expression` writes its arithmetic down, and is called once.
@@ -61,7 +63,7 @@ impl Kind {
     /// What can be asked for, in words: every kind, and how kinds go together.
     pub fn choices() -> String {
         let names: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
-        format!("{}, or a sum of a block and affine such as mean+affine", names.join(", "))
+        format!("{}, or a sum of a block and affine or bias such as mean+affine", names.join(", "))
     }
 
     /// Its arithmetic.
