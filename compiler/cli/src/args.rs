@@ -268,7 +268,7 @@ pub struct FinetuneArgs {
     /// Use only the first N training samples
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Passes over the data [default: the recipe's, 5]
+    /// Passes over the data [default: the recipe's: 5, by best more of few images]
     #[arg(long, value_name = "N")]
     pub epochs: Option<u32>,
     /// Learning rate [default: the recipe's]

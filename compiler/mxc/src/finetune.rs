@@ -30,7 +30,7 @@ pub struct FinetuneOptions {
     pub loss: Option<Loss>,
     /// The (first) learning rate.
     pub learning_rate: Option<f64>,
-    /// Passes over the samples.
+    /// Passes over the samples; see [`Recipe::epochs`].
     pub epochs: Option<u32>,
     /// Samples a step.
     pub batch: Option<usize>,
@@ -114,11 +114,12 @@ impl Session {
             override_noise(&mut program, self.options.noise.as_ref());
         }
         let mut executor = Executor::on(self.options.backend, program, self.threads())?;
-        let training = training(options, &package, parent);
+        let samples = options.limit.unwrap_or(usize::MAX).min(opened.len());
+        let training = training(options, &package, samples, parent);
         if let Some(path) = options.checkpoint.as_ref().filter(|path| !options.resume && path.exists()) {
             monitor.note(format!("starting anew; {} is replaced (--resume goes on from it)", path.display()));
         }
-        let samples = training.limit.unwrap_or(usize::MAX).min(opened.len()) as u64;
+        let samples = samples as u64;
         let stop: &AtomicBool = monitor.cancel().flag();
         let told = &mut |now| monitor.report(Progress::Training { now, samples });
         let report = finetune::finetune(&mut executor, &opened, &training, options.checkpoint.as_deref(), stop, told)?;
@@ -221,16 +222,22 @@ fn ranking(module: &Module<'_>) -> Vec<String> {
 }
 
 /// The recipe, then what the caller overrides.
-fn training(options: &FinetuneOptions, package: &Package, parent_sha256: String) -> finetune::FinetuneOptions {
+fn training(
+    options: &FinetuneOptions,
+    package: &Package,
+    samples: usize,
+    parent_sha256: String,
+) -> finetune::FinetuneOptions {
     let placement = package.inner.manifest.placement.as_ref();
     let kind = placement.map_or("paper", |placement| placement.denoiser.as_str());
     let recipe = options.recipe.unwrap_or(if kind == "paper" { Recipe::Paper } else { Recipe::Best });
     let default = finetune::FinetuneOptions::new(recipe);
+    let batch = options.batch.unwrap_or(default.batch);
     finetune::FinetuneOptions {
         loss: options.loss.unwrap_or(default.loss),
         learning_rate: options.learning_rate.unwrap_or(default.learning_rate),
-        epochs: options.epochs.unwrap_or(default.epochs),
-        batch: options.batch.unwrap_or(default.batch),
+        epochs: options.epochs.unwrap_or_else(|| recipe.epochs(samples, batch)),
+        batch,
         limit: options.limit,
         seed: options.seed,
         parent_sha256,

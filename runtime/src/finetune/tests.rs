@@ -444,3 +444,13 @@ fn mixing_leaves_half_of_every_sample() {
     mix(&mut alone, &[3], STEP);
     assert_eq!(alone, [1.0, 2.0]);
 }
+
+/// Few samples are seen more often; many five times, as by the other recipes.
+#[test]
+fn few_samples_make_enough_steps() {
+    let epochs = |samples| Recipe::Best.epochs(samples, 32);
+    assert_eq!([1, 10, 64, 512, 1000, 2048, 55_000].map(epochs), [320, 320, 160, 20, 10, 5, 5]);
+    assert_eq!(epochs(usize::MAX), 5);
+    assert_eq!(Recipe::Cosine.epochs(1, 32), 5);
+    assert_eq!(Recipe::Best.epochs(0, 0), 320);
+}
