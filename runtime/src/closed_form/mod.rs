@@ -4,9 +4,9 @@
 //! Layer by layer in the order of execution, each sees what the fitted ones before it leave. An affine X̂ = a·X + b takes, per channel,
 //! the scale and shift that give its noisy input the mean and the standard deviation of γ times the clean output: unlike least
 //! squares, which shrinks every channel, that does not compound over many layers. A gain γ above 1 lifts the signal above the noise
-//! of the next layer where its converter has the range. A bias gives the mean alone. A filter of every channel and a way through fewer channels, which are added to
-//! the noisy input, take the weights that bring it closest to the clean output, in the mean square (`filter.rs`, `wiener.rs`), as far
-//! as the weights of one half of the samples do on the other half.
+//! of the next layer where its converter has the range. A bias gives the mean alone. A filter of every channel and a way through fewer
+//! channels, which are added to the noisy input, take the weights that bring it closest to the clean output, in the mean square
+//! (`filter.rs`, `wiener.rs`), as far as the weights of one half of the samples do on the other half.
 //!
 //! The gain, whether blocks are fitted, and whether a fit is taken at all is chosen by the distillation loss of samples that were not
 //! fitted.
@@ -41,11 +41,15 @@ pub struct Fitted {
     pub after: f64,
 }
 
+/// The most channels of a layer whose bottleneck is fitted: the moments of all pairs of channels take memory and time.
+const WIDEST: usize = 1024;
+
 /// The gains that are tried where the range limits them.
 const GAINS: [f64; 4] = [1.25, 1.5, 2.0, 3.0];
 
 /// Fits a calibrated program's denoisers on samples without labels: on half of them with every gain, judged on the other half, then
-/// as was best on all. Denoisers of other forms stay as they are. Of more samples than fit 2 GiB of values the first are taken.
+/// as was best on all. Denoisers of other forms, and bottlenecks of more than
+/// 1,024 channels, stay as they are. Of more samples than fit 2 GiB of values the first are taken.
 ///
 /// # Errors
 ///
@@ -68,7 +72,7 @@ pub fn fit(
     let judge = |executor: &Executor| teacher.loss(executor, Mode::DENOISED, key(0));
     let before = judge(executor)?;
     let start = weights(executor);
-    let layers = executor.program().layers().to_vec();
+    let layers = executor.program().layers().len();
     let [half, all] = [fitted, 0..count].map(|places| Samples::whole(batch, places));
     let run = |executor: &mut Executor, samples: &Samples<'_>, key: Key, choice: Option<&Choice>| {
         start.iter().try_for_each(|(value, values)| executor.set_weight(*value, values))?;
@@ -90,7 +94,7 @@ pub fn fit(
         }
         Ok(loss)
     };
-    let plain = Choice { gains: vec![1.0; layers.len()], blocks: false };
+    let plain = Choice { gains: vec![1.0; layers], blocks: false };
     if forms.affines {
         let alone = attempt(executor, plain.clone(), &mut best)?;
         for reach in if forms.scales { reaches(executor.program()) } else { Vec::new() } {
@@ -233,7 +237,8 @@ impl Estimator<'_> {
     fn form(&self, denoiser: &Denoiser) -> Option<Form> {
         form::of(denoiser.kind.expression()).filter(|form| match form {
             Form::Affine { .. } => true,
-            Form::Filter { .. } | Form::Bottleneck(_) => self.choice.blocks,
+            Form::Filter { .. } => self.choice.blocks,
+            Form::Bottleneck(_) => self.choice.blocks && denoiser.site.channels <= WIDEST,
         })
     }
 }
