@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent / "models"))
 from data import read_idx  # noqa: E402
 
 LEVELS = 1.5
-RATES = {"whole": 5e-4, "lora": 6e-3, "dora": 6e-3}
+RATES = {"whole": 5e-4, "lora": 2e-3, "dora": 2e-3}
 
 
 class Images:

@@ -257,7 +257,7 @@ pub struct FinetuneArgs {
     /// The package to write [default: NAME.tuned.mxa]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// best: distill on blended images, Adam 6e-3 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
+    /// best: distill on blended images, Adam 2e-3 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
     /// cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else best]
     #[arg(long, value_name = "NAME", value_parser = ["best", "paper", "cosine"])]
     pub recipe: Option<String>,

@@ -25,7 +25,7 @@ pub(super) struct Sums {
 pub(super) struct Correction {
     /// C × r.
     pub up: DMatrix<f64>,
-    /// r × C.
+    /// r × C, to a standard deviation of 1.
     pub down: DMatrix<f64>,
     /// What U·V·x lacks in the mean.
     pub constant: DVector<f64>,
@@ -120,9 +120,12 @@ pub(super) fn solve(halves: &[Sums; 2], rank: usize, centered: bool, curvature: 
     let up = up * (0.5 * (shares[0] + shares[1]));
     let [x, d] = all.means();
     let [xx, _] = all.moments(true);
-    let spread = &down * xx * down.transpose();
+    let spread = (&down * xx * down.transpose()).diagonal().map(|square| square.max(0.0).sqrt());
+    // What training changes in small steps should be of the order of 1.
+    let unit = spread.map(|deviation| if deviation > 0.0 { deviation } else { 1.0 });
+    let (up, down) = (up * DMatrix::from_diagonal(&unit), DMatrix::from_diagonal(&unit.map(f64::recip)) * down);
     let mean = &down * &x;
-    let narrow = (0..mean.len()).map(|at| [mean[at], spread[(at, at)].max(0.0).sqrt()]).collect();
+    let narrow = (0..mean.len()).map(|at| [mean[at], spread[at] / unit[at]]).collect();
     Some(Correction { constant: d - &up * mean, narrow, up, down })
 }
 

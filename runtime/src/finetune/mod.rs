@@ -20,6 +20,7 @@ use crate::{
     task::Targets,
 };
 use checkpoint::{Checkpoint, Tensor};
+use mxc_spec::denoise::{Stage, expression::Initial};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -36,7 +37,7 @@ pub enum Recipe {
     Paper,
     /// Adam from 10⁻² along half a cosine to 0 over all steps.
     Cosine,
-    /// For few images: from 6·10⁻³ along half a cosine, in small steps towards the clean network's own outputs on mixed images, under
+    /// For few images: from 2·10⁻³ along half a cosine, in small steps towards the clean network's own outputs on mixed images, under
     /// noise of any level up to one and a half times the package's.
     Best,
 }
@@ -47,7 +48,7 @@ impl Recipe {
         match self {
             Self::Paper => 1e-3,
             Self::Cosine => 1e-2,
-            Self::Best => 6e-3,
+            Self::Best => 2e-3,
         }
     }
 
@@ -79,6 +80,14 @@ impl Recipe {
                 let steps = u32::try_from(samples.div_ceil(batch.max(1))).unwrap_or(u32::MAX).max(1);
                 STEPS.div_ceil(steps).max(EPOCHS)
             }
+        }
+    }
+
+    /// Whether blocks that have left their start are treated with care: see [`step`].
+    fn is_careful(self) -> bool {
+        match self {
+            Self::Paper | Self::Cosine => false,
+            Self::Best => true,
         }
     }
 
@@ -489,11 +498,46 @@ fn check(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> Res
     Ok(())
 }
 
+/// What the learning rate of a weight is multiplied by. A block in closed form takes small differences of large values, which any
+/// step of its weights upsets: where an affine behind it is trained it stays as it is, and else it moves in shares of its weights'
+/// own magnitudes. One at its start, where it is the identity, is trained as everything else.
+fn step<T: Trainee>(trainee: &T, weight: ValueId) -> f64 {
+    let program = trainee.program();
+    let denoisers = || {
+        program.nodes().iter().filter_map(|node| match &node.op {
+            Op::Denoise(denoise) => Some((denoise, &node.inputs[1..])),
+            _ => None,
+        })
+    };
+    let Some((block, weights)) =
+        denoisers().find(|(denoise, weights)| denoise.kind.stage == Stage::Block && weights.contains(&weight))
+    else {
+        return 1.0;
+    };
+    let parameters = block.kind.expression().parameters().iter().zip(weights);
+    let mut heads = parameters.filter(|(parameter, _)| parameter.initial == Initial::Zero);
+    let fresh = heads.all(|(_, &head)| trainee.weight(head).iter().all(|&value| value == 0.0));
+    let behind = denoisers().any(|(other, _)| other.layer == block.layer && other.kind.stage == Stage::Affine);
+    match (fresh, behind) {
+        (true, _) => 1.0,
+        (false, true) => 0.0,
+        (false, false) => magnitude(trainee.weight(weight)),
+    }
+}
+
+/// √mean(w²); 1 where all are 0.
+fn magnitude(weights: &[f32]) -> f64 {
+    let square = weights.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>() / weights.len().max(1) as f64;
+    if square > 0.0 { square.sqrt() } else { 1.0 }
+}
+
 /// How far a run has come: all that a checkpoint holds but the weights' values.
 struct State {
     identity: BTreeMap<String, String>,
     parameters: Vec<(ValueId, String)>,
     optimizers: Vec<Adam>,
+    /// By parameter, what the learning rate is multiplied by.
+    steps: Vec<f64>,
     report: FinetuneReport,
     /// The sum of the losses, and the hits, of the epoch that `report.steps` is in.
     loss: f64,
@@ -504,7 +548,10 @@ impl State {
     /// The start of a run over so many samples.
     fn new<T: Trainee>(trainee: &T, data: &dyn Source, options: &FinetuneOptions, samples: usize) -> Self {
         let parameters = trainable(trainee.program());
+        let careful = options.recipe.is_careful();
+        let steps = parameters.iter().map(|&(id, _)| if careful { step(trainee, id) } else { 1.0 });
         Self {
+            steps: steps.collect(),
             identity: identity(trainee.program(), data, options),
             optimizers: parameters.iter().map(|&(id, _)| Adam::new(trainee.weight(id).len())).collect(),
             parameters,
@@ -582,14 +629,14 @@ impl State {
     /// One step of every optimizer.
     fn update<T: Trainee>(&mut self, trainee: &mut T, gradients: &Gradients, rate: f64) -> Result<(), ExecError> {
         let mut weights = Vec::new();
-        for (&(id, ref name), optimizer) in self.parameters.iter().zip(&mut self.optimizers) {
+        for ((&(id, ref name), optimizer), step) in self.parameters.iter().zip(&mut self.optimizers).zip(&self.steps) {
             let gradient = gradients
                 .weights
                 .get(&id)
                 .ok_or_else(|| ExecError::Program(format!("the executor gave no gradient for `{name}`")))?;
             weights.clear();
             weights.extend_from_slice(trainee.weight(id));
-            optimizer.step(&mut weights, gradient, rate);
+            optimizer.step(&mut weights, gradient, rate * step);
             trainee.set_weight(id, &weights)?;
         }
         self.loss += gradients.loss;
