@@ -4,8 +4,10 @@ use crate::{
     load,
     pass::{OptionError, Options, PassContext, PassError, SampleRequest, Samples, random::Source},
 };
-use mxc_dialects::erase::ModuleMut;
+use melior::ir::operation::OperationLike;
+use mxc_dialects::{analog::AnalogOp, erase::ModuleMut};
 use mxc_runtime::{
+    error::ExecError,
     evaluate,
     exec::{Batch, Executor},
     program::DType,
@@ -134,10 +136,47 @@ impl Measuring {
 }
 
 impl Ready {
+    /// Whether there are data; without, a pass that chooses says so and chooses nothing.
+    pub fn has_data(&self, pass: &str, cx: &mut PassContext) -> bool {
+        if self.synthetic {
+            cx.warnings.push(format!("{pass}: there are no data, so that nothing is chosen"));
+        }
+        !self.synthetic
+    }
+
+    /// What `choose` chooses by all samples, of the seed and of what says that the caller wants no more.
+    pub fn choose<R>(
+        &mut self,
+        cx: &PassContext,
+        choose: impl FnOnce(&mut Executor, Batch<'_>, u64, &dyn Fn() -> bool) -> Result<R, ExecError>,
+    ) -> Result<R, PassError> {
+        let seed = self.seed;
+        let chosen = self.run(|executor, batch| choose(executor, batch, seed, &|| cx.is_stopped()));
+        unless_stopped(cx)?;
+        chosen.map_err(|error| PassError::new(error.to_string()))
+    }
+
     /// All samples as one batch, of one slice per input.
-    pub fn run<R>(&mut self, work: impl FnOnce(&mut Executor, Batch<'_>) -> R) -> R {
+    fn run<R>(&mut self, work: impl FnOnce(&mut Executor, Batch<'_>) -> R) -> R {
         let inputs: Vec<&[f32]> = self.samples.inputs.iter().map(Vec::as_slice).collect();
         work(&mut self.executor, Batch { inputs: &inputs, samples: &self.samples.indices })
+    }
+}
+
+/// An error that names the first of these layers that is not calibrated, which `pass` needs.
+pub fn check_calibrated<'c, 'a>(
+    mut layers: impl Iterator<Item = &'a AnalogOp<'c, 'a>>,
+    pass: &str,
+) -> Result<(), PassError>
+where
+    'c: 'a,
+{
+    let missing = |op: &&AnalogOp<'_, '_>| op.calibration().is_ok_and(|calibration| calibration.is_none());
+    match layers.find(missing) {
+        None => Ok(()),
+        Some(op) => Err(PassError::new(format!("layer \"{}\" is not calibrated", op.layer()))
+            .at(op.operation().location())
+            .hint(format!("run rank-sensitivity before {pass}"))),
     }
 }
 

@@ -11,27 +11,17 @@
 use crate::{
     error::ExecError,
     exec::{
-        Batch, Executor, Key, Mode, Purpose,
+        Batch, Executor,
         samples::{Samples, halves},
     },
-    measure::{agreement::Teacher, channels::ChannelSums, curvature::Slopes},
+    measure::{channels::ChannelSums, curvature::Slopes},
     program::{Calibration, Columns, Layer},
+    search::{Found, Judge},
 };
 use mxc_spec::{
     calibration::MAX_COLUMN_SHIFT,
     noise::{Reference, Scale},
 };
-
-/// What was chosen.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Equalized {
-    /// By layer; `None` where nothing is scaled.
-    pub columns: Vec<Option<Columns>>,
-    /// The distillation loss of the judging samples without scales.
-    pub before: f64,
-    /// And with them.
-    pub after: f64,
-}
 
 /// How scales are chosen.
 #[derive(Clone, Copy, Debug)]
@@ -53,11 +43,10 @@ enum Magnitude {
 const CURVATURE_FLOOR: f64 = 0.1;
 /// The share of the layer's mean square that every channel has at least: a dead channel must not take all of the range.
 const POWER_FLOOR: f64 = 1e-3;
-/// How often the curvature is measured, under the noise that the last choice leaves.
-const ROUNDS: u32 = 2;
 
 /// Chooses the scales of every layer whose noise follows a converter's range ([`Scale::Range`]) on a calibrated program, from
-/// samples without labels: half of them measure, half of them judge. The executor is left with what was chosen.
+/// samples without labels: half of them measure, half of them judge. By layer; `None` where
+/// nothing is scaled. The executor is left with what was chosen.
 ///
 /// # Errors
 ///
@@ -67,37 +56,18 @@ pub fn equalize(
     batch: Batch<'_>,
     seed: u64,
     stopped: &dyn Fn() -> bool,
-) -> Result<Equalized, ExecError> {
+) -> Result<Found<Vec<Option<Columns>>>, ExecError> {
     let count = batch.samples.len();
     let [measuring, judging] = halves(count).map(|places| Samples::new(batch, places));
-    let all = Samples::new(batch, 0..count);
-    let key = |pass: u32| Key { seed, purpose: Purpose::Calibrate, pass, chip: 0 };
-    executor.change_layers(|layers| layers.iter_mut().for_each(|layer| layer.columns = None));
-    let teacher = Teacher::new(executor, judging, key(0))?;
-    let judge = |executor: &Executor| teacher.loss(executor, Mode::DENOISED, key(0));
-    let before = judge(executor)?;
-    let channels = executor.channels(&mut all.batches())?;
-    let (mut chosen, mut after) = (vec![None; channels.len()], before);
-    for round in 0..ROUNDS {
-        let curvature = executor.curvature(&mut measuring.batches(), key(1 + round))?;
-        let mut better = false;
-        for rule in rules(executor.program().layers(), round) {
-            if stopped() {
-                return Err(ExecError::Input("stopped".to_owned()));
-            }
-            let columns = columns(executor.program().layers(), rule, &channels, &curvature);
-            apply(executor, &columns);
-            let loss = judge(executor)?;
-            if loss < after {
-                (chosen, after, better) = (columns, loss, true);
-            }
-        }
-        apply(executor, &chosen);
-        if !better {
-            break;
-        }
-    }
-    Ok(Equalized { columns: chosen, before, after })
+    let channels = executor.channels(&mut Samples::new(batch, 0..count).batches())?;
+    let propose = |layers: &[Layer], curvature: &[Slopes], round: u32| {
+        let columns = |rule| columns(layers, rule, &channels, curvature);
+        rules(layers, round).into_iter().map(columns).collect()
+    };
+    let judge = Judge::new(executor, judging, seed, stopped)?;
+    judge.search(executor, &measuring, vec![None; channels.len()], propose, |layers, columns| {
+        layers.iter_mut().zip(columns).for_each(|(layer, columns)| layer.columns.clone_from(columns));
+    })
 }
 
 /// The rules to try; later rounds refine.
@@ -112,12 +82,6 @@ fn rules(layers: &[Layer], round: u32) -> Vec<Rule> {
         }
     }
     rules
-}
-
-fn apply(executor: &mut Executor, columns: &[Option<Columns>]) {
-    executor.change_layers(|layers| {
-        layers.iter_mut().zip(columns).for_each(|(layer, columns)| layer.columns.clone_from(columns));
-    });
 }
 
 /// A rule's scales of every layer.

@@ -451,7 +451,7 @@ pub fn sigma_statistics(
 ) -> Result<Vec<Option<Measured>>, EvalError> {
     let drawn = Drawn::new(executor.program(), data, samples, seed)?;
     let inputs = drawn.inputs();
-    let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+    let key = Key::calibration(seed, 0);
     let mut batches = drawn.batches(&inputs);
     Ok(executor.sigma_statistics(&mut batches, key)?)
 }
@@ -576,7 +576,7 @@ impl Drawn {
                 labels
             }
             None => {
-                let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+                let key = Key::calibration(seed, 0);
                 let mut labels = Vec::new();
                 for batch in self.batches(&self.inputs()) {
                     let logits = executor.logits(batch, Mode::CLEAN, key)?;

@@ -27,6 +27,7 @@ mod plan;
 pub mod program;
 pub mod reads;
 pub mod rng;
+pub mod search;
 pub mod store;
 mod sync;
 pub mod task;

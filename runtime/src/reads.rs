@@ -10,14 +10,15 @@ use crate::{
     crossbar::{self, ReadEnergy},
     error::ExecError,
     exec::{
-        Batch, Executor, Key, Mode, Purpose,
+        Batch, Executor,
         samples::{Samples, halves},
     },
     hardware::Hardware,
     kernels::noise::Law,
-    measure::{agreement::Teacher, curvature::Slopes},
+    measure::curvature::Slopes,
     ops::analog::is_redrawn,
     program::Layer,
+    search::{Found, Judge},
 };
 use mxc_spec::{
     calibration::MAX_READS,
@@ -27,21 +28,15 @@ use mxc_spec::{
 /// What was chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chosen {
-    /// By layer.
-    pub reads: Vec<u32>,
+    /// By layer; the losses without are those with one read of every layer.
+    pub reads: Found<Vec<u32>>,
     /// By how much the energy of the analog part grows, as a share.
     pub energy: f64,
-    /// The distillation loss of the judging samples with one read of every layer.
-    pub before: f64,
-    /// And with what was chosen.
-    pub after: f64,
 }
 
 /// The powers of the layers' estimated losses that are tried: below 1 they share the budget more evenly, as where the loss
 /// has left the range of its second order.
 const POWERS: [f64; 3] = [1.0, 0.7, 0.4];
-/// How often the curvature is measured, under the noise that the last choice leaves.
-const ROUNDS: u32 = 2;
 /// The parts of the budget that costs are counted in.
 const PARTS: usize = 4096;
 
@@ -65,43 +60,20 @@ pub fn choose(
     stopped: &dyn Fn() -> bool,
 ) -> Result<Chosen, ExecError> {
     let [measuring, judging] = halves(batch.samples.len()).map(|places| Samples::new(batch, places));
-    let key = |pass: u32| Key { seed, purpose: Purpose::Calibrate, pass, chip: 0 };
     let energies = crossbar::read_energies(executor.program(), hardware);
     let all: f64 = energies.iter().map(|energy| energy.first).sum();
     let costs: Vec<f64> = energies.iter().map(|ReadEnergy { other, .. }| *other).collect();
-    let mut reads = vec![1; costs.len()];
-    apply(executor, &reads);
-    let teacher = Teacher::new(executor, judging, key(0))?;
-    let judge = |executor: &Executor| teacher.loss(executor, Mode::DENOISED, key(0));
-    let before = judge(executor)?;
-    let mut after = before;
-    for round in 0..ROUNDS {
-        let curvature = executor.curvature(&mut measuring.batches(), key(1 + round))?;
-        let losses: Vec<f64> = executor.program().layers().iter().zip(&curvature).map(estimate).collect();
-        let mut better = false;
-        for power in POWERS {
-            if stopped() {
-                return Err(ExecError::Input("stopped".to_owned()));
-            }
-            let powers: Vec<f64> = losses.iter().map(|loss| loss.powf(power)).collect();
-            let tried = least(&powers, &costs, budget * all);
-            apply(executor, &tried);
-            let loss = judge(executor)?;
-            if loss < after {
-                (reads, after, better) = (tried, loss, true);
-            }
-        }
-        apply(executor, &reads);
-        if !better {
-            break;
-        }
-    }
-    let added = costs.iter().zip(&reads).map(|(cost, &reads)| cost * f64::from(reads - 1)).sum::<f64>();
-    Ok(Chosen { reads, energy: if all > 0.0 { added / all } else { 0.0 }, before, after })
-}
-
-fn apply(executor: &mut Executor, reads: &[u32]) {
-    executor.change_layers(|layers| layers.iter_mut().zip(reads).for_each(|(layer, &reads)| layer.reads = reads));
+    let propose = |layers: &[Layer], curvature: &[Slopes], _: u32| {
+        let losses: Vec<f64> = layers.iter().zip(curvature).map(estimate).collect();
+        let powers = POWERS.map(|power| losses.iter().map(|loss| loss.powf(power)).collect::<Vec<_>>());
+        powers.iter().map(|losses| least(losses, &costs, budget * all)).collect()
+    };
+    let judge = Judge::new(executor, judging, seed, stopped)?;
+    let reads = judge.search(executor, &measuring, vec![1; costs.len()], propose, |layers, reads| {
+        layers.iter_mut().zip(reads).for_each(|(layer, &reads)| layer.reads = reads);
+    })?;
+    let added = costs.iter().zip(&reads.choice).map(|(cost, &reads)| cost * f64::from(reads - 1)).sum::<f64>();
+    Ok(Chosen { reads, energy: if all > 0.0 { added / all } else { 0.0 } })
 }
 
 /// The second-order estimate of the loss that the noise of a single read causes, but for a factor that all layers share.

@@ -1,12 +1,12 @@
 //! Closed form: a package's denoisers fitted to its clean network, in seconds and without labels.
 
-use crate::{Arithmetic, Data, Error, Monitor, Package, Progress, Session};
+use crate::{Arithmetic, Data, Error, Monitor, Package, Session};
 use mxc_compiler::{
     measuring::FEW_SAMPLES,
-    pass::{Options, PassContext, Pipeline, Ranges, RunOptions, run_pipeline},
+    pass::{Options, PassContext, Pipeline, Ranges, run_pipeline},
     passes::REGISTRY,
 };
-use mxc_runtime::{closed_form::Fitted, package};
+use mxc_runtime::{closed_form::Fitted, package, store::WeightStore};
 use std::path::PathBuf;
 
 /// How to calibrate.
@@ -90,31 +90,18 @@ impl Session {
         if package.is_synthetic() {
             self.recalibrate(&mut package, data, options.seed, holdout, monitor)?;
         }
-        let (source, left_out) = data.calibration(holdout, &self.preprocessing(), self.threads())?;
         let context = mxc_dialects::new_context();
         let mut module = package.module(&context)?;
-        let mut cx = PassContext {
-            weights: package.inner.weights(),
-            samples: Some(source),
-            seed: options.seed,
-            threads: self.threads(),
-            ..PassContext::default()
-        };
         let mut samples = Options::default();
         samples.push("samples", options.samples.to_string());
         let mut pipeline = Pipeline::new(&REGISTRY);
         if options.equalize {
             pipeline = pipeline.then("equalize-ranges", samples.clone());
         }
-        let run = RunOptions {
-            stop: Some(monitor.cancel().flag().clone()),
-            ended: &|name, time| monitor.report(Progress::Step { name: name.to_owned(), time }),
-            ..RunOptions::default()
-        };
-        let result = run_pipeline(&context, &mut module, &pipeline.then("fit-denoisers", samples), &mut cx, &run);
-        let left_out = left_out.borrow();
-        left_out.warnings.iter().for_each(|warning| monitor.warn(warning));
-        monitor.result(result)?;
+        let pipeline = pipeline.then("fit-denoisers", samples);
+        let drawn = (data, holdout, options.seed);
+        let weights = package.inner.weights();
+        let (cx, skipped) = self.measure((&context, &mut module), &pipeline, weights, drawn, monitor)?;
         cx.warnings.iter().for_each(|warning| monitor.warn(warning));
         let (ranges, fitted) = (cx.reports.ranges, cx.reports.fitted);
         package.inner.denoisers = package.inner.denoisers.union(&cx.denoisers);
@@ -128,6 +115,26 @@ impl Session {
         });
         package.set_module(&module)?;
         let package = Package::of(package.inner, PathBuf::from("the calibrated package"), None);
-        Ok(Calibrated { package, ranges, fitted, skipped: left_out.count })
+        Ok(Calibrated { package, ranges, fitted, skipped })
+    }
+
+    /// Runs passes that measure a package's module on samples of `data` without the last `holdout`, drawn by a seed; what was left out of
+    /// them is told, and how many. What the passes warn of is left to the caller.
+    pub(crate) fn measure<'c>(
+        &self,
+        (context, module): (&'c melior::Context, &mut melior::ir::Module<'c>),
+        pipeline: &Pipeline,
+        weights: WeightStore,
+        (data, holdout, seed): (&Data, usize, u64),
+        monitor: &Monitor<'_>,
+    ) -> Result<(PassContext, Option<usize>), Error> {
+        let (source, left_out) = data.calibration(holdout, &self.preprocessing(), self.threads())?;
+        let samples = Some(source);
+        let mut cx = PassContext { weights, samples, seed, threads: self.threads(), ..PassContext::default() };
+        let result = monitor.watching(|run| run_pipeline(context, module, pipeline, &mut cx, &run));
+        let left_out = left_out.borrow();
+        left_out.warnings.iter().for_each(|warning| monitor.warn(warning));
+        monitor.result(result)?;
+        Ok((cx, left_out.count))
     }
 }

@@ -1,7 +1,7 @@
 //! From a model to a package, or to the MLIR of a level.
 
 use crate::{
-    Data, Error, Model, Monitor, Package, Progress,
+    Data, Error, Model, Monitor, Package,
     data::{CALIBRATION_SAMPLES, SYNTHETIC_SAMPLES},
     passes,
 };
@@ -9,7 +9,7 @@ use melior::ir::Module;
 use mxc_compiler::{
     driver::{self, Init, Level, Record},
     import::{self, SourceInfo, SourceInput},
-    pass::{Placement, Ranges, RepeatedReads, RunOptions, run::print_module},
+    pass::{Placement, Ranges, RepeatedReads, run::print_module},
     placement::Strategy,
 };
 use mxc_dialects::{noise::LayerNoise, share};
@@ -247,12 +247,7 @@ pub(crate) fn compile<'c>(
         }
         None => (None, None),
     };
-    let run = RunOptions {
-        stop: Some(monitor.cancel().flag().clone()),
-        ended: &|name, time| monitor.report(Progress::Step { name: name.to_owned(), time }),
-        ..RunOptions::default()
-    };
-    let compiled = driver::compile(context, imported, &driven, options.level, samples, &run);
+    let compiled = monitor.watching(|run| driver::compile(context, imported, &driven, options.level, samples, &run));
     let mut skipped = None;
     if let Some(left_out) = left_out {
         let left_out = left_out.borrow();

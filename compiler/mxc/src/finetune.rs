@@ -3,7 +3,7 @@
 use crate::{Arithmetic, Data, Error, Monitor, Package, Progress, Session, session::override_noise};
 use melior::ir::{Module, operation::OperationMutLike};
 use mxc_compiler::{
-    pass::{CalibrationRun, Options, PassContext, Pipeline, RunOptions, run_pipeline},
+    pass::{CalibrationRun, Options, Pipeline},
     passes::REGISTRY,
 };
 use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir::DictionaryValue, noise::LayerNoise};
@@ -161,25 +161,11 @@ impl Session {
         let context = mxc_dialects::new_context();
         let mut module = package.module(&context)?;
         let before = ranking(&module);
-        let (source, left_out) = data.calibration(holdout, &self.preprocessing(), self.threads())?;
-        let mut cx = PassContext {
-            weights: package.inner.weights(),
-            samples: Some(source),
-            seed,
-            threads: self.threads(),
-            ..PassContext::default()
-        };
         let mut calibration = Options::default();
         calibration.push("samples", crate::data::CALIBRATION_SAMPLES.to_string());
         let pipeline = Pipeline::new(&REGISTRY).then("rank-sensitivity", calibration);
-        let run = RunOptions {
-            stop: Some(monitor.cancel().flag().clone()),
-            ended: &|name, time| monitor.report(Progress::Step { name: name.to_owned(), time }),
-            ..RunOptions::default()
-        };
-        let result = run_pipeline(&context, &mut module, &pipeline, &mut cx, &run);
-        left_out.borrow().warnings.iter().for_each(|warning| monitor.warn(warning));
-        monitor.result(result)?;
+        let (cx, _) =
+            self.measure((&context, &mut module), &pipeline, package.inner.weights(), (data, holdout, seed), monitor)?;
         let after = ranking(&module);
         let calibration = cx.reports.calibration.map(CalibrationRun::to_manifest);
         let samples = calibration.as_ref().map_or(0, |calibration| calibration.samples);

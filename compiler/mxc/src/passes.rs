@@ -1,6 +1,6 @@
 //! Passes by name, on the caller's own module and context.
 
-use crate::{Error, Monitor, Progress, data};
+use crate::{Error, Monitor, data};
 use melior::ir::Module;
 use mxc_compiler::{
     opt,
@@ -108,13 +108,9 @@ pub fn run<'c>(
         threads: options.threads,
         ..PassContext::default()
     };
-    let run = RunOptions {
-        verify_each: options.verify_each || cfg!(debug_assertions),
-        stop: Some(monitor.cancel().flag().clone()),
-        ended: &|name, time| monitor.report(Progress::Step { name: name.to_owned(), time }),
-        ..RunOptions::default()
-    };
-    let result = run_pipeline(context, module, &pipeline, &mut cx, &run);
+    let verify_each = options.verify_each || cfg!(debug_assertions);
+    let result =
+        monitor.watching(|run| run_pipeline(context, module, &pipeline, &mut cx, &RunOptions { verify_each, ..run }));
     cx.warnings.iter().for_each(|warning| monitor.warn(warning));
     monitor.result(result)?;
     Ok(PassResults { weights: cx.weights, denoisers: cx.denoisers, reports: cx.reports })

@@ -1,6 +1,7 @@
 //! What a call tells while it works, and how it is stopped.
 
 use crate::Error;
+use mxc_compiler::pass::RunOptions;
 use mxc_runtime::{
     data::{DataError, Source},
     evaluate::EvalProgress,
@@ -113,6 +114,15 @@ impl<'a> Monitor<'a> {
     pub fn with_cancel(mut self, cancel: Cancel) -> Self {
         self.cancel = cancel;
         self
+    }
+
+    /// Calls `work` with how passes are run: the call can be cancelled, and is told of each that ends.
+    pub(crate) fn watching<R>(&self, work: impl FnOnce(RunOptions<'_>) -> R) -> R {
+        work(RunOptions {
+            stop: Some(self.cancel().flag().clone()),
+            ended: &|name, time| self.report(Progress::Step { name: name.to_owned(), time }),
+            ..RunOptions::default()
+        })
     }
 
     /// Tells the callback. A callback that calls back into the same monitor is not told of that.

@@ -25,7 +25,10 @@ use mxc_dialects::{
     erase::ModuleMut,
     ffi, ir, share,
 };
-use mxc_runtime::reads::{Chosen, choose, helps};
+use mxc_runtime::{
+    reads::{Chosen, choose, helps},
+    search::Found,
+};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// See the module.
@@ -65,28 +68,20 @@ impl Pass for ChooseReads {
     ) -> Result<(), PassError> {
         let layers = AnalogOp::all(module);
         let noisy = |op: &&AnalogOp<'_, '_>| op.noise().is_ok_and(|noise| !noise.spec.is_ideal());
-        for op in layers.iter().filter(noisy) {
-            if op.calibration().is_ok_and(|calibration| calibration.is_none()) {
-                return Err(PassError::new(format!("layer \"{}\" is not calibrated", op.layer()))
-                    .at(op.operation().location())
-                    .hint("run rank-sensitivity before choose-reads"));
-            }
-        }
+        measuring::check_calibrated(layers.iter().filter(noisy), Self::NAME)?;
         let hardware = hardware(self.hardware.as_ref(), cx)?;
         let mut ready = self.measuring.ready(module, cx)?;
         if !ready.executor.program().layers().iter().any(helps) {
             cx.warnings.push("choose-reads: no layer has noise that another read would draw anew".to_owned());
             return Ok(());
         }
-        if ready.synthetic {
-            cx.warnings.push("choose-reads: there are no data, so that nothing is chosen".to_owned());
+        if !ready.has_data(Self::NAME, cx) {
             return Ok(());
         }
-        let (seed, budget) = (ready.seed, self.budget);
-        let stopped = || cx.is_stopped();
-        let chosen = ready.run(|executor, batch| choose(executor, batch, (&hardware, budget), seed, &stopped));
-        measuring::unless_stopped(cx)?;
-        let Chosen { reads, energy, before, after } = chosen.map_err(|error| PassError::new(error.to_string()))?;
+        let Chosen { reads, energy } = ready.choose(cx, |executor, batch, seed, stopped| {
+            choose(executor, batch, (&hardware, self.budget), seed, stopped)
+        })?;
+        let Found { choice: reads, before, after } = reads;
         let names = ready.executor.program().layers().iter().map(|layer| layer.name.clone());
         let by_name: BTreeMap<String, u32> = names.zip(reads).collect();
         let (mut several, mut most) = (0, 1);

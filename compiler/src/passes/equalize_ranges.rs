@@ -27,7 +27,7 @@ use mxc_dialects::{
     ir::{self, DictionaryValue},
     noise::Scale,
 };
-use mxc_runtime::equalize::{Equalized, equalize};
+use mxc_runtime::{equalize::equalize, search::Found};
 
 /// See the module.
 pub struct EqualizeRanges(Measuring);
@@ -52,23 +52,12 @@ impl Pass for EqualizeRanges {
         if !layers.iter().any(ranged) {
             return Ok(());
         }
-        for op in layers.iter().filter(|op| ranged(op)) {
-            if op.calibration().is_ok_and(|calibration| calibration.is_none()) {
-                return Err(PassError::new(format!("layer \"{}\" is not calibrated", op.layer()))
-                    .at(op.operation().location())
-                    .hint("run rank-sensitivity before equalize-ranges"));
-            }
-        }
+        measuring::check_calibrated(layers.iter().filter(|op| ranged(op)), Self::NAME)?;
         let mut ready = self.0.ready(module, cx)?;
-        if ready.synthetic {
-            cx.warnings.push("equalize-ranges: there are no data, so that nothing is chosen".to_owned());
+        if !ready.has_data(Self::NAME, cx) {
             return Ok(());
         }
-        let seed = ready.seed;
-        let stopped = || cx.is_stopped();
-        let equalized = ready.run(|executor, batch| equalize(executor, batch, seed, &stopped));
-        measuring::unless_stopped(cx)?;
-        let Equalized { columns, before, after } = equalized.map_err(|error| PassError::new(error.to_string()))?;
+        let Found { choice: columns, before, after } = ready.choose(cx, equalize)?;
         let names: Vec<String> = ready.executor.program().layers().iter().map(|layer| layer.name.clone()).collect();
         let mut channels = 0;
         for op in layers {

@@ -39,15 +39,10 @@ impl Pass for FitDenoisers {
             return Ok(());
         }
         let mut ready = self.0.ready(module, cx)?;
-        if ready.synthetic {
-            cx.warnings.push("fit-denoisers: there are no data, so that nothing is chosen".to_owned());
+        if !ready.has_data(Self::NAME, cx) {
             return Ok(());
         }
-        let seed = ready.seed;
-        let stopped = || cx.is_stopped();
-        let fitted = ready.run(|executor, batch| closed_form::fit(executor, batch, seed, &stopped));
-        measuring::unless_stopped(cx)?;
-        cx.reports.fitted = Some(fitted.map_err(|error| PassError::new(error.to_string()))?);
+        cx.reports.fitted = Some(ready.choose(cx, closed_form::fit)?);
         let weights = ready.executor.trained().map_err(|error| PassError::new(error.to_string()))?;
         cx.denoisers = cx.denoisers.union(&weights);
         Ok(())

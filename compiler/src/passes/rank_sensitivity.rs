@@ -26,7 +26,7 @@ use mxc_dialects::{
 };
 use mxc_runtime::{
     error::ExecError,
-    exec::{Batch, Executor, Key, Mode, Purpose, samples},
+    exec::{Batch, Executor, Key, Mode, samples},
     kernels::pool::argmax,
 };
 
@@ -162,7 +162,7 @@ fn predictions(
     seed: u64,
     cx: &PassContext,
 ) -> Result<Vec<u32>, PassError> {
-    let key = Key { seed, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+    let key = Key::calibration(seed, 0);
     let mut labels = Vec::with_capacity(samples.len());
     for batch in samples.batches() {
         unless_stopped(cx)?;

@@ -19,12 +19,13 @@ mod wiener;
 use crate::{
     error::ExecError,
     exec::{
-        Batch, Executor, Key, Mode, Purpose,
+        Batch, Executor, Key,
         layerwise::{Denoiser, Fit},
         samples::{Samples, halves},
     },
-    measure::{Part, agreement::Teacher, channels::ChannelSums, curvature::Slopes},
+    measure::{Part, channels::ChannelSums, curvature::Slopes},
     program::{Op, Program, ValueId},
+    search::Judge,
 };
 use form::{Bottleneck, Form};
 use mxc_spec::{denoise::expression::Site, noise::Scale};
@@ -62,15 +63,14 @@ pub fn fit(
 ) -> Result<Fitted, ExecError> {
     let count = batch.samples.len().min(fitting(executor.program()));
     let [fitted, judging] = halves(count);
-    let key = |pass: u32| Key { seed, purpose: Purpose::Calibrate, pass, chip: 0 };
+    let key = |pass: u32| Key::calibration(seed, pass);
     let forms = Forms::of(executor.program());
     let curvature = match forms.bottlenecks {
         true => executor.curvature(&mut Samples::new(batch, fitted.clone()).batches(), key(3))?,
         false => Vec::new(),
     };
-    let teacher = Teacher::new(executor, Samples::new(batch, judging), key(0))?;
-    let judge = |executor: &Executor| teacher.loss(executor, Mode::DENOISED, key(0));
-    let before = judge(executor)?;
+    let judge = Judge::new(executor, Samples::new(batch, judging), seed, stopped)?;
+    let before = judge.loss(executor)?;
     let start = weights(executor);
     let layers = executor.program().layers().len();
     let [half, all] = [fitted, 0..count].map(|places| Samples::whole(batch, places));
@@ -84,15 +84,13 @@ pub fn fit(
     };
     let (mut best, mut after) = (None, before);
     let mut attempt = |executor: &mut Executor, choice: Choice, best: &mut Option<Choice>| {
-        if stopped() {
-            return Err(ExecError::Input("stopped".to_owned()));
-        }
+        judge.unless_stopped()?;
         run(executor, &half, key(1), Some(&choice))?;
-        let loss = judge(executor)?;
+        let loss = judge.loss(executor)?;
         if loss < after {
             (*best, after) = (Some(choice), loss);
         }
-        Ok(loss)
+        Ok::<f64, ExecError>(loss)
     };
     let plain = Choice { gains: vec![1.0; layers], blocks: false };
     if forms.affines {
@@ -367,7 +365,7 @@ fn bottleneck(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::testing::Net;
+    use crate::exec::{Purpose, testing::Net};
     use mxc_spec::{
         denoise::{KINDS, Kind, Stage},
         noise::LayerNoise,
@@ -491,7 +489,7 @@ mod tests {
         let layers = executor.program().layers().len();
         let choice = Choice { gains: vec![1.0; layers], blocks: true };
         let curvature = vec![Slopes(vec![1.0; 8]); layers];
-        let key = Key { seed: 1, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+        let key = Key::calibration(1, 0);
         let batch = Batch { inputs: &[&images], samples: &ids };
         executor.fit_denoisers(batch, key, &Estimator { choice: &choice, curvature: &curvature }).unwrap();
         let program = executor.program();

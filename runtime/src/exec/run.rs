@@ -2,14 +2,14 @@
 
 use super::{
     backend::{GradientObserver, Inputs, Prepared},
-    sample::{Key, Mode, Observer, Purpose, Sample},
+    sample::{Key, Mode, Observer, Sample},
     worker::Worker,
 };
 use crate::{error::ExecError, task::Task};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The key of runs that draw nothing.
-const NO_DRAWS: Key = Key { seed: 0, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+const NO_DRAWS: Key = Key::calibration(0, 0);
 
 /// A sample, and the runs of it that are ready.
 pub(crate) struct SampleRun<'r> {

@@ -1,6 +1,7 @@
 //! What a run of one sample depends on, what is told of it, and what it adds to.
 
 use crate::{
+    kernels::noise::fill_uniforms,
     program::value::{LayerId, ValueId},
     rng::{Kind, Stream, StreamKey},
 };
@@ -49,6 +50,23 @@ pub struct Key {
     pub pass: u32,
     /// The simulated chip.
     pub chip: u32,
+}
+
+impl Key {
+    /// Of a pass of calibration.
+    pub const fn calibration(seed: u64, pass: u32) -> Self {
+        Self { seed, purpose: Purpose::Calibrate, pass, chip: 0 }
+    }
+
+    /// A number from 0 to 1 for a sample, besides what its run draws; `component` tells several apart.
+    pub(crate) fn uniform(self, sample: u64, component: u32) -> f64 {
+        let Self { seed, purpose, pass, chip } = self;
+        let (purpose, kind) = (purpose as u8, Kind::Seed);
+        let key = StreamKey { seed, purpose, kind, component, chip, pass, layer: 0, sample };
+        let mut uniform = [0f32];
+        fill_uniforms(&key.stream(), 0, &mut uniform);
+        f64::from(uniform[0]) + 0.5
+    }
 }
 
 /// What a run of one sample depends on.

@@ -14,9 +14,7 @@ use crate::{
     error::ExecError,
     evaluate,
     exec::{Batch, Executor, Gradients, Key, Mode, Purpose},
-    kernels::noise::fill_uniforms,
     program::{DType, Layer, Op, Program, ValueId},
-    rng,
     task::Targets,
 };
 use checkpoint::{Checkpoint, Tensor};
@@ -222,15 +220,7 @@ impl FinetuneOptions {
 
 /// A number from 0 to 1 for every sample of a step.
 fn uniforms(samples: &[u64], key: Key, component: u32) -> Vec<f64> {
-    let uniform = |&sample: &u64| {
-        let Key { seed, purpose, pass, chip } = key;
-        let (purpose, kind) = (purpose as u8, rng::Kind::Seed);
-        let key = rng::StreamKey { seed, purpose, kind, component, chip, pass, layer: 0, sample };
-        let mut uniform = [0f32];
-        fill_uniforms(&key.stream(), 0, &mut uniform);
-        f64::from(uniform[0]) + 0.5
-    };
-    samples.iter().map(uniform).collect()
+    samples.iter().map(|&sample| key.uniform(sample, component)).collect()
 }
 
 /// Blends every sample of a step with another: at least half of it stays.

@@ -7,10 +7,8 @@ use crate::{
         run::SampleRun,
         sample::{Key, Mode},
     },
-    kernels::noise::fill_uniforms,
     plan::steps::Goal,
     program::Layer,
-    rng::{Kind, StreamKey},
     task::Targets,
 };
 
@@ -46,13 +44,7 @@ impl Probe for Curvature<'_> {
 
     fn sample(&self, run: &mut SampleRun<'_>, _: u64) -> Result<Vec<Slopes>, ExecError> {
         let mut slopes: Vec<Slopes> = self.layers.iter().map(|layer| Slopes(vec![0.0; layer.channels])).collect();
-        let Key { seed, purpose, pass, chip } = self.key;
-        let (kind, layer, component) = (Kind::Seed, 0, 0);
-        let purpose = purpose as u8;
-        let stream = StreamKey { seed, purpose, kind, component, chip, pass, layer, sample: run.index }.stream();
-        let mut uniform = [0f32];
-        fill_uniforms(&stream, 0, &mut uniform);
-        let uniform = f64::from(uniform[0]) + 0.5;
+        let uniform = self.key.uniform(run.index, 0);
         run.backward(
             0,
             Some(self.key),

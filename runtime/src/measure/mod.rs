@@ -5,7 +5,6 @@
 //! come in: those whose turn has not come wait. Parts of a measurement may therefore be made apart, on other threads or machines,
 //! and merged in any order, to the same bytes.
 
-pub mod agreement;
 pub mod calibration;
 pub mod channels;
 pub mod curvature;

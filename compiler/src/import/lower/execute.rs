@@ -13,7 +13,7 @@ use crate::load;
 use melior::ir::{Block, BlockLike, Location, Module, Type, ValueLike};
 use mxc_dialects::ir;
 use mxc_runtime::{
-    exec::{Batch, Executor, Key, Mode, Purpose},
+    exec::{Batch, Executor, Key, Mode},
     program::DType,
     store::WeightStore,
 };
@@ -202,7 +202,7 @@ impl Lowering<'_, '_, '_> {
             })
             .collect();
         let slices: Vec<&[f32]> = words.iter().map(Vec::as_slice).collect();
-        let key = Key { seed: 0, purpose: Purpose::Calibrate, pass: 0, chip: 0 };
+        let key = Key::calibration(0, 0);
         let run = Executor::new(program, 1)
             .and_then(|executor| executor.forward(Batch { inputs: &slices, samples: &[0] }, Mode::CLEAN, key))
             .map_err(|error| Problem::Unsupported(Some(error.to_string())))?;

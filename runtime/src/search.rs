@@ -1,0 +1,120 @@
+//! Choices by measured loss: what some samples without labels propose, others judge.
+
+use crate::{
+    error::ExecError,
+    exec::{Executor, Key, Mode, samples::Samples},
+    measure::curvature::Slopes,
+    program::Layer,
+    task::Targets,
+};
+
+/// Judges a noisy, denoised network by how far its results are from the clean network's: what is chosen by them needs no labels.
+pub struct Judge<'a> {
+    samples: Samples<'a>,
+    logits: Vec<f32>,
+    key: Key,
+    stopped: &'a dyn Fn() -> bool,
+}
+
+/// What was chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found<C> {
+    /// The choice.
+    pub choice: C,
+    /// The distillation loss of the judging samples without it.
+    pub before: f64,
+    /// And with it.
+    pub after: f64,
+}
+
+/// How often choices are proposed, of what the last choice leaves.
+const ROUNDS: u32 = 2;
+
+impl<'a> Judge<'a> {
+    /// Runs the samples on the clean network. Judging draws the noise of the seed's first calibration pass; `stopped` says when the
+    /// caller wants no more of it.
+    ///
+    /// # Errors
+    ///
+    /// When the network cannot be run.
+    pub fn new(
+        executor: &Executor,
+        samples: Samples<'a>,
+        seed: u64,
+        stopped: &'a dyn Fn() -> bool,
+    ) -> Result<Self, ExecError> {
+        let key = Key::calibration(seed, 0);
+        let mut logits = Vec::new();
+        for batch in samples.batches() {
+            logits.extend(executor.logits(batch, Mode::CLEAN, key)?);
+        }
+        Ok(Self { samples, logits, key, stopped })
+    }
+
+    /// An error once the caller wants no more.
+    ///
+    /// # Errors
+    ///
+    /// That one.
+    pub fn unless_stopped(&self) -> Result<(), ExecError> {
+        if (self.stopped)() { Err(ExecError::Input("stopped".to_owned())) } else { Ok(()) }
+    }
+
+    /// The samples' mean distillation loss, KL(softmax(clean logits) ‖ softmax(logits)).
+    ///
+    /// # Errors
+    ///
+    /// When the network cannot be run.
+    pub fn loss(&self, executor: &Executor) -> Result<f64, ExecError> {
+        let task = executor.program().task();
+        let row = self.logits.len() / self.samples.len().max(1);
+        let (mut gradient, mut total) = (vec![0.0; row], 0.0);
+        let mut teachers = self.logits.as_slice();
+        for batch in self.samples.batches() {
+            let (teacher, rest) = teachers.split_at(row * batch.samples.len());
+            teachers = rest;
+            let logits = executor.logits(batch, Mode::DENOISED, self.key)?;
+            for (n, logits) in logits.chunks_exact(row.max(1)).enumerate() {
+                total += task.loss(Targets::Logits(teacher), n, logits, 0.0, &mut gradient).0;
+            }
+        }
+        Ok(total / self.samples.len().max(1) as f64)
+    }
+
+    /// Tries what `propose` makes of the layers and the curvature that the measuring samples show under the noise, round by round,
+    /// and leaves the executor with the best: never one that is worse than `none`.
+    ///
+    /// # Errors
+    ///
+    /// When the network cannot be run or has no gradients, or the caller wants no more.
+    pub fn search<C: Clone>(
+        &self,
+        executor: &mut Executor,
+        measuring: &Samples<'_>,
+        none: C,
+        propose: impl Fn(&[Layer], &[Slopes], u32) -> Vec<C>,
+        apply: impl Fn(&mut [Layer], &C),
+    ) -> Result<Found<C>, ExecError> {
+        executor.change_layers(|layers| apply(layers, &none));
+        let before = self.loss(executor)?;
+        let (mut choice, mut after) = (none, before);
+        for round in 0..ROUNDS {
+            let key = Key { pass: 1 + round, ..self.key };
+            let curvature = executor.curvature(&mut measuring.batches(), key)?;
+            let mut better = false;
+            for tried in propose(executor.program().layers(), &curvature, round) {
+                self.unless_stopped()?;
+                executor.change_layers(|layers| apply(layers, &tried));
+                let loss = self.loss(executor)?;
+                if loss < after {
+                    (choice, after, better) = (tried, loss, true);
+                }
+            }
+            executor.change_layers(|layers| apply(layers, &choice));
+            if !better {
+                break;
+            }
+        }
+        Ok(Found { choice, before, after })
+    }
+}
