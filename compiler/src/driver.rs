@@ -253,6 +253,12 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
             energy.push("energy-budget", share::show(options.energy_budget));
             pipeline = pipeline.then("choose-reads", energy);
         }
+        if matches!(options.placement, Strategy::Worth) {
+            let mut worth = deciding.clone();
+            worth.push("budget", budget.clone());
+            worth.push("kind", options.denoiser.clone());
+            pipeline = pipeline.then("estimate-worth", worth);
+        }
         pipeline = pipeline.then(
             "insert-denoisers",
             pairs(&[

@@ -2,7 +2,7 @@
 //! noisy tiles.
 //!
 //! Attributes that passes add later are optional: `calibration`, `gradient_norm` and `rank` (by `rank-sensitivity`),
-//! `denoisers`, `denoiser_parameters`, `chosen` and `reason` (by `insert-denoisers`).
+//! `worth` (by `estimate-worth`), `denoisers`, `denoiser_parameters`, `chosen` and `reason` (by `insert-denoisers`).
 
 pub use mxc_spec::{
     calibration::{Calibration, Columns, MAX_COLUMN_SHIFT, MAX_READS},
@@ -36,6 +36,9 @@ pub const READS: &str = "reads";
 pub const GRADIENT_NORM: &str = "gradient_norm";
 /// i64: the layer's place when sorted by descending gradient norm, 0 for the largest.
 pub const RANK: &str = "rank";
+/// Dictionary of f64: by choice of denoisers, such as `mean+affine`, what they would take away of the distillation loss, in nats per
+/// sample.
+pub const WORTH: &str = "worth";
 /// Array of strings: the denoisers placed after the layer.
 pub const DENOISERS: &str = "denoisers";
 /// i64: their parameters.
@@ -322,6 +325,18 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
     /// The output's channels: the size of its last axis.
     pub fn channels(self) -> Option<usize> {
         ir::value_shape(self.output()?)?.last().copied().flatten()
+    }
+
+    /// What a choice of denoisers, such as `mean+affine`, would take away of the loss, in nats per sample; `None` where that was not
+    /// measured.
+    pub fn worth(self, choice: &str) -> Option<f64> {
+        let dictionary = ir::dict_attr(&self.operation(), WORTH)?;
+        entry(&dictionary, choice).and_then(ir::as_f64).filter(|worth| worth.is_finite())
+    }
+
+    /// Whether `estimate-worth` has looked at the layer.
+    pub fn is_estimated(self) -> bool {
+        self.operation().has_attribute(WORTH)
     }
 
     /// Whether the layer computes on spatial axes: a denoising block's depthwise stage is 3×3 there, and 1×1 after a fully

@@ -87,7 +87,7 @@ fn rules(layers: &[Layer], round: u32) -> Vec<Rule> {
 /// A rule's scales of every layer.
 fn columns(layers: &[Layer], rule: Rule, channels: &[ChannelSums], curvature: &[Slopes]) -> Vec<Option<Columns>> {
     let layers = layers.iter().zip(channels).zip(curvature);
-    let choose = |((layer, sums), Slopes(slopes)): ((&Layer, &ChannelSums), &Slopes)| {
+    let choose = |((layer, sums), Slopes { squares: slopes, .. }): ((&Layer, &ChannelSums), &Slopes)| {
         let calibration = layer.calibration.filter(|_| layer.noise.scale == Scale::Range)?;
         if layer.noise.spec.is_ideal() || sums.elements == 0 {
             return None;

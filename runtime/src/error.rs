@@ -11,6 +11,9 @@ pub enum ExecError {
     /// The batch does not fit the program's inputs.
     #[error("{0}")]
     Input(String),
+    /// The caller wanted no more.
+    #[error("stopped")]
+    Stopped,
     /// oneDNN failed.
     #[error("oneDNN: {0}")]
     Engine(String),

@@ -19,6 +19,7 @@ pub mod files;
 pub mod finetune;
 pub mod hardware;
 pub mod kernels;
+pub mod knapsack;
 pub mod measure;
 pub mod onednn;
 mod ops;

@@ -15,6 +15,7 @@ use crate::{
     },
     hardware::Hardware,
     kernels::noise::Law,
+    knapsack::{self, Choice},
     measure::curvature::Slopes,
     ops::analog::is_redrawn,
     program::Layer,
@@ -37,8 +38,6 @@ pub struct Chosen {
 /// The powers of the layers' estimated losses that are tried: below 1 they share the budget more evenly, as where the loss
 /// has left the range of its second order.
 const POWERS: [f64; 3] = [1.0, 0.7, 0.4];
-/// The parts of the budget that costs are counted in.
-const PARTS: usize = 4096;
 
 /// Whether reading a layer often cuts its noise: some of its output's is drawn anew for every read.
 pub fn helps(layer: &Layer) -> bool {
@@ -77,7 +76,7 @@ pub fn choose(
 }
 
 /// The second-order estimate of the loss that the noise of a single read causes, but for a factor that all layers share.
-fn estimate((layer, Slopes(slopes)): (&Layer, &Slopes)) -> f64 {
+fn estimate((layer, Slopes { squares: slopes, .. }): (&Layer, &Slopes)) -> f64 {
     let components = layer.noise.spec.components.iter().filter(|component| component.site == Site::Output);
     let redrawn = components.filter(|component| component.lifetime == Lifetime::Sample);
     let laws = redrawn.map(|component| Law::of(&component.model));
@@ -89,101 +88,24 @@ fn estimate((layer, Slopes(slopes)): (&Layer, &Slopes)) -> f64 {
     s * s * variance * slopes.sum::<f64>()
 }
 
-/// The whole numbers k from 1 to [`MAX_READS`] that make Σ loss/k least, of those whose Σ cost·(k − 1) is within a budget. Costs
-/// are rounded up to parts of the budget, [`PARTS`] of it, and what rounding leaves is spent on the best that still fits.
+/// The whole numbers k from 1 to [`MAX_READS`] that make Σ loss/k least, of those whose Σ cost·(k − 1) is within a budget.
 fn least(losses: &[f64], costs: &[f64], budget: f64) -> Vec<u32> {
-    let mut reads = vec![1; losses.len()];
-    let matters = |loss: f64| loss.is_finite() && loss > 0.0;
-    // Nothing to spend, or nothing that costs.
-    if !(budget.is_finite() && budget > 0.0) {
-        return reads;
-    }
-    // By parts spent at most, the least loss of the layers so far; and by layer the reads that reach it.
-    let mut table = vec![0.0; PARTS + 1];
-    let mut chosen: Vec<Vec<u8>> = Vec::with_capacity(losses.len());
-    let parts = |cost: f64, reads: u32| (cost * f64::from(reads - 1) / budget * PARTS as f64).ceil() as usize;
-    for (&loss, &cost) in losses.iter().zip(costs) {
-        let most = if matters(loss) { MAX_READS } else { 1 };
-        let mut next = vec![f64::INFINITY; PARTS + 1];
-        let mut choice = vec![1; PARTS + 1];
-        for reads in 1..=most {
-            let own = if matters(loss) { loss / f64::from(reads) } else { 0.0 };
-            let spent = parts(cost, reads);
-            for left in 0..(PARTS + 1).saturating_sub(spent) {
-                let total = table[left] + own;
-                if total < next[left + spent] {
-                    (next[left + spent], choice[left + spent]) = (total, reads as u8);
-                }
-            }
-        }
-        table = next;
-        chosen.push(choice);
-    }
-    let mut left = PARTS;
-    for (layer, choice) in chosen.iter().enumerate().rev() {
-        reads[layer] = u32::from(choice[left]);
-        left -= parts(costs[layer], reads[layer]);
-    }
-    let mut rest = budget - costs.iter().zip(&reads).map(|(cost, &reads)| cost * f64::from(reads - 1)).sum::<f64>();
-    // By gain per cost, the first of equals.
-    let gain = |layer: usize, reads: u32| losses[layer] / (f64::from(reads) * f64::from(reads + 1)) / costs[layer];
-    loop {
-        let fits = |&layer: &usize| matters(losses[layer]) && costs[layer] <= rest && reads[layer] < MAX_READS;
-        let candidates = (0..reads.len()).rev().filter(fits).filter(|&layer| costs[layer] > 0.0);
-        let best = candidates.max_by(|&a, &b| gain(a, reads[a]).total_cmp(&gain(b, reads[b])));
-        let Some(layer) = best else {
-            return reads;
-        };
-        rest -= costs[layer];
-        reads[layer] += 1;
-    }
+    let choices = |(&loss, &cost): (&f64, &f64)| {
+        // What another read does not help, or costs nothing, is read once.
+        let most = if loss.is_finite() && loss > 0.0 && cost > 0.0 { MAX_READS } else { 1 };
+        let choice = |reads: u32| Choice { cost: cost * f64::from(reads - 1), loss: loss / f64::from(reads) };
+        (1..=most).map(|reads| if most > 1 { choice(reads) } else { Choice { cost: 0.0, loss: 0.0 } }).collect()
+    };
+    let items: Vec<Vec<Choice>> = losses.iter().zip(costs).map(choices).collect();
+    knapsack::least(&items, budget).into_iter().map(|at| at as u32 + 1).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cost(costs: &[f64], reads: &[u32]) -> f64 {
-        costs.iter().zip(reads).map(|(cost, &reads)| cost * f64::from(reads - 1)).sum()
-    }
-
-    fn loss(losses: &[f64], reads: &[u32]) -> f64 {
-        losses.iter().zip(reads).map(|(loss, &reads)| loss / f64::from(reads)).sum()
-    }
-
-    /// The least loss of all choices within a budget.
-    fn exhaustive(losses: &[f64], costs: &[f64], budget: f64) -> f64 {
-        let (Some((first, losses)), Some((cost, costs))) = (losses.split_first(), costs.split_first()) else {
-            return 0.0;
-        };
-        let reads = (1..=MAX_READS).take_while(|&reads| cost * f64::from(reads - 1) <= budget);
-        reads
-            .map(|reads| first / f64::from(reads) + exhaustive(losses, costs, budget - cost * f64::from(reads - 1)))
-            .fold(f64::INFINITY, f64::min)
-    }
-
-    /// No choice within the budget, less what rounding takes of it, is better; where the costs are whole parts none at all is.
     #[test]
-    fn choices_are_the_best() {
-        let mut state = 1u64;
-        let mut random = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f64 / (1u64 << 24) as f64
-        };
-        for case in 0..300 {
-            let layers = 1 + case % 4;
-            let losses: Vec<f64> = (0..layers).map(|_| (8.0 * random() - 4.0).exp()).collect();
-            let any: Vec<f64> = (0..layers).map(|_| 0.05 + random()).collect();
-            let budget = 0.1 + 3.0 * random();
-            let reads = least(&losses, &any, budget);
-            assert!(cost(&any, &reads) <= budget * (1.0 + 1e-12), "{reads:?}");
-            let rounded = exhaustive(&losses, &any, budget * (1.0 - layers as f64 / PARTS as f64));
-            assert!(loss(&losses, &reads) <= rounded * (1.0 + 1e-12), "case {case}: {reads:?}");
-            let whole: Vec<f64> = (0..layers).map(|_| (1.0 + 12.0 * random()).floor()).collect();
-            let reads = least(&losses, &whole, 32.0);
-            let best = exhaustive(&losses, &whole, 32.0);
-            assert!(cost(&whole, &reads) <= 32.0 && loss(&losses, &reads) <= best * (1.0 + 1e-12), "case {case}");
-        }
+    fn reads_share_a_budget() {
         assert_eq!(least(&[1.0, 0.0, f64::NAN], &[1.0, 1.0, 1.0], 2.0), [3, 1, 1]);
         assert_eq!(least(&[1.0, 2.0], &[1.0, 1.0], 0.0), [1, 1]);
         assert_eq!(least(&[1.0], &[1.0], 1e9), [MAX_READS]);

@@ -57,7 +57,7 @@ impl<'a> Judge<'a> {
     ///
     /// That one.
     pub fn unless_stopped(&self) -> Result<(), ExecError> {
-        if (self.stopped)() { Err(ExecError::Input("stopped".to_owned())) } else { Ok(()) }
+        if (self.stopped)() { Err(ExecError::Stopped) } else { Ok(()) }
     }
 
     /// The samples' mean distillation loss, KL(softmax(clean logits) ‖ softmax(logits)).

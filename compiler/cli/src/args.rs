@@ -233,7 +233,7 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,
     /// Whether the converters' ranges are equalized anew
-    #[arg(long, value_name = "YES", default_value = "yes", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, value_name = "YES", default_value = "yes", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     pub equalize: bool,
     /// Keep the last N training samples out [default: as compiled]
     #[arg(long, value_name = "N")]

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Layers are taken by rank, affines first, then blocks, out of one budget; each stage of `greedy` stops at its own
-//! first misfit. Every kind starts as the identity.
+//! first misfit. `worth` takes what together takes most of the loss away within the budget, by the attributes that
+//! `estimate-worth` leaves (a knapsack with one choice a layer). Every kind starts as the identity.
 
 use crate::{
     pass::{
@@ -16,7 +17,7 @@ use crate::{
         constants::{backbone_parameters, built, declare_global, insert_before},
         random::Source,
     },
-    placement::Strategy,
+    placement::{self, Kinds, Strategy},
 };
 use melior::{
     Context,
@@ -35,7 +36,10 @@ use mxc_dialects::{
     erase::ModuleMut,
     ffi, ir, origin, share,
 };
-use mxc_runtime::store::Weight;
+use mxc_runtime::{
+    knapsack::{self, Choice},
+    store::Weight,
+};
 
 /// See the module.
 pub struct InsertDenoisers {
@@ -45,43 +49,23 @@ pub struct InsertDenoisers {
     seed: Option<u64>,
 }
 
-/// Which denoisers: kinds of different stages, in the order in which they act.
-struct Kinds(Vec<&'static Kind>);
-
-impl Kinds {
-    fn parse(text: &str) -> Result<Self, OptionError> {
-        let mut kinds: Vec<&'static Kind> = Vec::new();
-        for part in text.split('+') {
-            let kind = Kind::named(part.trim()).filter(|kind| kinds.iter().all(|other| other.stage != kind.stage));
-            kinds.push(kind.ok_or_else(|| OptionError(format!("option kind={text}: {} expected", Kind::choices())))?);
-        }
-        kinds.sort_by_key(|kind| kind.stage);
-        Ok(Self(kinds))
-    }
-}
-
-/// Reads a budget: a share of the backbone's parameters, such as `4%`.
-pub fn parse_budget(text: &str) -> Result<f64, OptionError> {
-    share::parse_positive(text).map_err(|reason| OptionError(format!("option budget={text}: {reason}")))
-}
-
 impl Pass for InsertDenoisers {
     const NAME: &'static str = "insert-denoisers";
     const DESCRIPTION: &'static str =
         "places denoisers after the highest-ranked analog layers within a parameter budget";
     const OPTIONS: &'static [(&'static str, &'static str)] = &[
         ("budget", "parameters allowed, of the backbone's (default 4%)"),
-        ("placement", "greedy (default), greedy-fill or at=GLOB,…"),
+        ("placement", "greedy (default), greedy-fill, worth, first, last, random or at=GLOB,…"),
         ("at", "the same as placement=at=GLOB,…"),
-        ("kind", "paper (default), another kind of denoiser, or one with +affine"),
+        ("kind", "paper (default), another kind of denoiser, one with +affine, or any (with placement=worth)"),
         ("seed", "the seed of the initial weights"),
     ];
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        let budget = parse_budget(options.take("budget").as_deref().unwrap_or("4%"))?;
+        let budget = placement::take_budget(options)?;
         let at = options.take("at");
-        let placement = options.take("placement");
-        let placement = match (&at, placement.as_deref()) {
+        let placed = options.take("placement");
+        let placement = match (&at, placed.as_deref()) {
             (Some(_), Some(_)) => {
                 return Err(OptionError("options placement= and at= exclude each other".to_owned()));
             }
@@ -93,12 +77,11 @@ impl Pass for InsertDenoisers {
                 text.parse().map_err(|reason| OptionError(format!("option placement={text}: {reason}")))?
             }
         };
-        Ok(Self {
-            budget,
-            placement,
-            kinds: Kinds::parse(options.take("kind").as_deref().unwrap_or("paper"))?,
-            seed: options.take_parsed("seed", "a number")?,
-        })
+        let kinds = placement::take_kinds(options, "paper")?;
+        if !(kinds.go_together() || matches!(placement, Strategy::Worth)) {
+            return Err(OptionError(format!("option kind={}: only placement=worth chooses among them", Kinds::ANY)));
+        }
+        Ok(Self { budget, placement, kinds, seed: options.take_parsed("seed", "a number")? })
     }
 
     fn run<'c>(
@@ -109,15 +92,15 @@ impl Pass for InsertDenoisers {
     ) -> Result<(), PassError> {
         let layers = self.ranked(module)?;
         let backbone = backbone_parameters(module);
-        let budget = allowance(self.budget, backbone);
+        let budget = placement::allowance(self.budget, backbone);
         let tracked = ir::main_function(module).is_some_and(|main| main.attribute(origin::ATTRIBUTE).is_ok());
-        let plan = self.plan(&layers, budget, tracked);
         let seed = self.seed.unwrap_or(cx.seed);
+        let plan = self.plan(&layers, budget, tracked, seed);
         let mut report = Placement { backbone_parameters: backbone, budget, ..Placement::default() };
         for (layer, planned) in layers.iter().zip(plan) {
             let mut inserter = Inserter { context, module, layer, seed, cx };
             if !planned.denoisers.is_empty() {
-                inserter.insert(&planned, &self.kinds)?;
+                inserter.insert(&planned, self.kinds.list())?;
             }
             annotate(context, layer.op, &planned);
             report.denoiser_parameters += planned.parameters;
@@ -132,20 +115,14 @@ impl Pass for InsertDenoisers {
     }
 }
 
-/// The whole parameters within a fraction of the backbone's.
-fn allowance(fraction: f64, backbone: u64) -> u64 {
-    let exact = fraction * backbone as f64;
-    // 4 % of 2,500 is 100, also where the product comes out as 99.99999999999999.
-    let rounded = exact.round();
-    if (exact - rounded).abs() < 1e-6 { rounded as u64 } else { exact.floor() as u64 }
-}
-
 /// A layer to place denoisers after.
 #[derive(Clone)]
 struct Ranked<'c, 'a> {
     op: AnalogOp<'c, 'a>,
     name: String,
     site: Site,
+    /// Its place in the order of execution.
+    place: usize,
 }
 
 impl InsertDenoisers {
@@ -158,30 +135,50 @@ impl InsertDenoisers {
             return Err(PassError::new("the network has denoisers already").at(denoiser.location()));
         }
         let mut layers = Vec::new();
-        for op in AnalogOp::all(module) {
+        for (place, op) in AnalogOp::all(module).into_iter().enumerate() {
             let name = op.layer();
             let channels = op.channels().ok_or_else(|| {
                 PassError::new(format!("layer \"{name}\" has no static channels")).at(op.operation().location())
             })?;
-            layers.push(Ranked { op, name, site: Site { channels, spatial: op.is_spatial() } });
+            layers.push(Ranked { op, name, site: Site { channels, spatial: op.is_spatial() }, place });
         }
-        let unranked = layers.iter().find(|layer| layer.op.rank().is_none());
-        match (unranked, &self.placement) {
-            (None, _) => layers.sort_by_key(|layer| layer.op.rank()),
-            // Layers named by the user need no ranking.
-            (Some(_), Strategy::At(_)) => {}
-            (Some(layer), _) => {
-                return Err(PassError::new(format!("layer \"{}\" has no rank", layer.name))
-                    .at(layer.op.operation().location())
-                    .hint("run rank-sensitivity before insert-denoisers, or name layers: at=GLOB,…"));
-            }
+        let missing = |lacks: fn(&AnalogOp<'c, 'a>) -> bool, what: &str, pass: &str| match layers
+            .iter()
+            .find(|layer| lacks(&layer.op))
+        {
+            None => Ok(()),
+            Some(layer) => Err(PassError::new(format!("layer \"{}\" has no {what}", layer.name))
+                .at(layer.op.operation().location())
+                .hint(format!("run {pass} before insert-denoisers, or name layers: at=GLOB,…"))),
+        };
+        match &self.placement {
+            Strategy::Greedy | Strategy::Fill => missing(|op| op.rank().is_none(), "rank", "rank-sensitivity")?,
+            Strategy::Worth => missing(|op| !op.is_estimated(), "worth", "estimate-worth")?,
+            // Layers in an order of their own, or named by the user, need no ranking.
+            Strategy::First | Strategy::Last | Strategy::Random | Strategy::At(_) => {}
+        }
+        if layers.iter().all(|layer| layer.op.rank().is_some()) {
+            layers.sort_by_key(|layer| layer.op.rank());
         }
         Ok(layers)
     }
 
+    /// In which order layers get what the budget allows.
+    fn order(&self, layers: &[Ranked<'_, '_>], seed: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..layers.len()).collect();
+        match &self.placement {
+            // Layers are in the order of their ranks.
+            Strategy::Greedy | Strategy::Fill | Strategy::Worth | Strategy::At(_) => {}
+            Strategy::First => order.sort_by_key(|&at| layers[at].place),
+            Strategy::Last => order.sort_by_key(|&at| std::cmp::Reverse(layers[at].place)),
+            Strategy::Random => order.sort_by_key(|&at| Source::new(seed, &layers[at].name).bits(0)),
+        }
+        order
+    }
+
     /// Which layers get what. Of a `tracked` source a layer whose output is no value of it gets nothing: the denoiser could not
     /// be exported.
-    fn plan(&self, layers: &[Ranked<'_, '_>], budget: u64, tracked: bool) -> Vec<LayerPlacement> {
+    fn plan(&self, layers: &[Ranked<'_, '_>], budget: u64, tracked: bool, seed: u64) -> Vec<LayerPlacement> {
         let mut plan: Vec<LayerPlacement> = layers
             .iter()
             .map(|layer| LayerPlacement {
@@ -193,31 +190,47 @@ impl InsertDenoisers {
                 }),
                 gradient_norm: layer.op.gradient_norm(),
                 rank: layer.op.rank(),
+                reason: self.hindrance(layer, tracked).to_owned(),
                 ..LayerPlacement::default()
             })
             .collect();
+        // A reason so far is one against it.
+        let mut order = self.order(layers, seed);
+        order.retain(|&at| plan[at].reason.is_empty());
+        match self.placement {
+            Strategy::Worth => self.by_worth(layers, &order, budget, &mut plan),
+            _ => self.in_order(layers, &order, budget, &mut plan),
+        }
+        plan
+    }
+
+    /// Why a layer gets no denoiser, whatever it costs.
+    fn hindrance(&self, layer: &Ranked<'_, '_>, tracked: bool) -> &'static str {
+        if let Strategy::At(globs) = &self.placement
+            && !globs.iter().any(|glob| glob.is_match(&layer.name))
+        {
+            "not among the layers named by at="
+        } else if tracked && origin::of(&layer.op.operation()).is_empty() {
+            "no value of the ONNX model is its output, so that export could not express it"
+        } else {
+            ""
+        }
+    }
+
+    /// One layer after the other.
+    fn in_order(&self, layers: &[Ranked<'_, '_>], order: &[usize], budget: u64, plan: &mut [LayerPlacement]) {
         let mut left = budget;
         // Affines first, whose stage is the last.
-        for kind in self.kinds.0.iter().rev() {
+        for kind in self.kinds.list().iter().rev() {
             let name = kind.name;
             let mut stopped = false;
-            for (layer, placed) in layers.iter().zip(&mut plan) {
-                if let Strategy::At(globs) = &self.placement
-                    && !globs.iter().any(|glob| glob.is_match(&layer.name))
-                {
-                    placed.reason = "not among the layers named by at=".to_owned();
-                    continue;
-                }
-                if tracked && origin::of(&layer.op.operation()).is_empty() {
-                    placed.reason =
-                        "no value of the ONNX model is its output, so that export could not express it".to_owned();
-                    continue;
-                }
+            for &at in order {
+                let (layer, placed) = (&layers[at], &mut plan[at]);
                 let cost = kind.expression().parameter_count(layer.site);
                 let outcome = if stopped {
                     format!("{name}: after the first layer that did not fit")
                 } else if cost > left {
-                    stopped = !matches!(self.placement, Strategy::Fill);
+                    stopped = matches!(self.placement, Strategy::Greedy | Strategy::At(_));
                     format!("{name}: {cost} parameters exceed the {left} left of the budget")
                 } else {
                     left -= cost;
@@ -232,7 +245,47 @@ impl InsertDenoisers {
                 placed.reason.push_str(&outcome);
             }
         }
-        plan
+    }
+
+    /// The choices for all layers that together take most of the loss away.
+    fn by_worth(&self, layers: &[Ranked<'_, '_>], order: &[usize], budget: u64, plan: &mut [LayerPlacement]) {
+        let choices = self.kinds.choices();
+        let cost = |kinds: &[&Kind], site: Site| -> u64 {
+            kinds.iter().map(|kind| kind.expression().parameter_count(site)).sum()
+        };
+        // By layer, what is worth anything: first nothing.
+        let options: Vec<Vec<(&[&'static Kind], f64)>> = order
+            .iter()
+            .map(|&at| {
+                let worth = |kinds| layers[at].op.worth(&placement::join(kinds)).filter(|&worth| worth > 0.0);
+                let worthy = choices.iter().filter_map(|kinds| Some((kinds.as_slice(), worth(kinds)?)));
+                std::iter::once((&[][..], 0.0)).chain(worthy).collect()
+            })
+            .collect();
+        let items: Vec<Vec<Choice>> = order
+            .iter()
+            .zip(&options)
+            .map(|(&at, options)| {
+                let choice = |&(kinds, worth): &(&[&'static Kind], f64)| Choice {
+                    cost: cost(kinds, layers[at].site) as f64,
+                    loss: -worth,
+                };
+                options.iter().map(choice).collect()
+            })
+            .collect();
+        let chosen = knapsack::least(&items, budget as f64);
+        for ((&at, options), chosen) in order.iter().zip(&options).zip(chosen) {
+            let (kinds, worth) = options[chosen];
+            let placed = &mut plan[at];
+            placed.denoisers = kinds.iter().map(|kind| kind.name.to_owned()).collect();
+            placed.parameters = cost(kinds, layers[at].site);
+            placed.chosen = !kinds.is_empty();
+            placed.reason = match kinds {
+                [] if options.len() == 1 => "nothing that was measured takes away of its loss".to_owned(),
+                [] => "its parameters are worth more elsewhere".to_owned(),
+                kinds => format!("{}: takes {worth:.2e} off the loss", placement::join(kinds)),
+            };
+        }
     }
 }
 
@@ -255,7 +308,7 @@ struct Inserter<'c, 'a, 'p> {
 }
 
 impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
-    fn insert(&mut self, planned: &LayerPlacement, kinds: &Kinds) -> Result<(), PassError> {
+    fn insert(&mut self, planned: &LayerPlacement, kinds: &[&'static Kind]) -> Result<(), PassError> {
         let operation = self.layer.op.operation();
         let location = operation.location();
         let output =
@@ -268,7 +321,7 @@ impl<'c: 'a, 'a> Inserter<'c, 'a, '_> {
         let mut current = output;
         let mut inserted: Vec<OperationRef<'c, 'a>> = Vec::new();
         let block = operation.block().ok_or_else(|| PassError::new("an analog layer is in no block").at(location))?;
-        for kind in kinds.0.iter().filter(|kind| planned.denoisers.iter().any(|name| name == kind.name)) {
+        for kind in kinds.iter().filter(|kind| planned.denoisers.iter().any(|name| name == kind.name)) {
             let parameters = kind.expression().parameters();
             let weights =
                 parameters.iter().map(|parameter| self.weight(parameter, after)).collect::<Result<Vec<_>, _>>()?;
@@ -320,34 +373,6 @@ fn initial(seed: u64, name: &str, parameter: &Parameter, site: Site) -> Vec<f32>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn budgets() {
-        assert_eq!(parse_budget("4%"), Ok(0.04));
-        assert_eq!(parse_budget("0.04"), Ok(0.04));
-        for bad in ["", "4", "-1%", "x", "nan%", "inf"] {
-            assert!(parse_budget(bad).is_err(), "{bad}");
-        }
-        assert!(
-            parse_budget("4")
-                .unwrap_err()
-                .0
-                .contains("budget=4: `4` is over 1 without a percent sign; did you mean 4%?")
-        );
-        assert_eq!(allowance(0.04, 2500), 100);
-        assert_eq!(allowance(0.07, 100), 7);
-        assert_eq!(allowance(0.04, 77_754), 3110);
-    }
-
-    #[test]
-    fn kinds() {
-        let names = |text| Kinds::parse(text).map(|kinds| kinds.0.iter().map(|kind| kind.name).collect::<Vec<_>>());
-        assert_eq!(names("mean+affine"), Ok(vec!["mean", "affine"]));
-        assert_eq!(names("affine + paper"), Ok(vec!["paper", "affine"]));
-        for bad in ["", "paper+mean", "affine+affine", "median"] {
-            assert!(names(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn initial_values_are_reproducible_and_bounded() {

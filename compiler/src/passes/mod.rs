@@ -7,6 +7,7 @@ pub mod canonicalize_graph;
 pub mod choose_reads;
 pub mod drop_sigma;
 pub mod equalize_ranges;
+pub mod estimate_worth;
 pub mod fit_denoisers;
 pub mod insert_denoisers;
 pub mod lower_to_dtile;
@@ -28,6 +29,7 @@ pub static REGISTRY: Registry = Registry {
         PassInfo::of::<rank_sensitivity::RankSensitivity>("analog"),
         PassInfo::of::<equalize_ranges::EqualizeRanges>("analog"),
         PassInfo::of::<choose_reads::ChooseReads>("analog"),
+        PassInfo::of::<estimate_worth::EstimateWorth>("analog"),
         PassInfo::of::<insert_denoisers::InsertDenoisers>("analog to denoise"),
         PassInfo::of::<fit_denoisers::FitDenoisers>("denoise"),
         PassInfo::of::<drop_sigma::DropSigma>("denoise"),

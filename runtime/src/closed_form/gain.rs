@@ -7,18 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// By layer, whether its output may grow if those of all such layers do: every way from it to another layer whose denoiser gives it
 /// its scale is through operators that keep a scale ([`crate::ops::operator::Operator::keeps_scale`]), and joins only with what grows
-/// too.
-pub(super) fn free(program: &Program) -> Vec<bool> {
+/// too. `filters` says whether filters give their layers' outputs a scale, as affines do.
+pub(super) fn free(program: &Program, filters: bool) -> Vec<bool> {
     let mut groups = Groups { parents: (0..=program.layers().len()).collect() };
     let fixed = groups.fixed();
-    let scaled: BTreeSet<LayerId> = program.nodes().iter().filter_map(|node| scales(&node.op)).collect();
+    let scaled: BTreeSet<LayerId> = program.nodes().iter().filter_map(|node| scales(&node.op, filters)).collect();
     (0..fixed).filter(|layer| !scaled.contains(layer)).for_each(|layer| groups.join(layer, fixed));
     // The group of every value; constants have none.
     let mut of: BTreeMap<ValueId, usize> = program.inputs().iter().map(|&input| (input, fixed)).collect();
     for node in program.nodes() {
         let operands: Vec<Option<usize>> = node.inputs.iter().map(|input| of.get(input).copied()).collect();
         let layer = node.op.analog_layer().filter(|layer| scaled.contains(layer));
-        let group = match (&node.op, scales(&node.op).or(layer)) {
+        let group = match (&node.op, scales(&node.op, filters).or(layer)) {
             // A layer whose denoiser gives it its scale takes any; nothing looks at it in between.
             (_, Some(layer)) => Some(layer),
             // What corrects a value is fitted to a scale that it does not change.
@@ -41,14 +41,16 @@ pub(super) fn free(program: &Program) -> Vec<bool> {
 }
 
 /// The layer that a denoiser gives its scale.
-fn scales(op: &Op) -> Option<LayerId> {
-    match op {
-        Op::Denoise(denoise) => {
-            matches!(form::of(denoise.kind.expression()), Some(Form::Affine { scale: Some(_), .. }))
-                .then_some(denoise.layer)
-        }
-        _ => None,
-    }
+fn scales(op: &Op, filters: bool) -> Option<LayerId> {
+    let Op::Denoise(denoise) = op else {
+        return None;
+    };
+    let scales = match form::of(denoise.kind.expression())? {
+        Form::Affine { scale, .. } => scale.is_some(),
+        Form::Filter { .. } => filters,
+        Form::Bottleneck(_) => false,
+    };
+    scales.then_some(denoise.layer)
 }
 
 /// Layers whose outputs grow together, and what never grows.
@@ -97,7 +99,7 @@ mod tests {
         let x = layer(&mut net, x);
         let x = build(&mut net, x);
         let y = layer(&mut net, x);
-        free(&net.finish(&[y]))
+        free(&net.finish(&[y]), false)
     }
 
     #[test]

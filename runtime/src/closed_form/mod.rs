@@ -14,7 +14,9 @@
 mod filter;
 mod form;
 mod gain;
+mod linear;
 mod wiener;
+pub mod worth;
 
 use crate::{
     error::ExecError,
@@ -24,12 +26,13 @@ use crate::{
         samples::{Samples, halves},
     },
     measure::{Part, channels::ChannelSums, curvature::Slopes},
-    program::{Op, Program, ValueId},
+    program::{LayerId, Op, Program, ValueId},
     search::Judge,
 };
 use form::{Bottleneck, Form};
 use mxc_spec::{denoise::expression::Site, noise::Scale};
 use nalgebra::{DMatrix, DVector};
+use std::collections::BTreeSet;
 
 /// What was fitted.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +68,7 @@ pub fn fit(
     let [fitted, judging] = halves(count);
     let key = |pass: u32| Key::calibration(seed, pass);
     let forms = Forms::of(executor.program());
-    let curvature = match forms.bottlenecks {
+    let curvature = match forms.blocks {
         true => executor.curvature(&mut Samples::new(batch, fitted.clone()).batches(), key(3))?,
         false => Vec::new(),
     };
@@ -79,8 +82,8 @@ pub fn fit(
         let Some(choice) = choice else {
             return Ok(());
         };
-        let fit = Estimator { choice, curvature: &curvature };
-        samples.batches().try_for_each(|batch| executor.fit_denoisers(batch, key, &fit))
+        let fit = Estimator { choice, curvature: &curvature, scaled: &forms.scaled };
+        samples.batches().try_for_each(|batch| executor.fit_denoisers(batch, key, &fit, stopped))
     };
     let (mut best, mut after) = (None, before);
     let mut attempt = |executor: &mut Executor, choice: Choice, best: &mut Option<Choice>| {
@@ -92,14 +95,15 @@ pub fn fit(
         }
         Ok::<f64, ExecError>(loss)
     };
-    let plain = Choice { gains: vec![1.0; layers], blocks: false };
-    if forms.affines {
-        let alone = attempt(executor, plain.clone(), &mut best)?;
-        for reach in if forms.scales { reaches(executor.program()) } else { Vec::new() } {
+    let plain = Choice { gains: vec![1.0; layers], blocks: false, rescaled: false };
+    let mut gains = |executor: &mut Executor, plain: &Choice, best: &mut Option<Choice>| {
+        let alone = attempt(executor, plain.clone(), best)?;
+        let scales = plain.rescaled || !forms.scaled.is_empty();
+        for reach in if scales { reaches(executor.program(), plain.rescaled) } else { Vec::new() } {
             let mut last = alone;
             for gain in GAINS {
                 let gains = reach.iter().map(|&gains| if gains { gain } else { 1.0 }).collect();
-                let loss = attempt(executor, Choice { gains, blocks: false }, &mut best)?;
+                let loss = attempt(executor, Choice { gains, ..plain.clone() }, best)?;
                 // It falls as far as the range lets it, and then rises.
                 if loss >= last {
                     break;
@@ -107,9 +111,17 @@ pub fn fit(
                 last = loss;
             }
         }
+        Ok::<(), ExecError>(())
+    };
+    if forms.affines {
+        gains(executor, &plain, &mut best)?;
+    }
+    if forms.filters {
+        gains(executor, &Choice { blocks: true, rescaled: true, ..plain.clone() }, &mut best)?;
     }
     if forms.blocks {
-        let choice = best.clone().unwrap_or(plain);
+        // Only what is rescaled takes a gain.
+        let choice = best.clone().filter(|choice| !choice.rescaled).unwrap_or(plain);
         attempt(executor, Choice { blocks: true, ..choice }, &mut best)?;
     }
     run(executor, &all, key(2), best.as_ref())?;
@@ -122,6 +134,8 @@ struct Choice {
     /// By layer, the gain of its output.
     gains: Vec<f64>,
     blocks: bool,
+    /// Whether filters with no affine behind them give their outputs the clean deviation, as affines do.
+    rescaled: bool,
 }
 
 impl Choice {
@@ -137,43 +151,51 @@ impl Choice {
 ///
 /// A gain for every layer by itself, found by the same loss one after the other, fits the few samples that judge: on the
 /// ResNet-20-style network it took a fifth off their loss, and nothing off that of others.
-fn reaches(program: &Program) -> Vec<Vec<bool>> {
+fn reaches(program: &Program, filters: bool) -> Vec<Vec<bool>> {
     let layers = program.layers();
     if layers.iter().any(|layer| layer.noise.scale != Scale::Range) {
         return Vec::new();
     }
-    let mut reaches = vec![gain::free(program), (1..=layers.len()).map(|number| number < layers.len()).collect()];
+    let mut reaches =
+        vec![gain::free(program, filters), (1..=layers.len()).map(|number| number < layers.len()).collect()];
     reaches.dedup();
     reaches.retain(|reach| reach.contains(&true));
     reaches
 }
 
 /// Which forms a program's denoisers have.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Forms {
     affines: bool,
-    /// Affines that scale.
-    scales: bool,
+    /// The layers of affines that scale.
+    scaled: BTreeSet<LayerId>,
     blocks: bool,
-    bottlenecks: bool,
+    /// Filters with no affine behind them.
+    filters: bool,
 }
 
 impl Forms {
     fn of(program: &Program) -> Self {
         let mut forms = Self::default();
+        let mut filtered = BTreeSet::new();
         for node in program.nodes() {
             let Op::Denoise(denoise) = &node.op else {
                 continue;
             };
             match form::of(denoise.kind.expression()) {
                 Some(Form::Affine { scale, .. }) => {
-                    (forms.affines, forms.scales) = (true, forms.scales || scale.is_some());
+                    forms.affines = true;
+                    forms.scaled.extend(scale.map(|_| denoise.layer));
                 }
-                Some(Form::Filter { .. }) => forms.blocks = true,
-                Some(Form::Bottleneck(_)) => (forms.blocks, forms.bottlenecks) = (true, true),
+                Some(Form::Filter { .. }) => {
+                    forms.blocks = true;
+                    filtered.insert(denoise.layer);
+                }
+                Some(Form::Bottleneck(_)) => forms.blocks = true,
                 None => {}
             }
         }
+        forms.filters = !filtered.is_subset(&forms.scaled);
         forms
     }
 }
@@ -201,8 +223,10 @@ fn shrink(gained: f64, power: f64) -> f64 {
 /// Fits denoisers by their forms.
 struct Estimator<'a> {
     choice: &'a Choice,
-    /// By layer, for bottlenecks.
+    /// By layer, for blocks.
     curvature: &'a [Slopes],
+    /// The layers of affines that scale.
+    scaled: &'a BTreeSet<LayerId>,
 }
 
 /// What the forms need; of both halves of the samples where they judge each other.
@@ -263,12 +287,7 @@ impl Fit for Estimator<'_> {
                 sums.iter_mut().zip([clean, noisy]).for_each(|(sums, values)| sums.add(&of(values)));
             }
             Sums::Filter(sums) => {
-                // One tap does not care how pixels lie.
-                let image = match denoiser.shape.as_slice() {
-                    &[_, rows, columns, _] if denoiser.site.spatial => [rows, columns],
-                    _ => [noisy.len() / denoiser.site.channels.max(1), 1],
-                };
-                sums[half].add(image, noisy, &lacks());
+                sums[half].add(filter::image(denoiser, denoiser.site), noisy, &lacks());
             }
             Sums::Wiener(sums) => sums[half].add(noisy, &lacks()),
         }
@@ -290,16 +309,21 @@ impl Fit for Estimator<'_> {
                 vec![(shift, means.map(|([clean, _], [noisy, _])| (clean - noisy) as f32).collect())]
             }
             (Form::Filter { weight, bias, subtracted }, Sums::Filter(halves)) => {
-                let filters = filter::solve(&halves);
+                let coherence = self.curvature.get(denoiser.layer).map_or(0.0, Slopes::coherence);
+                let filters = filter::solve(&halves, coherence);
+                let filters = match self.choice.rescaled && !self.scaled.contains(&denoiser.layer) {
+                    true => filters.rescaled(&halves, self.choice.gains[denoiser.layer]),
+                    false => filters,
+                };
                 let sign = if subtracted { -1.0 } else { 1.0 };
                 let signed = |values: Vec<f64>| values.into_iter().map(|value| (sign * value) as f32).collect();
                 let constants = bias.map(|bias| (bias, signed(filters.constants)));
                 [(weight, signed(filters.taps))].into_iter().chain(constants).collect()
             }
-            (Form::Bottleneck(form), Sums::Wiener(halves)) => {
-                let curvature = self.curvature.get(denoiser.layer).map_or(&[][..], |slopes| &slopes.0);
-                bottleneck(&form, denoiser, &halves, curvature)
-            }
+            (Form::Bottleneck(form), Sums::Wiener(halves)) => match self.curvature.get(denoiser.layer) {
+                Some(slopes) => bottleneck(&form, denoiser, &halves, slopes),
+                None => Vec::new(),
+            },
             // The sums are those that its form starts with.
             (Form::Affine { .. } | Form::Filter { .. } | Form::Bottleneck(_), _) => Vec::new(),
         }
@@ -325,7 +349,7 @@ fn bottleneck(
     form: &Bottleneck,
     denoiser: &Denoiser,
     halves: &[wiener::Sums; 2],
-    curvature: &[f64],
+    slopes: &Slopes,
 ) -> Vec<(usize, Vec<f32>)> {
     let parameters = denoiser.kind.expression().parameters();
     let len = |parameter: usize| parameters[parameter].layout.shape(denoiser.site).iter().product::<usize>();
@@ -333,7 +357,7 @@ fn bottleneck(
         return Vec::new();
     };
     let rank = len(weight) / denoiser.site.channels.max(1);
-    let Some(correction) = wiener::solve(halves, rank, form.up[1].is_some(), curvature) else {
+    let Some(correction) = wiener::solve(halves, rank, form.up[1].is_some(), slopes) else {
         return Vec::new();
     };
     let sign = if form.subtracted { -1.0 } else { 1.0 };
@@ -393,6 +417,11 @@ mod tests {
         net.classify(x, 5)
     }
 
+    /// The slopes of 8 channels whose errors all weigh the same.
+    fn flat() -> Slopes {
+        Slopes { squares: vec![1.0; 8], means: vec![0.0; 8], pixels: 1, samples: 1 }
+    }
+
     /// Images of one color, brighter or darker from pixel to pixel: signals in few directions, which noise leaves.
     fn samples(count: usize) -> (Vec<f32>, Vec<u64>) {
         let mut numbers = Net::new();
@@ -435,15 +464,22 @@ mod tests {
             let errors = |executor: &mut Executor| {
                 let errors = Errors::default();
                 let batch = Batch { inputs: &[others.0], samples: others.1 };
-                executor.fit_denoisers(batch, key, &errors).unwrap();
+                executor.fit_denoisers(batch, key, &errors, &|| false).unwrap();
                 errors.0.into_inner().unwrap()
             };
             let before = errors(&mut executor);
             let batch = Batch { inputs: &[fitted.0], samples: fitted.1 };
-            let curvature = vec![Slopes(vec![1.0; 8]); executor.program().layers().len()];
-            let choice = Choice { gains: vec![1.0; curvature.len()], blocks: true };
+            let curvature = vec![flat(); executor.program().layers().len()];
+            let choice = Choice { gains: vec![1.0; curvature.len()], blocks: true, rescaled: false };
             let start = weights(&executor);
-            executor.fit_denoisers(batch, key, &Estimator { choice: &choice, curvature: &curvature }).unwrap();
+            executor
+                .fit_denoisers(
+                    batch,
+                    key,
+                    &Estimator { choice: &choice, curvature: &curvature, scaled: &BTreeSet::new() },
+                    &|| false,
+                )
+                .unwrap();
             // The blocks alone: affines as they were.
             let program = executor.program().clone();
             for (value, values) in start.iter().filter(|(value, _)| affine(&program, *value)) {
@@ -487,11 +523,18 @@ mod tests {
         let (images, ids) = samples(32);
         let mut executor = Executor::new(network(paper, false), 1).unwrap();
         let layers = executor.program().layers().len();
-        let choice = Choice { gains: vec![1.0; layers], blocks: true };
-        let curvature = vec![Slopes(vec![1.0; 8]); layers];
+        let choice = Choice { gains: vec![1.0; layers], blocks: true, rescaled: false };
+        let curvature = vec![flat(); layers];
         let key = Key::calibration(1, 0);
         let batch = Batch { inputs: &[&images], samples: &ids };
-        executor.fit_denoisers(batch, key, &Estimator { choice: &choice, curvature: &curvature }).unwrap();
+        executor
+            .fit_denoisers(
+                batch,
+                key,
+                &Estimator { choice: &choice, curvature: &curvature, scaled: &BTreeSet::new() },
+                &|| false,
+            )
+            .unwrap();
         let program = executor.program();
         let Some(Form::Bottleneck(form)) = form::of(paper.expression()) else {
             panic!("the paper's block is one");

@@ -5,7 +5,10 @@
 //! G^-½·P·Pᵀ·G^½·M, where P holds the r leading eigenvectors of G^½·M·Σ_xx·Mᵀ·G^½ (reduced-rank regression; Izenman 1975).
 
 use super::shrink;
-use crate::kernels::gemm::{Start, View, gemm};
+use crate::{
+    kernels::gemm::{Start, View, gemm},
+    measure::curvature::Slopes,
+};
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 /// Sums over pixels of what is read, x, and of what it lacks, d.
@@ -18,6 +21,8 @@ pub(super) struct Sums {
     sums: [Vec<f64>; 2],
     /// Σ x·xᵀ and Σ d·xᵀ, row-major.
     products: [Vec<f64>; 2],
+    /// The same of x and d summed over every image's pixels, by the root of their number.
+    images: [Vec<f64>; 2],
 }
 
 /// A correction U·V·x + c.
@@ -36,90 +41,144 @@ pub(super) struct Correction {
 impl Sums {
     /// Nothing.
     pub fn new(channels: usize) -> Self {
-        let products = [(); 2].map(|()| vec![0.0; channels * channels]);
-        Self { channels, count: 0.0, sums: [(); 2].map(|()| vec![0.0; channels]), products }
+        let [products, images] = [(); 2].map(|()| [(); 2].map(|()| vec![0.0; channels * channels]));
+        Self { channels, count: 0.0, sums: [(); 2].map(|()| vec![0.0; channels]), products, images }
     }
 
-    /// Adds a sample's pixels.
+    /// Adds an image's pixels.
     pub fn add(&mut self, x: &[f32], lacks: &[f32]) {
         let c = self.channels;
         let pixels = x.len() / c.max(1);
         let mut product = vec![0f32; c * c];
-        for ((sums, products), values) in self.sums.iter_mut().zip(&mut self.products).zip([x, lacks]) {
+        let mut image = [(); 2].map(|()| vec![0.0; c]);
+        for ((image, products), values) in image.iter_mut().zip(&mut self.products).zip([x, lacks]) {
             gemm([c, c, pixels], View::transposed(values, c), x, &mut product, Start::Zero);
             products.iter_mut().zip(&product).for_each(|(sum, &part)| *sum += f64::from(part));
             for row in values.chunks_exact(c.max(1)) {
-                sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+                image.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
             }
         }
+        for (products, values) in self.images.iter_mut().zip(&image) {
+            for (row, value) in products.chunks_exact_mut(c.max(1)).zip(values) {
+                let value = value / pixels.max(1) as f64;
+                row.iter_mut().zip(&image[0]).for_each(|(sum, x)| *sum += value * x);
+            }
+        }
+        self.sums.iter_mut().flatten().zip(image.iter().flatten()).for_each(|(sum, part)| *sum += part);
         self.count += pixels as f64;
     }
 
     /// Adds another's.
     pub fn merge(&mut self, other: &Self) {
         self.count += other.count;
-        let pairs = self.sums.iter_mut().zip(&other.sums).chain(self.products.iter_mut().zip(&other.products));
+        let products = self.products.iter_mut().zip(&other.products).chain(self.images.iter_mut().zip(&other.images));
+        let pairs = self.sums.iter_mut().zip(&other.sums).chain(products);
         for (sums, other) in pairs {
             sums.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
         }
     }
 
-    fn means(&self) -> [DVector<f64>; 2] {
+    /// Of x and d.
+    pub fn means(&self) -> [DVector<f64>; 2] {
         [0, 1].map(|which| DVector::from_vec(self.sums[which].clone()) / self.count.max(1.0))
     }
 
-    /// Σ_xx and Σ_dx: about the means, or about 0 where the correction has no constant.
-    fn moments(&self, centered: bool) -> [DMatrix<f64>; 2] {
+    /// Σ_xx and Σ_dx: about the means, or about 0 where the correction has no constant; an image's mean counts so much more
+    /// ([`Slopes::coherence`]).
+    ///
+    /// [`Slopes::coherence`]: crate::measure::curvature::Slopes::coherence
+    pub fn moments(&self, centered: bool, coherence: f64) -> [DMatrix<f64>; 2] {
         let c = self.channels;
         let [x, d] = self.means();
         [(0, &x), (1, &d)].map(|(which, mean)| {
-            let moment = DMatrix::from_row_slice(c, c, &self.products[which]) / self.count.max(1.0);
+            let [pixels, images] = [&self.products, &self.images].map(|of| DMatrix::from_row_slice(c, c, &of[which]));
+            let moment = (pixels + images * coherence) / (self.count.max(1.0) * (1.0 + coherence));
             if centered { moment - mean * x.transpose() } else { moment }
         })
     }
 }
 
-/// U and V of the best correction of rank `rank`, of channels whose errors weigh `roots`² each. `None` where x is 0.
-fn reduced(sums: &Sums, rank: usize, centered: bool, roots: &DVector<f64>) -> Option<[DMatrix<f64>; 2]> {
-    let [xx, dx] = sums.moments(centered);
-    let c = sums.channels;
-    // Of few pixels the moments know little: as if there were one more with the mean power in every channel.
-    let ridge = xx.trace() / sums.count.max(1.0);
-    let solved = (&xx + DMatrix::identity(c, c) * ridge).cholesky()?.solve(&dx.transpose());
-    let weighted = DMatrix::from_diagonal(roots) * solved.transpose();
-    let explained = &weighted * &xx * weighted.transpose();
-    let eigen = SymmetricEigen::new((&explained + explained.transpose()) * 0.5);
-    let mut order: Vec<usize> = (0..c).collect();
-    order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]).then(a.cmp(&b)));
-    let leading = eigen.eigenvectors.select_columns(&order[..rank.min(c)]);
-    let up = DMatrix::from_diagonal(&roots.map(f64::recip)) * &leading;
-    Some([up, leading.transpose() * weighted])
+/// The best corrections of every rank.
+pub(super) struct Corrections {
+    /// G^½·M.
+    weighted: DMatrix<f64>,
+    /// The eigenvectors P, most helpful first.
+    vectors: DMatrix<f64>,
+    /// The diagonal of G^-½.
+    inverse_roots: DVector<f64>,
+}
+
+impl Corrections {
+    /// For channels whose errors weigh `roots`² each. `None` where x is 0.
+    pub fn new(sums: &Sums, centered: bool, curvature: &Curvature) -> Option<Self> {
+        let Curvature { roots, coherence } = curvature;
+        let [xx, dx] = sums.moments(centered, *coherence);
+        let c = sums.channels;
+        // Of few pixels the moments know little: as if there were one more with the mean power in every channel.
+        let ridge = xx.trace() / sums.count.max(1.0);
+        let solved = (&xx + DMatrix::identity(c, c) * ridge).cholesky()?.solve(&dx.transpose());
+        let weighted = scaled(solved.transpose(), roots);
+        let explained = &weighted * &xx * weighted.transpose();
+        let eigen = SymmetricEigen::new((&explained + explained.transpose()) * 0.5);
+        let mut order: Vec<usize> = (0..c).collect();
+        order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]).then(a.cmp(&b)));
+        let vectors = eigen.eigenvectors.select_columns(&order);
+        Some(Self { weighted, vectors, inverse_roots: roots.map(f64::recip) })
+    }
+
+    /// U and V of a rank.
+    pub fn cut(&self, rank: usize) -> [DMatrix<f64>; 2] {
+        let leading = self.vectors.columns(0, rank.min(self.vectors.ncols())).into_owned();
+        let down = leading.transpose() * &self.weighted;
+        [scaled(leading, &self.inverse_roots), down]
+    }
+}
+
+/// diag(factors)·matrix.
+fn scaled(mut matrix: DMatrix<f64>, factors: &DVector<f64>) -> DMatrix<f64> {
+    matrix.row_iter_mut().zip(factors).for_each(|(mut row, &factor)| row *= factor);
+    matrix
 }
 
 /// How much of a correction is worth while on other pixels.
-fn worth(sums: &Sums, [up, down]: &[DMatrix<f64>; 2], centered: bool, roots: &DVector<f64>) -> f64 {
-    let [xx, dx] = sums.moments(centered);
-    let weights = DMatrix::from_diagonal(&roots.map(|root| root * root));
-    let left = up.transpose() * weights;
+fn worth(sums: &Sums, [up, down]: &[DMatrix<f64>; 2], centered: bool, curvature: &Curvature) -> f64 {
+    let [xx, dx] = sums.moments(centered, curvature.coherence);
+    let left = scaled(up.clone(), &curvature.roots.map(|root| root * root)).transpose();
     let gained = (&left * dx * down.transpose()).trace();
     shrink(gained, (left * up * (down * xx * down.transpose())).trace())
 }
 
-/// The best correction of a rank: of all pixels, shortened by what such a correction of one half is worth on the other. `curvature`
-/// weighs the channels' errors. `None` where x is 0.
-pub(super) fn solve(halves: &[Sums; 2], rank: usize, centered: bool, curvature: &[f64]) -> Option<Correction> {
+/// What errors weigh.
+pub(super) struct Curvature {
+    /// By channel, the square root of what its errors weigh.
+    roots: DVector<f64>,
+    /// How much more an image's mean counts.
+    coherence: f64,
+}
+
+impl Curvature {
+    /// Of a layer's slopes, of which few samples estimate some too low.
+    pub fn of(slopes: &Slopes) -> Self {
+        let mean = slopes.squares.iter().sum::<f64>() / slopes.squares.len().max(1) as f64;
+        let root = |g: &f64| if mean > 0.0 { (g / mean + FLOOR).sqrt() } else { 1.0 };
+        let roots = DVector::from_iterator(slopes.squares.len(), slopes.squares.iter().map(root));
+        Self { roots, coherence: slopes.coherence() }
+    }
+}
+
+/// The best correction of a rank: of all pixels, shortened by what such a correction of one half is worth on the other. `slopes`
+/// weigh the errors. `None` where x is 0.
+pub(super) fn solve(halves: &[Sums; 2], rank: usize, centered: bool, slopes: &Slopes) -> Option<Correction> {
     let [a, b] = halves;
     let mut all = a.clone();
     all.merge(b);
-    let mean = curvature.iter().sum::<f64>() / curvature.len().max(1) as f64;
-    let root = |g: &f64| if mean > 0.0 { (g / mean + FLOOR).sqrt() } else { 1.0 };
-    let roots = DVector::from_iterator(all.channels, curvature.iter().map(root));
-    let reduced = |sums: &Sums| reduced(sums, rank, centered, &roots);
-    let shares = [worth(b, &reduced(a)?, centered, &roots), worth(a, &reduced(b)?, centered, &roots)];
+    let curvature = Curvature::of(slopes);
+    let reduced = |sums: &Sums| Some(Corrections::new(sums, centered, &curvature)?.cut(rank));
+    let shares = [worth(b, &reduced(a)?, centered, &curvature), worth(a, &reduced(b)?, centered, &curvature)];
     let [up, down] = reduced(&all)?;
     let up = up * (0.5 * (shares[0] + shares[1]));
     let [x, d] = all.means();
-    let [xx, _] = all.moments(true);
+    let [xx, _] = all.moments(true, 0.0);
     let spread = (&down * xx * down.transpose()).diagonal().map(|square| square.max(0.0).sqrt());
     // What training changes in small steps should be of the order of 1.
     let unit = spread.map(|deviation| if deviation > 0.0 { deviation } else { 1.0 });
@@ -139,6 +198,11 @@ mod tests {
 
     const CHANNELS: usize = 6;
     const PIXELS: usize = 4000;
+
+    /// The slopes of pixels that have nothing in common.
+    fn slopes(squares: &[f64]) -> Slopes {
+        Slopes { squares: squares.to_vec(), means: vec![0.0; squares.len()], pixels: 1, samples: 1 }
+    }
 
     fn normals(layer: u64, len: usize) -> Vec<f32> {
         let key = StreamKey { seed: 3, purpose: 0, kind: Kind::Seed, component: 0, chip: 0, pass: 0, layer, sample: 0 };
@@ -183,8 +247,9 @@ mod tests {
     #[test]
     fn every_rank_helps_until_the_noise_is_gone() {
         let (halves, flat) = (halves(), [1.0; CHANNELS]);
-        let errors: Vec<f64> =
-            (1..=CHANNELS).map(|rank| left(&solve(&halves, rank, true, &flat).unwrap(), &pair(2), &flat)).collect();
+        let errors: Vec<f64> = (1..=CHANNELS)
+            .map(|rank| left(&solve(&halves, rank, true, &slopes(&flat)).unwrap(), &pair(2), &flat))
+            .collect();
         let noise = CHANNELS as f64 * 0.49;
         // 4,000 new pixels give an error's mean to about 2 %.
         assert!(errors.windows(2).all(|pair| pair[1] < pair[0] * 1.01), "{errors:?}");
@@ -195,7 +260,7 @@ mod tests {
     #[test]
     fn nothing_near_is_better() {
         let (halves, weights) = (halves(), [8.0, 1.0, 1.0, 1.0, 1.0, 0.1]);
-        let best = solve(&halves, 2, true, &weights).unwrap();
+        let best = solve(&halves, 2, true, &slopes(&weights)).unwrap();
         let pairs = [pair(0), pair(1)];
         let mean = weights.iter().sum::<f64>() / CHANNELS as f64;
         let floored = weights.map(|weight| weight + FLOOR * mean);
@@ -225,10 +290,10 @@ mod tests {
     #[test]
     fn the_full_rank_is_the_wiener_filter() {
         let halves = halves();
-        let found = solve(&halves, CHANNELS, true, &[1.0; CHANNELS]).unwrap();
+        let found = solve(&halves, CHANNELS, true, &slopes(&[1.0; CHANNELS])).unwrap();
         let mut all = halves[0].clone();
         all.merge(&halves[1]);
-        let [xx, dx] = all.moments(true);
+        let [xx, dx] = all.moments(true, 0.0);
         let wiener = dx * xx.try_inverse().unwrap();
         // The ridge and the share taken are 1 to within a part in a hundred.
         assert!((&found.up * &found.down - &wiener).amax() < 0.02 * wiener.amax(), "{found:?} {wiener}");
@@ -237,6 +302,6 @@ mod tests {
     #[test]
     fn nothing_is_not_corrected() {
         let sums = Sums::new(CHANNELS);
-        assert!(solve(&[sums.clone(), sums], 2, true, &[0.0; CHANNELS]).is_none());
+        assert!(solve(&[sums.clone(), sums], 2, true, &slopes(&[0.0; CHANNELS])).is_none());
     }
 }

@@ -95,8 +95,14 @@ impl Executor {
     ///
     /// # Errors
     ///
-    /// When the batch does not fit the program or it cannot be run.
-    pub fn fit_denoisers<F: Fit>(&mut self, batch: Batch<'_>, key: Key, fit: &F) -> Result<(), ExecError> {
+    /// When the batch does not fit the program or it cannot be run, or `stopped` says that the caller wants no more.
+    pub fn fit_denoisers<F: Fit>(
+        &mut self,
+        batch: Batch<'_>,
+        key: Key,
+        fit: &F,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<(), ExecError> {
         self.check_batch(batch)?;
         let clean = PlanKey { noise: false, denoise: false, goal: Goal::Logits };
         let noisy = PlanKey { noise: true, denoise: true, goal: Goal::Logits };
@@ -105,6 +111,9 @@ impl Executor {
         let states: Vec<Mutex<[Vec<Option<Buffer>>; 2]>> = batch.samples.iter().map(|_| Mutex::default()).collect();
         let mut done = [0, 0];
         for denoiser in &self.denoisers()? {
+            if stopped() {
+                return Err(ExecError::Stopped);
+            }
             // One that the logits do not depend on has no step; every other value is there until it is read.
             let (Some(target), Some(input)) = (behind(&plans[0].0, denoiser.layer), before(&plans[1].0, denoiser))
             else {

@@ -155,6 +155,11 @@ impl Executor {
         &self.program
     }
 
+    /// The worker threads.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// The values of a constant (a trainable weight, as last set); empty for a value that is no constant.
     pub fn weight(&self, value: ValueId) -> &[f32] {
         self.constants.get(value)

@@ -12,19 +12,54 @@ use crate::{
     task::Targets,
 };
 
-/// By channel, the sum over samples and elements of the squared gradient in the layer's output of the loss against a label drawn
-/// from the network's own prediction: the diagonal of Fisher's information, which is the loss's curvature in the output.
+/// What squared gradients in a layer's output, of the loss against a label drawn from the network's own prediction, add up to: Fisher's
+/// information, which is the loss's curvature in the output.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Slopes(pub Vec<f64>);
+pub struct Slopes {
+    /// By channel, the sum over samples and elements of the squared gradient: the diagonal.
+    pub squares: Vec<f64>,
+    /// By channel, the sum over samples of (the sum over elements of the gradient)² ÷ the number of elements: the curvature in the mean of
+    /// an image. The gradient of elements that the network averages has one sign, so that this is larger than [`Slopes::squares`].
+    pub means: Vec<f64>,
+    /// A channel's elements in a sample.
+    pub pixels: usize,
+    /// The samples.
+    pub samples: usize,
+}
+
+impl Slopes {
+    /// By channel, what a mean squared error of 1 of every element adds to the loss, if the errors of two elements have nothing in common.
+    pub fn weights(&self) -> Vec<f64> {
+        self.squares.iter().map(|square| 0.5 * square / self.samples.max(1) as f64).collect()
+    }
+
+    /// How much more the mean of an image's errors matters than what is left of them: 0 where the gradients of two elements have nothing
+    /// in common. The loss of errors e of an image's P elements is then as Σ e² + β·(Σ e)²/P.
+    pub fn coherence(&self) -> f64 {
+        let [all, means] = [&self.squares, &self.means].map(|sums| sums.iter().sum::<f64>());
+        if self.pixels < 2 || all <= 0.0 {
+            return 0.0;
+        }
+        let pixels = self.pixels as f64;
+        // What is left may be nothing but rounding.
+        let rest = ((all - means) / (pixels - 1.0)).max(LEAST_REST * all / pixels);
+        (means / rest - 1.0).max(0.0)
+    }
+}
+
+/// The share of the mean curvature that all directions but an image's mean have at least.
+const LEAST_REST: f64 = 0.01;
 
 impl Part for Slopes {
     const GROUP: u64 = 1;
 
     fn add(&mut self, other: &Self) {
-        if self.0.is_empty() {
-            self.0.clone_from(&other.0);
+        if self.squares.is_empty() {
+            self.clone_from(other);
         } else {
-            self.0.iter_mut().zip(&other.0).for_each(|(total, part)| *total += part);
+            let pairs = self.squares.iter_mut().zip(&other.squares).chain(self.means.iter_mut().zip(&other.means));
+            pairs.for_each(|(total, part)| *total += part);
+            self.samples += other.samples;
         }
     }
 }
@@ -43,7 +78,13 @@ impl Probe for Curvature<'_> {
     }
 
     fn sample(&self, run: &mut SampleRun<'_>, _: u64) -> Result<Vec<Slopes>, ExecError> {
-        let mut slopes: Vec<Slopes> = self.layers.iter().map(|layer| Slopes(vec![0.0; layer.channels])).collect();
+        let none = |layer: &Layer| Slopes {
+            squares: vec![0.0; layer.channels],
+            means: vec![0.0; layer.channels],
+            pixels: 0,
+            samples: 1,
+        };
+        let mut slopes: Vec<Slopes> = self.layers.iter().map(none).collect();
         let uniform = self.key.uniform(run.index, 0);
         run.backward(
             0,
@@ -62,10 +103,13 @@ impl Probe for Curvature<'_> {
                 task.loss(Targets::Labels(&[label]), 0, logits, 1.0, seed);
             },
             &mut |layer, gradient| {
-                let slopes = &mut slopes[layer].0;
-                for row in gradient.chunks_exact(slopes.len().max(1)) {
-                    slopes.iter_mut().zip(row).for_each(|(total, &g)| *total += f64::from(g) * f64::from(g));
+                let Slopes { squares, means, pixels, .. } = &mut slopes[layer];
+                for row in gradient.chunks_exact(squares.len().max(1)) {
+                    squares.iter_mut().zip(row).for_each(|(total, &g)| *total += f64::from(g) * f64::from(g));
+                    means.iter_mut().zip(row).for_each(|(total, &g)| *total += f64::from(g));
+                    *pixels += 1;
                 }
+                means.iter_mut().for_each(|sum| *sum = *sum * *sum / (*pixels).max(1) as f64);
             },
         )?;
         Ok(slopes)

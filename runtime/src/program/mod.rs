@@ -7,6 +7,7 @@
 //! `None` in shapes. A program that works on its inputs as a whole has no such axis: what the executor takes for a sample is then
 //! everything.
 
+mod cleaned;
 pub mod proto;
 pub mod value;
 
