@@ -13,7 +13,7 @@ use crate::{
         run::print_module, run_pipeline,
     },
     passes::REGISTRY,
-    placement::Strategy,
+    placement::{Kinds, Strategy},
 };
 use melior::{
     Context,
@@ -79,6 +79,31 @@ pub struct CompileOptions {
     pub samples: usize,
     /// What the network is for.
     pub task: Task,
+}
+
+impl CompileOptions {
+    /// Gives up what is chosen by the loss on data, where there are none: on random inputs it would fit random inputs. Says what.
+    pub fn without_data(&mut self) -> Vec<String> {
+        let mut given_up = Vec::new();
+        if self.equalize || self.init == Init::ClosedForm {
+            (self.equalize, self.init) = (false, Init::Identity);
+            given_up.push("no data: converter ranges are not equalized and denoisers start as the identity".to_owned());
+        }
+        if self.energy_budget > 0.0 {
+            self.energy_budget = 0.0;
+            given_up.push("no data: every layer is read once".to_owned());
+        }
+        if matches!(self.placement, Strategy::Worth) {
+            self.placement = Strategy::Fill;
+            if self.denoiser == Kinds::ANY {
+                "mean+affine".clone_into(&mut self.denoiser);
+            }
+            let Self { placement, denoiser, .. } = self;
+            given_up
+                .push(format!("no data: denoisers {denoiser} are placed by {placement}, not by what they are worth"));
+        }
+        given_up
+    }
 }
 
 /// Where the weights of fresh denoisers come from.
@@ -314,17 +339,7 @@ pub fn compile<'c>(
         threads: options.threads,
         ..PassContext::default()
     };
-    let mut options = options.clone();
-    if cx.samples.is_none() && level >= Level::Denoise && (options.equalize || options.init == Init::ClosedForm) {
-        // What is chosen by the loss on random inputs would fit random inputs.
-        (options.equalize, options.init) = (false, Init::Identity);
-        cx.warnings.push("no data: converter ranges are not equalized and denoisers start as the identity".to_owned());
-    }
-    if cx.samples.is_none() && level >= Level::Denoise && options.energy_budget > 0.0 {
-        options.energy_budget = 0.0;
-        cx.warnings.push("no data: every layer is read once".to_owned());
-    }
-    run_pipeline(context, &mut module, &pipeline(&options, level), &mut cx, run)?;
+    run_pipeline(context, &mut module, &pipeline(options, level), &mut cx, run)?;
     if level >= Level::Denoise {
         // What is packaged can be run; without layers no pass has tried.
         crate::load::program(&module, &cx.weights.union(&cx.denoisers))?;

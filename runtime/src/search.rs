@@ -60,12 +60,21 @@ impl<'a> Judge<'a> {
         if (self.stopped)() { Err(ExecError::Stopped) } else { Ok(()) }
     }
 
-    /// The samples' mean distillation loss, KL(softmax(clean logits) ‖ softmax(logits)).
+    /// The samples' mean distillation loss, KL(softmax(clean logits) ‖ softmax(logits)), with noise and denoisers.
     ///
     /// # Errors
     ///
     /// When the network cannot be run.
     pub fn loss(&self, executor: &Executor) -> Result<f64, ExecError> {
+        self.loss_in(executor, Mode::DENOISED)
+    }
+
+    /// The same in any mode.
+    ///
+    /// # Errors
+    ///
+    /// When the network cannot be run.
+    pub fn loss_in(&self, executor: &Executor, mode: Mode) -> Result<f64, ExecError> {
         let task = executor.program().task();
         let row = self.logits.len() / self.samples.len().max(1);
         let (mut gradient, mut total) = (vec![0.0; row], 0.0);
@@ -73,7 +82,7 @@ impl<'a> Judge<'a> {
         for batch in self.samples.batches() {
             let (teacher, rest) = teachers.split_at(row * batch.samples.len());
             teachers = rest;
-            let logits = executor.logits(batch, Mode::DENOISED, self.key)?;
+            let logits = executor.logits(batch, mode, self.key)?;
             for (n, logits) in logits.chunks_exact(row.max(1)).enumerate() {
                 total += task.loss(Targets::Logits(teacher), n, logits, 0.0, &mut gradient).0;
             }

@@ -80,11 +80,24 @@ fn finish(tuned: &Finetuned, output: &Path, global: &Global) -> Result<(), Failu
         return super::print_json(&report);
     }
     if let Some(training) = training {
-        for (epoch, loss) in training.losses.iter().enumerate() {
-            super::print(&format!("epoch {}: loss {loss:.4}\n", epoch + 1))?;
+        if let Some(judged) = training.judged.first() {
+            super::print(&format!("start: held out {judged:.4}\n"))?;
         }
+        for (epoch, loss) in training.losses.iter().enumerate() {
+            let judged = training.judged.get(epoch + 1).map(|judged| format!(", held out {judged:.4}"));
+            super::print(&format!("epoch {}: loss {loss:.4}{}\n", epoch + 1, judged.unwrap_or_default()))?;
+        }
+        super::print(&training.kept().map(told).unwrap_or_default())?;
     }
     super::print(&format!("{}\n", output.display()))
+}
+
+/// Which weights were kept.
+fn told(epoch: usize) -> String {
+    match epoch {
+        0 => "kept: the start; no epoch was better\n".to_owned(),
+        epoch => format!("kept: epoch {epoch}\n"),
+    }
 }
 
 fn checkpoint_path(output: &Path) -> PathBuf {

@@ -48,14 +48,15 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
         fact(
             "training",
             format!(
-                "recipe {}, loss {}, learning rate {}, {} epochs of {} samples, batch {}; losses {}",
+                "recipe {}, loss {}, learning rate {}, {} epochs of {} samples, batch {}; losses {}{}",
                 training.recipe,
                 training.loss,
                 training.learning_rate,
                 training.epochs,
                 training.samples,
                 training.batch,
-                losses.join(" ")
+                losses.join(" "),
+                training.kept().map(|epoch| format!("; kept epoch {epoch}")).unwrap_or_default()
             ),
         );
     }

@@ -10,7 +10,7 @@ use mxc_compiler::{
     driver::{self, Init, Level, Record},
     import::{self, SourceInfo, SourceInput},
     pass::{Placement, Ranges, RepeatedReads, run::print_module},
-    placement::Strategy,
+    placement::{Kinds, Strategy},
 };
 use mxc_dialects::{noise::LayerNoise, share};
 use mxc_runtime::{
@@ -37,7 +37,7 @@ pub struct PreprocessOptions {
 ///
 /// ```
 /// let options = mxc::CompileOptions { budget: 0.02, level: mxc::Level::Analog, ..Default::default() };
-/// assert_eq!(options.denoiser, "mean+affine");
+/// assert_eq!(options.denoiser, "any");
 /// assert_eq!(mxc::CompileOptions::new(mxc::Recipe::Paper).denoiser, "paper");
 /// ```
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub struct CompileOptions {
     pub noise: LayerNoise,
     /// Which layers get denoisers.
     pub placement: Strategy,
-    /// The denoiser's kind, such as `mean+affine`.
+    /// The denoiser's kind, such as `mean+affine`; by [`Strategy::Worth`] also `any`.
     pub denoiser: String,
     /// Whether the converters' ranges are equalized; takes data.
     pub equalize: bool,
@@ -88,7 +88,7 @@ impl CompileOptions {
     /// noise, seed 0.
     pub fn new(recipe: Recipe) -> Self {
         let (placement, denoiser, equalize, init) = match recipe {
-            Recipe::Best => (Strategy::Fill, "mean+affine", true, Init::ClosedForm),
+            Recipe::Best => (Strategy::Worth, Kinds::ANY, true, Init::ClosedForm),
             Recipe::Cosine => (Strategy::Fill, "mean+affine", false, Init::Identity),
             Recipe::Paper => (Strategy::Greedy, "paper", false, Init::Identity),
         };
@@ -224,7 +224,7 @@ pub(crate) fn compile<'c>(
     }
     let preprocessing = preprocessing(&options.preprocessing, data.is_some(), model.source())?;
     let Model { context, imported, path } = model;
-    let driven = driver::CompileOptions {
+    let mut driven = driver::CompileOptions {
         budget: options.budget,
         noise: options.noise.clone(),
         placement: options.placement.clone(),
@@ -239,6 +239,9 @@ pub(crate) fn compile<'c>(
         samples: options.samples.unwrap_or(if data.is_some() { CALIBRATION_SAMPLES } else { SYNTHETIC_SAMPLES }),
         task: Task::default(),
     };
+    if data.is_none() && options.level >= Level::Denoise {
+        driven.without_data().iter().for_each(|given_up| monitor.warn(given_up));
+    }
     let (samples, left_out) = match data {
         Some(data) => {
             let (samples, left_out) =
@@ -271,16 +274,16 @@ fn recorded(options: &CompileOptions, driven: &driver::CompileOptions) -> Vec<St
         format!("noise={}", options.noise.spec),
         format!("noise-scale={}", options.noise.scale),
         format!("noise-reference={}", options.noise.reference),
-        format!("placement={}", options.placement),
-        format!("denoiser={}", options.denoiser),
-        format!("equalize={}", options.equalize),
-        format!("init={}", options.init),
+        format!("placement={}", driven.placement),
+        format!("denoiser={}", driven.denoiser),
+        format!("equalize={}", driven.equalize),
+        format!("init={}", driven.init),
         format!("samples={}", driven.samples),
         format!("seed={}", options.seed),
         format!("holdout={}", options.holdout),
     ];
-    if options.energy_budget > 0.0 {
-        recorded.push(format!("energy-budget={}", share::show(options.energy_budget)));
+    if driven.energy_budget > 0.0 {
+        recorded.push(format!("energy-budget={}", share::show(driven.energy_budget)));
     }
     recorded.extend(options.logits.as_ref().map(|name| format!("logits={name}")));
     if !options.keep_digital.is_empty() {

@@ -145,6 +145,7 @@ impl Session {
             noise: trained_under.as_ref().map(Into::into),
             losses: report.losses.clone(),
             loss: training.loss.to_string(),
+            judged: report.judged.clone(),
         });
         Ok(Finetuned { package: descendant(package), report: Some(report), skipped })
     }

@@ -4,7 +4,7 @@ use mxc_spec::denoise::expression::{Expression, ParameterId, Primitive, TermId};
 
 /// How a denoiser is fitted. Parameters are named by their places among the kind's.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// X̂ = a·X + b per channel.
     Affine {
         /// a; 1 where there is none.
@@ -28,7 +28,7 @@ pub(super) enum Form {
 /// A way from C channels to fewer and back: 1×1 convolutions at both ends, and between them what a signal passes unchanged if it is
 /// positive and the filters are the identity.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Bottleneck {
+pub(crate) struct Bottleneck {
     /// The way in: weight and bias.
     pub down: [Option<ParameterId>; 2],
     /// Filters on the way: weight and bias.
@@ -44,7 +44,7 @@ pub(super) struct Bottleneck {
 }
 
 /// The form of a denoiser's arithmetic, if it is one of those known.
-pub(super) fn of(expression: &Expression) -> Option<Form> {
+pub(crate) fn of(expression: &Expression) -> Option<Form> {
     let terms = expression.terms();
     let is_input = |term: TermId| matches!(terms[term].primitive, Primitive::Input);
     let (correction, subtracted) = match terms[expression.result()].primitive {

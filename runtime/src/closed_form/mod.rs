@@ -12,7 +12,7 @@
 //! fitted.
 
 mod filter;
-mod form;
+pub(crate) mod form;
 mod gain;
 mod linear;
 mod wiener;

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Names the file's kind and the version of its format.
-const MAGIC: &[u8; 8] = b"mxcckpt1";
+const MAGIC: &[u8; 8] = b"mxcckpt2";
 const HASH: usize = 32;
 
 /// Why a checkpoint cannot be read, written or used.
@@ -79,6 +79,9 @@ pub(super) struct Checkpoint {
     /// The trained weights with Adam's state, in the program's order.
     #[prost(message, repeated, tag = "7")]
     pub(super) tensors: Vec<Tensor>,
+    /// The judging samples' losses.
+    #[prost(double, repeated, tag = "8")]
+    pub(super) judged: Vec<f64>,
 }
 
 /// One trained weight with Adam's state.
@@ -92,6 +95,9 @@ pub(super) struct Tensor {
     pub(super) first: Vec<f32>,
     #[prost(float, repeated, tag = "4")]
     pub(super) second: Vec<f32>,
+    /// As the judging samples liked it best, if there are such.
+    #[prost(float, repeated, tag = "5")]
+    pub(super) best: Vec<f32>,
 }
 
 impl Checkpoint {

@@ -5,6 +5,8 @@
 
 mod adam;
 mod checkpoint;
+mod kept;
+mod step;
 
 pub use adam::Adam;
 pub use checkpoint::CheckpointError;
@@ -13,12 +15,13 @@ use crate::{
     data::{self, DataError, Source},
     error::ExecError,
     evaluate,
-    exec::{Batch, Executor, Gradients, Key, Mode, Purpose},
+    exec::{Batch, Executor, Gradients, Key, Mode, Purpose, samples::Samples},
     program::{DType, Layer, Op, Program, ValueId},
+    search::Judge,
     task::Targets,
 };
 use checkpoint::{Checkpoint, Tensor};
-use mxc_spec::denoise::{Stage, expression::Initial};
+use kept::{Held, Kept};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -81,8 +84,16 @@ impl Recipe {
         }
     }
 
-    /// Whether blocks that have left their start are treated with care: see [`step`].
-    fn is_careful(self) -> bool {
+    /// How many of so many samples are not trained on but judge what is kept.
+    pub fn judging(self, samples: usize) -> usize {
+        match self {
+            Self::Paper | Self::Cosine => 0,
+            Self::Best => (samples / 8).min(64),
+        }
+    }
+
+    /// Whether weights move in units of what they change: see [`step`].
+    fn has_units(self) -> bool {
         match self {
             Self::Paper | Self::Cosine => false,
             Self::Best => true,
@@ -191,6 +202,9 @@ pub struct FinetuneOptions {
     /// any input, so that few images serve as many (mixup with a consistent teacher; Beyer et al., CVPR 2022). Only by
     /// [`Loss::Distill`] and on inputs of floats.
     pub mix: bool,
+    /// Whether the last samples are not trained on but judge what is kept: the weights of the epoch, or those of the start, under
+    /// which the network is closest to the clean one, with noise and without ([`Recipe::judging`]).
+    pub judge: bool,
     /// Keys the order of samples and the noise.
     pub seed: u64,
     /// The SHA-256 of the package that is trained; a checkpoint of another one is refused.
@@ -211,6 +225,7 @@ impl FinetuneOptions {
             limit: None,
             levels: recipe.levels(),
             mix: recipe.mixes(),
+            judge: recipe.judging(usize::MAX) > 0,
             seed: 0,
             parent_sha256: String::new(),
             resume: false,
@@ -294,6 +309,9 @@ pub struct FinetuneReport {
     pub losses: Vec<f64>,
     /// Each finished epoch's training accuracy, in percent.
     pub accuracies: Vec<f64>,
+    /// The judging samples' loss at the start and after each finished epoch, if there are such: the weights of the least are kept, of
+    /// equals the last.
+    pub judged: Vec<f64>,
 }
 
 /// Why fine-tuning fails.
@@ -336,6 +354,8 @@ trait Trainee {
         key: Key,
         levels: &[f64],
     ) -> Result<Gradients, ExecError>;
+    /// How far samples' results are from the clean network's: the distillation loss, with noise and without.
+    fn judged(&self, batch: Batch<'_>, seed: u64) -> Result<f64, ExecError>;
 }
 
 impl Trainee for Executor {
@@ -364,6 +384,12 @@ impl Trainee for Executor {
         levels: &[f64],
     ) -> Result<Gradients, ExecError> {
         self.gradients_at(Mode::DENOISED, batch, targets, key, levels)
+    }
+
+    fn judged(&self, batch: Batch<'_>, seed: u64) -> Result<f64, ExecError> {
+        let judge = Judge::new(self, Samples::new(batch, 0..batch.samples.len()), seed, &|| false)?;
+        let losses = [Mode::DENOISED, Mode::CLEAN_DENOISED].map(|mode| judge.loss_in(self, mode));
+        losses.into_iter().sum()
     }
 }
 
@@ -488,39 +514,6 @@ fn check(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> Res
     Ok(())
 }
 
-/// What the learning rate of a weight is multiplied by. A block in closed form takes small differences of large values, which any
-/// step of its weights upsets: where an affine behind it is trained it stays as it is, and else it moves in shares of its weights'
-/// own magnitudes. One at its start, where it is the identity, is trained as everything else.
-fn step<T: Trainee>(trainee: &T, weight: ValueId) -> f64 {
-    let program = trainee.program();
-    let denoisers = || {
-        program.nodes().iter().filter_map(|node| match &node.op {
-            Op::Denoise(denoise) => Some((denoise, &node.inputs[1..])),
-            _ => None,
-        })
-    };
-    let Some((block, weights)) =
-        denoisers().find(|(denoise, weights)| denoise.kind.stage == Stage::Block && weights.contains(&weight))
-    else {
-        return 1.0;
-    };
-    let parameters = block.kind.expression().parameters().iter().zip(weights);
-    let mut heads = parameters.filter(|(parameter, _)| parameter.initial == Initial::Zero);
-    let fresh = heads.all(|(_, &head)| trainee.weight(head).iter().all(|&value| value == 0.0));
-    let behind = denoisers().any(|(other, _)| other.layer == block.layer && other.kind.stage == Stage::Affine);
-    match (fresh, behind) {
-        (true, _) => 1.0,
-        (false, true) => 0.0,
-        (false, false) => magnitude(trainee.weight(weight)),
-    }
-}
-
-/// √mean(w²); 1 where all are 0.
-fn magnitude(weights: &[f32]) -> f64 {
-    let square = weights.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>() / weights.len().max(1) as f64;
-    if square > 0.0 { square.sqrt() } else { 1.0 }
-}
-
 /// How far a run has come: all that a checkpoint holds but the weights' values.
 struct State {
     identity: BTreeMap<String, String>,
@@ -529,6 +522,7 @@ struct State {
     /// By parameter, what the learning rate is multiplied by.
     steps: Vec<f64>,
     report: FinetuneReport,
+    kept: Kept,
     /// The sum of the losses, and the hits, of the epoch that `report.steps` is in.
     loss: f64,
     correct: u64,
@@ -538,10 +532,9 @@ impl State {
     /// The start of a run over so many samples.
     fn new<T: Trainee>(trainee: &T, data: &dyn Source, options: &FinetuneOptions, samples: usize) -> Self {
         let parameters = trainable(trainee.program());
-        let careful = options.recipe.is_careful();
-        let steps = parameters.iter().map(|&(id, _)| if careful { step(trainee, id) } else { 1.0 });
+        let units = if options.recipe.has_units() { step::units(trainee) } else { BTreeMap::new() };
         Self {
-            steps: steps.collect(),
+            steps: parameters.iter().map(|(id, _)| units.get(id).copied().unwrap_or(1.0)).collect(),
             identity: identity(trainee.program(), data, options),
             optimizers: parameters.iter().map(|&(id, _)| Adam::new(trainee.weight(id).len())).collect(),
             parameters,
@@ -552,7 +545,9 @@ impl State {
                 samples,
                 losses: Vec::new(),
                 accuracies: Vec::new(),
+                judged: Vec::new(),
             },
+            kept: Kept::default(),
             loss: 0.0,
             correct: 0,
         }
@@ -563,8 +558,8 @@ impl State {
         &mut self,
         trainee: &mut T,
         path: &Path,
-        steps: u64,
-        steps_per_epoch: u64,
+        (steps, steps_per_epoch): (u64, u64),
+        judges: bool,
     ) -> Result<(), FinetuneError> {
         let saved = Checkpoint::read(path)?;
         saved.check_options(path, &self.identity)?;
@@ -572,10 +567,12 @@ impl State {
             && saved.step <= steps
             && saved.losses.len() as u64 == saved.step / steps_per_epoch
             && saved.accuracies.len() == saved.losses.len()
+            && saved.judged.len() == if judges { saved.losses.len() + 1 } else { 0 }
             && saved.tensors.iter().zip(&self.parameters).all(|(tensor, (id, name))| {
                 let len = trainee.weight(*id).len();
                 tensor.name == *name
                     && [&tensor.weight, &tensor.first, &tensor.second].iter().all(|values| values.len() == len)
+                    && tensor.best.len() == if judges { len } else { 0 }
             });
         if !fits {
             return Err(CheckpointError::corrupt(path, "its weights are not this package's").into());
@@ -588,6 +585,10 @@ impl State {
         self.report.resumed_from = Some(saved.step);
         self.report.losses = saved.losses;
         self.report.accuracies = saved.accuracies;
+        if judges {
+            self.kept =
+                Kept { losses: saved.judged, best: saved.tensors.into_iter().map(|tensor| tensor.best).collect() };
+        }
         (self.loss, self.correct) = (saved.epoch_loss, saved.epoch_correct);
         Ok(())
     }
@@ -601,15 +602,18 @@ impl State {
             epoch_correct: self.correct,
             losses: self.report.losses.clone(),
             accuracies: self.report.accuracies.clone(),
+            judged: self.kept.losses.clone(),
             tensors: self
                 .parameters
                 .iter()
                 .zip(&self.optimizers)
-                .map(|((id, name), optimizer)| Tensor {
+                .enumerate()
+                .map(|(at, ((id, name), optimizer))| Tensor {
                     name: name.clone(),
                     weight: trainee.weight(*id).to_vec(),
                     first: optimizer.first().to_vec(),
                     second: optimizer.second().to_vec(),
+                    best: self.kept.best.get(at).cloned().unwrap_or_default(),
                 })
                 .collect(),
         }
@@ -645,7 +649,8 @@ fn train<T: Trainee>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<FinetuneReport, FinetuneError> {
     check(trainee.program(), data, options)?;
-    let samples = options.limit.unwrap_or(usize::MAX).min(data.len());
+    let all = options.limit.unwrap_or(usize::MAX).min(data.len());
+    let samples = all - if options.judge { options.recipe.judging(all) } else { 0 };
     let steps_per_epoch = samples.div_ceil(options.batch) as u64;
     let steps = steps_per_epoch * u64::from(options.epochs);
     let mut state = State::new(trainee, data, options, samples);
@@ -653,7 +658,11 @@ fn train<T: Trainee>(
         return Ok(state.report);
     }
     if let Some(path) = checkpoint.filter(|path| options.resume && path.exists()) {
-        state.resume(trainee, path, steps, steps_per_epoch)?;
+        state.resume(trainee, path, (steps, steps_per_epoch), samples < all)?;
+    }
+    let held = Held::load(data, samples..all, options.seed)?;
+    if let Some(held) = held.as_ref().filter(|_| state.kept.losses.is_empty()) {
+        state.kept.judge(trainee, &state.parameters, held)?;
     }
     let save = |state: &State, trainee: &T| checkpoint.map_or(Ok(()), |path| state.save(trainee, path));
 
@@ -717,8 +726,13 @@ fn train<T: Trainee>(
         state.report.losses.push(state.loss / samples as f64);
         state.report.accuracies.push(100.0 * state.correct as f64 / samples as f64);
         (state.loss, state.correct) = (0.0, 0);
+        if let Some(held) = &held {
+            state.kept.judge(trainee, &state.parameters, held)?;
+        }
         save(&state, trainee)?;
     }
+    state.kept.restore(trainee, &state.parameters)?;
+    state.report.judged = state.kept.losses;
     Ok(state.report)
 }
 

@@ -57,6 +57,12 @@ impl Trainee for Fake {
         Err(ExecError::Program("the fake has no logits".into()))
     }
 
+    /// The distance from where the loss of all samples is least, or so.
+    fn judged(&self, batch: Batch<'_>, _: u64) -> Result<f64, ExecError> {
+        let inputs = batch.inputs[0].iter().sum::<f32>();
+        Ok(f64::from(self.weights[&1].iter().sum::<f32>() - 0.4 * inputs / batch.samples.len() as f32).abs())
+    }
+
     fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key, _: &[f64]) -> Result<Gradients, ExecError> {
         let Targets::Labels(labels) = targets else { panic!("the fake is trained on labels") };
         self.calls.set(self.calls.get() + 1);
@@ -182,6 +188,56 @@ fn resuming_gives_the_same_bytes() {
         assert_eq!(report.losses, expected.losses);
         assert_eq!(report.accuracies, expected.accuracies);
     }
+}
+
+/// Options of the recipe that judges, on labels, which is what the stand-in knows.
+fn judging() -> FinetuneOptions {
+    let loss = Loss::CrossEntropy;
+    FinetuneOptions {
+        epochs: 6,
+        batch: 4,
+        seed: 7,
+        parent_sha256: "abc".into(),
+        loss,
+        ..FinetuneOptions::new(Recipe::Best)
+    }
+}
+
+/// The last samples are not trained on; the weights they like best are kept, whatever comes after, also over a stop.
+#[test]
+fn held_out_samples_decide_what_is_kept() {
+    let train_on = |fake: &mut Fake, options: &FinetuneOptions, path: Option<&Path>, stop_at: Option<u64>| {
+        let stop = AtomicBool::new(false);
+        train(fake, &Numbers(16), options, path, &stop, &mut |progress| {
+            stop.store(Some(progress.step) == stop_at, Ordering::Relaxed);
+        })
+        .unwrap()
+    };
+    let mut kept = Vec::new();
+    for rate in [1e-9, 0.02, 10.0] {
+        let options = FinetuneOptions { learning_rate: rate, ..judging() };
+        let mut fake = Fake::new();
+        let report = train_on(&mut fake, &options, None, None);
+        assert_eq!((report.samples, report.judged.len()), (14, 7), "of 16, 2 judge");
+        let least = report.judged.iter().copied().fold(f64::INFINITY, f64::min);
+        let epoch = report.judged.iter().rposition(|&loss| loss == least).unwrap();
+        kept.push(epoch);
+        // What is left in the trainee is what was judged so.
+        let held = Held::load(&Numbers(16), 14..16, 7).unwrap().unwrap();
+        let mut again = Kept::default();
+        again.judge(&fake, &trainable(fake.program()), &held).unwrap();
+        assert_eq!(again.losses, [least]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.mxa.ckpt");
+        for stop in [1, 9, 14, 22] {
+            assert!(!train_on(&mut Fake::new(), &options, Some(&path), Some(stop)).completed);
+            let resume = FinetuneOptions { resume: true, ..options.clone() };
+            let mut resumed = Fake::new();
+            assert_eq!(train_on(&mut resumed, &resume, Some(&path), None).judged, report.judged, "{stop}");
+            assert_eq!(resumed.weights, fake.weights, "{stop}");
+        }
+    }
+    assert!(kept[2] == 0 && kept[1] > 0, "steps that leap over everything are taken back: {kept:?}");
 }
 
 #[test]
@@ -443,6 +499,27 @@ fn mixing_leaves_half_of_every_sample() {
     let mut alone = vec![1.0, 2.0];
     mix(&mut alone, &[3], STEP);
     assert_eq!(alone, [1.0, 2.0]);
+}
+
+/// A step moves every weight in units of what it changes: a shift by the layer's deviation, a bottleneck in closed form so that what
+/// it gives changes alike; one at its start moves as it always has.
+#[test]
+fn steps_have_units() {
+    let unit = |executor: &Executor, name: &str| {
+        let found = trainable(executor.program()).into_iter().find(|(_, own)| own == name).unwrap();
+        step::units(executor).get(&found.0).copied().unwrap_or(1.0)
+    };
+    let mut executor = Executor::new(network(), 1).unwrap();
+    let deviations: Vec<f64> = executor.program().layers().iter().map(|layer| layer.calibration.unwrap().std).collect();
+    assert_eq!(unit(&executor, "fc.affine.scale"), 1.0);
+    assert_eq!(unit(&executor, "fc.affine.shift"), deviations[1]);
+    assert_eq!(unit(&executor, "conv.mean.weight"), 1.0, "at its start");
+    let (head, _) = trainable(executor.program()).into_iter().find(|(_, name)| name == "conv.mean.weight").unwrap();
+    executor.set_weight(head, &[0.1; 4]).unwrap();
+    // 4 channels, 1 in between.
+    assert_eq!(unit(&executor, "conv.reduce.weight"), 0.5 / deviations[0]);
+    assert_eq!(unit(&executor, "conv.mean.weight"), deviations[0]);
+    assert_eq!(unit(&executor, "conv.sigma.weight"), 1.0);
 }
 
 /// Few samples are seen more often; many five times, as by the other recipes.

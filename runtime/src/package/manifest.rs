@@ -216,7 +216,7 @@ pub struct Provenance {
 /// How denoisers were trained.
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
 pub struct Training {
-    /// `paper` or `cosine`.
+    /// `best`, `paper` or `cosine`.
     #[prost(string, tag = "1")]
     pub recipe: String,
     /// The (first) learning rate.
@@ -243,4 +243,16 @@ pub struct Training {
     /// `cross-entropy` or `distill`.
     #[prost(string, tag = "9")]
     pub loss: String,
+    /// The loss of samples that were not trained on, at the start and after each epoch, if there were such: the weights of the least
+    /// were kept, of equals the last.
+    #[prost(double, repeated, tag = "10")]
+    pub judged: Vec<f64>,
+}
+
+impl Training {
+    /// The epoch whose weights were kept, 0 for the start; `None` where that was the last without asking.
+    pub fn kept(&self) -> Option<usize> {
+        let least = self.judged.iter().copied().fold(f64::INFINITY, f64::min);
+        self.judged.iter().rposition(|&loss| loss == least)
+    }
 }

@@ -1,0 +1,57 @@
+//! The best weights of a run, by samples that are not trained on: training may leave what the closed form has found and never come
+//! back, or wear few images out.
+
+use super::{FinetuneError, Trainee};
+use crate::{data::Source, error::ExecError, exec::Batch, program::ValueId};
+
+/// Samples that judge.
+pub(super) struct Held {
+    inputs: Vec<f32>,
+    ids: Vec<u64>,
+    seed: u64,
+}
+
+/// What they found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kept {
+    /// Their loss at the start and after every epoch.
+    pub losses: Vec<f64>,
+    /// The weights of the least of them, in the order of the parameters.
+    pub best: Vec<Vec<f32>>,
+}
+
+impl Held {
+    /// The samples of these places. `None` if there are none.
+    pub fn load(data: &dyn Source, places: std::ops::Range<usize>, seed: u64) -> Result<Option<Self>, FinetuneError> {
+        if places.is_empty() {
+            return Ok(None);
+        }
+        let indices: Vec<usize> = places.collect();
+        let mut inputs = Vec::new();
+        data.load(&indices, &mut inputs)?;
+        Ok(Some(Self { inputs, ids: indices.iter().map(|&index| data.id(index)).collect(), seed }))
+    }
+}
+
+impl Kept {
+    /// Judges the weights as they are now.
+    pub fn judge<T: Trainee>(
+        &mut self,
+        trainee: &T,
+        parameters: &[(ValueId, String)],
+        held: &Held,
+    ) -> Result<(), ExecError> {
+        let loss = trainee.judged(Batch { inputs: &[&held.inputs], samples: &held.ids }, held.seed)?;
+        // Of equals the latest, which has seen most.
+        if self.losses.iter().all(|&before| loss <= before) {
+            self.best = parameters.iter().map(|&(id, _)| trainee.weight(id).to_vec()).collect();
+        }
+        self.losses.push(loss);
+        Ok(())
+    }
+
+    /// Goes back to the best weights.
+    pub fn restore<T: Trainee>(&self, trainee: &mut T, parameters: &[(ValueId, String)]) -> Result<(), ExecError> {
+        parameters.iter().zip(&self.best).try_for_each(|(&(id, _), weights)| trainee.set_weight(id, weights))
+    }
+}
