@@ -37,6 +37,7 @@ test: lint tests/.venv/installed
 bench: build
 	cargo build --release --locked -p mxc-cli --example throughput
 	test -x examples/.venv/bin/python || examples/setup.sh
+	examples/.venv/bin/python -m pip install -q --disable-pip-version-check -r benches/requirements.txt
 	benches/compare.py
 
 tables: build

@@ -1,8 +1,8 @@
 """The PyTorch baseline: noisy evaluation and fine-tuning of denoising blocks, eager mode, with hooks.
 
-Does what `mxc eval` and `mxc finetune` do on one of the example networks: BatchNorm folded into the convolutions,
-noise on the output of every convolution and linear layer, denoisers on some of them, backbone frozen. Set up with
-examples/setup.sh, then
+Does what `mxc eval` and `mxc finetune` do on one of the example networks, or on an ONNX classifier and images of an .npz (--onnx,
+--images): BatchNorm folded into the convolutions, noise on the output of every convolution and linear layer, denoisers on some of
+them, backbone frozen. Set up with examples/setup.sh, then
 
     examples/.venv/bin/python benches/pytorch_baseline.py --model resnet20 --denoiser mean+affine --channels-last
 
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -28,7 +29,7 @@ MODELS = EXAMPLES / "models"
 sys.path[:0] = [str(EXAMPLES), str(MODELS)]
 
 import data  # noqa: E402
-from analog import Tile, normal  # noqa: E402
+from analog import Network, Tile, normal  # noqa: E402
 from nets import NETS  # noqa: E402
 
 SLOPE = 2.0**-7
@@ -172,6 +173,8 @@ def evaluate(net: nn.Module, x: Tensor, y: Tensor, size: int, layout: torch.memo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=NETS, default="resnet20")
+    parser.add_argument("--onnx", type=Path, help="a classifier of examples/analog.py's operators instead of --model")
+    parser.add_argument("--images", type=Path, help="with --onnx: an .npz of float images x and labels y")
     parser.add_argument("--data", type=Path, default=data.FOLDER, help="folder with Fashion-MNIST's IDX files")
     parser.add_argument("--sigma", type=float, default=0.06)
     parser.add_argument("--noise-scale", choices=("range", "constant", "signal"), default="range")
@@ -195,12 +198,21 @@ def main() -> None:
     torch.manual_seed(args.seed)
 
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    net, tiles = load(args.model)
+    if args.onnx:
+        net = Network(args.onnx).requires_grad_(False)
+        tiles = net.tiles
+    else:
+        net, tiles = load(args.model)
     net.to(memory_format=layout)
     if args.list:
         print("\n".join(f"{i} {tile.name}" for i, tile in enumerate(tiles)))
         return
-    (test_x, test_y), (train_x, train_y) = data.load("test", args.data), data.load("train", args.data)
+    if args.onnx:
+        with np.load(args.images) as images:
+            train_x, train_y = torch.from_numpy(images["x"]), torch.from_numpy(images["y"])
+        test_x, test_y = train_x, train_y
+    else:
+        (test_x, test_y), (train_x, train_y) = data.load("test", args.data), data.load("train", args.data)
     test_x, test_y = test_x[: args.limit], test_y[: args.limit]
     set_mode(tiles, "calibrate")
     evaluate(net, train_x[: args.samples], train_y[: args.samples], args.batch, layout)
@@ -240,14 +252,15 @@ def main() -> None:
     train(train_x[: args.batch], train_y[: args.batch])
     train_speeds = []
     for run in range(args.runs):
-        x, y = (t[run * args.limit : (run + 1) * args.limit] for t in (train_x, train_y))
+        first = run * args.limit if (run + 1) * args.limit <= len(train_y) else 0
+        x, y = (t[first : first + args.limit] for t in (train_x, train_y))
         begin = time.perf_counter()
         train(x, y)
         train_speeds.append(len(y) / (time.perf_counter() - begin))
     denoised_speeds, denoised_top1 = timed_evaluation("denoised")
 
     report = {
-        "model": args.model,
+        "model": str(args.onnx or args.model),
         "torch": torch.__version__,
         "threads": args.threads,
         "batch": args.batch,

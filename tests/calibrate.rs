@@ -167,7 +167,7 @@ fn recipes_of_compile() {
     let compile = ["compile", source, "--samples", "32", "--data", &data];
     let said = succeed(mxc(folder).args(compile).args(["-o", "best.mxa"]));
     assert!(said.contains("recipe best"), "{said}");
-    has(&options("best.mxa"), &["denoiser=mean+affine", "placement=greedy-fill", "equalize=true", "init=closed-form"]);
+    has(&options("best.mxa"), &["denoiser=any", "placement=worth", "equalize=true", "init=closed-form"]);
     let changed = ["--denoiser", "mean", "--placement", "greedy", "--equalize", "no", "--init", "identity"];
     succeed(mxc(folder).args(compile).args(changed).args(["-o", "own.mxa"]));
     has(&options("own.mxa"), &["denoiser=mean", "placement=greedy", "equalize=false", "init=identity"]);

@@ -166,15 +166,15 @@ pub struct CompileArgs {
     /// What the magnitude is taken of
     #[arg(long, value_name = "NAME", default_value_t = LayerNoise::default().scale, value_parser = words::<Scale>(Scale::WORDS))]
     pub noise_scale: Scale,
-    /// best: affines on as many layers as the budget allows, fitted in closed form, and mean blocks with what it leaves, behind
-    /// equalized converter ranges; paper: the paper's block and placement, and nothing else. The next four options change parts
+    /// best: what takes most of the loss away within the budget, of any kind, fitted in closed form behind equalized converter
+    /// ranges; paper: the paper's block and placement, and nothing else. The next four options change parts
     #[arg(long, value_name = "NAME", default_value = "best", value_parser = ["best", "paper"])]
     pub recipe: String,
-    /// Where denoisers go: greedy, greedy-fill or at=GLOB,… [default: the recipe's]
-    #[arg(long, value_name = "HOW")]
+    /// Where denoisers go.
+    #[arg(long, value_name = "HOW", help = format!("Where denoisers go: {} [default: the recipe's]", Strategy::choices()))]
     pub placement: Option<Strategy>,
     /// The denoisers' kind.
-    #[arg(long, value_name = "KIND", help = format!("The denoiser: {} [default: the recipe's]", Kind::choices()))]
+    #[arg(long, value_name = "KIND", help = format!("The denoiser: {}; by --placement worth also any [default: the recipe's]", Kind::choices()))]
     pub denoiser: Option<String>,
     /// Whether output channels are scaled towards their converters' full scale, where there are data [default: the recipe's]
     #[arg(long, value_name = "YES", value_parser = clap::builder::BoolishValueParser::new())]
@@ -257,7 +257,7 @@ pub struct FinetuneArgs {
     /// The package to write [default: NAME.tuned.mxa]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// best: distill on blended images, Adam 2e-3 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
+    /// best: distill on blended images, Adam 1e-2 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
     /// cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else best]
     #[arg(long, value_name = "NAME", value_parser = ["best", "paper", "cosine"])]
     pub recipe: Option<String>,

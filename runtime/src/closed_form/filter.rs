@@ -136,8 +136,8 @@ impl Sums {
     }
 
     /// A channel's least squares; with one pixel for each mean power of a tap the solution is held back.
-    fn solve(&self, channel: usize, coherence: f64) -> Option<DVector<f64>> {
-        let (mut matrix, target) = self.equations(channel, coherence);
+    fn solve(&self, channel: usize) -> Option<DVector<f64>> {
+        let (mut matrix, target) = self.equations(channel, 0.0);
         let taps = self.features - 1;
         let power = (0..taps).map(|tap| matrix[(tap, tap)]).sum::<f64>() / taps.max(1) as f64;
         for tap in 0..taps {
@@ -154,16 +154,16 @@ fn accumulate<T: Copy + Into<f64>>(sums: &mut [f64], a: &[T], b: &[T]) {
 }
 
 /// Every channel's filter: of all pixels, shortened by what such a filter of one half is worth on the other.
-pub(super) fn solve(halves: &[Sums; 2], coherence: f64) -> Filters {
+pub(super) fn solve(halves: &[Sums; 2]) -> Filters {
     let [a, b] = halves;
     let mut all = a.clone();
     all.merge(b);
     let (channels, taps) = (all.channels, all.features - 1);
-    let onto = [products(a, b, coherence), products(b, a, coherence)];
+    let onto = [products(a, b, 0.0), products(b, a, 0.0)];
     let mut filters = Filters { taps: vec![0.0; taps * channels], constants: vec![0.0; channels] };
     for channel in 0..channels {
         // A channel that is 0 everywhere has no filter.
-        let Some(solution) = all.solve(channel, coherence) else {
+        let Some(solution) = all.solve(channel) else {
             continue;
         };
         let share = |products: &[[f64; 2]]| shrink(products[channel][0], products[channel][1]);
@@ -209,10 +209,10 @@ impl Filters {
     }
 }
 
-/// By channel, E[d̂·d] and E[d̂²] of the filter of one half on the pixels of the other.
+/// By channel, E[d̂·d] and E[d̂²] of the filter of one half on the pixels of the other, whose images' means count so much more.
 pub(super) fn products(fitted: &Sums, judging: &Sums, coherence: f64) -> Vec<[f64; 2]> {
     let of = |channel: usize| {
-        let solution = fitted.solve(channel, coherence)?;
+        let solution = fitted.solve(channel)?;
         let (matrix, target) = judging.equations(channel, coherence);
         Some([solution.dot(&target), solution.dot(&(&matrix * &solution))])
     };
@@ -276,7 +276,7 @@ mod tests {
             }
             sums
         });
-        let found = solve(&halves, 0.0);
+        let found = solve(&halves);
         // The sums are of 1,400 pixels a half, whose ridge moves the solution by about 1/1,400 of it.
         let close = |found: &[f64], wanted: &[f64]| found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 2e-3);
         assert!(close(&found.taps, &taps), "{found:?} {taps:?}");
@@ -292,11 +292,11 @@ mod tests {
             sums.add(IMAGE, &image(&mut numbers), &image(&mut numbers));
             sums
         });
-        let found = solve(&halves, 0.0);
+        let found = solve(&halves);
         let largest = found.taps.iter().fold(0.0, |max: f64, tap| max.max(tap.abs()));
         let mut free = halves[0].clone();
         free.merge(&halves[1]);
-        let bare: f64 = (0..CHANNELS).map(|channel| free.solve(channel, 0.0).unwrap().amax()).fold(0.0, f64::max);
+        let bare: f64 = (0..CHANNELS).map(|channel| free.solve(channel).unwrap().amax()).fold(0.0, f64::max);
         assert!(largest < 0.6 * bare, "{largest} of {bare}");
     }
 
@@ -306,7 +306,7 @@ mod tests {
         let d: Vec<f32> = x.iter().map(|x| 0.5 * x - 0.1).collect();
         let mut sums = Sums::new(1, CHANNELS);
         (0..100).for_each(|_| sums.add([IMAGE[0] * IMAGE[1], 1], &x, &d));
-        let found = solve(&[sums.clone(), sums], 0.0);
+        let found = solve(&[sums.clone(), sums]);
         assert!(found.taps.iter().all(|tap| (tap - 0.5).abs() < 1e-3), "{found:?}");
         assert!(found.constants.iter().all(|constant| (constant + 0.1).abs() < 1e-3), "{found:?}");
     }
@@ -324,7 +324,7 @@ mod tests {
             halves[at % 2].add(IMAGE, &x, &lacks);
             pairs.push((clean, x));
         }
-        let filters = solve(&halves, 0.0).rescaled(&halves, 1.5);
+        let filters = solve(&halves).rescaled(&halves, 1.5);
         for channel in 0..CHANNELS {
             let (mut given, mut wanted) = (Vec::new(), Vec::new());
             for (clean, x) in &pairs {
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn a_dead_channel_has_no_filter() {
         let sums = Sums::new(9, CHANNELS);
-        let found = solve(&[sums.clone(), sums], 0.0);
+        let found = solve(&[sums.clone(), sums]);
         assert!(found.taps.iter().chain(&found.constants).all(|&value| value == 0.0));
     }
 }

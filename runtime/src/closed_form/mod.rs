@@ -68,7 +68,7 @@ pub fn fit(
     let [fitted, judging] = halves(count);
     let key = |pass: u32| Key::calibration(seed, pass);
     let forms = Forms::of(executor.program());
-    let curvature = match forms.blocks {
+    let curvature = match forms.bottlenecks {
         true => executor.curvature(&mut Samples::new(batch, fitted.clone()).batches(), key(3))?,
         false => Vec::new(),
     };
@@ -172,6 +172,7 @@ struct Forms {
     blocks: bool,
     /// Filters with no affine behind them.
     filters: bool,
+    bottlenecks: bool,
 }
 
 impl Forms {
@@ -191,7 +192,7 @@ impl Forms {
                     forms.blocks = true;
                     filtered.insert(denoise.layer);
                 }
-                Some(Form::Bottleneck(_)) => forms.blocks = true,
+                Some(Form::Bottleneck(_)) => (forms.blocks, forms.bottlenecks) = (true, true),
                 None => {}
             }
         }
@@ -223,7 +224,7 @@ fn shrink(gained: f64, power: f64) -> f64 {
 /// Fits denoisers by their forms.
 struct Estimator<'a> {
     choice: &'a Choice,
-    /// By layer, for blocks.
+    /// By layer, for bottlenecks.
     curvature: &'a [Slopes],
     /// The layers of affines that scale.
     scaled: &'a BTreeSet<LayerId>,
@@ -309,8 +310,7 @@ impl Fit for Estimator<'_> {
                 vec![(shift, means.map(|([clean, _], [noisy, _])| (clean - noisy) as f32).collect())]
             }
             (Form::Filter { weight, bias, subtracted }, Sums::Filter(halves)) => {
-                let coherence = self.curvature.get(denoiser.layer).map_or(0.0, Slopes::coherence);
-                let filters = filter::solve(&halves, coherence);
+                let filters = filter::solve(&halves);
                 let filters = match self.choice.rescaled && !self.scaled.contains(&denoiser.layer) {
                     true => filters.rescaled(&halves, self.choice.gains[denoiser.layer]),
                     false => filters,

@@ -110,9 +110,8 @@ pub(super) struct Corrections {
 
 impl Corrections {
     /// For channels whose errors weigh `roots`² each. `None` where x is 0.
-    pub fn new(sums: &Sums, centered: bool, curvature: &Curvature) -> Option<Self> {
-        let Curvature { roots, coherence } = curvature;
-        let [xx, dx] = sums.moments(centered, *coherence);
+    pub fn new(sums: &Sums, centered: bool, roots: &DVector<f64>) -> Option<Self> {
+        let [xx, dx] = sums.moments(centered, 0.0);
         let c = sums.channels;
         // Of few pixels the moments know little: as if there were one more with the mean power in every channel.
         let ridge = xx.trace() / sums.count.max(1.0);
@@ -141,29 +140,18 @@ fn scaled(mut matrix: DMatrix<f64>, factors: &DVector<f64>) -> DMatrix<f64> {
 }
 
 /// How much of a correction is worth while on other pixels.
-fn worth(sums: &Sums, [up, down]: &[DMatrix<f64>; 2], centered: bool, curvature: &Curvature) -> f64 {
-    let [xx, dx] = sums.moments(centered, curvature.coherence);
-    let left = scaled(up.clone(), &curvature.roots.map(|root| root * root)).transpose();
+fn worth(sums: &Sums, [up, down]: &[DMatrix<f64>; 2], centered: bool, roots: &DVector<f64>) -> f64 {
+    let [xx, dx] = sums.moments(centered, 0.0);
+    let left = scaled(up.clone(), &roots.map(|root| root * root)).transpose();
     let gained = (&left * dx * down.transpose()).trace();
     shrink(gained, (left * up * (down * xx * down.transpose())).trace())
 }
 
-/// What errors weigh.
-pub(super) struct Curvature {
-    /// By channel, the square root of what its errors weigh.
-    roots: DVector<f64>,
-    /// How much more an image's mean counts.
-    coherence: f64,
-}
-
-impl Curvature {
-    /// Of a layer's slopes, of which few samples estimate some too low.
-    pub fn of(slopes: &Slopes) -> Self {
-        let mean = slopes.squares.iter().sum::<f64>() / slopes.squares.len().max(1) as f64;
-        let root = |g: &f64| if mean > 0.0 { (g / mean + FLOOR).sqrt() } else { 1.0 };
-        let roots = DVector::from_iterator(slopes.squares.len(), slopes.squares.iter().map(root));
-        Self { roots, coherence: slopes.coherence() }
-    }
+/// By channel, the square root of what its errors weigh: of the curvature, of which few samples estimate some too low.
+pub(super) fn roots(slopes: &Slopes) -> DVector<f64> {
+    let mean = slopes.squares.iter().sum::<f64>() / slopes.squares.len().max(1) as f64;
+    let root = |g: &f64| if mean > 0.0 { (g / mean + FLOOR).sqrt() } else { 1.0 };
+    DVector::from_iterator(slopes.squares.len(), slopes.squares.iter().map(root))
 }
 
 /// The best correction of a rank: of all pixels, shortened by what such a correction of one half is worth on the other. `slopes`
@@ -172,9 +160,9 @@ pub(super) fn solve(halves: &[Sums; 2], rank: usize, centered: bool, slopes: &Sl
     let [a, b] = halves;
     let mut all = a.clone();
     all.merge(b);
-    let curvature = Curvature::of(slopes);
-    let reduced = |sums: &Sums| Some(Corrections::new(sums, centered, &curvature)?.cut(rank));
-    let shares = [worth(b, &reduced(a)?, centered, &curvature), worth(a, &reduced(b)?, centered, &curvature)];
+    let roots = roots(slopes);
+    let reduced = |sums: &Sums| Some(Corrections::new(sums, centered, &roots)?.cut(rank));
+    let shares = [worth(b, &reduced(a)?, centered, &roots), worth(a, &reduced(b)?, centered, &roots)];
     let [up, down] = reduced(&all)?;
     let up = up * (0.5 * (shares[0] + shares[1]));
     let [x, d] = all.means();

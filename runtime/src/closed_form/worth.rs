@@ -146,8 +146,10 @@ impl Survey<'_> {
             products.into_iter().zip(&weights).map(|(products, weight)| weight * taken(products)).sum()
         };
         let vector = DVector::from_column_slice(&weights);
-        let moments =
-            sums.pairs.as_ref().map(|pairs| [fitted, judging].map(|half| Moments::of(&pairs[half], coherence)));
+        let moments = sums
+            .pairs
+            .as_ref()
+            .map(|pairs| [Moments::of(&pairs[fitted], 0.0), Moments::of(&pairs[judging], coherence)]);
         // By whether they have a constant.
         let mut corrections: BTreeMap<bool, Option<Corrections>> = BTreeMap::new();
         let worth =
@@ -165,7 +167,7 @@ impl Survey<'_> {
                     let constant = form.up[1].is_some();
                     let found = corrections
                         .entry(constant)
-                        .or_insert_with(|| Corrections::new(&pairs[fitted], constant, &wiener::Curvature::of(slopes)));
+                        .or_insert_with(|| Corrections::new(&pairs[fitted], constant, &wiener::roots(slopes)));
                     let parameters = kinds[0].expression().parameters();
                     let (Some(found), Some(weight)) = (found, form.down[0]) else {
                         return 0.0;

@@ -38,7 +38,7 @@ pub enum Recipe {
     Paper,
     /// Adam from 10⁻² along half a cosine to 0 over all steps.
     Cosine,
-    /// For few images: from 2·10⁻³ along half a cosine, in small steps towards the clean network's own outputs on mixed images, under
+    /// For few images: from 10⁻² along half a cosine, in units of what weights change, towards the clean network's own outputs on mixed images, under
     /// noise of any level up to one and a half times the package's.
     Best,
 }
@@ -49,7 +49,7 @@ impl Recipe {
         match self {
             Self::Paper => 1e-3,
             Self::Cosine => 1e-2,
-            Self::Best => 2e-3,
+            Self::Best => 1e-2,
         }
     }
 

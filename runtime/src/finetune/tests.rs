@@ -214,7 +214,7 @@ fn held_out_samples_decide_what_is_kept() {
         .unwrap()
     };
     let mut kept = Vec::new();
-    for rate in [1e-9, 0.02, 10.0] {
+    for rate in [1e-3, 0.02, 1e4] {
         let options = FinetuneOptions { learning_rate: rate, ..judging() };
         let mut fake = Fake::new();
         let report = train_on(&mut fake, &options, None, None);

@@ -1,8 +1,8 @@
 //! Depthwise convolutions over NHWC activations. oneDNN's plain-layout kernels are several times slower on them.
 //!
-//! The input is first copied into a zero border, so that no pixel is special. Then either eight channels at a time go
-//! along a row with their filter in registers, or, where there are few channels, a row's pixels and channels are one
-//! long vector against a filter repeated along it.
+//! Four neighbouring pixels of sixteen channels share the filter's values that are read for them; what of a window lies outside the
+//! input is left out. Where there are few channels the input is copied into a zero border, and a row's pixels and channels are one long
+//! vector against a filter repeated along it.
 
 use super::multiply_add;
 use multiversion::{multiversion, target::target_cfg_f};
@@ -109,7 +109,10 @@ pub fn backward_data(shape: &Depthwise, g: &[f32], w: &[f32], work: &mut [f32], 
     const FMA: bool = target_cfg_f!(target_feature = "fma");
     match shape.adjoint() {
         Some(adjoint) => convolve::<FMA>(&adjoint, g, w, None, true, work, out),
-        None => scatter::<FMA>(shape, g, w, out),
+        None => {
+            let row = shape.input[1] * shape.channels;
+            out.chunks_exact_mut(row).enumerate().for_each(|(y, out)| gather_row::<FMA>(shape, g, w, y, out));
+        }
     }
 }
 
@@ -124,66 +127,175 @@ fn convolve<const FMA: bool>(
     out: &mut [f32],
 ) {
     let c = shape.channels;
+    let taps = shape.taps();
+    let start = |tap: usize| (if reverse { taps - 1 - tap } else { tap }) * c;
+    let row = shape.output[1] * c;
+    if !(shape.stride[1] == 1 && (c < 8 || (!c.is_multiple_of(8) && row <= FLAT))) {
+        for (i, out) in out.chunks_exact_mut(row).enumerate() {
+            convolve_row::<FMA>(shape, x, w, start, bias, i, out);
+        }
+        return;
+    }
     let [height, width] = shape.padded();
     let (padded, tiled) = work.split_at_mut(height * width * c);
     shape.pad_input(x, padded);
-    let taps = shape.taps();
     let mut offsets = [0; MAX_TAPS];
     for (tap, offset) in offsets[..taps].iter_mut().enumerate() {
         *offset = shape.offset(tap);
     }
     let offsets = &offsets[..taps];
-    let filter = |tap: usize| {
-        let tap = if reverse { taps - 1 - tap } else { tap };
-        &w[tap * c..(tap + 1) * c]
-    };
-    let row = shape.output[1] * c;
-    let flat = shape.stride[1] == 1 && (c < 8 || (!c.is_multiple_of(8) && row <= FLAT));
-    if flat {
-        let tiled = &mut tiled[..taps * row];
-        for (tap, tiled) in tiled.chunks_exact_mut(row).enumerate() {
-            for tiled in tiled.chunks_exact_mut(c) {
-                tiled.copy_from_slice(filter(tap));
-            }
+    let tiled = &mut tiled[..taps * row];
+    for (tap, tiled) in tiled.chunks_exact_mut(row).enumerate() {
+        for tiled in tiled.chunks_exact_mut(c) {
+            tiled.copy_from_slice(&w[start(tap)..][..c]);
         }
-        for (i, out) in out.chunks_exact_mut(row).enumerate() {
-            let x = &padded[i * shape.stride[0] * width * c..];
-            match bias {
-                Some(bias) => out.chunks_exact_mut(c).for_each(|out| out.copy_from_slice(bias)),
-                None => out.fill(0.0),
-            }
-            let mut at = 0;
-            while row - at >= 32 {
-                flat_tile::<FMA, 32>(offsets, x, tiled, row, at, out);
-                at += 32;
-            }
-            while row - at >= 8 {
-                flat_tile::<FMA, 8>(offsets, x, tiled, row, at, out);
-                at += 8;
-            }
-            while at < row {
-                flat_tile::<FMA, 1>(offsets, x, tiled, row, at, out);
-                at += 1;
-            }
-        }
-        return;
     }
     for (i, out) in out.chunks_exact_mut(row).enumerate() {
         let x = &padded[i * shape.stride[0] * width * c..];
-        let step = shape.stride[1] * c;
-        let mut channel = 0;
-        while c - channel >= 8 {
-            row_tile::<FMA, 8>(offsets, x, filter, bias, channel, step, c, out);
-            channel += 8;
+        match bias {
+            Some(bias) => out.chunks_exact_mut(c).for_each(|out| out.copy_from_slice(bias)),
+            None => out.fill(0.0),
         }
-        if c - channel >= 4 {
-            row_tile::<FMA, 4>(offsets, x, filter, bias, channel, step, c, out);
-            channel += 4;
+        let mut at = 0;
+        while row - at >= 32 {
+            flat_tile::<FMA, 32>(offsets, x, tiled, row, at, out);
+            at += 32;
         }
-        while channel < c {
-            row_tile::<FMA, 1>(offsets, x, filter, bias, channel, step, c, out);
-            channel += 1;
+        while row - at >= 8 {
+            flat_tile::<FMA, 8>(offsets, x, tiled, row, at, out);
+            at += 8;
         }
+        while at < row {
+            flat_tile::<FMA, 1>(offsets, x, tiled, row, at, out);
+            at += 1;
+        }
+    }
+}
+
+/// A tap that lies inside the input.
+#[derive(Clone, Copy, Default)]
+struct Tap {
+    /// Its input's first channel, for the pixel whose window starts at column 0.
+    x: usize,
+    /// Its filter's first channel.
+    w: usize,
+}
+
+/// An output row, of any number of channels.
+#[inline(always)]
+fn convolve_row<const FMA: bool>(
+    shape: &Depthwise,
+    x: &[f32],
+    w: &[f32],
+    start: impl Fn(usize) -> usize,
+    bias: Option<&[f32]>,
+    i: usize,
+    out: &mut [f32],
+) {
+    let (c, columns) = (shape.channels, shape.output[1]);
+    let step = shape.stride[1] * c;
+    let inside = |axis: usize, position: usize, tap: usize| {
+        let at = (position * shape.stride[axis] + tap * shape.dilation[axis]).checked_sub(shape.pad[axis])?;
+        (at < shape.input[axis]).then_some(at)
+    };
+    let mut taps = [Tap::default(); MAX_TAPS];
+    // The taps of a pixel, from column `from` on.
+    let gather = |taps: &mut [Tap; MAX_TAPS], column: &dyn Fn(usize) -> Option<usize>| {
+        let mut count = 0;
+        for kh in 0..shape.kernel[0] {
+            let Some(y) = inside(0, i, kh) else { continue };
+            for kw in 0..shape.kernel[1] {
+                let Some(at) = column(kw) else { continue };
+                let tap = kh * shape.kernel[1] + kw;
+                taps[count] = Tap { x: (y * shape.input[1] + at) * c, w: start(tap) };
+                count += 1;
+            }
+        }
+        count
+    };
+    // Pixels whose windows lie inside from left to right.
+    let reach = (shape.kernel[1] - 1) * shape.dilation[1];
+    let first = shape.pad[1].div_ceil(shape.stride[1]).min(columns);
+    let last = (shape.input[1] + shape.pad[1]).checked_sub(reach + 1).map_or(0, |last| last / shape.stride[1] + 1);
+    let last = last.clamp(first, columns);
+    for j in (0..first).chain(last..columns) {
+        let count = gather(&mut taps, &|kw| inside(1, j, kw));
+        pixels::<FMA, 1>(&taps[..count], x, w, bias, [step, c], c, &mut out[j * c..]);
+    }
+    let count = gather(&mut taps, &|kw| Some(kw * shape.dilation[1]));
+    let taps = &taps[..count];
+    let mut j = first;
+    while j < last {
+        let x = &x[j * step - shape.pad[1] * c..];
+        if last - j >= 4 {
+            pixels::<FMA, 4>(taps, x, w, bias, [step, c], c, &mut out[j * c..]);
+            j += 4;
+        } else {
+            pixels::<FMA, 1>(taps, x, w, bias, [step, c], c, &mut out[j * c..]);
+            j += 1;
+        }
+    }
+}
+
+/// All channels of P pixels, which are so far apart where they are read and written.
+#[inline(always)]
+fn pixels<const FMA: bool, const P: usize>(
+    taps: &[Tap],
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    steps: [usize; 2],
+    c: usize,
+    out: &mut [f32],
+) {
+    let mut channel = 0;
+    while c - channel >= 16 {
+        pixel_tile::<FMA, P, 16>(taps, x, w, bias, channel, steps, out);
+        channel += 16;
+    }
+    if c - channel >= 8 {
+        pixel_tile::<FMA, P, 8>(taps, x, w, bias, channel, steps, out);
+        channel += 8;
+    }
+    if c - channel >= 4 {
+        pixel_tile::<FMA, P, 4>(taps, x, w, bias, channel, steps, out);
+        channel += 4;
+    }
+    while channel < c {
+        pixel_tile::<FMA, P, 1>(taps, x, w, bias, channel, steps, out);
+        channel += 1;
+    }
+}
+
+/// L channels of them.
+#[inline(always)]
+fn pixel_tile<const FMA: bool, const P: usize, const L: usize>(
+    taps: &[Tap],
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    channel: usize,
+    [step, out_step]: [usize; 2],
+    out: &mut [f32],
+) {
+    let start = bias.map_or([0.0; L], |bias| bias[channel..].first_chunk::<L>().copied().unwrap_or([0.0; L]));
+    let mut sums = [start; P];
+    for tap in taps {
+        let Some(w) = w[tap.w + channel..].first_chunk::<L>() else {
+            return;
+        };
+        let x = &x[tap.x + channel..];
+        for (pixel, sums) in sums.iter_mut().enumerate() {
+            let Some(x) = x[pixel * step..].first_chunk::<L>() else {
+                return;
+            };
+            for lane in 0..L {
+                sums[lane] = multiply_add::<FMA>(x[lane], w[lane], sums[lane]);
+            }
+        }
+    }
+    for (pixel, sums) in sums.iter().enumerate() {
+        out[pixel * out_step + channel..][..L].copy_from_slice(sums);
     }
 }
 
@@ -212,79 +324,61 @@ fn flat_tile<const FMA: bool, const L: usize>(
     *out = sums;
 }
 
-/// L channels along a row.
+/// A row of the input's gradient, of any number of channels: every pixel gathers from the outputs whose windows it is in. Pixels a stride
+/// apart are in the same places of their windows.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn row_tile<'a, const FMA: bool, const L: usize>(
-    offsets: &[usize],
-    x: &[f32],
-    filter: impl Fn(usize) -> &'a [f32],
-    bias: Option<&[f32]>,
-    channel: usize,
-    step: usize,
-    c: usize,
-    out: &mut [f32],
-) {
-    let lanes = |values: &[f32]| values[channel..].first_chunk::<L>().copied().unwrap_or([0.0; L]);
-    let start = bias.map_or([0.0; L], lanes);
-    if let Ok(offsets) = <[usize; 9]>::try_from(offsets) {
-        // A 3×3 filter stays in registers.
-        let mut w = [[0.0; L]; 9];
-        for (tap, w) in w.iter_mut().enumerate() {
-            *w = lanes(filter(tap));
-        }
-        for (j, out) in out.chunks_exact_mut(c).enumerate() {
-            let x = &x[j * step + channel..];
-            let mut sums = start;
-            for tap in 0..9 {
-                let Some(x) = x[offsets[tap]..].first_chunk::<L>() else {
-                    return;
-                };
-                for lane in 0..L {
-                    sums[lane] = multiply_add::<FMA>(x[lane], w[tap][lane], sums[lane]);
-                }
-            }
-            out[channel..channel + L].copy_from_slice(&sums);
-        }
-        return;
-    }
-    for (j, out) in out.chunks_exact_mut(c).enumerate() {
-        let x = &x[j * step + channel..];
-        let mut sums = start;
-        for (tap, &offset) in offsets.iter().enumerate() {
-            let (Some(x), Some(w)) = (x[offset..].first_chunk::<L>(), filter(tap)[channel..].first_chunk::<L>()) else {
-                return;
-            };
-            for lane in 0..L {
-                sums[lane] = multiply_add::<FMA>(x[lane], w[lane], sums[lane]);
-            }
-        }
-        out[channel..channel + L].copy_from_slice(&sums);
-    }
-}
-
-/// The input's gradient for any geometry: every output pixel adds to the inputs of its window.
-#[inline(always)]
-fn scatter<const FMA: bool>(shape: &Depthwise, g: &[f32], w: &[f32], out: &mut [f32]) {
+fn gather_row<const FMA: bool>(shape: &Depthwise, g: &[f32], w: &[f32], y: usize, out: &mut [f32]) {
     let c = shape.channels;
-    let inside = |axis: usize, position: usize, tap: usize| {
-        let at = (position * shape.stride[axis] + tap * shape.dilation[axis]).checked_sub(shape.pad[axis])?;
-        (at < shape.input[axis]).then_some(at)
-    };
-    out.fill(0.0);
-    for i in 0..shape.output[0] {
-        for kh in 0..shape.kernel[0] {
-            let Some(y) = inside(0, i, kh) else { continue };
-            for j in 0..shape.output[1] {
-                let g = &g[(i * shape.output[1] + j) * c..][..c];
+    let stride = shape.stride[1];
+    let mut rows = [(0, 0); MAX_TAPS];
+    let mut row_count = 0;
+    for kh in 0..shape.kernel[0] {
+        let Some(at) = (y + shape.pad[0]).checked_sub(kh * shape.dilation[0]) else { continue };
+        if at.is_multiple_of(shape.stride[0]) && at / shape.stride[0] < shape.output[0] {
+            rows[row_count] = (at / shape.stride[0], kh);
+            row_count += 1;
+        }
+    }
+    let rows = &rows[..row_count];
+    let mut taps = [Tap::default(); MAX_TAPS];
+    for phase in 0..stride.min(shape.input[1]) {
+        let count = (shape.input[1] - phase).div_ceil(stride);
+        // The output column of a tap, for pixel `phase + stride·t`.
+        let column = |t: usize, kw: usize| {
+            let at = (phase + shape.pad[1] + t * stride).checked_sub(kw * shape.dilation[1])?;
+            let inside = at.is_multiple_of(stride) && at / stride < shape.output[1];
+            inside.then_some(at / stride)
+        };
+        let gather = |taps: &mut [Tap; MAX_TAPS], t: usize| {
+            let mut found = 0;
+            for &(row, kh) in rows {
                 for kw in 0..shape.kernel[1] {
-                    let Some(x) = inside(1, j, kw) else { continue };
-                    let w = &w[(kh * shape.kernel[1] + kw) * c..][..c];
-                    let out = &mut out[(y * shape.input[1] + x) * c..][..c];
-                    for ((out, &g), &w) in out.iter_mut().zip(g).zip(w) {
-                        *out = multiply_add::<FMA>(g, w, *out);
-                    }
+                    let Some(at) = column(t, kw) else { continue };
+                    let x = (row * shape.output[1] + at) * c;
+                    taps[found] = Tap { x, w: (kh * shape.kernel[1] + kw) * c };
+                    found += 1;
                 }
+            }
+            found
+        };
+        let whole = |t: usize| {
+            let ahead = phase + shape.pad[1] + shape.kernel[1] * stride * shape.dilation[1];
+            let due = |kw: &usize| (ahead - kw * shape.dilation[1]).is_multiple_of(stride);
+            (0..shape.kernel[1]).filter(due).all(|kw| column(t, kw).is_some())
+        };
+        let first = (0..count).find(|&t| whole(t)).unwrap_or(count);
+        let last = (first..count).find(|&t| !whole(t)).unwrap_or(count);
+        let mut t = 0;
+        while t < count {
+            let found = gather(&mut taps, t);
+            let out = &mut out[(phase + t * stride) * c..];
+            // Four in the middle have the same taps, one output further each.
+            if t >= first && t + 4 <= last {
+                pixels::<FMA, 4>(&taps[..found], g, w, None, [c, stride * c], c, out);
+                t += 4;
+            } else {
+                pixels::<FMA, 1>(&taps[..found], g, w, None, [c, stride * c], c, out);
+                t += 1;
             }
         }
     }
@@ -341,5 +435,72 @@ fn tap_tile<const FMA: bool, const L: usize>(
     for sum in sums {
         out[channel] += sum;
         channel = if channel + 1 == out.len() { 0 } else { channel + 1 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::testing::Net;
+
+    /// Every pair of an input and an output of one channel: their places, and the tap between them.
+    fn pairs(shape: &Depthwise) -> Vec<(usize, usize, usize)> {
+        let mut pairs = Vec::new();
+        for (i, j) in (0..shape.output[0]).flat_map(|i| (0..shape.output[1]).map(move |j| (i, j))) {
+            for (kh, kw) in (0..shape.kernel[0]).flat_map(|kh| (0..shape.kernel[1]).map(move |kw| (kh, kw))) {
+                let at = |axis: usize, position: usize, tap: usize| {
+                    let at = position * shape.stride[axis] + tap * shape.dilation[axis];
+                    at.checked_sub(shape.pad[axis]).filter(|&at| at < shape.input[axis])
+                };
+                if let (Some(y), Some(x)) = (at(0, i, kh), at(1, j, kw)) {
+                    pairs.push((y * shape.input[1] + x, i * shape.output[1] + j, kh * shape.kernel[1] + kw));
+                }
+            }
+        }
+        pairs
+    }
+
+    /// Random shapes against sums in f64: to the rounding of 49 products.
+    #[test]
+    fn any_shape_agrees_with_its_definition() {
+        let mut net = Net::new();
+        for case in 0..600 {
+            let mut pick = |low: usize, high: usize| {
+                low + ((net.random() + 1.0) * 0.5 * (high - low + 1) as f32) as usize % (high - low + 1)
+            };
+            let kernel = [pick(1, 7), pick(1, 7)];
+            let (stride, dilation) = ([pick(1, 3), pick(1, 3)], [pick(1, 2), pick(1, 2)]);
+            let input = [pick(1, 15), pick(1, 20)];
+            let reach = [0, 1].map(|axis| (kernel[axis] - 1) * dilation[axis]);
+            let pad = [pick(0, reach[0] + 1), pick(0, reach[1] + 1)];
+            let after = [pick(0, reach[0]), pick(0, reach[1])];
+            let covered = [0, 1].map(|axis| (input[axis] + pad[axis] + after[axis]).checked_sub(reach[axis] + 1));
+            let ([Some(rows), Some(columns)], channels) = (covered, pick(1, 45)) else {
+                continue;
+            };
+            let output = [rows / stride[0] + 1, columns / stride[1] + 1];
+            let shape = Depthwise { input, output, channels, kernel, stride, pad, dilation };
+            let [ins, outs, taps] = [input, output, kernel].map(|size| size[0] * size[1] * channels);
+            let (x, g, w, bias) =
+                (net.randoms(ins, 1.0), net.randoms(outs, 1.0), net.randoms(taps, 1.0), net.randoms(channels, 1.0));
+            let mut work = vec![f32::NAN; shape.work_len()];
+            let (mut out, mut gradient) = (vec![f32::NAN; outs], vec![f32::NAN; ins]);
+            forward(&shape, &x, &w, Some(&bias), &mut work, &mut out);
+            backward_data(&shape, &g, &w, &mut work, &mut gradient);
+            let mut expected: Vec<f64> = (0..outs).map(|at| f64::from(bias[at % channels])).collect();
+            let mut pulled = vec![0.0; ins];
+            for (from, to, tap) in pairs(&shape) {
+                for channel in 0..channels {
+                    let [from, to, tap] = [from, to, tap].map(|place| place * channels + channel);
+                    expected[to] += f64::from(x[from]) * f64::from(w[tap]);
+                    pulled[from] += f64::from(g[to]) * f64::from(w[tap]);
+                }
+            }
+            let agree = |found: &[f32], expected: &[f64]| {
+                found.iter().zip(expected).all(|(&found, expected)| (f64::from(found) - expected).abs() < 1e-5)
+            };
+            assert!(agree(&out, &expected), "case {case}: {shape:?}");
+            assert!(agree(&gradient, &pulled), "case {case}, backward: {shape:?}");
+        }
     }
 }
