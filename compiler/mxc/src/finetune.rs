@@ -137,7 +137,7 @@ impl Session {
             compiled_for.map(|compiled| LayerNoise { spec: noise.unwrap_or(compiled.spec), ..compiled });
         package.inner.manifest.training = Some(Training {
             recipe: training.recipe.to_string(),
-            learning_rate: training.learning_rate,
+            learning_rate: report.learning_rate,
             epochs: training.epochs,
             batch: training.batch as u32,
             seed: training.seed,

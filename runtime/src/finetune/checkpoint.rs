@@ -82,6 +82,9 @@ pub(super) struct Checkpoint {
     /// The judging samples' losses.
     #[prost(double, repeated, tag = "8")]
     pub(super) judged: Vec<f64>,
+    /// The (first) learning rate as it is now.
+    #[prost(double, tag = "9")]
+    pub(super) learning_rate: f64,
 }
 
 /// One trained weight with Adam's state.

@@ -50,6 +50,12 @@ impl Kept {
         Ok(())
     }
 
+    /// Whether the first epoch has left what the start had found: a smaller learning rate should try again.
+    pub fn is_astray(&self) -> bool {
+        const WORSE: f64 = 1.5;
+        matches!(self.losses[..], [start, first] if first > WORSE * start)
+    }
+
     /// Goes back to the best weights.
     pub fn restore<T: Trainee>(&self, trainee: &mut T, parameters: &[(ValueId, String)]) -> Result<(), ExecError> {
         parameters.iter().zip(&self.best).try_for_each(|(&(id, _), weights)| trainee.set_weight(id, weights))

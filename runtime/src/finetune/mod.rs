@@ -305,6 +305,8 @@ pub struct FinetuneReport {
     pub steps: u64,
     /// The number of samples per epoch.
     pub samples: usize,
+    /// The (first) learning rate: a part of the one asked for where that led away from the clean network.
+    pub learning_rate: f64,
     /// Each finished epoch's mean loss.
     pub losses: Vec<f64>,
     /// Each finished epoch's training accuracy, in percent.
@@ -514,6 +516,11 @@ fn check(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> Res
     Ok(())
 }
 
+/// After fewer steps Adam has not found its way yet.
+const SETTLED: u64 = 16;
+/// By what the learning rate is divided where a run begins again.
+const CUT: f64 = 3.0;
+
 /// How far a run has come: all that a checkpoint holds but the weights' values.
 struct State {
     identity: BTreeMap<String, String>,
@@ -543,6 +550,7 @@ impl State {
                 resumed_from: None,
                 steps: 0,
                 samples,
+                learning_rate: options.learning_rate,
                 losses: Vec::new(),
                 accuracies: Vec::new(),
                 judged: Vec::new(),
@@ -582,6 +590,7 @@ impl State {
             *optimizer = Adam::resume(tensor.first.clone(), tensor.second.clone(), saved.step);
         }
         self.report.steps = saved.step;
+        self.report.learning_rate = saved.learning_rate;
         self.report.resumed_from = Some(saved.step);
         self.report.losses = saved.losses;
         self.report.accuracies = saved.accuracies;
@@ -603,6 +612,7 @@ impl State {
             losses: self.report.losses.clone(),
             accuracies: self.report.accuracies.clone(),
             judged: self.kept.losses.clone(),
+            learning_rate: self.report.learning_rate,
             tensors: self
                 .parameters
                 .iter()
@@ -618,6 +628,18 @@ impl State {
                 .collect(),
         }
         .write(path)
+    }
+
+    /// Begins again from the start, at a part of the learning rate.
+    fn restart<T: Trainee>(&mut self, trainee: &mut T) -> Result<(), ExecError> {
+        self.kept.restore(trainee, &self.parameters)?;
+        self.kept.losses.truncate(1);
+        self.optimizers = self.parameters.iter().map(|&(id, _)| Adam::new(trainee.weight(id).len())).collect();
+        self.report.learning_rate /= CUT;
+        self.report.steps = 0;
+        self.report.losses.clear();
+        self.report.accuracies.clear();
+        Ok(())
     }
 
     /// One step of every optimizer.
@@ -709,7 +731,7 @@ fn train<T: Trainee>(
             if !gradients.loss.is_finite() {
                 return Err(FinetuneError::Diverged { step, loss: gradients.loss });
             }
-            state.update(trainee, &gradients, options.recipe.scheduled(options.learning_rate, step, steps))?;
+            state.update(trainee, &gradients, options.recipe.scheduled(state.report.learning_rate, step, steps))?;
             trained += indices.len();
             let seen = ((step % steps_per_epoch) as usize + 1) * options.batch;
             let seen = seen.min(samples) as f64;
@@ -728,6 +750,9 @@ fn train<T: Trainee>(
         (state.loss, state.correct) = (0.0, 0);
         if let Some(held) = &held {
             state.kept.judge(trainee, &state.parameters, held)?;
+            if epoch == 0 && state.kept.is_astray() && state.report.steps >= SETTLED {
+                state.restart(trainee)?;
+            }
         }
         save(&state, trainee)?;
     }

@@ -240,6 +240,31 @@ fn held_out_samples_decide_what_is_kept() {
     assert!(kept[2] == 0 && kept[1] > 0, "steps that leap over everything are taken back: {kept:?}");
 }
 
+/// A first epoch that leads away is taken back, and begun again at smaller rates until one does not; a resumed run does the same.
+#[test]
+fn a_run_that_goes_astray_begins_again() {
+    let options = FinetuneOptions { learning_rate: 30.0, batch: 1, epochs: 2, ..judging() };
+    let run = |fake: &mut Fake, options: &FinetuneOptions, path: Option<&Path>, calls: Option<u64>| {
+        fake.kill_at = calls;
+        train(fake, &Numbers(24), options, path, &AtomicBool::new(false), &mut |_| {})
+    };
+    let mut whole = Fake::new();
+    let report = run(&mut whole, &options, None, None).unwrap();
+    assert!(report.learning_rate < 30.0, "{report:?}");
+    assert!(report.judged[1] <= 1.5 * report.judged[0] && report.judged.len() == 3, "{report:?}");
+    assert_eq!(report.steps, 42, "21 samples are trained on");
+    let folder = tempfile::tempdir().unwrap();
+    for kill in [10, 22, 30, 50, 70] {
+        let path = folder.path().join(format!("{kill}.ckpt"));
+        run(&mut Fake::new(), &options, Some(&path), Some(kill)).unwrap_err();
+        let resume = FinetuneOptions { resume: true, ..options.clone() };
+        let mut resumed = Fake::new();
+        let again = run(&mut resumed, &resume, Some(&path), None).unwrap();
+        assert_eq!((again.learning_rate, again.judged), (report.learning_rate, report.judged.clone()), "{kill}");
+        assert_eq!(resumed.weights, whole.weights, "{kill}");
+    }
+}
+
 #[test]
 fn other_options_do_not_resume() {
     let folder = tempfile::tempdir().unwrap();
@@ -501,8 +526,8 @@ fn mixing_leaves_half_of_every_sample() {
     assert_eq!(alone, [1.0, 2.0]);
 }
 
-/// A step moves every weight in units of what it changes: a shift by the layer's deviation, a bottleneck in closed form so that what
-/// it gives changes alike; one at its start moves as it always has.
+/// A step moves every weight in units of what it changes: a shift by the layer's deviation, a bottleneck in closed form by shares of
+/// its weights; one at its start moves as it always has.
 #[test]
 fn steps_have_units() {
     let unit = |executor: &Executor, name: &str| {
@@ -516,10 +541,10 @@ fn steps_have_units() {
     assert_eq!(unit(&executor, "conv.mean.weight"), 1.0, "at its start");
     let (head, _) = trainable(executor.program()).into_iter().find(|(_, name)| name == "conv.mean.weight").unwrap();
     executor.set_weight(head, &[0.1; 4]).unwrap();
-    // 4 channels, 1 in between.
-    assert_eq!(unit(&executor, "conv.reduce.weight"), 0.5 / deviations[0]);
-    assert_eq!(unit(&executor, "conv.mean.weight"), deviations[0]);
-    assert_eq!(unit(&executor, "conv.sigma.weight"), 1.0);
+    // In closed form, with no affine behind it.
+    assert_eq!(unit(&executor, "conv.mean.weight"), f64::from(0.1f32));
+    assert_eq!(unit(&executor, "conv.reduce.weight"), f64::from(0.3f32));
+    assert_eq!(unit(&executor, "conv.reduce.bias"), 1.0);
 }
 
 /// Few samples are seen more often; many five times, as by the other recipes.

@@ -604,7 +604,7 @@ fn filter_backward(
     if let Some(total) = total {
         let image = shape.input[0] * shape.input[1] * shape.channels;
         for (x, g) in x.chunks_exact(image.max(1)).zip(g.chunks_exact(image.max(1))) {
-            depthwise::backward_weights(shape, x, g, &mut work, total);
+            depthwise::backward_weights(shape, x, g, total);
         }
     }
     images(g, out, shape.output, shape.input, shape.channels)
