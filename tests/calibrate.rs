@@ -168,6 +168,8 @@ fn recipes_of_compile() {
     let said = succeed(mxc(folder).args(compile).args(["-o", "best.mxa"]));
     assert!(said.contains("recipe best"), "{said}");
     has(&options("best.mxa"), &["denoiser=any", "placement=worth", "equalize=true", "init=closed-form"]);
+    succeed(mxc(folder).args(compile).args(["--placement", "greedy-fill", "-o", "fill.mxa"]));
+    has(&options("fill.mxa"), &["denoiser=mean+affine", "placement=greedy-fill"]);
     let changed = ["--denoiser", "mean", "--placement", "greedy", "--equalize", "no", "--init", "identity"];
     succeed(mxc(folder).args(compile).args(changed).args(["-o", "own.mxa"]));
     has(&options("own.mxa"), &["denoiser=mean", "placement=greedy", "equalize=false", "init=identity"]);

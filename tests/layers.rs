@@ -255,7 +255,7 @@ fn every_command_takes_them() {
         assert!(layers.iter().all(|layer| layer["gradient_norm"].as_f64().unwrap() > 0.0), "{name}: {layers:?}");
         let plain = run("model.onnx");
         assert!(difference(&run("m.mxa"), &plain) <= 1e-5, "{name}");
-        let tune = ["finetune", "m.mxa", "-o", "t.mxa", "--data", "data.npz", "--batch", "8", "--epochs", "2"];
+        let tune = ["finetune", "m.mxa", "-o", "t.mxa", "--data", "data.npz", "--recipe", "cosine", "--epochs", "2"];
         succeed(mxc(folder).args(tune).args(["--sigma", "10%"]));
         assert!(difference(&run("t.mxa"), &plain) > 1e-4, "{name}: fine-tuning changed nothing");
         let eval = ["eval", "t.mxa", "--data", "data.npz", "--seeds", "2", "--json", "--threads"];

@@ -96,7 +96,7 @@ impl CompileOptions {
         if matches!(self.placement, Strategy::Worth) {
             self.placement = Strategy::Fill;
             if self.denoiser == Kinds::ANY {
-                "mean+affine".clone_into(&mut self.denoiser);
+                Kinds::IN_ORDER.clone_into(&mut self.denoiser);
             }
             let Self { placement, denoiser, .. } = self;
             given_up

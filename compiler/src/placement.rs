@@ -98,6 +98,9 @@ impl Kinds {
     /// The word for every kind that has a closed form and draws nothing.
     pub const ANY: &'static str = "any";
 
+    /// What stands in for [`Kinds::ANY`] where layers are taken in an order, which chooses no kinds.
+    pub const IN_ORDER: &'static str = "mean+affine";
+
     /// The kinds, in the order in which they act.
     pub fn list(&self) -> &[&'static Kind] {
         &self.0

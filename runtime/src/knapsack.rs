@@ -152,9 +152,10 @@ mod tests {
     #[test]
     fn nothing_is_bought_without_a_budget() {
         let item = vec![Choice { cost: 0.0, loss: 2.0 }, Choice { cost: 1.0, loss: 1.0 }];
-        assert_eq!(least(&[item.clone()], 0.0), [0]);
-        assert_eq!(least(&[item.clone()], f64::NAN), [0]);
-        assert_eq!(least(&[item], 1.0), [1]);
+        let items = [item];
+        assert_eq!(least(&items, 0.0), [0]);
+        assert_eq!(least(&items, f64::NAN), [0]);
+        assert_eq!(least(&items, 1.0), [1]);
         assert_eq!(least(&[vec![]], 1.0), [0]);
     }
 }

@@ -116,7 +116,7 @@ def exported(path, x, kind, layers=1) -> str:
     if len(chosen) != layers:
         return f"{len(chosen)} layers with denoisers, not {layers}"
     np.savez(FOLDER / "d.npz", x=np.concatenate([x, x[::-1]]))
-    must("finetune", FOLDER / "a.mxa", "--data", FOLDER / "d.npz", "--loss", "distill", "--epochs", "4", "--batch", "2", "--lr",
+    must("finetune", FOLDER / "a.mxa", "--data", FOLDER / "d.npz", "--recipe", "cosine", "--loss", "distill", "--epochs", "4", "--batch", "2", "--lr",
          "0.1", "-o", FOLDER / "b.mxa", "--quiet")  # fmt: skip
     own = run(FOLDER / "b.mxa", x)
     must("export", FOLDER / "b.mxa", "-o", FOLDER / "e.onnx", "--quiet")
@@ -305,7 +305,7 @@ def _():
     if len([layer for layer in layers if layer["chosen"] and layer["gradient_norm"] > 0]) != 2:
         return str(layers)
     np.savez(FOLDER / "d.npz", x=x)
-    must("finetune", FOLDER / "a.mxa", "--data", FOLDER / "d.npz", "--loss", "distill", "--epochs", "3", "--batch", "2", "--lr", "0.05",
+    must("finetune", FOLDER / "a.mxa", "--data", FOLDER / "d.npz", "--recipe", "cosine", "--loss", "distill", "--epochs", "3", "--batch", "2", "--lr", "0.05",
          "-o", FOLDER / "b.mxa", "--quiet")  # fmt: skip
     own = run(FOLDER / "b.mxa", x)
     must("export", FOLDER / "b.mxa", "-o", FOLDER / "e.onnx", "--quiet")

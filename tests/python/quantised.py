@@ -77,7 +77,7 @@ def check(float_model: pathlib.Path, quantised: pathlib.Path, name: str, shape: 
     layers(quantised, package)
     np.savez(FOLDER / "data.npz", x=x)
     before = run(package, name, x)
-    mxc("finetune", package, "--data", FOLDER / "data.npz", "--loss", "distill", "--epochs", "1", "--batch", "8", "--lr", "0.02",
+    mxc("finetune", package, "--data", FOLDER / "data.npz", "--recipe", "cosine", "--loss", "distill", "--epochs", "1", "--batch", "8", "--lr", "0.02",
         "-o", FOLDER / "b.mxa", "--quiet")  # fmt: skip
     after = run(FOLDER / "b.mxa", name, x)
     if np.array_equal(before, after):

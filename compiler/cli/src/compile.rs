@@ -1,10 +1,10 @@
 //! `mxc compile`: from a model to a package, or to the MLIR of a level.
 
 use super::{Failure, Global, args::CompileArgs, calibrate, ui};
-use compiler::{files::Inputs, pass::run::Times};
+use compiler::{files::Inputs, pass::run::Times, placement::Kinds};
 use mxc::{
-    CompileOptions, Compiled, Hardware, LayerNoise, Level, Model, PreprocessOptions, Progress, RepeatedReads, compiler,
-    runtime,
+    CompileOptions, Compiled, Hardware, LayerNoise, Level, Model, PreprocessOptions, Progress, RepeatedReads, Strategy,
+    compiler, runtime,
 };
 use runtime::{files::write_atomically, package::Placement};
 use std::{
@@ -68,12 +68,16 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
 fn options(args: &CompileArgs, global: &Global) -> Result<CompileOptions, Failure> {
     let spec = super::noise(args.sigma, args.noise.as_ref()).unwrap_or(LayerNoise::default().spec);
     let recipe = CompileOptions::new(args.recipe.parse()?);
+    let placement = args.placement.clone().unwrap_or(recipe.placement);
+    // A placement that chooses no kinds needs some.
+    let in_order = recipe.denoiser == Kinds::ANY && !matches!(placement, Strategy::Worth);
+    let denoiser = if in_order { Kinds::IN_ORDER.to_owned() } else { recipe.denoiser };
     Ok(CompileOptions {
         level: args.emit.unwrap_or(Level::Denoise),
         budget: args.budget,
         noise: LayerNoise { spec, scale: args.noise_scale, reference: args.noise_reference },
-        placement: args.placement.clone().unwrap_or(recipe.placement),
-        denoiser: args.denoiser.clone().unwrap_or(recipe.denoiser),
+        placement,
+        denoiser: args.denoiser.clone().unwrap_or(denoiser),
         equalize: args.equalize.unwrap_or(recipe.equalize),
         energy_budget: args.energy_budget,
         init: args.init.unwrap_or(recipe.init),

@@ -79,7 +79,11 @@ impl Pass for InsertDenoisers {
         };
         let kinds = placement::take_kinds(options, "paper")?;
         if !(kinds.go_together() || matches!(placement, Strategy::Worth)) {
-            return Err(OptionError(format!("option kind={}: only placement=worth chooses among them", Kinds::ANY)));
+            return Err(OptionError(format!(
+                "option kind={}: only placement=worth chooses among them; name kinds, such as {}",
+                Kinds::ANY,
+                Kinds::IN_ORDER
+            )));
         }
         Ok(Self { budget, placement, kinds, seed: options.take_parsed("seed", "a number")? })
     }

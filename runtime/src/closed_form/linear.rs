@@ -126,7 +126,7 @@ mod tests {
         let mut numbers = Net::new();
         let x: Vec<f32> = numbers.randoms(PIXELS * CHANNELS, 1.0).iter().map(|value| value + 0.3).collect();
         let noise = numbers.randoms(PIXELS * CHANNELS, 0.5);
-        let neighbour = |at: usize| if at % CHANNELS == 0 { 0.4 * x[at + 1] } else { -0.2 * x[at] };
+        let neighbour = |at: usize| if at.is_multiple_of(CHANNELS) { 0.4 * x[at + 1] } else { -0.2 * x[at] };
         let lacks = (0..x.len()).map(|at| neighbour(at) + noise[at] - 0.1).collect();
         [x, lacks]
     }

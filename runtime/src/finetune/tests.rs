@@ -254,7 +254,7 @@ fn a_run_that_goes_astray_begins_again() {
     assert!(report.judged[1] <= 1.5 * report.judged[0] && report.judged.len() == 3, "{report:?}");
     assert_eq!(report.steps, 42, "21 samples are trained on");
     let folder = tempfile::tempdir().unwrap();
-    for kill in [10, 22, 30, 50, 70] {
+    for kill in [10, 22, 30, 50] {
         let path = folder.path().join(format!("{kill}.ckpt"));
         run(&mut Fake::new(), &options, Some(&path), Some(kill)).unwrap_err();
         let resume = FinetuneOptions { resume: true, ..options.clone() };
