@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--mxc", default=os.environ.get("MXC", "target/release/mxc"))
     parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist")
     parser.add_argument("--budgets", nargs="+", default=("1%", "4%"))
+    parser.add_argument("--placements", nargs="+", choices=PLACEMENTS, default=tuple(PLACEMENTS))
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     KEPT.parent.mkdir(exist_ok=True)
@@ -59,7 +60,7 @@ def main() -> None:
     print("| budget | placement, denoiser | " + " | ".join(SIGMA) + " |")
     print("|---|---|" + "---|" * len(SIGMA))
     for budget in args.budgets:
-        for placement in PLACEMENTS:
+        for placement in args.placements:
             cells = []
             for model in SIGMA:
                 rows = []
