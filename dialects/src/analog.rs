@@ -334,6 +334,11 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
         entry(&dictionary, choice).and_then(ir::as_f64).filter(|worth| worth.is_finite())
     }
 
+    /// Whether its noise is any.
+    pub fn is_noisy(self) -> bool {
+        self.noise().is_ok_and(|noise| !noise.spec.is_ideal())
+    }
+
     /// Whether `estimate-worth` has looked at the layer.
     pub fn is_estimated(self) -> bool {
         self.operation().has_attribute(WORTH)

@@ -67,8 +67,7 @@ impl Pass for ChooseReads {
         cx: &mut PassContext,
     ) -> Result<(), PassError> {
         let layers = AnalogOp::all(module);
-        let noisy = |op: &&AnalogOp<'_, '_>| op.noise().is_ok_and(|noise| !noise.spec.is_ideal());
-        measuring::check_calibrated(layers.iter().filter(noisy), Self::NAME)?;
+        measuring::check_calibrated(layers.iter().filter(|op| op.is_noisy()), Self::NAME)?;
         let hardware = hardware(self.hardware.as_ref(), cx)?;
         let mut ready = self.measuring.ready(module, cx)?;
         if !ready.executor.program().layers().iter().any(helps) {

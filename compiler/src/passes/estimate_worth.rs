@@ -59,8 +59,7 @@ impl Pass for EstimateWorth {
         cx: &mut PassContext,
     ) -> Result<(), PassError> {
         let layers = AnalogOp::all(module);
-        let noisy = |op: &&AnalogOp<'_, '_>| op.noise().is_ok_and(|noise| !noise.spec.is_ideal());
-        measuring::check_calibrated(layers.iter().filter(noisy), Self::NAME)?;
+        measuring::check_calibrated(layers.iter().filter(|op| op.is_noisy()), Self::NAME)?;
         let most = placement::allowance(self.budget, backbone_parameters(module));
         let mut ready = self.measuring.ready(module, cx)?;
         if !ready.has_data(Self::NAME, cx) {
