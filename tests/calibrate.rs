@@ -63,10 +63,10 @@ fn column_shifts_change_no_bit_of_the_clean_network() {
     assert!(!succeed(mxc(folder).args(["inspect", "plain.mxa", "--mlir"])).contains("column_shift"));
 }
 
-/// Reads within a budget of energy: they help by a loss of images that they were not chosen by, are in the package with its features, in the
-/// report and its costs, and change nothing of the network without what mxc adds.
+/// Reads and digital layers within a budget of energy: they help by a loss of images that they were not chosen by, are in the package with its
+/// features, in the report and its costs, and change nothing of the network without what mxc adds.
 #[test]
-fn reads_within_a_budget_of_energy() {
+fn energy_within_a_budget() {
     let fresh = ["--equalize", "no", "--init", "identity", "--denoiser", "affine"];
     let (folder, data) = compiled(&fresh);
     let folder = folder.path();
@@ -78,30 +78,32 @@ fn reads_within_a_budget_of_energy() {
     let number = |value: &serde_json::Value, name: &str| value[name].as_f64().unwrap();
     let bytes = |package: &str| fs::read(folder.join(package)).unwrap();
     let none = compile("0%", "none.mxa", "2");
-    assert!(none["reads"].is_null() && bytes("none.mxa") == bytes("model.mxa"), "off, nothing differs");
+    assert!(none["energy"].is_null() && bytes("none.mxa") == bytes("model.mxa"), "off, nothing differs");
     let report = compile("+50%", "read.mxa", "2");
-    let reads = &report["reads"];
-    assert!(number(reads, "layers") >= 1.0 && number(reads, "most") >= 2.0, "{report}");
-    assert!(number(reads, "loss_after") < 0.9 * number(reads, "loss_before"), "{report}");
-    let energy = number(reads, "energy_percent");
+    let spent = &report["energy"];
+    assert!(number(spent, "layers_read") >= 1.0 && number(spent, "most_reads") >= 2.0, "{report}");
+    assert!(number(spent, "loss_after") < 0.9 * number(spent, "loss_before"), "{report}");
+    let energy = number(spent, "added_percent");
     assert!(energy > 30.0 && energy <= 50.0, "{energy}");
     assert_eq!(report, compile("50%", "one.mxa", "1"));
     assert!(bytes("one.mxa") == bytes("read.mxa"), "neither the threads nor a sign matter");
 
-    // What is chosen costs what the report says; one read of every layer costs nothing more.
+    // What is chosen costs what the report says; one read of every layer costs nothing more. What is digital has no tiles.
     let cost = |package: &str| json(mxc(folder).args(["report", package, "--json"]))["analog"].clone();
     let (plain, dear) = (cost("model.mxa"), cost("read.mxa"));
     assert!(
-        (number(&dear, "reads_energy_percent") - energy).abs() < 1e-9 && number(&plain, "reads_energy_percent") == 0.0
+        (number(&dear, "added_energy_percent") - energy).abs() < 1e-9 && number(&plain, "added_energy_percent") == 0.0
     );
     let grown = 100.0 * (number(&dear, "nanojoules") / number(&plain, "nanojoules") - 1.0);
     assert!((grown - energy).abs() < 1e-9, "{grown}");
-    let often = |cost: &serde_json::Value| {
-        let layers = cost["layers"].as_array().unwrap();
-        layers.iter().filter(|layer| layer["reads"] != 1).count() as f64
+    let count = |cost: &serde_json::Value, of: fn(&serde_json::Value) -> bool| {
+        cost["layers"].as_array().unwrap().iter().filter(|layer| of(layer)).count() as f64
     };
-    assert_eq!((often(&plain), often(&dear)), (0.0, number(reads, "layers")));
-    assert!(succeed(mxc(folder).args(["report", "read.mxa"])).contains("further reads add"));
+    let often = |cost: &serde_json::Value| count(cost, |layer| layer["reads"].as_u64() > Some(1));
+    let digital = |cost: &serde_json::Value| count(cost, |layer| layer["reads"] == 0 && layer["tiles"] == 0);
+    assert_eq!((often(&plain), often(&dear)), (0.0, number(spent, "layers_read")));
+    assert_eq!((digital(&plain), digital(&dear)), (0.0, number(spent, "layers_digital")));
+    assert!(succeed(mxc(folder).args(["report", "read.mxa"])).contains("% energy and +"));
 
     // The module, the program and what is shown agree.
     let path = folder.join("read.mxa");
@@ -135,11 +137,46 @@ fn reads_within_a_budget_of_energy() {
             .args(["--sigma", "20%", "--mean", "0.2860", "--std", "0.3530", "-o", "said.mxa"])
             .arg(model("resnet20")),
     );
-    assert!(said.contains("more energy on the analog tiles; distillation loss"), "{said}");
+    assert!(said.contains("% of the analog layers' energy; distillation loss"), "{said}");
     // Without data nothing is chosen; a negative budget is none.
     let synthetic = json(mxc(folder).args(["compile", "--json", "--energy-budget", "20%"]).arg(model("resnet20")));
-    assert!(synthetic["reads"].is_null());
+    assert!(synthetic["energy"].is_null());
     fail(mxc(folder).args(["compile", "--energy-budget=-5%"]).arg(model("resnet20")), 2);
+}
+
+/// What a chip keeps no read averages away: the layer that it harms most for its energy is computed digitally, exactly as without noise.
+#[test]
+fn digital_layers_within_a_budget_of_energy() {
+    let (folder, data) = compiled(&[]);
+    let folder = folder.path();
+    let compile = |budget: &str, package: &str| {
+        let noise = ["--noise", "gaussian(sigma=20%,lifetime=chip)", "--denoiser", "affine", "--equalize", "no"];
+        let options = ["compile", "--samples", "64", "--mean", "0.2860", "--std", "0.3530", "--json", "--data", &data];
+        json(
+            mxc(folder)
+                .args(options)
+                .args(noise)
+                .args(["-o", package, "--energy-budget", budget])
+                .arg(model("resnet20")),
+        )
+    };
+    let report = compile("1000000%", "digital.mxa");
+    let analog = json(mxc(folder).args(["report", "digital.mxa", "--json"]))["analog"].clone();
+    let layers = analog["layers"].as_array().unwrap();
+    assert_eq!(report["energy"]["layers_digital"], layers.len(), "for so much energy all are: {report}");
+    assert_eq!((&report["energy"]["most_reads"], &report["energy"]["loss_after"]), (&1.into(), &0.0.into()));
+    assert!(layers.iter().all(|layer| layer["reads"] == 0 && layer["tiles"] == 0 && layer["added_nanojoules"] != 0.0));
+    let path = folder.join("digital.mxa");
+    assert_eq!(Package::open(&path).unwrap().manifest.required_features, ["digital-layer"]);
+    let eval = json(mxc(folder).args(["eval", "digital.mxa", "--seeds", "2", "--json", "--data", &data]));
+    assert_eq!(eval["denoised"]["top1"], eval["clean_denoised"]["top1"], "{eval}");
+    assert_ne!(eval["noisy"]["top1"], eval["clean"]["top1"], "{eval}");
+
+    let report = compile("+500%", "some.mxa");
+    let (digital, added) = (&report["energy"]["layers_digital"], report["energy"]["added_percent"].as_f64().unwrap());
+    assert!(digital.as_u64() > Some(0) && *digital != layers.len() && added <= 500.0, "{report}");
+    assert!(succeed(mxc(folder).args(["inspect", "some.mxa"])).contains("computed digitally"));
+    assert!(succeed(mxc(folder).args(["report", "some.mxa"])).contains("digital"));
 }
 
 /// The recipe is named, and everything of it can be changed.

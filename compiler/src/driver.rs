@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! model.onnx → import → canonicalize-graph → map-to-analog → annotate-noise → rank-sensitivity → equalize-ranges →
-//!     (choose-reads →) insert-denoisers → fit-denoisers → Package
+//!     (spend-energy →) insert-denoisers → fit-denoisers → Package
 //! ```
 
 use crate::{
     import::{self, ImportOptions, Imported},
     measuring::FEW_SAMPLES,
     pass::{
-        CalibrationRun, Options, PassContext, Pipeline, Placement, Ranges, RepeatedReads, RunOptions, SampleSource,
+        CalibrationRun, Options, PassContext, Pipeline, Placement, Ranges, RunOptions, SampleSource, SpentEnergy,
         run::print_module, run_pipeline,
     },
     passes::REGISTRY,
@@ -215,7 +215,7 @@ pub struct Compiled<'c> {
     /// How the converters' ranges were changed, if they were.
     pub ranges: Option<Ranges>,
     /// How often layers are read, if that was chosen.
-    pub reads: Option<RepeatedReads>,
+    pub energy: Option<SpentEnergy>,
     /// How the denoisers were fitted, if they were.
     pub fitted: Option<Fitted>,
     /// Where denoisers sit; `None` below the denoise level.
@@ -276,7 +276,7 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
         if options.energy_budget > 0.0 {
             let mut energy = deciding.clone();
             energy.push("energy-budget", share::show(options.energy_budget));
-            pipeline = pipeline.then("choose-reads", energy);
+            pipeline = pipeline.then("spend-energy", energy);
         }
         if matches!(options.placement, Strategy::Worth) {
             let mut worth = deciding.clone();
@@ -351,7 +351,7 @@ pub fn compile<'c>(
         denoisers: cx.denoisers,
         calibration: cx.reports.calibration,
         ranges: cx.reports.ranges,
-        reads: cx.reports.reads,
+        energy: cx.reports.energy,
         fitted: cx.reports.fitted,
         placement: cx.reports.placement,
         warnings: cx.warnings,

@@ -6,6 +6,7 @@
 // `column_shift`, if given, holds an integer k from 0 to 15 for every output channel: the tile's converter sees the channel scaled
 // by 2^k, which is undone behind it; `column_calibration` is the calibration of the output so scaled.
 // `reads`, if given, is an integer from 2 to 64: the tile computes each product so often, and the mean is taken digitally.
+// `digital`, if given, is a unit: a digital unit computes the layer instead, without noise.
 // Shape relations and the contents of the dictionaries are checked by mxc's `verify` pass.
 irdl.dialect @analog {
   // A 2-D convolution: input NHWC, weight OHWI (I = C / groups), bias O; pad [top, bottom, left, right].

@@ -5,17 +5,21 @@
 //! `worth` (by `estimate-worth`), `denoisers`, `denoiser_parameters`, `chosen` and `reason` (by `insert-denoisers`).
 
 pub use mxc_spec::{
-    calibration::{Calibration, Columns, MAX_COLUMN_SHIFT, MAX_READS},
+    calibration::{Calibration, Columns, MAX_COLUMN_SHIFT},
+    execution::{Execution, MAX_READS},
     shape::Window,
 };
 
-use crate::ir::{self, DictionaryValue};
+use crate::{
+    ffi,
+    ir::{self, DictionaryValue},
+};
 use melior::{
     Context,
     ir::{
         Attribute, Identifier, Location, Module, Operation, OperationRef, Type, Value,
         attribute::DictionaryAttribute,
-        operation::{OperationBuilder, OperationLike},
+        operation::{OperationBuilder, OperationLike, OperationMutLike},
     },
 };
 use mxc_spec::noise::{LayerNoise, NoiseError};
@@ -32,6 +36,8 @@ pub const COLUMN_SHIFT: &str = "column_shift";
 pub const COLUMN_CALIBRATION: &str = "column_calibration";
 /// i64, 2 to [`MAX_READS`]: how often the tile computes each product, of which the mean is taken digitally; once if absent.
 pub const READS: &str = "reads";
+/// Unit: the layer is computed on a digital unit, without noise. It is an analog one all the same, of the network that mxc was given.
+pub const DIGITAL: &str = "digital";
 /// f64: the mean over calibration samples of the per-sample ‖∂L/∂y‖₂ on the clean model.
 pub const GRADIENT_NORM: &str = "gradient_norm";
 /// i64: the layer's place when sorted by descending gradient norm, 0 for the largest.
@@ -280,16 +286,38 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
         Ok(Some(Columns { shift, calibration }))
     }
 
-    /// How often its tile computes each product, of which the mean is taken.
-    pub fn reads(self) -> Result<u32, String> {
+    /// How its products are computed.
+    pub fn execution(self) -> Result<Execution, String> {
         let operation = self.operation();
-        if !operation.has_attribute(READS) {
-            return Ok(1);
+        match (operation.attribute(DIGITAL), operation.has_attribute(READS)) {
+            (Err(_), false) => Ok(Execution::default()),
+            (Ok(digital), false) if digital.to_string() == "unit" => Ok(Execution::Digital),
+            (Ok(_), false) => Err(format!("its `{DIGITAL}` is no unit")),
+            (Ok(_), true) => Err(format!("it has `{READS}` and is `{DIGITAL}`, where no tile reads")),
+            (Err(_), true) => {
+                let reads = ir::i64_attr(&operation, READS).and_then(|reads| u32::try_from(reads).ok());
+                let reads = reads.filter(|reads| (2..=MAX_READS).contains(reads)).ok_or_else(|| {
+                    format!("its `{READS}` is no integer from 2 to {MAX_READS}; a layer that is read once has none")
+                })?;
+                Ok(Execution::Analog { reads })
+            }
         }
-        let reads = ir::i64_attr(&operation, READS).and_then(|reads| u32::try_from(reads).ok());
-        reads.filter(|reads| (2..=MAX_READS).contains(reads)).ok_or_else(|| {
-            format!("its `{READS}` is no integer from 2 to {MAX_READS}; a layer that is read once has none")
-        })
+    }
+
+    /// Says how its products are computed.
+    pub fn set_execution(self, context: &'c Context, execution: Execution) {
+        let mut operation = ffi::as_mut(self.operation());
+        let mut set = |name: &str, value: Option<Attribute<'c>>| match value {
+            Some(value) => operation.set_attribute(name, value),
+            // What is not there needs no removal.
+            None => drop(operation.remove_attribute(name)),
+        };
+        let (reads, digital) = match execution {
+            Execution::Analog { reads } => (Some(reads).filter(|&reads| reads > 1), false),
+            Execution::Digital => (None, true),
+        };
+        set(READS, reads.map(|reads| ir::integer(context, i64::from(reads))));
+        set(DIGITAL, digital.then(|| Attribute::unit(context)));
     }
 
     /// The sensitivity, once ranked.

@@ -106,7 +106,7 @@ fn verify_analog(
     {
         return Err(format!("its column_shift has {} numbers for {channels} channels", columns.shift.len()));
     }
-    op.reads()?;
+    op.execution()?;
     let operation = op.operation();
     if operation.has_attribute(analog::GRADIENT_NORM)
         && !op.gradient_norm().is_some_and(|norm| norm.is_finite() && norm >= 0.0)

@@ -1,4 +1,5 @@
-//! What the analog part of a network costs: products of tiles with their conversions, energy and time per sample.
+//! What a network's analog layers cost: products of tiles with their conversions, energy and time per sample; and what they cost
+//! where they are computed digitally.
 //!
 //! A layer is a matrix of R rows (inputs of an output: channels × taps) and O columns (outputs) for each of its groups, stored on tiles
 //! of the profile's geometry, which belong to it alone. A weight takes two columns, whose currents are subtracted before the
@@ -7,10 +8,18 @@
 //! rows for a channel. A larger group is cut into tiles, and partial sums of its rows' tiles are added digitally. A product is computed for
 //! every output pixel (or token): all tiles of the layer at once, each converts its own inputs and outputs, and products and reads follow one
 //! another; layers run one after another. The bias is added digitally and not counted, nor are weights cut into slices of bits.
+//!
+//! A layer that is computed digitally runs on the digital tile's convolution cores as a denoiser's convolution would, each sum being R words
+//! of the activation memory: its weights and inputs are brought there and its outputs taken away for every sample, and of all
+//! mappings it has the one that takes least energy ([`crate::digital::cycles`]).
 
 use crate::{
+    digital::{
+        cycles::{self, Activity, ConvShape},
+        schedule::Work,
+    },
     hardware::{AnalogTile, Hardware, WeightMapping},
-    program::{Node, Op, Program},
+    program::{Execution, Layer, Node, Op, Program},
 };
 
 /// What a layer costs per sample.
@@ -20,19 +29,21 @@ pub struct LayerCost {
     pub layer: String,
     /// Products: output pixels or tokens.
     pub mvms: u64,
-    /// The tiles that each takes.
+    /// The tiles that each takes: none where it is computed digitally.
     pub tiles: u64,
-    /// How often each is computed, of which the mean is taken.
+    /// How often each is computed on them, of which the mean is taken.
     pub reads: u32,
-    /// Nanojoules of all reads.
+    /// Nanojoules of all reads, or of the digital tile.
     pub nanojoules: f64,
-    /// Microseconds of all reads.
+    /// Microseconds of all reads, or of the digital tile.
     pub microseconds: f64,
-    /// What of the nanojoules is for reads beyond the first, the digital additions that average them among it.
-    pub reads_nanojoules: f64,
+    /// By how many nanojoules that is more than one read on tiles takes; less than 0 where it takes less.
+    pub added_nanojoules: f64,
+    /// And by how many microseconds.
+    pub added_microseconds: f64,
 }
 
-/// What the analog part costs per sample.
+/// What the analog layers cost per sample.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Report {
     /// Every layer in execution order.
@@ -41,19 +52,38 @@ pub struct Report {
     pub nanojoules: f64,
     /// Microseconds of all layers.
     pub microseconds: f64,
-    /// By how much reads beyond the first raise the energy, in percent.
-    pub reads_energy_percent: f64,
-    /// By how much they raise the time, in percent.
-    pub reads_time_percent: f64,
+    /// By how much that is more energy than one read of every layer takes, in percent.
+    pub added_energy_percent: f64,
+    /// And more time.
+    pub added_time_percent: f64,
 }
 
-/// What a layer's reads take of a sample, in picojoules.
+/// What a layer takes of a sample, in picojoules.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct ReadEnergy {
-    /// The first.
+pub(crate) struct LayerEnergy {
+    /// Its first read.
     pub first: f64,
     /// Every other: the same, and its addition to the others.
-    pub other: f64,
+    other: f64,
+    /// All of it where it is computed digitally.
+    digital: f64,
+}
+
+#[cfg(test)]
+impl From<[f64; 3]> for LayerEnergy {
+    fn from([first, other, digital]: [f64; 3]) -> Self {
+        Self { first, other, digital }
+    }
+}
+
+impl LayerEnergy {
+    /// By how much more it takes than one read.
+    pub fn added(&self, execution: Execution) -> f64 {
+        match execution {
+            Execution::Analog { reads } => f64::from(reads.saturating_sub(1)) * self.other,
+            Execution::Digital => self.digital - self.first,
+        }
+    }
 }
 
 /// How a layer lies on tiles, and what a product of it takes.
@@ -76,6 +106,8 @@ struct Matrix {
     outputs: u64,
     /// Products per sample.
     mvms: u64,
+    /// Words of its input per sample.
+    input: usize,
 }
 
 impl Matrix {
@@ -92,6 +124,7 @@ impl Matrix {
             rows: weight.iter().skip(1).product::<usize>() as u64,
             outputs: outputs as u64 / groups,
             mvms: (program.values()[node.output].words() / outputs) as u64,
+            input: program.values()[node.inputs[0]].words(),
         }
     }
 
@@ -118,7 +151,31 @@ impl Matrix {
         }
     }
 
-    fn energy(&self, hardware: &Hardware) -> ReadEnergy {
+    /// What the digital tile does to compute it: operations and words moved, and cycles.
+    fn digital(&self, hardware: &Hardware) -> (Activity, u64) {
+        let [pixels, reduction, filters, groups] =
+            [self.mvms, self.rows, self.outputs, self.groups].map(|count| count as usize);
+        let shape = ConvShape { pixels, reduction, filters, groups };
+        let convolutions = cycles::conv_mappings(hardware, &shape)
+            .into_iter()
+            .map(|mapping| Work::Convolution { shape, mapping })
+            .min_by(|a, b| {
+                let [a, b] = [a, b].map(|work| (work.activity(hardware).picojoules(hardware), work.cycles(hardware)));
+                a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
+            });
+        let [weights, outputs] = [reduction, pixels].map(|count| count * filters * groups);
+        let moved = [
+            Work::LoadWeights { words: weights },
+            Work::Transfer { words: self.input },
+            Work::Transfer { words: outputs },
+        ];
+        let works = moved.into_iter().chain(convolutions);
+        works.fold((Activity::default(), 0), |(activity, cycles), work| {
+            (activity + work.activity(hardware), cycles + work.cycles(hardware))
+        })
+    }
+
+    fn energy(&self, hardware: &Hardware) -> LayerEnergy {
         let Mapped { tiles, input_conversions, output_conversions, additions } = self.map(&hardware.analog);
         let energy = &hardware.energy;
         let of = |count: u64, picojoules: f64| (self.mvms * count) as f64 * picojoules;
@@ -127,7 +184,32 @@ impl Matrix {
             + of(output_conversions, energy.adc_conversion.picojoules)
             + of(additions, energy.add.picojoules);
         // The mean is a factor of the conversion's scale.
-        ReadEnergy { first, other: first + of(self.groups * self.outputs, energy.add.picojoules) }
+        LayerEnergy {
+            first,
+            other: first + of(self.groups * self.outputs, energy.add.picojoules),
+            digital: self.digital(hardware).0.picojoules(hardware),
+        }
+    }
+
+    /// What a layer of this matrix costs.
+    fn cost(&self, layer: &Layer, hardware: &Hardware) -> LayerCost {
+        let energy = self.energy(hardware);
+        let read = self.mvms as f64 * hardware.analog.mvm_nanoseconds / 1e3;
+        let (tiles, microseconds) = match layer.execution {
+            Execution::Analog { reads } => (self.map(&hardware.analog).tiles, f64::from(reads) * read),
+            Execution::Digital => (0, self.digital(hardware).1 as f64 / hardware.clock_mhz),
+        };
+        let added = energy.added(layer.execution);
+        LayerCost {
+            layer: layer.name.clone(),
+            mvms: self.mvms,
+            tiles,
+            reads: layer.execution.reads(),
+            nanojoules: (energy.first + added) / 1e3,
+            microseconds,
+            added_nanojoules: added / 1e3,
+            added_microseconds: microseconds - read,
+        }
     }
 }
 
@@ -142,37 +224,23 @@ fn matrices(program: &Program) -> Vec<Matrix> {
     matrices
 }
 
-/// By layer, what its reads take of a sample.
-pub(crate) fn read_energies(program: &Program, hardware: &Hardware) -> Vec<ReadEnergy> {
+/// By layer, what it takes of a sample.
+pub(crate) fn energies(program: &Program, hardware: &Hardware) -> Vec<LayerEnergy> {
     matrices(program).iter().map(|matrix| matrix.energy(hardware)).collect()
 }
 
-/// What the analog part of a program costs on a profile.
+/// What the analog layers of a program cost on a profile.
 pub fn report(program: &Program, hardware: &Hardware) -> Report {
-    let cost = |(layer, matrix): (&crate::program::Layer, Matrix)| {
-        let ReadEnergy { first, other } = matrix.energy(hardware);
-        let extra = f64::from(layer.reads - 1) * other;
-        LayerCost {
-            layer: layer.name.clone(),
-            mvms: matrix.mvms,
-            tiles: matrix.map(&hardware.analog).tiles,
-            reads: layer.reads,
-            nanojoules: (first + extra) / 1e3,
-            microseconds: (matrix.mvms * u64::from(layer.reads)) as f64 * hardware.analog.mvm_nanoseconds / 1e3,
-            reads_nanojoules: extra / 1e3,
-        }
-    };
-    let layers: Vec<LayerCost> = program.layers().iter().zip(matrices(program)).map(cost).collect();
+    let layers = program.layers().iter().zip(matrices(program));
+    let layers: Vec<LayerCost> = layers.map(|(layer, matrix)| matrix.cost(layer, hardware)).collect();
     let sum = |of: fn(&LayerCost) -> f64| layers.iter().map(of).sum::<f64>();
-    let (nanojoules, microseconds) = (sum(|layer| layer.nanojoules), sum(|layer| layer.microseconds));
     let percent = |added: f64, all: f64| if all > added { 100.0 * added / (all - added) } else { 0.0 };
-    let reads = sum(|layer| layer.reads_nanojoules);
-    let waited = sum(|layer| layer.microseconds * f64::from(layer.reads - 1) / f64::from(layer.reads));
+    let (nanojoules, microseconds) = (sum(|layer| layer.nanojoules), sum(|layer| layer.microseconds));
     Report {
         nanojoules,
         microseconds,
-        reads_energy_percent: percent(reads, nanojoules),
-        reads_time_percent: percent(waited, microseconds),
+        added_energy_percent: percent(sum(|layer| layer.added_nanojoules), nanojoules),
+        added_time_percent: percent(sum(|layer| layer.added_microseconds), microseconds),
         layers,
     }
 }
@@ -185,7 +253,7 @@ mod tests {
     fn mapped(groups: u64, rows: u64, outputs: u64, mapping: WeightMapping) -> [u64; 4] {
         let tile = AnalogTile { weight_mapping: mapping, ..Hardware::paper().analog };
         let Mapped { tiles, input_conversions, output_conversions, additions } =
-            Matrix { groups, rows, outputs, mvms: 1 }.map(&tile);
+            Matrix { groups, rows, outputs, mvms: 1, input: 1 }.map(&tile);
         [tiles, input_conversions, output_conversions, additions]
     }
 
@@ -208,9 +276,35 @@ mod tests {
     #[test]
     fn reads_cost_a_product_and_an_addition_each() {
         let hardware = Hardware::paper();
-        let matrix = Matrix { groups: 1, rows: 9, outputs: 16, mvms: 100 };
-        let ReadEnergy { first, other } = matrix.energy(&hardware);
-        assert!((first - 100.0 * (30.0 + 9.0 * 0.39 + 16.0 * 1.5625)).abs() < 1e-9);
-        assert!((other - first - 100.0 * 16.0 * 0.05).abs() < 1e-9);
+        let matrix = Matrix { groups: 1, rows: 9, outputs: 16, mvms: 100, input: 100 };
+        let energy = matrix.energy(&hardware);
+        let (one, four) = (Execution::default(), Execution::Analog { reads: 4 });
+        assert!((energy.first - 100.0 * (30.0 + 9.0 * 0.39 + 16.0 * 1.5625)).abs() < 1e-9);
+        assert_eq!(energy.added(one), 0.0);
+        assert!((energy.added(four) - 3.0 * (energy.first + 100.0 * 16.0 * 0.05)).abs() < 1e-9);
+    }
+
+    /// By hand, from the profile: 3 folds of 3 rows, and of 100 pixels 34 of 3, which one fold of 16 filters fits.
+    #[test]
+    fn what_is_computed_digitally_is_moved_and_multiplied() {
+        let hardware = Hardware::paper();
+        let matrix = Matrix { groups: 1, rows: 9, outputs: 16, mvms: 100, input: 100 };
+        let (activity, cycles) = matrix.digital(&hardware);
+        let wanted = Activity {
+            multiply_accumulates: 100 * 9 * 16,
+            adds: 100 * 16,
+            // Brought once; then a weight passes every pixel fold, a bias once.
+            weight_words: 9 * 16 + (34 * 9 + 1) * 16,
+            // Brought and taken away, read and written by the cores.
+            activation_words: (100 + 1600) + (900 + 1600),
+            interface_words: 9 * 16 + 100 + 1600,
+            gaussians: 0,
+        };
+        assert_eq!(activity, wanted);
+        // Four phases begin; 8 words a cycle move, 10 cores share the 34 folds.
+        assert_eq!(cycles, 4 * 2 + 18 + 13 + 200 + 4 * 3 * (2 * 3 + 3 + 16 - 2));
+        let digital = 14400.0 * 0.925 + 1600.0 * 0.05 + 5056.0 * 20.0 + 4200.0 * 10.0 + 1844.0 * 10.0;
+        let energy = matrix.energy(&hardware);
+        assert!((energy.added(Execution::Digital) - (digital - energy.first)).abs() < 1e-6);
     }
 }

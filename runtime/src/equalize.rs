@@ -89,7 +89,7 @@ fn columns(layers: &[Layer], rule: Rule, channels: &[ChannelSums], curvature: &[
     let layers = layers.iter().zip(channels).zip(curvature);
     let choose = |((layer, sums), Slopes { squares: slopes, .. }): ((&Layer, &ChannelSums), &Slopes)| {
         let calibration = layer.calibration.filter(|_| layer.noise.scale == Scale::Range)?;
-        if layer.noise.spec.is_ideal() || sums.elements == 0 {
+        if !layer.is_noisy(true) || sums.elements == 0 {
             return None;
         }
         let shift = shifts(rule, sums, slopes)?;

@@ -48,7 +48,12 @@ impl<'a> Judge<'a> {
         for batch in samples.batches() {
             logits.extend(executor.logits(batch, Mode::CLEAN, key)?);
         }
-        Ok(Self { samples, logits, key, stopped })
+        Ok(Self::taught(samples, logits, seed, stopped))
+    }
+
+    /// The same, where the clean network's logits of the samples are known.
+    pub(crate) fn taught(samples: Samples<'a>, logits: Vec<f32>, seed: u64, stopped: &'a dyn Fn() -> bool) -> Self {
+        Self { samples, logits, key: Key::calibration(seed, 0), stopped }
     }
 
     /// An error once the caller wants no more.

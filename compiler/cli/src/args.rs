@@ -179,8 +179,8 @@ pub struct CompileArgs {
     /// Whether output channels are scaled towards their converters' full scale, where there are data [default: the recipe's]
     #[arg(long, value_name = "YES", value_parser = clap::builder::BoolishValueParser::new())]
     pub equalize: Option<bool>,
-    /// Reads layers more than once and takes the mean, where that helps most: what it may add to the energy of the analog part,
-    /// such as +5%; takes data
+    /// Reads layers more than once and takes the mean, or computes them digitally, where that helps most: what it may add to the energy
+    /// of the analog layers, such as +5%; takes data
     #[arg(long, value_name = "P%", default_value = "0%", value_parser = share::parse_positive)]
     pub energy_budget: f64,
     /// Where the denoisers' weights come from [default: the recipe's]

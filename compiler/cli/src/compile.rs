@@ -3,7 +3,7 @@
 use super::{Failure, Global, args::CompileArgs, calibrate, ui};
 use compiler::{files::Inputs, pass::run::Times, placement::Kinds};
 use mxc::{
-    CompileOptions, Compiled, Hardware, LayerNoise, Level, Model, PreprocessOptions, Progress, RepeatedReads, Strategy,
+    CompileOptions, Compiled, Hardware, LayerNoise, Level, Model, PreprocessOptions, Progress, SpentEnergy, Strategy,
     compiler, runtime,
 };
 use runtime::{files::write_atomically, package::Placement};
@@ -46,7 +46,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     }
     super::print(&format!("{}\n\n", layer_table(&placement)))?;
     super::print(&calibrate::told(compiled.ranges(), compiled.fitted()))?;
-    super::print(&compiled.reads().map(told).unwrap_or_default())?;
+    super::print(&compiled.energy().map(told).unwrap_or_default())?;
     super::print(&format!(
         "{}: recipe {}; {} denoiser parameters on {} layers, {:.2} % of the backbone's {}{}; noise {}, scale {}, reference {}\n",
         output.display(),
@@ -135,17 +135,17 @@ fn overhead(placement: &Placement) -> f64 {
     100.0 * placement.denoiser_parameters as f64 / placement.backbone_parameters.max(1) as f64
 }
 
-/// What reading layers more than once changed, in words.
-fn told(reads: RepeatedReads) -> String {
-    let RepeatedReads { layers, most, energy, before, after } = reads;
-    let chosen = match layers {
-        0 => "none was better than one of each layer".to_owned(),
+/// What energy was spent on, in words.
+fn told(spent: SpentEnergy) -> String {
+    let SpentEnergy { read, most, digital, share, before, after } = spent;
+    let chosen = match (read, digital) {
+        (0, 0) => "nothing was better than one read of each layer".to_owned(),
         _ => format!(
-            "{layers} layers are read up to {most} times, {:.2} % more energy on the analog tiles",
-            100.0 * energy
+            "{read} layers are read up to {most} times, {digital} computed digitally: {:+.2} % of the analog layers' energy",
+            100.0 * share
         ),
     };
-    format!("reads: {chosen}; distillation loss {before:.4} → {after:.4}\n")
+    format!("energy: {chosen}; distillation loss {before:.4} → {after:.4}\n")
 }
 
 /// The channels that have a column shift.
@@ -187,12 +187,13 @@ fn report(placement: &Placement, compiled: &Compiled<'_>) -> serde_json::Value {
         },
         "layers": layers,
     });
-    report["reads"] = compiled.reads().map_or(serde_json::Value::Null, |reads| {
-        let RepeatedReads { layers, most, energy, before, after } = reads;
+    report["energy"] = compiled.energy().map_or(serde_json::Value::Null, |spent| {
+        let SpentEnergy { read, most, digital, share, before, after } = spent;
         serde_json::json!({
-            "layers": layers,
-            "most": most,
-            "energy_percent": 100.0 * energy,
+            "layers_read": read,
+            "most_reads": most,
+            "layers_digital": digital,
+            "added_percent": 100.0 * share,
             "loss_before": before,
             "loss_after": after,
         })

@@ -1,7 +1,7 @@
 //! `mxc inspect`: what a package holds.
 
 use super::{Failure, Global, args::InspectArgs, compile::layer_table, ui};
-use mxc::{Data, LayerNoise, Package, Progress, SessionOptions};
+use mxc::{Data, Execution, LayerNoise, Package, Progress, SessionOptions};
 use std::path::Path;
 
 pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
@@ -62,10 +62,17 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<(), Failure> {
     }
     fact("backbone parameters", package.backbone().parameters().to_string());
     fact("column shifts of 4 bits", package.column_shifts()?.to_string());
-    let reads = package.reads()?;
-    if !reads.is_empty() {
-        let reads: Vec<String> = reads.into_iter().map(|(layer, reads)| format!("{layer} {reads}")).collect();
-        fact("layers read more than once", reads.join(", "));
+    let (mut read, mut digital) = (Vec::new(), Vec::new());
+    for (layer, execution) in package.executions()? {
+        match execution {
+            Execution::Analog { reads } => read.push(format!("{layer} {reads}")),
+            Execution::Digital => digital.push(layer),
+        }
+    }
+    for (what, layers) in [("layers read more than once", read), ("layers computed digitally", digital)] {
+        if !layers.is_empty() {
+            fact(what, layers.join(", "));
+        }
     }
     fact("denoiser parameters", package.denoisers().parameters().to_string());
     super::print(&format!("{facts}\n"))?;

@@ -11,16 +11,16 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
         return super::print_json(&cost);
     }
     let Cost { report, analog, sigma } = cost;
-    let mut tiles = ui::table(&["layer", "MVMs", "tiles", "reads", "nJ", "µs", "nJ of further reads"]);
+    let mut tiles = ui::table(&["layer", "MVMs", "tiles", "reads", "nJ", "µs", "added nJ"]);
     for layer in &analog.layers {
         tiles.add_row([
             layer.layer.clone(),
             layer.mvms.to_string(),
             layer.tiles.to_string(),
-            layer.reads.to_string(),
+            if layer.reads == 0 { "digital".to_owned() } else { layer.reads.to_string() },
             format!("{:.2}", layer.nanojoules),
             format!("{:.2}", layer.microseconds),
-            format!("{:.2}", layer.reads_nanojoules),
+            format!("{:.2}", layer.added_nanojoules),
         ]);
     }
     let mut table = ui::table(&["layer", "cycles", "µs", "nJ", "σ̂ path"]);
@@ -39,8 +39,8 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
         ]);
     }
     super::print(&format!(
-        "{tiles}\n\nanalog tiles, per sample on {}: {:.2} nJ, {:.2} µs; further reads add {:.2} % energy, {:.2} % time\n\n",
-        report.hardware, analog.nanojoules, analog.microseconds, analog.reads_energy_percent, analog.reads_time_percent
+        "{tiles}\n\nlayers, per sample on {}: {:.2} nJ, {:.2} µs; {:+.2} % energy and {:+.2} % time beyond one read of each on its tiles\n\n",
+        report.hardware, analog.nanojoules, analog.microseconds, analog.added_energy_percent, analog.added_time_percent
     ))?;
     super::print(&format!(
         "{table}\n\ndenoisers, per sample on {}: {} cycles, {:.2} nJ, {:.3} mW while the tile runs\n",

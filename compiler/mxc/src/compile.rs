@@ -9,7 +9,7 @@ use melior::ir::Module;
 use mxc_compiler::{
     driver::{self, Init, Level, Record},
     import::{self, SourceInfo, SourceInput},
-    pass::{Placement, Ranges, RepeatedReads, run::print_module},
+    pass::{Placement, Ranges, SpentEnergy, run::print_module},
     placement::{Kinds, Strategy},
 };
 use mxc_dialects::{noise::LayerNoise, share};
@@ -176,9 +176,9 @@ impl<'c> Compiled<'c> {
         self.inner.ranges
     }
 
-    /// How often layers are read; `None` where that was not chosen.
-    pub fn reads(&self) -> Option<RepeatedReads> {
-        self.inner.reads
+    /// What the energy budget was spent on; `None` where there was none, or no data.
+    pub fn energy(&self) -> Option<SpentEnergy> {
+        self.inner.energy
     }
 
     /// How the denoisers were fitted; `None` where they were not.

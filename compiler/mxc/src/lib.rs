@@ -59,7 +59,7 @@ pub use mxc_compiler::{
     driver::{Init, Level},
     export::ExportError,
     import::{ImportError, ImportOptions, SourceInfo, SourceInput},
-    pass::{PipelineError, Ranges, RepeatedReads, RunError},
+    pass::{PipelineError, Ranges, RunError, SpentEnergy},
     placement::Strategy,
 };
 pub use mxc_dialects::noise::{LayerNoise, NoiseSpec, Reference, Scale};
@@ -71,6 +71,7 @@ pub use mxc_runtime::{
     finetune::{Loss, Recipe},
     hardware::Hardware,
     package::Manifest,
+    program::Execution,
 };
 
 pub use mxc_compiler as compiler;

@@ -13,7 +13,7 @@ use mxc_runtime::{
     files::{sha256, sha256_file},
     hardware::Hardware,
     package::{self, Manifest},
-    program::Program,
+    program::{Execution, Program},
     store::WeightStore,
 };
 use std::{
@@ -145,15 +145,15 @@ impl Package {
         Ok(columns.map(|columns| columns.shift.len() as u64).sum())
     }
 
-    /// The layers that are read more than once, with how often, in the order of execution.
+    /// The layers that are computed otherwise than by one read, with how, in the order of execution.
     ///
     /// # Errors
     ///
     /// [`Error::Package`] where its program cannot be read.
-    pub fn reads(&self) -> Result<Vec<(String, u32)>, Error> {
+    pub fn executions(&self) -> Result<Vec<(String, Execution)>, Error> {
         let program = self.program()?;
-        let several = program.layers().iter().filter(|layer| layer.reads > 1);
-        Ok(several.map(|layer| (layer.name.clone(), layer.reads)).collect())
+        let others = program.layers().iter().filter(|layer| layer.execution != Execution::default());
+        Ok(others.map(|layer| (layer.name.clone(), layer.execution)).collect())
     }
 
     /// The text of its module, at the denoise level.

@@ -85,8 +85,8 @@ impl<'c> Loader<'c, '_> {
         let noise = analog.noise().map_err(wrong)?;
         let calibration = analog.calibration().map_err(wrong)?;
         let columns = analog.columns().map_err(wrong)?;
-        let reads = analog.reads().map_err(wrong)?;
-        let layer = Layer { name, channels, noise, calibration, columns, reads };
+        let execution = analog.execution().map_err(wrong)?;
+        let layer = Layer { name, channels, noise, calibration, columns, execution };
         self.program.layer(layer).map_err(|error| fail(op, error.to_string()))
     }
 

@@ -3,8 +3,8 @@ use mxc_dialects::{denoise::Kind, noise::LayerNoise};
 use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
     program::{
-        Binary, Concat, Conv2d, Denoise, FullyConnected, Layer, MatMul, Pad, Reduce, Reduction, Slice, Transpose,
-        Unary, Window,
+        Binary, Concat, Conv2d, Denoise, Execution, FullyConnected, Layer, MatMul, Pad, Reduce, Reduction, Slice,
+        Transpose, Unary, Window,
     },
 };
 
@@ -132,7 +132,9 @@ func.func @main(%x: tensor<?x6x6x4xf32>) -> tensor<?x6x6x8xf32> {
 fn analog_layers_and_denoisers() {
     let weights = store(&[("w", &[8, 1, 1, 4]), ("a", &[8])]);
     let program = load_with(DENOISED, &weights).unwrap();
-    let [Layer { name, channels, noise, calibration, columns: _, reads: 1 }] = program.layers() else {
+    let [Layer { name, channels, noise, calibration, columns: _, execution: Execution::Analog { reads: 1 } }] =
+        program.layers()
+    else {
         panic!("{:?}", program.layers())
     };
     assert_eq!((name.as_str(), *channels), ("conv", 8));

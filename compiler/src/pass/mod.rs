@@ -14,5 +14,5 @@ pub use definition::{
 };
 pub use pipeline::{Pipeline, PipelineError};
 pub use registry::{Alias, PassInfo, Registry, Upstream};
-pub use reports::{CalibrationRun, LayerPlacement, Placement, Ranges, RepeatedReads, Reports, SigmaPath};
+pub use reports::{CalibrationRun, LayerPlacement, Placement, Ranges, Reports, SigmaPath, SpentEnergy};
 pub use run::{RunError, RunOptions, run_pipeline};

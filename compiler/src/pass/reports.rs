@@ -9,8 +9,8 @@ pub struct Reports {
     pub calibration: Option<CalibrationRun>,
     /// By `equalize-ranges`.
     pub ranges: Option<Ranges>,
-    /// By `choose-reads`.
-    pub reads: Option<RepeatedReads>,
+    /// By `spend-energy`.
+    pub energy: Option<SpentEnergy>,
     /// By `insert-denoisers`.
     pub placement: Option<Placement>,
     /// By `fit-denoisers`.
@@ -30,16 +30,18 @@ pub struct Ranges {
     pub after: f64,
 }
 
-/// How often layers are read, where that is more than once.
+/// What a budget of energy was spent on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RepeatedReads {
+pub struct SpentEnergy {
     /// How many layers are read more than once.
-    pub layers: u64,
+    pub read: u64,
     /// The reads of the layer that is read most often.
     pub most: u32,
-    /// By how much the energy of the analog part grows, as a share.
-    pub energy: f64,
-    /// The distillation loss under noise with one read, on samples that the choice was not made of.
+    /// How many layers are computed digitally.
+    pub digital: u64,
+    /// By how much the energy of the analog layers grows, as a share.
+    pub share: f64,
+    /// The distillation loss under noise with one read of every layer, on samples that the choice was not made of.
     pub before: f64,
     /// And with what was chosen.
     pub after: f64,

@@ -4,7 +4,6 @@
 
 pub mod annotate_noise;
 pub mod canonicalize_graph;
-pub mod choose_reads;
 pub mod drop_sigma;
 pub mod equalize_ranges;
 pub mod estimate_worth;
@@ -15,6 +14,7 @@ pub mod map_to_analog;
 pub mod quantize_denoisers;
 pub mod rank_sensitivity;
 pub mod schedule_dtile;
+pub mod spend_energy;
 pub mod verify;
 
 use crate::pass::{Alias, PassInfo, Registry, Upstream};
@@ -28,7 +28,7 @@ pub static REGISTRY: Registry = Registry {
         PassInfo::of::<annotate_noise::AnnotateNoise>("analog"),
         PassInfo::of::<rank_sensitivity::RankSensitivity>("analog"),
         PassInfo::of::<equalize_ranges::EqualizeRanges>("analog"),
-        PassInfo::of::<choose_reads::ChooseReads>("analog"),
+        PassInfo::of::<spend_energy::SpendEnergy>("analog"),
         PassInfo::of::<estimate_worth::EstimateWorth>("analog"),
         PassInfo::of::<insert_denoisers::InsertDenoisers>("analog to denoise"),
         PassInfo::of::<fit_denoisers::FitDenoisers>("denoise"),

@@ -5,9 +5,6 @@ use crate::noise::Reference;
 /// The largest column shift: four bits a channel.
 pub const MAX_COLUMN_SHIFT: i8 = 15;
 
-/// The most reads of a product that are averaged: more would cut the noise to less than an eighth.
-pub const MAX_READS: u32 = 64;
-
 /// How a tile's converters see a layer's output: channel c scaled by 2^k, k = `shift[c]`, which is undone digitally behind them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Columns {

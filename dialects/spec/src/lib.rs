@@ -3,6 +3,7 @@
 
 pub mod calibration;
 pub mod denoise;
+pub mod execution;
 pub mod noise;
 pub mod shape;
 pub mod share;

@@ -2,8 +2,8 @@
 
 use mxc_runtime::{
     program::{
-        Binary, Builder, Calibration, Columns, Conv2d, DType, Denoise, FullyConnected, Layer, LayerId, Op, Pool,
-        Pooling, Program, Reshape, Slice, Take, Unary, ValueId, Window,
+        Binary, Builder, Calibration, Columns, Conv2d, DType, Denoise, Execution, FullyConnected, Layer, LayerId, Op,
+        Pool, Pooling, Program, Reshape, Slice, Take, Unary, ValueId, Window,
     },
     store::Weight,
 };
@@ -22,14 +22,21 @@ pub struct Net {
     layers: usize,
     values: usize,
     pub noise: LayerNoise,
-    /// How often layers are read, in turn.
-    pub reads: [u32; 4],
+    /// How layers are computed, in turn.
+    pub executions: [Execution; 4],
 }
 
 #[allow(dead_code)]
 impl Net {
     pub fn new() -> Self {
-        Self { program: Builder::new(), state: 1, layers: 0, values: 0, noise: LayerNoise::default(), reads: [1; 4] }
+        Self {
+            program: Builder::new(),
+            state: 1,
+            layers: 0,
+            values: 0,
+            noise: LayerNoise::default(),
+            executions: [Execution::default(); 4],
+        }
     }
 
     /// A number in ±1 (SplitMix64).
@@ -102,7 +109,7 @@ impl Net {
                     input_absmax: 0.9,
                 },
             }),
-            reads: self.reads[(self.layers - 1) % 4],
+            execution: self.executions[(self.layers - 1) % 4],
         };
         self.program.layer(layer).expect("a name of its own")
     }

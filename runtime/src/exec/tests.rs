@@ -4,9 +4,9 @@ use super::{reference::Run, sample::Sample, testing::Net, *};
 use crate::{
     digital::program::{Buffer, Scheduled, Step, TileProgram},
     program::{
-        Binary, Broadcast, Concat, Conv2d, CumSum, DenoiseTile, GridSample, Interpolation, MatMul, Op, Pad, Padding,
-        Pick, Pool, Pooling, Reduce, Reduction, Sampling, Scatter, Scattering, Select, Tile, TopK, Transpose, Unary,
-        Window,
+        Binary, Broadcast, Concat, Conv2d, CumSum, DenoiseTile, Execution, GridSample, Interpolation, MatMul, Op, Pad,
+        Padding, Pick, Pool, Pooling, Reduce, Reduction, Sampling, Scatter, Scattering, Select, Tile, TopK, Transpose,
+        Unary, Window,
     },
 };
 use crate::{ops::reference::Exact, plan::Plan};
@@ -424,11 +424,15 @@ fn example(info: &ModelInfo, rest: &str) -> String {
     format!("{}({}{rest})", info.name, arguments.join(","))
 }
 
+fn analog(reads: u32) -> Execution {
+    Execution::Analog { reads }
+}
+
 fn start(scale: Scale) -> Net {
     let mut net = Net::new();
     net.noise = LayerNoise { spec: NoiseSpec::gaussian(0.1), scale, reference: Reference::Rms };
     // Of layers with scaled channels and without.
-    net.reads = [1, 3, 2, 1];
+    net.executions = [analog(1), analog(3), analog(2), Execution::Digital];
     net
 }
 
@@ -579,7 +583,8 @@ fn sensitivities_match_finite_differences() {
 #[test]
 fn results_are_bit_equal_for_any_threads_and_batches() {
     let mut program = Net::resnet(1, true);
-    program.layers_mut().iter_mut().step_by(3).for_each(|layer| layer.reads = 3);
+    program.layers_mut().iter_mut().step_by(3).for_each(|layer| layer.execution = analog(3));
+    program.layers_mut()[1].execution = Execution::Digital;
     let (x, indices, labels) = samples(&program, 37);
     let one = Executor::new(program.clone(), 1).unwrap();
     let two = Executor::new(program, 2).unwrap();
@@ -620,7 +625,7 @@ fn noisy_and_denoised_runs_share_their_draws() {
     let x = net.conv(x, 8, 3, 1, 1);
     let mut program = net.classify(x, 4);
     // Column scales and several reads belong to the denoised run only.
-    program.layers_mut().iter_mut().for_each(|layer| (layer.columns, layer.reads) = (None, 1));
+    program.layers_mut().iter_mut().for_each(|layer| (layer.columns, layer.execution) = (None, analog(1)));
     let (x, indices, _) = samples(&program, 3);
     let executor = Executor::new(program, 1).unwrap();
     let batch = Batch { inputs: &[&x], samples: &indices };
@@ -684,7 +689,7 @@ fn reads_divide_the_variance_of_what_is_redrawn() {
     let noise = |spec: &str, reads: u32, mode: Mode| -> Vec<f64> {
         let mut net = start(Scale::Constant);
         net.noise.spec = spec.parse().unwrap();
-        net.reads = [reads; 4];
+        net.executions = [analog(reads); 4];
         let x = net.input(&[1, COUNT, 1]);
         let (w, b) = (net.constant(&[1, 1, 1, 1], vec![1.0], false), net.constant(&[1], vec![0.0], false));
         let layer = Some(net.layer(1));
@@ -731,13 +736,34 @@ fn reads_divide_the_variance_of_what_is_redrawn() {
     assert!((both / (0.0064 * 1.25) - 1.0).abs() < 4.5 * (2.0 / COUNT as f64).sqrt(), "{both}");
 }
 
+/// A layer that is computed digitally is what it is without noise, converters or saturation, and that belongs to what mxc adds.
+#[test]
+fn digital_layers_have_no_noise() {
+    for scale in [Scale::Range, Scale::Signal] {
+        let mut net = start(scale);
+        net.executions = [Execution::Digital; 4];
+        let x = net.input(&[5, 5, 3]);
+        let x = net.conv(x, 8, 3, 1, 1);
+        let x = net.conv(x, 8, 3, 1, 8);
+        let mut program = net.classify(x, 4);
+        let calibrations = program.layers_mut().iter_mut().filter_map(|layer| layer.calibration.as_mut());
+        calibrations.for_each(|calibration| (calibration.absmax, calibration.input_absmax) = (0.01, 0.01));
+        let (x, indices, _) = samples(&program, 3);
+        let executor = Executor::new(program, 1).unwrap();
+        let logits = |mode: Mode| executor.logits(Batch { inputs: &[&x], samples: &indices }, mode, KEY).unwrap();
+        assert_eq!(logits(Mode::DENOISED), logits(Mode::CLEAN_DENOISED));
+        assert_eq!(logits(Mode::DENOISED), logits(Mode::CLEAN));
+        assert_ne!(logits(Mode::NOISY), logits(Mode::CLEAN));
+    }
+}
+
 /// Each read saturates by itself: at the middle of the range the mean of reads that reach both ends, at its end half of what a
 /// symmetric noise does.
 #[test]
 fn reads_saturate_one_by_one() {
     let mut net = start(Scale::Range);
     net.noise.spec = NoiseSpec::gaussian(0.5);
-    net.reads = [64; 4];
+    net.executions = [analog(64); 4];
     let x = net.input(&[1, 4096, 1]);
     let (w, b) = (net.constant(&[1, 1, 1, 1], vec![1.0], false), net.constant(&[1], vec![0.0], false));
     let layer = Some(net.layer(1));

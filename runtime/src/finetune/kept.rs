@@ -8,6 +8,8 @@ use crate::{data::Source, error::ExecError, exec::Batch, program::ValueId};
 pub(super) struct Held {
     inputs: Vec<f32>,
     ids: Vec<u64>,
+    /// The clean network's logits of them.
+    clean: Vec<f32>,
     seed: u64,
 }
 
@@ -22,14 +24,21 @@ pub(super) struct Kept {
 
 impl Held {
     /// The samples of these places. `None` if there are none.
-    pub fn load(data: &dyn Source, places: std::ops::Range<usize>, seed: u64) -> Result<Option<Self>, FinetuneError> {
+    pub fn load<T: Trainee>(
+        trainee: &T,
+        data: &dyn Source,
+        places: std::ops::Range<usize>,
+        seed: u64,
+    ) -> Result<Option<Self>, FinetuneError> {
         if places.is_empty() {
             return Ok(None);
         }
         let indices: Vec<usize> = places.collect();
         let mut inputs = Vec::new();
         data.load(&indices, &mut inputs)?;
-        Ok(Some(Self { inputs, ids: indices.iter().map(|&index| data.id(index)).collect(), seed }))
+        let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
+        let clean = trainee.clean_logits(Batch { inputs: &[&inputs], samples: &ids })?;
+        Ok(Some(Self { inputs, ids, clean, seed }))
     }
 }
 
@@ -41,7 +50,7 @@ impl Kept {
         parameters: &[(ValueId, String)],
         held: &Held,
     ) -> Result<(), ExecError> {
-        let loss = trainee.judged(Batch { inputs: &[&held.inputs], samples: &held.ids }, held.seed)?;
+        let loss = trainee.judged(Batch { inputs: &[&held.inputs], samples: &held.ids }, &held.clean, held.seed)?;
         // Of equals the latest, which has seen most.
         if self.losses.iter().all(|&before| loss <= before) {
             self.best = parameters.iter().map(|&(id, _)| trainee.weight(id).to_vec()).collect();

@@ -88,7 +88,7 @@ impl Recipe {
     pub fn judging(self, samples: usize) -> usize {
         match self {
             Self::Paper | Self::Cosine => 0,
-            Self::Best => (samples / 8).min(64),
+            Self::Best => (samples / 8).min(512),
         }
     }
 
@@ -356,8 +356,8 @@ trait Trainee {
         key: Key,
         levels: &[f64],
     ) -> Result<Gradients, ExecError>;
-    /// How far samples' results are from the clean network's: the distillation loss, with noise and without.
-    fn judged(&self, batch: Batch<'_>, seed: u64) -> Result<f64, ExecError>;
+    /// How far samples' results are from the clean network's logits: the distillation loss, with noise and without.
+    fn judged(&self, batch: Batch<'_>, clean: &[f32], seed: u64) -> Result<f64, ExecError>;
 }
 
 impl Trainee for Executor {
@@ -388,8 +388,9 @@ impl Trainee for Executor {
         self.gradients_at(Mode::DENOISED, batch, targets, key, levels)
     }
 
-    fn judged(&self, batch: Batch<'_>, seed: u64) -> Result<f64, ExecError> {
-        let judge = Judge::new(self, Samples::new(batch, 0..batch.samples.len()), seed, &|| false)?;
+    fn judged(&self, batch: Batch<'_>, clean: &[f32], seed: u64) -> Result<f64, ExecError> {
+        let samples = Samples::new(batch, 0..batch.samples.len());
+        let judge = Judge::taught(samples, clean.to_vec(), seed, &|| false);
         let losses = [Mode::DENOISED, Mode::CLEAN_DENOISED].map(|mode| judge.loss_in(self, mode));
         losses.into_iter().sum()
     }
@@ -682,7 +683,7 @@ fn train<T: Trainee>(
     if let Some(path) = checkpoint.filter(|path| options.resume && path.exists()) {
         state.resume(trainee, path, (steps, steps_per_epoch), samples < all)?;
     }
-    let held = Held::load(data, samples..all, options.seed)?;
+    let held = Held::load(trainee, data, samples..all, options.seed)?;
     if let Some(held) = held.as_ref().filter(|_| state.kept.losses.is_empty()) {
         state.kept.judge(trainee, &state.parameters, held)?;
     }

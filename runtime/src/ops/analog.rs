@@ -1,6 +1,6 @@
 //! Analog layers: what noise adds around the product that a tile computes, and where it saturates.
 //!
-//! A layer may be read k times, [`Layer::reads`]: what is drawn for every sample is then drawn for every read, what a chip keeps
+//! A layer may be read k times, [`Layer::execution`]: what is drawn for every sample is then drawn for every read, what a chip keeps
 //! and means are the same in all, every read saturates by itself, and the mean goes on. Each read is really drawn, whatever its
 //! law. Of noise at the input the reads are averaged in front of the product, which is linear: that is the mean of its results
 //! but for saturation at the output, which then acts on reads of the output's own noise alone.
@@ -80,7 +80,7 @@ fn noisy<'a>(layer: Option<LayerId>, steps: &Steps<'a>) -> Result<Option<(LayerI
     };
     let layer = &steps.layers[id];
     let noise = &layer.noise;
-    if noise.spec.is_ideal() {
+    if !layer.is_noisy(steps.key.denoise) {
         return Ok(None);
     }
     if noise.scale != Scale::Signal && layer.calibration.is_none() {
@@ -190,7 +190,7 @@ impl Noise {
     fn new(id: LayerId, layer: &Layer, site: Site, denoise: bool) -> Self {
         let components = layer.noise.spec.components.iter().enumerate();
         let times = match is_redrawn(layer, site) {
-            true => layer.reads(denoise),
+            true => layer.execution(denoise).reads(),
             false => 1,
         };
         Self {
@@ -353,9 +353,10 @@ pub(crate) fn exact(
         return Ok(product(x));
     };
     let info = &run.layers[layer];
-    let limits = info.limits(run.sample.mode.denoise).filter(|_| run.sample.mode.noise && !info.noise.spec.is_ideal());
+    let noisy = run.sample.mode.noise && info.is_noisy(run.sample.mode.denoise);
+    let limits = info.limits(run.sample.mode.denoise).filter(|_| noisy);
     let mut input = x.clone();
-    if run.sample.mode.noise {
+    if noisy {
         read(run, layer, Site::Input, &mut input, limits.map(|limits| limits[0]))?;
     }
     let mut y = product(&input);
@@ -363,7 +364,7 @@ pub(crate) fn exact(
     if let Some((_, at, by)) = run.nudge.filter(|nudge| nudge.0 == layer) {
         y.values[at] += by;
     }
-    if run.sample.mode.noise {
+    if noisy {
         let columns = info.columns(run.sample.mode.denoise).map(Columns::scales);
         let scale = |y: &mut Tensor, which: usize| {
             if let Some(columns) = &columns {
@@ -392,7 +393,7 @@ fn read(run: &Exact<'_>, layer: LayerId, site: Site, y: &mut Tensor, limit: Opti
         (Scale::Signal, Reference::Std) => Some((square - mean * mean).sqrt()),
         (Scale::Range | Scale::Constant, _) => info.magnitude(site, run.sample.mode.denoise),
     };
-    let reads = info.reads(run.sample.mode.denoise);
+    let reads = info.execution(run.sample.mode.denoise).reads();
     let mut sum: Option<Vec<f64>> = None;
     for number in 0..reads {
         let mut one = y.values.clone();

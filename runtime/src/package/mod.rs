@@ -19,7 +19,7 @@ pub use manifest::*;
 
 use crate::{
     files::atomically,
-    program::{Program, ProgramError, proto},
+    program::{Execution, Program, ProgramError, proto},
     store::{self, StoreError, WeightStore},
     task::Task,
 };
@@ -40,10 +40,12 @@ pub const FORMAT_VERSION: u32 = 4;
 pub const BYTE_INPUT: &str = "byte-input";
 /// The feature of packages whose converters see scaled channels, [`Columns`](crate::program::Columns).
 pub const COLUMN_SHIFT: &str = "column-shift";
-/// The feature of packages whose tiles are read more than once, [`Layer::reads`](crate::program::Layer::reads).
+/// The feature of packages whose tiles are read more than once, [`Execution::Analog`].
 pub const READS: &str = "reads";
+/// The feature of packages of which layers are computed digitally, [`Execution::Digital`].
+pub const DIGITAL: &str = "digital-layer";
 /// The required features that this program knows; a package that needs another is refused.
-pub const KNOWN_FEATURES: [&str; 3] = [BYTE_INPUT, COLUMN_SHIFT, READS];
+pub const KNOWN_FEATURES: [&str; 4] = [BYTE_INPUT, COLUMN_SHIFT, READS, DIGITAL];
 
 const MANIFEST: &str = "manifest.pb";
 const MODULE: &str = "module.mlir";
@@ -126,7 +128,8 @@ impl Package {
         let layers = program.layers();
         for (name, needed) in [
             (COLUMN_SHIFT, layers.iter().any(|layer| layer.columns.is_some())),
-            (READS, layers.iter().any(|layer| layer.reads > 1)),
+            (READS, layers.iter().any(|layer| layer.execution.reads() > 1)),
+            (DIGITAL, layers.iter().any(|layer| layer.execution == Execution::Digital)),
         ] {
             features.retain(|feature| feature != name);
             if needed {

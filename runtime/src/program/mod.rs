@@ -28,10 +28,10 @@ pub use crate::ops::{
     unary::Unary,
 };
 use crate::{ops::operator::Operand, store::Weight, task::Task};
-use mxc_spec::calibration::{MAX_COLUMN_SHIFT, MAX_READS};
 pub use mxc_spec::shape::Window;
+use mxc_spec::{calibration::MAX_COLUMN_SHIFT, execution::MAX_READS};
 use std::collections::BTreeMap;
-pub use value::{Calibration, Columns, DType, Layer, LayerId, Value, ValueId};
+pub use value::{Calibration, Columns, DType, Execution, Layer, LayerId, Value, ValueId};
 
 /// The axes that a value may have. Every value holds its shape, so that a long one would be many.
 const MAX_RANK: usize = 64;
@@ -322,8 +322,9 @@ impl Builder {
                 format!("the column shift {shift} is not 0 to {MAX_COLUMN_SHIFT}"),
             );
         }
-        if !(1..=MAX_READS).contains(&layer.reads) {
-            let Layer { name, reads, .. } = &layer;
+        if let Layer { name, execution: Execution::Analog { reads }, .. } = &layer
+            && !(1..=MAX_READS).contains(reads)
+        {
             return wrong(format!("layer `{name}`"), format!("it is read {reads} times, not 1 to {MAX_READS}"));
         }
         let id = self.program.layers.len();

@@ -1,8 +1,11 @@
 //! Values of a program: their types and constants; and the analog layers.
 
 use crate::store::Weight;
-pub use mxc_spec::calibration::{Calibration, Columns};
 use mxc_spec::noise::{LayerNoise, Scale, Site};
+pub use mxc_spec::{
+    calibration::{Calibration, Columns},
+    execution::Execution,
+};
 
 /// The index of a value in [`Program::values`].
 ///
@@ -92,10 +95,8 @@ pub struct Layer {
     /// How its tile's converters see the output, where the channels' ranges were equalized. That belongs to what mxc adds to a
     /// network, as denoisers do: the noisy network without them is as it was.
     pub columns: Option<Columns>,
-    /// How often its tile computes each product, of which the mean is taken digitally: 1 to [`MAX_READS`]. What mxc adds, too.
-    ///
-    /// [`MAX_READS`]: mxc_spec::calibration::MAX_READS
-    pub reads: u32,
+    /// How its products are computed. What mxc adds, too.
+    pub execution: Execution,
 }
 
 impl Layer {
@@ -104,9 +105,14 @@ impl Layer {
         self.columns.as_ref().filter(|_| denoise)
     }
 
-    /// How often a product is computed in a run with or without what mxc adds.
-    pub(crate) fn reads(&self, denoise: bool) -> u32 {
-        if denoise { self.reads } else { 1 }
+    /// How its products are computed in a run with or without what mxc adds.
+    pub(crate) fn execution(&self, denoise: bool) -> Execution {
+        if denoise { self.execution } else { Execution::default() }
+    }
+
+    /// Whether a run with noise, with or without what mxc adds, adds any to it.
+    pub(crate) fn is_noisy(&self, denoise: bool) -> bool {
+        self.execution(denoise) != Execution::Digital && !self.noise.spec.is_ideal()
     }
 
     /// The calibrated magnitude s at a site, with or without what mxc adds, in the units that a converter sees; `None` where nothing

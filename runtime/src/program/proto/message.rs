@@ -47,6 +47,9 @@ pub struct Layer {
     /// How often its tile computes each product, of which the mean is taken; once if absent.
     #[prost(uint32, optional, tag = "8")]
     pub reads: Option<u32>,
+    /// Whether it is computed on a digital unit instead.
+    #[prost(bool, tag = "9")]
+    pub digital: bool,
 }
 
 /// How converters see a layer's output.

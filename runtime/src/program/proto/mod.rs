@@ -3,7 +3,7 @@
 //!
 //! The weights are not in it: a constant that is a weight of the package goes by its name. Words stand for enumerations.
 
-use super::{Builder, DType, ProgramError, ValueId, wrong};
+use super::{Builder, DType, Execution, ProgramError, ValueId, wrong};
 use crate::{
     ops::operator::show,
     program,
@@ -84,7 +84,11 @@ impl Program {
                 shift: columns.shift.iter().map(|&shift| u32::from(shift.unsigned_abs())).collect(),
                 calibration: Some(from_calibration(columns.calibration)),
             }),
-            reads: Some(layer.reads).filter(|&reads| reads > 1),
+            reads: match layer.execution {
+                Execution::Analog { reads } => Some(reads).filter(|&reads| reads > 1),
+                Execution::Digital => None,
+            },
+            digital: layer.execution == Execution::Digital,
         });
         let outputs = program.outputs.iter();
         let outputs = outputs.map(|&id| Output { value: id as u64, name: program.values[id].name.clone() }).collect();
@@ -187,9 +191,13 @@ impl<'a> Reader<'a> {
                 Some(program::Columns { shift, calibration })
             }
         };
-        let reads = layer.reads.unwrap_or(1);
+        let execution = match (layer.digital, layer.reads) {
+            (false, reads) => Execution::Analog { reads: reads.unwrap_or(1) },
+            (true, None) => Execution::Digital,
+            (true, Some(_)) => return wrong(what(), "it is computed digitally, and read"),
+        };
         let name = layer.name.clone();
-        self.builder.layer(program::Layer { name, channels, noise, calibration, columns, reads })?;
+        self.builder.layer(program::Layer { name, channels, noise, calibration, columns, execution })?;
         self.layers.push(false);
         Ok(())
     }

@@ -46,7 +46,7 @@ fn example() -> (program::Program, WeightStore) {
             shift: vec![0, 3, 15, 1, 0],
             calibration: program::Calibration { rms: 0.7, absmax: 4.5, ..measured },
         }),
-        reads: 3,
+        execution: program::Execution::Analog { reads: 3 },
     };
     let layer = builder.layer(layer).unwrap();
     let y = builder.node(program::FullyConnected { layer: Some(layer) }, &[y, product, bias]).unwrap();
@@ -198,6 +198,7 @@ fn wrong_messages_are_refused_with_a_reason() {
     change(&|message| columns(message, &|columns| columns.calibration = None), "its columns have no calibration");
     change(&|message| message.layers[0].reads = Some(0), "it is read 0 times, not 1 to 64");
     change(&|message| message.layers[0].reads = Some(65), "it is read 65 times, not 1 to 64");
+    change(&|message| message.layers[0].digital = true, "it is computed digitally, and read");
     change(&|message| message.layers.push(message.layers[0].clone()), "it appears twice");
     change(
         &|message| message.layers.push(Layer { name: "b".into(), ..message.layers[0].clone() }),

@@ -1,6 +1,6 @@
-// RUN: mxc opt --pass-pipeline=rank-sensitivity{samples=256},choose-reads{energy-budget=60% samples=256} --data=generated
-// What a read of the first layer adds to the energy is more than the budget; the second decides as much and costs less, so that it is
-// read often. The noise of the last is its chip's, the same in every read.
+// RUN: mxc opt --pass-pipeline=rank-sensitivity{samples=256},spend-energy{energy-budget=120% samples=256} --data=generated
+// A read of the first layer costs most; the second decides as much and costs less, so that it is read often. The noise of the
+// last is its chip's, the same in every read, so that only a digital unit helps.
 func.func @main(%x: tensor<?x4xf32> {mxc.name = "x"}) -> (tensor<?x2xf32> {mxc.name = "y"}) {
   %w = "tosa.const"() {values = dense<0.25> : tensor<200x4xf32>} : () -> tensor<200x4xf32>
   %b = "tosa.const"() {values = dense<0.1> : tensor<200xf32>} : () -> tensor<200xf32>
