@@ -13,7 +13,7 @@ Methods:
 Adapters go on layers by the norm of the loss's gradient, as mxc places denoisers, one rank each, then another, as long as the budget
 lasts. Depthwise layers get none, except a magnitude.
 
-Training is mxc's recipe `best`: towards the clean network's outputs, images blended in pairs, batches of 32, Adam decaying to 0,
+Training is mxc's recipe `best`: towards the clean network's outputs, few images blended in pairs, batches of 32, Adam decaying to 0,
 every sample under its own level of noise from 0 to 1.5.
 """
 
@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent / "models"))
 from data import read_idx  # noqa: E402
 
 LEVELS = 1.5
+PASSES, STEPS = 5, 320
 RATES = {"whole": 5e-4, "lora": 2e-3, "dora": 2e-3}
 
 
@@ -199,6 +200,11 @@ def under_noise(net: Network, images: Images, mode: str, args: argparse.Namespac
     return {"top1": statistics.fmean(runs), "runs": runs}
 
 
+def passes(images: int, batch: int) -> int:
+    """Over few images as many as make enough steps."""
+    return max(PASSES, math.ceil(STEPS / math.ceil(images / batch)))
+
+
 def train(net: Network, images: Images, parameters: list[nn.Parameter], args: argparse.Namespace) -> None:
     """Adam decaying to 0 along half a cosine."""
     clean = Network(args.model).requires_grad_(False)
@@ -215,9 +221,10 @@ def train(net: Network, images: Images, parameters: list[nn.Parameter], args: ar
         for picked in order.split(args.batch):
             x, labels = images.batch(picked), images.labels[picked]
             if args.loss == "distill":
-                # At least half of every image stays.
-                share = torch.rand(len(x), 1, 1, 1, generator=generator) / 2
-                x = torch.lerp(x, x[torch.randperm(len(x), generator=generator)], share)
+                if passes(len(images.labels), args.batch) > PASSES:
+                    # At least half of every image stays.
+                    share = torch.rand(len(x), 1, 1, 1, generator=generator) / 2
+                    x = torch.lerp(x, x[torch.randperm(len(x), generator=generator)], share)
                 with torch.no_grad():
                     targets = clean(x).softmax(1)
             net.set(mode="denoised", level=torch.rand(len(x), generator=generator) * LEVELS)
@@ -278,7 +285,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
 
     images = Images(args, "train")
-    args.epochs = args.epochs or max(5, math.ceil(320 / math.ceil(len(images.labels) / args.batch)))
+    args.epochs = args.epochs or passes(len(images.labels), args.batch)
     net = Network(args.model).requires_grad_(False)
     backbone = sum(p.numel() for p in net.origin)
     net.set(sigma=args.sigma / 100, scale=args.noise_scale, reference=args.noise_reference)

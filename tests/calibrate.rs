@@ -144,6 +144,41 @@ fn energy_within_a_budget() {
     fail(mxc(folder).args(["compile", "--energy-budget=-5%"]).arg(model("resnet20")), 2);
 }
 
+/// Noise of inputs follows what their converters reach, which is less than the largest value where that helps images that it was not chosen by;
+/// the network without what mxc adds stays as it is.
+#[test]
+fn inputs_are_clipped_where_that_helps() {
+    let (folder, data) = compiled(&[]);
+    let folder = folder.path();
+    let compile = |equalize: &str, package: &str, threads: &str| {
+        let noise =
+            ["--noise", "gaussian(sigma=10%,site=input)+gaussian(sigma=2%)", "--budget", "0%", "--init", "identity"];
+        let options = ["compile", "--samples", "64", "--mean", "0.2860", "--std", "0.3530", "--json", "--data", &data];
+        let own = ["-o", package, "--equalize", equalize, "--threads", threads];
+        json(mxc(folder).args(options).args(noise).args(own).arg(model("resnet20")))
+    };
+    compile("no", "plain.mxa", "2");
+    let report = compile("yes", "clipped.mxa", "2");
+    assert_eq!(report, compile("yes", "again.mxa", "1"));
+    assert!(fs::read(folder.join("again.mxa")).unwrap() == fs::read(folder.join("clipped.mxa")).unwrap());
+    let ranges = &report["ranges"];
+    assert!(ranges["input_ranges"].as_u64() > Some(10), "{report}");
+    assert!(ranges["loss_after"].as_f64() < ranges["loss_before"].as_f64().map(|loss| 0.8 * loss), "{report}");
+    let path = folder.join("clipped.mxa");
+    let package = Package::open(&path).unwrap();
+    assert!(package.manifest.required_features.iter().any(|feature| feature == "input-range"));
+    let context = mxc_dialects::new_context();
+    let module = ir::parse(&context, package.module(), "module.mlir").unwrap();
+    let loaded = load::program(&module, &package.weights()).unwrap();
+    assert_eq!(loaded.layers(), package.program(&path).unwrap().layers());
+    let eval = |package: &str| json(mxc(folder).args(["eval", package, "--seeds", "2", "--json", "--data", &data]));
+    let (before, after) = (eval("plain.mxa"), eval("clipped.mxa"));
+    assert_eq!((&before["clean"], &before["noisy"]), (&after["clean"], &after["noisy"]));
+    assert_eq!(after["clean"], after["clean_denoised"], "without noise nothing is clipped");
+    let top1 = |report: &serde_json::Value| report["denoised"]["top1"].as_f64().unwrap();
+    assert!(top1(&after) > top1(&before) + 1.0, "{before} {after}");
+}
+
 /// What a chip keeps no read averages away: the layer that it harms most for its energy is computed digitally, exactly as without noise.
 #[test]
 fn digital_layers_within_a_budget_of_energy() {

@@ -5,6 +5,7 @@
 // `calibration`, once known, is a dictionary {samples, rms, absmax, mean_abs, std, input_absmax} over the clean model.
 // `column_shift`, if given, holds an integer k from 0 to 15 for every output channel: the tile's converter sees the channel scaled
 // by 2^k, which is undone behind it; `column_calibration` is the calibration of the output so scaled.
+// `input_range`, if given, is an f64: the full scale of the converters of its input, which clip there.
 // `reads`, if given, is an integer from 2 to 64: the tile computes each product so often, and the mean is taken digitally.
 // `digital`, if given, is a unit: a digital unit computes the layer instead, without noise.
 // Shape relations and the contents of the dictionaries are checked by mxc's `verify` pass.

@@ -34,6 +34,8 @@ pub const CALIBRATION: &str = "calibration";
 pub const COLUMN_SHIFT: &str = "column_shift";
 /// The calibration dictionary of the output so scaled.
 pub const COLUMN_CALIBRATION: &str = "column_calibration";
+/// f64: the full scale of the converters of the layer's input, where it is not the calibrated largest value.
+pub const INPUT_RANGE: &str = "input_range";
 /// i64, 2 to [`MAX_READS`]: how often the tile computes each product, of which the mean is taken digitally; once if absent.
 pub const READS: &str = "reads";
 /// Unit: the layer is computed on a digital unit, without noise. It is an analog one all the same, of the network that mxc was given.
@@ -286,6 +288,34 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
         Ok(Some(Columns { shift, calibration }))
     }
 
+    /// The full scale of its input's converters; `Ok(None)` where it is the calibrated largest value.
+    pub fn input_range(self) -> Result<Option<f64>, String> {
+        let operation = self.operation();
+        if !operation.has_attribute(INPUT_RANGE) {
+            return Ok(None);
+        }
+        let range = ir::f64_attr(&operation, INPUT_RANGE).filter(|range| range.is_finite() && *range > 0.0);
+        range.map(Some).ok_or_else(|| format!("its `{INPUT_RANGE}` is no finite f64 above 0"))
+    }
+
+    /// Says how its converters see input and output: as calibrated where there is nothing else.
+    pub fn set_ranges(self, context: &'c Context, columns: Option<&Columns>, input: Option<f64>) {
+        let shift = columns.map(|columns| columns.shift.iter().map(|&k| i64::from(k)).collect::<Vec<_>>());
+        self.set(COLUMN_SHIFT, shift.map(|shift| ir::i64s(context, &shift)));
+        self.set(COLUMN_CALIBRATION, columns.map(|columns| columns.calibration.to_attribute(context)));
+        self.set(INPUT_RANGE, input.map(|range| ir::float(context, range)));
+    }
+
+    /// Sets an attribute, or removes it.
+    fn set(self, name: &str, value: Option<Attribute<'c>>) {
+        let mut operation = ffi::as_mut(self.operation());
+        match value {
+            Some(value) => operation.set_attribute(name, value),
+            // What is not there needs no removal.
+            None => drop(operation.remove_attribute(name)),
+        }
+    }
+
     /// How its products are computed.
     pub fn execution(self) -> Result<Execution, String> {
         let operation = self.operation();
@@ -306,18 +336,12 @@ impl<'c, 'a> AnalogOp<'c, 'a> {
 
     /// Says how its products are computed.
     pub fn set_execution(self, context: &'c Context, execution: Execution) {
-        let mut operation = ffi::as_mut(self.operation());
-        let mut set = |name: &str, value: Option<Attribute<'c>>| match value {
-            Some(value) => operation.set_attribute(name, value),
-            // What is not there needs no removal.
-            None => drop(operation.remove_attribute(name)),
-        };
         let (reads, digital) = match execution {
             Execution::Analog { reads } => (Some(reads).filter(|&reads| reads > 1), false),
             Execution::Digital => (None, true),
         };
-        set(READS, reads.map(|reads| ir::integer(context, i64::from(reads))));
-        set(DIGITAL, digital.then(|| Attribute::unit(context)));
+        self.set(READS, reads.map(|reads| ir::integer(context, i64::from(reads))));
+        self.set(DIGITAL, digital.then(|| Attribute::unit(context)));
     }
 
     /// The sensitivity, once ranked.

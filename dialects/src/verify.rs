@@ -106,6 +106,7 @@ fn verify_analog(
     {
         return Err(format!("its column_shift has {} numbers for {channels} channels", columns.shift.len()));
     }
+    op.input_range()?;
     op.execution()?;
     let operation = op.operation();
     if operation.has_attribute(analog::GRADIENT_NORM)

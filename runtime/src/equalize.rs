@@ -1,4 +1,5 @@
-//! Converter ranges: by how much each output channel of a layer is scaled in front of the converter.
+//! Converter ranges: by how much each output channel of a layer is scaled in front of the converter, and where the converters of its
+//! input clip.
 //!
 //! A converter adds the same noise to every channel, whatever a channel's own range. Scaling channel c by 2^k in front of it, by its
 //! stationary weights, and undoing that digitally behind it leaves the network as it is and divides the channel's noise by 2^k; the
@@ -7,6 +8,9 @@
 //! k = ¼·log₂(G/r²) + constant (Cauchy-Schwarz). The estimate is one of small noise, so that G is measured under the noise, and
 //! whether a choice is taken, and how far along its direction, is decided by the distillation loss of samples that it was not made of:
 //! never one that is worse than none.
+//!
+//! Noise at the input follows the full scale of the input's converters, which need not reach the largest value: what they clip is an
+//! error, too, and a full scale at which both together are least, or one on the way to it, is tried with every choice of scales.
 
 use crate::{
     error::ExecError,
@@ -14,13 +18,14 @@ use crate::{
         Batch, Executor,
         samples::{Samples, halves},
     },
-    measure::{channels::ChannelSums, curvature::Slopes},
+    kernels::noise::Law,
+    measure::{channels::ChannelSums, curvature::Slopes, inputs::Magnitudes},
     program::{Calibration, Columns, Layer},
     search::{Found, Judge},
 };
 use mxc_spec::{
     calibration::MAX_COLUMN_SHIFT,
-    noise::{Reference, Scale},
+    noise::{Reference, Scale, Site},
 };
 
 /// How scales are chosen.
@@ -44,9 +49,20 @@ const CURVATURE_FLOOR: f64 = 0.1;
 /// The share of the layer's mean square that every channel has at least: a dead channel must not take all of the range.
 const POWER_FLOOR: f64 = 1e-3;
 
-/// Chooses the scales of every layer whose noise follows a converter's range ([`Scale::Range`]) on a calibrated program, from
-/// samples without labels: half of them measure, half of them judge. By layer; `None` where
-/// nothing is scaled. The executor is left with what was chosen.
+/// How a layer's converters are used, where it is not as calibrated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ranges {
+    /// Those of the output.
+    pub columns: Option<Columns>,
+    /// The full scale of the input's.
+    pub input: Option<f64>,
+}
+
+/// Of the shares of the input's full scale at which errors are least, the powers that are tried.
+const CLIPPED: [f64; 2] = [1.0, 0.5];
+
+/// Chooses the ranges of every layer whose noise follows a converter's range ([`Scale::Range`]) on a calibrated program, from
+/// samples without labels: half of them measure, half of them judge. By layer. The executor is left with what was chosen.
 ///
 /// # Errors
 ///
@@ -56,18 +72,65 @@ pub fn equalize(
     batch: Batch<'_>,
     seed: u64,
     stopped: &dyn Fn() -> bool,
-) -> Result<Found<Vec<Option<Columns>>>, ExecError> {
+) -> Result<Found<Vec<Ranges>>, ExecError> {
     let count = batch.samples.len();
     let [measuring, judging] = halves(count).map(|places| Samples::new(batch, places));
     let channels = executor.channels(&mut Samples::new(batch, 0..count).batches())?;
+    let inputs = input_ranges(executor, &Samples::new(batch, 0..count))?;
     let propose = |layers: &[Layer], curvature: &[Slopes], round: u32| {
-        let columns = |rule| columns(layers, rule, &channels, curvature);
-        rules(layers, round).into_iter().map(columns).collect()
+        let own: Vec<Option<Columns>> = layers.iter().map(|layer| layer.columns.clone()).collect();
+        let scaled = rules(layers, round).into_iter().map(|rule| columns(layers, rule, &channels, curvature));
+        let scaled: Vec<Vec<Option<Columns>>> = scaled.collect();
+        let both = |columns: &[Option<Columns>], inputs: &[Option<f64>]| -> Vec<Ranges> {
+            let pairs = columns.iter().zip(inputs);
+            pairs.map(|(columns, &input)| Ranges { columns: columns.clone(), input }).collect()
+        };
+        let kept: Vec<Option<f64>> = layers.iter().map(|layer| layer.input_range).collect();
+        let mut choices: Vec<Vec<Ranges>> = scaled.iter().map(|columns| both(columns, &kept)).collect();
+        for inputs in &inputs {
+            choices.extend([&own].into_iter().chain(&scaled).map(|columns| both(columns, inputs)));
+        }
+        choices
     };
     let judge = Judge::new(executor, judging, seed, stopped)?;
-    judge.search(executor, &measuring, vec![None; channels.len()], propose, |layers, columns| {
-        layers.iter_mut().zip(columns).for_each(|(layer, columns)| layer.columns.clone_from(columns));
+    judge.search(executor, &measuring, vec![Ranges::default(); channels.len()], propose, |layers, ranges| {
+        for (layer, ranges) in layers.iter_mut().zip(ranges) {
+            (layer.columns, layer.input_range) = (ranges.columns.clone(), ranges.input);
+        }
     })
+}
+
+/// The full scales to try of every layer's input; none where no layer has noise there.
+fn input_ranges(executor: &Executor, samples: &Samples<'_>) -> Result<Vec<Vec<Option<f64>>>, ExecError> {
+    // The mean square of what is added, as a share of the full scale's.
+    let noise = |layer: &Layer| -> f64 {
+        let components = layer.noise.spec.components.iter().filter(|component| component.site == Site::Input);
+        let laws = components.map(|component| Law::of(&component.model));
+        let [mean, variance] = laws.fold([0.0; 2], |[mean, variance], law| {
+            [mean + law.mean, variance + law.spread * law.spread * law.variance]
+        });
+        variance + mean * mean
+    };
+    let layers = executor.program().layers();
+    let noises = layers.iter().map(|layer| if has_range(layer) { noise(layer) } else { 0.0 });
+    let noises: Vec<f64> = noises.collect();
+    if noises.iter().all(|&noise| noise == 0.0) {
+        return Ok(Vec::new());
+    }
+    let magnitudes = executor.input_magnitudes(&mut samples.batches())?;
+    let shares = magnitudes.iter().zip(&noises).map(|(magnitudes, &noise): (&Magnitudes, _)| {
+        magnitudes.least_error(noise).filter(|&share| noise > 0.0 && share < 1.0)
+    });
+    let shares: Vec<Option<f64>> = shares.collect();
+    let range = |(layer, share): (&Layer, &Option<f64>), power: f64| {
+        Some(layer.calibration?.input_absmax * (*share)?.powf(power))
+    };
+    Ok(CLIPPED.map(|power| layers.iter().zip(&shares).map(|pair| range(pair, power)).collect()).to_vec())
+}
+
+/// Whether a converter's range is the layer's to choose.
+fn has_range(layer: &Layer) -> bool {
+    layer.is_noisy(true) && layer.noise.scale == Scale::Range && layer.calibration.is_some()
 }
 
 /// The rules to try; later rounds refine.
@@ -88,10 +151,7 @@ fn rules(layers: &[Layer], round: u32) -> Vec<Rule> {
 fn columns(layers: &[Layer], rule: Rule, channels: &[ChannelSums], curvature: &[Slopes]) -> Vec<Option<Columns>> {
     let layers = layers.iter().zip(channels).zip(curvature);
     let choose = |((layer, sums), Slopes { squares: slopes, .. }): ((&Layer, &ChannelSums), &Slopes)| {
-        let calibration = layer.calibration.filter(|_| layer.noise.scale == Scale::Range)?;
-        if !layer.is_noisy(true) || sums.elements == 0 {
-            return None;
-        }
+        let calibration = layer.calibration.filter(|_| has_range(layer) && sums.elements > 0)?;
         let shift = shifts(rule, sums, slopes)?;
         let calibration = sums.calibration(&shift, calibration);
         Some(Columns { shift, calibration })

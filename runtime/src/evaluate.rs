@@ -5,7 +5,7 @@ use crate::{
     data::{self, DataError, Source},
     error::ExecError,
     exec::{Batch, Executor, Key, Mode, Purpose},
-    program::{Calibration, Execution, Program},
+    program::{Calibration, Layer, Program},
     task::Scores,
 };
 use mxc_spec::{
@@ -240,8 +240,7 @@ fn evaluate_model(
     let noisy_layers = !program.layers().is_empty();
     let denoisers = program.has_denoisers();
     // Converter ranges and reads change what noise does, and nothing without it.
-    let cleans = denoisers
-        || program.layers().iter().any(|layer| layer.columns.is_some() || layer.execution != Execution::default());
+    let cleans = denoisers || program.layers().iter().any(Layer::is_helped);
     let samples = check(program, data, options)?;
     let runs = if noisy_layers { options.runs } else { 1 };
     let chips = options.chips.map_or(0, |chips| chips.count);
@@ -729,7 +728,8 @@ mod tests {
             noise: LayerNoise::default(),
             calibration: None,
             columns: None,
-            execution: Execution::default(),
+            input_range: None,
+            execution: crate::program::Execution::default(),
         };
         for index in 0..layers {
             program.layer(layer(index)).unwrap();

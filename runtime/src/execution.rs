@@ -19,7 +19,7 @@ use crate::{
     kernels::noise::Law,
     knapsack::{self, Choice},
     measure::curvature::Slopes,
-    program::{Execution, Layer},
+    program::{Execution, Layer, Program},
     search::{Found, Judge},
 };
 use mxc_spec::{
@@ -61,8 +61,11 @@ pub fn choose(
     let [measuring, judging] = halves(batch.samples.len()).map(|places| Samples::new(batch, places));
     let energies = crossbar::energies(executor.program(), hardware);
     let all: f64 = energies.iter().map(|energy| energy.first).sum();
+    let powers = weight_powers(executor.program());
     let propose = |layers: &[Layer], curvature: &[Slopes], _: u32| {
-        let losses: Vec<Estimate> = layers.iter().zip(curvature).map(Estimate::of).collect();
+        let losses = layers.iter().zip(curvature).zip(&powers);
+        let losses: Vec<Estimate> =
+            losses.map(|((layer, slopes), powers)| Estimate::of(layer, slopes, powers)).collect();
         let tried = |power| {
             let losses: Vec<Estimate> = losses.iter().map(|loss| loss.flattened(power)).collect();
             least(&losses, &energies, budget * all)
@@ -89,19 +92,25 @@ struct Estimate {
 }
 
 impl Estimate {
-    fn of((layer, Slopes { squares: slopes, .. }): (&Layer, &Slopes)) -> Self {
-        let variance = |lifetime: Lifetime| -> f64 {
-            let components = layer.noise.spec.components.iter();
-            let of = |component: &&Component| component.site == Site::Output && component.lifetime == lifetime;
-            let laws = components.filter(of).map(|component| Law::of(&component.model));
-            laws.map(|law| law.spread * law.spread * law.variance).sum()
-        };
-        let s = layer.magnitude(Site::Output, true).unwrap_or(0.0);
+    /// Of a layer whose output channels have the sums of squared weights `powers`, by which noise of the input reaches them.
+    fn of(layer: &Layer, Slopes { squares: slopes, .. }: &Slopes, powers: &[f64]) -> Self {
         let shift =
             |channel: usize| layer.columns.as_ref().and_then(|columns| columns.shift.get(channel)).map_or(0, |&k| k);
+        let behind = slopes.iter().zip(powers).map(|(slope, power)| slope * power).sum::<f64>();
         let slopes = slopes.iter().enumerate().map(|(channel, slope)| slope * f64::from(-2 * shift(channel)).exp2());
-        let square = s * s * slopes.sum::<f64>();
-        Self { redrawn: square * variance(Lifetime::Sample), kept: square * variance(Lifetime::Chip) }
+        let sites = [(Site::Output, slopes.sum::<f64>()), (Site::Input, behind)];
+        let of = |lifetime: Lifetime| -> f64 {
+            let at = |(site, slopes): (Site, f64)| {
+                let components = layer.noise.spec.components.iter();
+                let of = |component: &&Component| component.site == site && component.lifetime == lifetime;
+                let laws = components.filter(of).map(|component| Law::of(&component.model));
+                let variance: f64 = laws.map(|law| law.spread * law.spread * law.variance).sum();
+                let s = layer.magnitude(site, true).unwrap_or(0.0);
+                s * s * variance * slopes
+            };
+            sites.map(at).iter().sum()
+        };
+        Self { redrawn: of(Lifetime::Sample), kept: of(Lifetime::Chip) }
     }
 
     /// Its sum to a power, in the same parts.
@@ -118,6 +127,22 @@ impl Estimate {
             Execution::Digital => 0.0,
         }
     }
+}
+
+/// By layer, the sum of every output channel's squared weights.
+fn weight_powers(program: &Program) -> Vec<Vec<f64>> {
+    let mut powers = vec![Vec::new(); program.layers().len()];
+    for node in program.nodes() {
+        if let Some(layer) = node.op.analog_layer()
+            && let Some(weight) = &program.values()[node.inputs[1]].constant
+        {
+            // [O, …], an output's weights one after another.
+            let outputs = weight.shape().first().copied().unwrap_or(1).max(1);
+            let rows = weight.values().chunks_exact((weight.len() / outputs).max(1));
+            powers[layer] = rows.map(|row| row.iter().map(|&w| f64::from(w).powi(2)).sum()).collect();
+        }
+    }
+    powers
 }
 
 /// The executions that leave least, of those whose additional energy is within a budget.

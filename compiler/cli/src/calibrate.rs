@@ -32,8 +32,8 @@ pub fn run(args: &CalibrateArgs, global: &Global) -> Result<(), Failure> {
 /// What ranges and fits changed, as JSON: distillation losses of the samples that judged.
 pub fn report(ranges: Option<Ranges>, fitted: Option<&Fitted>, skipped: Option<usize>) -> serde_json::Value {
     let mut report = serde_json::json!({
-        "ranges": ranges.map(|Ranges { channels, before, after }| {
-            serde_json::json!({ "column_shifts": channels, "loss_before": before, "loss_after": after })
+        "ranges": ranges.map(|Ranges { channels, inputs, before, after }| {
+            serde_json::json!({ "column_shifts": channels, "input_ranges": inputs, "loss_before": before, "loss_after": after })
         }),
         "closed_form": fitted.map(|Fitted { gain, before, after }| {
             serde_json::json!({ "gain": gain, "loss_before": before, "loss_after": after })
@@ -48,9 +48,10 @@ pub fn report(ranges: Option<Ranges>, fitted: Option<&Fitted>, skipped: Option<u
 /// The same in words.
 pub fn told(ranges: Option<Ranges>, fitted: Option<&Fitted>) -> String {
     let mut text = String::new();
-    if let Some(Ranges { channels, before, after }) = ranges {
+    if let Some(Ranges { channels, inputs, before, after }) = ranges {
         text += &format!(
-            "converter ranges: {channels} channels have a shift of 4 bits; distillation loss {before:.4} → {after:.4}\n"
+            "converter ranges: {channels} channels have a shift of 4 bits{}; distillation loss {before:.4} → {after:.4}\n",
+            if inputs > 0 { format!(", {inputs} layers clip their inputs") } else { String::new() }
         );
     }
     if let Some(Fitted { gain, before, after }) = fitted {

@@ -225,6 +225,7 @@ fn training(
         learning_rate: options.learning_rate.unwrap_or(default.learning_rate),
         epochs: options.epochs.unwrap_or_else(|| recipe.epochs(samples, batch)),
         batch,
+        mix: recipe.mixes(samples),
         limit: options.limit,
         seed: options.seed,
         parent_sha256,

@@ -85,8 +85,9 @@ impl<'c> Loader<'c, '_> {
         let noise = analog.noise().map_err(wrong)?;
         let calibration = analog.calibration().map_err(wrong)?;
         let columns = analog.columns().map_err(wrong)?;
+        let input_range = analog.input_range().map_err(wrong)?;
         let execution = analog.execution().map_err(wrong)?;
-        let layer = Layer { name, channels, noise, calibration, columns, execution };
+        let layer = Layer { name, channels, noise, calibration, columns, input_range, execution };
         self.program.layer(layer).map_err(|error| fail(op, error.to_string()))
     }
 

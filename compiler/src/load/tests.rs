@@ -132,8 +132,17 @@ func.func @main(%x: tensor<?x6x6x4xf32>) -> tensor<?x6x6x8xf32> {
 fn analog_layers_and_denoisers() {
     let weights = store(&[("w", &[8, 1, 1, 4]), ("a", &[8])]);
     let program = load_with(DENOISED, &weights).unwrap();
-    let [Layer { name, channels, noise, calibration, columns: _, execution: Execution::Analog { reads: 1 } }] =
-        program.layers()
+    let [
+        Layer {
+            name,
+            channels,
+            noise,
+            calibration,
+            columns: _,
+            input_range: None,
+            execution: Execution::Analog { reads: 1 },
+        },
+    ] = program.layers()
     else {
         panic!("{:?}", program.layers())
     };

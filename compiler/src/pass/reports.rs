@@ -24,6 +24,8 @@ pub struct Reports {
 pub struct Ranges {
     /// How many channels have a scale: a number of four bits each.
     pub channels: u64,
+    /// How many layers' inputs have a full scale other than their largest value.
+    pub inputs: u64,
     /// The distillation loss under noise without scales, on samples that the scales were not made of.
     pub before: f64,
     /// And with them.

@@ -1,4 +1,5 @@
-//! `equalize-ranges`: chooses how much of its converters' range each output channel of an analog layer uses.
+//! `equalize-ranges`: chooses how much of its converters' range each output channel of an analog layer uses, and where the converters of
+//! its input clip.
 //!
 //! ```mlir
 //! %1 = "analog.conv2d"(…) {layer = "conv1", calibration = {rms = 2.0, absmax = 9.5, …}, …}
@@ -9,25 +10,22 @@
 //!
 //! Channel c reaches the converter scaled by 2^`column_shift[c]`, which a shift undoes behind it: the layer computes the same and the
 //! channel has less of the converter's noise. `column_calibration` is of the scaled output. The weights stay as they are.
-//! Scales are chosen by the distillation loss under the noise (`runtime/src/equalize.rs`), so that the pass follows
+//! Where the layer has noise at its input, `input_range` may become the full scale there: below the largest value, so that both the noise
+//! and what is clipped are small.
+//! Both are chosen by the distillation loss under the noise (`runtime/src/equalize.rs`), so that the pass follows
 //! `annotate-noise` and `rank-sensitivity`; layers whose noise follows no converter's range (another scale than `range`) get none.
 
 use crate::{
     measuring::{self, Measuring},
     pass::{OptionError, Options, Pass, PassContext, PassError, Ranges},
 };
-use melior::{
-    Context,
-    ir::operation::{OperationLike, OperationMutLike},
+use melior::Context;
+use mxc_dialects::{analog::AnalogOp, erase::ModuleMut, noise::Scale};
+use mxc_runtime::{
+    equalize::{self, equalize},
+    search::Found,
 };
-use mxc_dialects::{
-    analog::{self, AnalogOp},
-    erase::ModuleMut,
-    ffi,
-    ir::{self, DictionaryValue},
-    noise::Scale,
-};
-use mxc_runtime::{equalize::equalize, search::Found};
+use std::collections::BTreeMap;
 
 /// See the module.
 pub struct EqualizeRanges(Measuring);
@@ -57,28 +55,18 @@ impl Pass for EqualizeRanges {
         if !ready.has_data(Self::NAME, cx) {
             return Ok(());
         }
-        let Found { choice: columns, before, after } = ready.choose(cx, equalize)?;
-        let names: Vec<String> = ready.executor.program().layers().iter().map(|layer| layer.name.clone()).collect();
-        let mut channels = 0;
+        let Found { choice, before, after } = ready.choose(cx, equalize)?;
+        let names = ready.executor.program().layers().iter().map(|layer| layer.name.clone());
+        let by_name: BTreeMap<String, equalize::Ranges> = names.zip(choice).collect();
+        let mut report = Ranges { channels: 0, inputs: 0, before, after };
         for op in layers {
-            let layer = op.layer();
-            let found = names.iter().zip(&columns).find(|(name, _)| **name == layer);
-            let mut operation = ffi::as_mut(op.operation());
-            let Some(columns) = found.and_then(|(_, columns)| columns.as_ref()) else {
-                // Of an earlier run.
-                for name in [analog::COLUMN_SHIFT, analog::COLUMN_CALIBRATION] {
-                    if op.operation().attribute(name).is_ok() {
-                        let _ = operation.remove_attribute(name);
-                    }
-                }
-                continue;
-            };
-            let shift: Vec<i64> = columns.shift.iter().map(|&k| i64::from(k)).collect();
-            channels += shift.len() as u64;
-            operation.set_attribute(analog::COLUMN_SHIFT, ir::i64s(context, &shift));
-            operation.set_attribute(analog::COLUMN_CALIBRATION, columns.calibration.to_attribute(context));
+            // An earlier run's are overwritten.
+            let ranges = by_name.get(&op.layer()).cloned().unwrap_or_default();
+            report.channels += ranges.columns.as_ref().map_or(0, |columns| columns.shift.len() as u64);
+            report.inputs += u64::from(ranges.input.is_some());
+            op.set_ranges(context, ranges.columns.as_ref(), ranges.input);
         }
-        cx.reports.ranges = Some(Ranges { channels, before, after });
+        cx.reports.ranges = Some(report);
         Ok(())
     }
 }

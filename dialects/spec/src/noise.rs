@@ -3,7 +3,7 @@
 //! ```text
 //! spec      = component { "+" component } | share             (a bare share is a Gaussian's sigma) | "ideal"
 //! component = model [ "(" argument { "," argument } ")" ]     (the models and their arguments: MODELS)
-//! argument  = name "=" share | "lifetime" "=" ( "sample" | "chip" )
+//! argument  = name "=" share | "site" "=" ( "input" | "output" ) | "lifetime" "=" ( "sample" | "chip" )
 //! share     = decimal [ "%" ]                                 (over 1 only with the sign)
 //! ```
 
@@ -76,6 +76,28 @@ pub enum Site {
     PartialSum,
     /// On the product, bias included.
     Output,
+}
+
+impl Site {
+    /// Where a specification may put a component that acts on signals, in their text form.
+    const SIGNALS: &'static [&'static str] = &["input", "output"];
+
+    /// Whether a component there acts on what goes into or comes out of a tile: such a one may act on either.
+    fn is_signal(self) -> bool {
+        match self {
+            Self::Input | Self::Output => true,
+            Self::Weight | Self::PartialSum => false,
+        }
+    }
+
+    /// One of [`Site::SIGNALS`].
+    fn signal(text: &str) -> Result<Self, NoiseError> {
+        match text {
+            "input" => Ok(Self::Input),
+            "output" => Ok(Self::Output),
+            _ => Err(NoiseError::Choice { option: "site", value: text.to_owned(), choices: Self::SIGNALS }),
+        }
+    }
 }
 
 impl fmt::Display for Site {
@@ -172,17 +194,17 @@ type Arguments<'a> = dyn FnMut(&'static str, Option<f64>) -> Result<f64, String>
 pub struct ModelInfo {
     /// Its name in specifications.
     pub name: &'static str,
-    /// Where it acts.
+    /// Where it acts; unless a specification says otherwise where it is one of signals.
     pub site: Site,
     /// What it adds, in one line.
     pub help: &'static str,
-    /// Its own arguments; `lifetime` is every model's.
+    /// Its own arguments; `lifetime` is every model's, `site` that of every model that acts on signals.
     pub arguments: &'static [Argument],
     make: fn(&mut Arguments<'_>) -> Result<Model, String>,
 }
 
 impl ModelInfo {
-    /// How it is written: `gaussian(sigma=SHARE[,mu=SHARE][,lifetime=sample|chip])`.
+    /// How it is written: `gaussian(sigma=SHARE[,mu=SHARE][,site=input|output][,lifetime=sample|chip])`.
     fn usage(&self) -> String {
         let mut arguments = String::new();
         for (index, argument) in self.arguments.iter().enumerate() {
@@ -193,7 +215,16 @@ impl ModelInfo {
             let written = format!("{comma}{}={word}", argument.name);
             arguments.push_str(&if argument.default.is_some() { format!("[{written}]") } else { written });
         }
+        if self.site.is_signal() {
+            arguments.push_str(&format!("[,site={}]", Site::SIGNALS.join("|")));
+        }
         format!("{}({arguments}[,lifetime={}])", self.name, Lifetime::WORDS.join("|"))
+    }
+
+    /// The names of its arguments.
+    fn known(&self) -> Vec<String> {
+        let own = self.arguments.iter().map(|argument| argument.name);
+        own.chain(self.site.is_signal().then_some("site")).chain(["lifetime"]).map(str::to_owned).collect()
     }
 }
 
@@ -306,7 +337,7 @@ pub fn help() -> String {
 /// One source of noise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Component {
-    /// Where it acts; the text form always means the model's own site.
+    /// Where it acts: where its model does, unless the text form says otherwise.
     pub site: Site,
     /// How long a draw lasts.
     pub lifetime: Lifetime,
@@ -363,20 +394,18 @@ fn parse_component(spec: &str, text: &str) -> Result<Component, NoiseError> {
 }
 
 fn parse_arguments(info: &ModelInfo, text: &str) -> Result<Component, String> {
-    let (mut values, mut lifetime) = (BTreeMap::new(), None);
+    let (mut values, mut site, mut lifetime) = (BTreeMap::new(), None, None);
+    let word = |error: NoiseError| error.to_string();
     for argument in text.split(',').map(str::trim).filter(|argument| !argument.is_empty()) {
         let (key, value) = argument.split_once('=').ok_or_else(|| format!("`{argument}` is not KEY=VALUE"))?;
         let (key, value) = (key.trim(), value.trim());
         let repeated = match info.arguments.iter().find(|argument| argument.name == key) {
             Some(argument) => values.insert(argument.name, argument.parse(value)?).is_some(),
-            None if key == "lifetime" => {
-                lifetime.replace(value.parse().map_err(|error: NoiseError| error.to_string())?).is_some()
+            None if key == "lifetime" => lifetime.replace(value.parse().map_err(word)?).is_some(),
+            None if key == "site" && info.site.is_signal() => {
+                site.replace(Site::signal(value).map_err(word)?).is_some()
             }
-            None => {
-                let mut known: Vec<String> = info.arguments.iter().map(|argument| argument.name.to_owned()).collect();
-                known.push("lifetime".to_owned());
-                return Err(format!("{} has no `{key}`, only {}", info.name, list(&known)));
-            }
+            None => return Err(format!("{} has no `{key}`, only {}", info.name, list(&info.known()))),
         };
         if repeated {
             return Err(format!("`{key}` is given twice"));
@@ -385,7 +414,8 @@ fn parse_arguments(info: &ModelInfo, text: &str) -> Result<Component, String> {
     let model = (info.make)(&mut |name, default| {
         values.get(name).copied().or(default).ok_or_else(|| format!("{} needs a {name}", info.name))
     })?;
-    Ok(Component { lifetime: lifetime.unwrap_or(Lifetime::Sample), ..Component::new(model) })
+    let (site, lifetime) = (site.unwrap_or(info.site), lifetime.unwrap_or(Lifetime::Sample));
+    Ok(Component { site, lifetime, model })
 }
 
 impl FromStr for NoiseSpec {
@@ -439,6 +469,9 @@ impl fmt::Display for Component {
             .filter(|(argument, value)| argument.default != Some(*value))
             .map(|(argument, value)| format!("{}={}", argument.name, argument.show(value)))
             .collect();
+        if self.site != info.site {
+            written.push(format!("site={}", self.site));
+        }
         if self.lifetime != Lifetime::Sample {
             written.push(format!("lifetime={}", self.lifetime));
         }
@@ -523,6 +556,8 @@ mod tests {
             ("gaussian(sigma=0.0333333333333333333)", "gaussian(sigma=0.03333333333333333)"),
             ("uniform(width=20%)+gaussian(sigma=1%)", "uniform(width=20%)+gaussian(sigma=1%)"),
             ("uniform( lifetime = chip, width = 0.2 )", "uniform(width=20%,lifetime=chip)"),
+            ("gaussian(sigma=1%,site=output)", "gaussian(sigma=1%)"),
+            ("uniform(width=1%,lifetime=chip,site=input)", "uniform(width=1%,site=input,lifetime=chip)"),
             ("ideal", "ideal"),
         ] {
             let spec: NoiseSpec = text.parse().unwrap();
@@ -544,10 +579,12 @@ mod tests {
             ("gaussian(sigma=-1%)", "negative"),
             ("gaussian(sigma=1%", "closing"),
             ("gaussian(sigma=1%,sigma=2%)", "twice"),
-            ("gaussian(sigma=1%,tau=2)", "gaussian has no `tau`, only sigma, mu and lifetime"),
+            ("gaussian(sigma=1%,tau=2)", "gaussian has no `tau`, only sigma, mu, site and lifetime"),
+            ("gaussian(sigma=1%,site=weight)", "site \"weight\" is not one of input, output"),
+            ("gaussian(sigma=1%,site=input,site=input)", "`site` is given twice"),
             ("gaussian(sigma=1%,lifetime=day)", "lifetime \"day\" is not one of sample, chip"),
             ("uniform()", "uniform needs a width"),
-            ("uniform(sigma=1%)", "uniform has no `sigma`, only width and lifetime"),
+            ("uniform(sigma=1%)", "uniform has no `sigma`, only width, site and lifetime"),
             ("gaussian(sigma=nan)", "not a number"),
             ("gaussian(sigma=6)", "did you mean 6%?"),
             ("gaussian(sigma=6%,mu=-2)", "did you mean -2%?"),

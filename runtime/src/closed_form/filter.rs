@@ -120,6 +120,13 @@ impl Sums {
         self.squares.iter_mut().zip(&other.squares).for_each(|(sum, other)| *sum += other);
     }
 
+    /// Of both halves.
+    fn of([a, b]: &[Self; 2]) -> Self {
+        let mut all = a.clone();
+        all.merge(b);
+        all
+    }
+
     /// A channel's matrix E[f·fᵀ] and vector E[f·d], where an image's mean counts so much more ([`Slopes::coherence`]).
     ///
     /// [`Slopes::coherence`]: crate::measure::curvature::Slopes::coherence
@@ -155,9 +162,7 @@ fn accumulate<T: Copy + Into<f64>>(sums: &mut [f64], a: &[T], b: &[T]) {
 
 /// Every channel's filter: of all pixels, shortened by what such a filter of one half is worth on the other.
 pub(super) fn solve(halves: &[Sums; 2]) -> Filters {
-    let [a, b] = halves;
-    let mut all = a.clone();
-    all.merge(b);
+    let ([a, b], all) = (halves, Sums::of(halves));
     let (channels, taps) = (all.channels, all.features - 1);
     let onto = [products(a, b, 0.0), products(b, a, 0.0)];
     let mut filters = Filters { taps: vec![0.0; taps * channels], constants: vec![0.0; channels] };
@@ -180,9 +185,7 @@ impl Filters {
     /// The same followed by the scale and shift of every channel that give it the mean and deviation of `gain` times what was to be
     /// given: least squares shrink every channel, which compounds over many layers.
     pub fn rescaled(mut self, halves: &[Sums; 2], gain: f64) -> Self {
-        let [a, b] = halves;
-        let mut all = a.clone();
-        all.merge(b);
+        let all = Sums::of(halves);
         let taps = all.features - 1;
         let middle = taps / 2;
         for channel in 0..all.channels {

@@ -22,7 +22,6 @@ use crate::{
         samples::Samples,
     },
     measure::{Part, channels::ChannelSums, curvature::Slopes},
-    program::Op,
     sync::lock,
 };
 use mxc_spec::denoise::{Kind, expression::Site};
@@ -62,19 +61,8 @@ pub fn measure(
     let count = batch.samples.len().min(super::fitting(&trial));
     let samples = Samples::new(batch, 0..count);
     let curvature = executor.curvature(&mut samples.batches(), Key::calibration(seed, 3))?;
-    let mut spatial = vec![false; program.layers().len()];
-    for node in program.nodes() {
-        if let Some(layer) = node.op.analog_layer() {
-            spatial[layer] = matches!(node.op, Op::Conv2d(_));
-        }
-    }
-    let survey = Survey {
-        choices,
-        most,
-        curvature: &curvature,
-        spatial,
-        worths: Mutex::new(vec![Vec::new(); program.layers().len()]),
-    };
+    let survey =
+        Survey { choices, most, curvature: &curvature, worths: Mutex::new(vec![Vec::new(); program.layers().len()]) };
     let mut trial = Executor::new(trial, executor.threads())?;
     for whole in Samples::whole(batch, 0..count).batches() {
         trial.fit_denoisers(whole, Key::calibration(seed, 2), &survey, stopped)?;
@@ -88,8 +76,6 @@ struct Survey<'a> {
     most: u64,
     /// By layer.
     curvature: &'a [Slopes],
-    /// By layer, whether its output has rows and columns.
-    spatial: Vec<bool>,
     worths: Mutex<Vec<Vec<Worth>>>,
 }
 
@@ -116,13 +102,9 @@ impl Sums {
 }
 
 impl Survey<'_> {
-    fn site(&self, denoiser: &Denoiser) -> Site {
-        Site { spatial: self.spatial[denoiser.layer], ..denoiser.site }
-    }
-
     /// The choices that are measured at a denoiser's place, with their forms.
     fn candidates(&self, denoiser: &Denoiser) -> impl Iterator<Item = (&Vec<&'static Kind>, Vec<Form>)> {
-        let site = self.site(denoiser);
+        let site = denoiser.site;
         self.choices.iter().filter_map(move |kinds| {
             let parameters = kinds.iter().map(|kind| kind.expression().parameter_count(site)).sum::<u64>();
             let forms: Option<Vec<Form>> = kinds.iter().map(|kind| form::of(kind.expression())).collect();
@@ -141,7 +123,7 @@ impl Survey<'_> {
         // Moments are means that count an image's mean so much more.
         let share = (1.0 + coherence) / (1.0 + coherence / slopes.pixels.max(1) as f64);
         let weights: Vec<f64> = slopes.weights().iter().map(|weight| weight * share).collect();
-        let (judging, site) = (1 - fitted, self.site(denoiser));
+        let (judging, site) = (1 - fitted, denoiser.site);
         let channels = |products: Vec<[f64; 2]>| -> f64 {
             products.into_iter().zip(&weights).map(|(products, weight)| weight * taken(products)).sum()
         };
@@ -196,7 +178,7 @@ impl Fit for Survey<'_> {
     type Sums = Sums;
 
     fn start(&self, denoiser: &Denoiser) -> Option<Sums> {
-        let site = self.site(denoiser);
+        let site = denoiser.site;
         let forms: Vec<Form> = self.candidates(denoiser).flat_map(|(_, forms)| forms).collect();
         let filters = forms.iter().any(|form| matches!(form, Form::Filter { .. }));
         let pairs = forms.iter().any(|form| matches!(form, Form::Bottleneck(_)));
@@ -217,7 +199,7 @@ impl Fit for Survey<'_> {
         let flat = Site { spatial: false, ..denoiser.site };
         sums.pixels[half].add(filter::image(denoiser, flat), noisy, &lacks);
         if let Some(filters) = &mut sums.filters {
-            filters[half].add(filter::image(denoiser, self.site(denoiser)), noisy, &lacks);
+            filters[half].add(filter::image(denoiser, denoiser.site), noisy, &lacks);
         }
         if let Some(pairs) = &mut sums.pairs {
             pairs[half].add(noisy, &lacks);

@@ -17,7 +17,7 @@ use crate::{
     sync::lock,
 };
 use mxc_spec::denoise::{Kind, expression::Site};
-use std::sync::Mutex;
+use std::{collections::BTreeSet, sync::Mutex};
 
 /// A denoiser of a program.
 #[derive(Clone, Debug)]
@@ -75,9 +75,11 @@ fn behind(plan: &Plan, layer: LayerId) -> Option<Pause> {
 impl Executor {
     /// The program's denoisers, in the order of execution.
     fn denoisers(&self) -> Result<Vec<Denoiser>, ExecError> {
-        let values = self.program.values();
+        let (values, nodes) = (self.program.values(), self.program.nodes());
+        let convolutions = nodes.iter().filter(|node| matches!(node.op, Op::Conv2d(_)));
+        let spatial: BTreeSet<LayerId> = convolutions.filter_map(|node| node.op.analog_layer()).collect();
         let mut denoisers = Vec::new();
-        for node in self.program.nodes() {
+        for node in nodes {
             let Op::Denoise(Denoise { layer, kind }) = node.op else {
                 continue;
             };
@@ -85,6 +87,8 @@ impl Executor {
             let shapes: Vec<&[usize]> = weights.iter().map(|&weight| values[weight].sample.as_slice()).collect();
             let site = kind.expression().fit(self.program.layers()[layer].channels, &shapes);
             let site = site.map_err(|misfit| ExecError::Program(format!("denoise.{}: {misfit}", kind.name)))?;
+            // The weights of a kind without taps do not tell.
+            let site = Site { spatial: spatial.contains(&layer), ..site };
             denoisers.push(Denoiser { layer, kind, site, shape, weights });
         }
         Ok(denoisers)

@@ -29,6 +29,7 @@ use crate::{
         channels::{ChannelSums, Channels},
         curvature::{Curvature, Slopes},
         distortion::{Distort, Distortion},
+        inputs::{InputMagnitudes, Magnitudes},
         sensitivity::{GradientNorm, Sensitivity},
         sigma::{Sigma, SigmaSums},
     },
@@ -369,6 +370,14 @@ impl Executor {
     /// Every layer's statistics by output channel over the batches, before noise, on the clean model.
     pub fn channels<'a>(&self, batches: &mut dyn Iterator<Item = Batch<'a>>) -> Result<Vec<ChannelSums>, ExecError> {
         Ok(self.measure(&Channels { layers: self.program.layers() }, 0, batches)?.finish()?.0)
+    }
+
+    /// How every layer's input fills its calibrated full scale over the batches, on the clean network.
+    pub fn input_magnitudes<'a>(
+        &self,
+        batches: &mut dyn Iterator<Item = Batch<'a>>,
+    ) -> Result<Vec<Magnitudes>, ExecError> {
+        Ok(self.measure(&InputMagnitudes { layers: self.program.layers() }, 0, batches)?.finish()?.0)
     }
 
     /// How much every output channel's noise curves the loss, over the batches on the noisy, denoised network.

@@ -109,6 +109,7 @@ impl Net {
                     input_absmax: 0.9,
                 },
             }),
+            input_range: (self.layers % 3 == 1).then_some(0.7),
             execution: self.executions[(self.layers - 1) % 4],
         };
         self.program.layer(layer).expect("a name of its own")

@@ -44,6 +44,9 @@ pub enum Recipe {
 }
 
 impl Recipe {
+    /// Passes over samples of which there are many.
+    const EPOCHS: u32 = 5;
+
     /// The learning rate unless `--lr` says otherwise.
     pub fn learning_rate(self) -> f64 {
         match self {
@@ -73,13 +76,12 @@ impl Recipe {
     /// enough steps. After a few steps Adam has only moved away from where the closed form has put the weights; where images are
     /// blended, and each time under another noise, even a few dozen do not wear out.
     pub fn epochs(self, samples: usize, batch: usize) -> u32 {
-        const EPOCHS: u32 = 5;
         const STEPS: u32 = 320;
         match self {
-            Self::Paper | Self::Cosine => EPOCHS,
+            Self::Paper | Self::Cosine => Self::EPOCHS,
             Self::Best => {
                 let steps = u32::try_from(samples.div_ceil(batch.max(1))).unwrap_or(u32::MAX).max(1);
-                STEPS.div_ceil(steps).max(EPOCHS)
+                STEPS.div_ceil(steps).max(Self::EPOCHS)
             }
         }
     }
@@ -100,11 +102,12 @@ impl Recipe {
         }
     }
 
-    /// Whether samples are blended.
-    pub fn mixes(self) -> bool {
+    /// Whether so many samples are blended: where they are so few that they are passed more often than others. More are better as they
+    /// are: a blend is no image, and what is learned of it costs some of what is learned of images.
+    pub fn mixes(self, samples: usize) -> bool {
         match self {
             Self::Paper | Self::Cosine => false,
-            Self::Best => true,
+            Self::Best => self.epochs(samples, self.batch()) > Self::EPOCHS,
         }
     }
 
@@ -224,7 +227,7 @@ impl FinetuneOptions {
             batch: recipe.batch(),
             limit: None,
             levels: recipe.levels(),
-            mix: recipe.mixes(),
+            mix: recipe.mixes(usize::MAX),
             judge: recipe.judging(usize::MAX) > 0,
             seed: 0,
             parent_sha256: String::new(),

@@ -384,6 +384,7 @@ fn network() -> Program {
         noise: noise.clone(),
         calibration: None,
         columns: None,
+        input_range: None,
         execution: Execution::default(),
     };
     let (conv, fc) = (builder.layer(layer("conv", 4)).unwrap(), builder.layer(layer("fc", 3)).unwrap());

@@ -9,6 +9,7 @@ pub mod calibration;
 pub mod channels;
 pub mod curvature;
 pub mod distortion;
+pub mod inputs;
 pub mod sensitivity;
 pub mod sigma;
 

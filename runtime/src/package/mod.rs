@@ -40,12 +40,15 @@ pub const FORMAT_VERSION: u32 = 4;
 pub const BYTE_INPUT: &str = "byte-input";
 /// The feature of packages whose converters see scaled channels, [`Columns`](crate::program::Columns).
 pub const COLUMN_SHIFT: &str = "column-shift";
+/// The feature of packages whose tiles clip their inputs elsewhere than at the calibrated largest value,
+/// [`Layer::input_range`](crate::program::Layer::input_range).
+pub const INPUT_RANGE: &str = "input-range";
 /// The feature of packages whose tiles are read more than once, [`Execution::Analog`].
 pub const READS: &str = "reads";
 /// The feature of packages of which layers are computed digitally, [`Execution::Digital`].
 pub const DIGITAL: &str = "digital-layer";
 /// The required features that this program knows; a package that needs another is refused.
-pub const KNOWN_FEATURES: [&str; 4] = [BYTE_INPUT, COLUMN_SHIFT, READS, DIGITAL];
+pub const KNOWN_FEATURES: [&str; 5] = [BYTE_INPUT, COLUMN_SHIFT, INPUT_RANGE, READS, DIGITAL];
 
 const MANIFEST: &str = "manifest.pb";
 const MODULE: &str = "module.mlir";
@@ -128,6 +131,7 @@ impl Package {
         let layers = program.layers();
         for (name, needed) in [
             (COLUMN_SHIFT, layers.iter().any(|layer| layer.columns.is_some())),
+            (INPUT_RANGE, layers.iter().any(|layer| layer.input_range.is_some())),
             (READS, layers.iter().any(|layer| layer.execution.reads() > 1)),
             (DIGITAL, layers.iter().any(|layer| layer.execution == Execution::Digital)),
         ] {

@@ -322,6 +322,9 @@ impl Builder {
                 format!("the column shift {shift} is not 0 to {MAX_COLUMN_SHIFT}"),
             );
         }
+        if let Some(range) = layer.input_range.filter(|range| !(range.is_finite() && *range > 0.0)) {
+            return wrong(format!("layer `{}`", layer.name), format!("its input range {range} is not above 0"));
+        }
         if let Layer { name, execution: Execution::Analog { reads }, .. } = &layer
             && !(1..=MAX_READS).contains(reads)
         {

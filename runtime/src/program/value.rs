@@ -95,6 +95,8 @@ pub struct Layer {
     /// How its tile's converters see the output, where the channels' ranges were equalized. That belongs to what mxc adds to a
     /// network, as denoisers do: the noisy network without them is as it was.
     pub columns: Option<Columns>,
+    /// The full scale of the converters of its input, where it is not the calibrated largest value. What mxc adds, too.
+    pub input_range: Option<f64>,
     /// How its products are computed. What mxc adds, too.
     pub execution: Execution,
 }
@@ -110,6 +112,11 @@ impl Layer {
         if denoise { self.execution } else { Execution::default() }
     }
 
+    /// Whether mxc has added anything to the layer itself, denoisers aside.
+    pub(crate) fn is_helped(&self) -> bool {
+        self.columns.is_some() || self.input_range.is_some() || self.execution != Execution::default()
+    }
+
     /// Whether a run with noise, with or without what mxc adds, adds any to it.
     pub(crate) fn is_noisy(&self, denoise: bool) -> bool {
         self.execution(denoise) != Execution::Digital && !self.noise.spec.is_ideal()
@@ -120,7 +127,7 @@ impl Layer {
     pub fn magnitude(&self, site: Site, denoise: bool) -> Option<f64> {
         let calibration = self.columns(denoise).map(|columns| columns.calibration).or(self.calibration)?;
         match site {
-            Site::Input => Some(calibration.input_absmax),
+            Site::Input => Some(self.input_full_scale(calibration, denoise)),
             Site::Weight | Site::PartialSum => None,
             Site::Output => Some(calibration.reference(self.noise.reference)),
         }
@@ -130,6 +137,11 @@ impl Layer {
     pub(crate) fn limits(&self, denoise: bool) -> Option<[f32; 2]> {
         let calibration = self.calibration.filter(|_| self.noise.scale == Scale::Range)?;
         let output = self.columns(denoise).map_or(calibration, |columns| columns.calibration);
-        Some([calibration.input_absmax as f32, output.absmax as f32])
+        Some([self.input_full_scale(calibration, denoise) as f32, output.absmax as f32])
+    }
+
+    /// The full scale of its input's converters, with or without what mxc adds.
+    fn input_full_scale(&self, calibration: Calibration, denoise: bool) -> f64 {
+        self.input_range.filter(|_| denoise).unwrap_or(calibration.input_absmax)
     }
 }

@@ -65,7 +65,7 @@ func.func @main(%x: tensor<?x2xf32>, %w: tensor<2x2xf32>, %b: tensor<2xf32>) -> 
   %2 = "analog.fully_connected"(%x, %w, %b) {layer = "unknown", noise = {reference = "rms", scale = "range", spec = "gausian(sigma=6%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
   // expected-error@below {{analog.fully_connected "missing": noise `gaussian(mu=1%)`: gaussian needs a sigma; write for example `gaussian(sigma=6%)`}}
   %3 = "analog.fully_connected"(%x, %w, %b) {layer = "missing", noise = {reference = "rms", scale = "range", spec = "gaussian(mu=1%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
-  // expected-error@below {{analog.fully_connected "argument": noise `gaussian(sigma=6%,tau=1)`: gaussian has no `tau`, only sigma, mu and lifetime; write for example `gaussian(sigma=6%)`}}
+  // expected-error@below {{analog.fully_connected "argument": noise `gaussian(sigma=6%,tau=1)`: gaussian has no `tau`, only sigma, mu, site and lifetime; write for example `gaussian(sigma=6%)`}}
   %4 = "analog.fully_connected"(%x, %w, %b) {layer = "argument", noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%,tau=1)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
   // expected-error@below {{analog.fully_connected "sign": noise `gaussian(sigma=6%)+gaussian(sigma=4)`: `4` is over 1 without a percent sign; did you mean 4%?; write for example `gaussian(sigma=6%)`}}
   %5 = "analog.fully_connected"(%x, %w, %b) {layer = "sign", noise = {reference = "rms", scale = "range", spec = "gaussian(sigma=6%)+gaussian(sigma=4)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>

@@ -50,6 +50,9 @@ pub struct Layer {
     /// Whether it is computed on a digital unit instead.
     #[prost(bool, tag = "9")]
     pub digital: bool,
+    /// The full scale of its input's converters, where it is not the calibrated largest value.
+    #[prost(double, optional, tag = "10")]
+    pub input_range: Option<f64>,
 }
 
 /// How converters see a layer's output.

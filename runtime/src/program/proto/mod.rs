@@ -89,6 +89,7 @@ impl Program {
                 Execution::Digital => None,
             },
             digital: layer.execution == Execution::Digital,
+            input_range: layer.input_range,
         });
         let outputs = program.outputs.iter();
         let outputs = outputs.map(|&id| Output { value: id as u64, name: program.values[id].name.clone() }).collect();
@@ -196,8 +197,8 @@ impl<'a> Reader<'a> {
             (true, None) => Execution::Digital,
             (true, Some(_)) => return wrong(what(), "it is computed digitally, and read"),
         };
-        let name = layer.name.clone();
-        self.builder.layer(program::Layer { name, channels, noise, calibration, columns, execution })?;
+        let (name, input_range) = (layer.name.clone(), layer.input_range);
+        self.builder.layer(program::Layer { name, channels, noise, calibration, columns, input_range, execution })?;
         self.layers.push(false);
         Ok(())
     }

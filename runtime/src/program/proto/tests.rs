@@ -46,6 +46,7 @@ fn example() -> (program::Program, WeightStore) {
             shift: vec![0, 3, 15, 1, 0],
             calibration: program::Calibration { rms: 0.7, absmax: 4.5, ..measured },
         }),
+        input_range: Some(1.25),
         execution: program::Execution::Analog { reads: 3 },
     };
     let layer = builder.layer(layer).unwrap();
@@ -198,6 +199,8 @@ fn wrong_messages_are_refused_with_a_reason() {
     change(&|message| columns(message, &|columns| columns.calibration = None), "its columns have no calibration");
     change(&|message| message.layers[0].reads = Some(0), "it is read 0 times, not 1 to 64");
     change(&|message| message.layers[0].reads = Some(65), "it is read 65 times, not 1 to 64");
+    change(&|message| message.layers[0].input_range = Some(0.0), "its input range 0 is not above 0");
+    change(&|message| message.layers[0].input_range = Some(f64::NAN), "its input range NaN is not above 0");
     change(&|message| message.layers[0].digital = true, "it is computed digitally, and read");
     change(&|message| message.layers.push(message.layers[0].clone()), "it appears twice");
     change(
