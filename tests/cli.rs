@@ -287,6 +287,25 @@ fn same_bytes_on_one_and_two_threads() {
     assert_eq!(evals[0], evals[1]);
 }
 
+/// Features are matched where that is asked for, which the package says; the bytes do not depend on threads.
+#[test]
+fn features_are_matched() {
+    let (folder, data) = compiled(&[]);
+    let folder = folder.path();
+    let tuned = |weight: &str, threads: &str| {
+        let output = format!("tuned{weight}-{threads}.mxa");
+        let own = ["--epochs", "1", "--limit", "200", "--match-features", weight, "--threads", threads, "-o", &output];
+        succeed(mxc(folder).args(["finetune", "model.mxa", "--recipe", "best", "--data", &data]).args(own));
+        (fs::read(folder.join(&output)).unwrap(), json(mxc(folder).args(["inspect", &output, "--json"])))
+    };
+    let ((without, _), (with, inspected)) = (tuned("0", "2"), tuned("0.5", "2"));
+    assert!(with != without && with == tuned("0.5", "1").0);
+    assert_eq!(inspected["training"]["features"], 0.5);
+    let wrong = ["finetune", "model.mxa", "--match-features=-1", "--data", &data];
+    let message = fail(mxc(folder).args(wrong), 1);
+    assert!(message.contains("--match-features -1 must be 0 or more"), "{message}");
+}
+
 #[test]
 fn killed_finetune_resumes_to_the_same_bytes() {
     let (folder, data) = compiled(&[]);

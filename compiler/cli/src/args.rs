@@ -257,7 +257,7 @@ pub struct FinetuneArgs {
     /// The package to write [default: NAME.tuned.mxa]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// best: distill on blended images, Adam 1e-2 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
+    /// best: distill, few images blended, Adam 1e-2 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
     /// cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else best]
     #[arg(long, value_name = "NAME", value_parser = ["best", "paper", "cosine"])]
     pub recipe: Option<String>,
@@ -265,6 +265,9 @@ pub struct FinetuneArgs {
     /// [default: the recipe's]
     #[arg(long, value_name = "NAME", value_parser = ["cross-entropy", "distill"])]
     pub loss: Option<String>,
+    /// How much it counts, beside the loss, that layers are given what the clean network gives them, up to a gain
+    #[arg(long, value_name = "W", default_value_t = 0.0)]
+    pub match_features: f64,
     /// Use only the first N training samples
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,

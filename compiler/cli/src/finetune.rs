@@ -111,6 +111,7 @@ fn options(args: &FinetuneArgs, checkpoint: &Path, global: &Global) -> Result<Fi
         recipe: args.recipe.as_ref().map(|name| name.parse()).transpose()?,
         loss: args.loss.as_ref().map(|name| name.parse()).transpose()?,
         learning_rate: args.lr,
+        features: args.match_features,
         epochs: args.epochs,
         batch: args.batch,
         limit: args.limit,

@@ -34,6 +34,8 @@ pub struct FinetuneOptions {
     pub epochs: Option<u32>,
     /// Samples a step.
     pub batch: Option<usize>,
+    /// How much matching the clean network's features counts: see [`Objective::features`](mxc_runtime::exec::Objective::features).
+    pub features: f64,
     /// Only the first so many training samples.
     pub limit: Option<usize>,
     /// The last so many training samples are kept out; `None` is as compiled.
@@ -146,6 +148,7 @@ impl Session {
             losses: report.losses.clone(),
             loss: training.loss.to_string(),
             judged: report.judged.clone(),
+            features: training.features,
         });
         Ok(Finetuned { package: descendant(package), report: Some(report), skipped })
     }
@@ -226,6 +229,7 @@ fn training(
         epochs: options.epochs.unwrap_or_else(|| recipe.epochs(samples, batch)),
         batch,
         mix: recipe.mixes(samples),
+        features: options.features,
         limit: options.limit,
         seed: options.seed,
         parent_sha256,

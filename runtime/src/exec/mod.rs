@@ -8,6 +8,7 @@
 pub(crate) mod backend;
 pub(crate) mod buffers;
 pub(crate) mod constants;
+mod features;
 pub(crate) mod kernel;
 pub mod layerwise;
 mod native;
@@ -42,12 +43,13 @@ use crate::{
 };
 use backend::{Inputs, Prepared};
 use constants::Constants;
+use features::Features;
 use mxc_spec::{denoise, noise::NoiseSpec};
 use native::Native;
 use reference::Reference;
 use run::SampleRun;
 pub use sample::{Key, Mode, Purpose};
-use sample::{Sample, WeightGradients};
+use sample::{Sample, Seen, WeightGradients};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -111,10 +113,20 @@ pub struct Batch<'a> {
     pub samples: &'a [u64],
 }
 
+/// What a training step differentiates, besides the loss of the targets under the noise as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Objective<'a> {
+    /// What every sample's noise is multiplied by; a negative level mirrors it. Without any all are 1.
+    pub levels: &'a [f64],
+    /// How much it counts, on the mean over the analog layers, that what a layer is given is not what the clean network gives it: the
+    /// share of the clean input's energy that no multiple of the layer's input gives, 0 to 1.
+    pub features: f64,
+}
+
 /// What a training step computed over a batch.
 #[derive(Clone, Debug)]
 pub struct Gradients {
-    /// The sum of the samples' losses.
+    /// The sum of the samples' losses, with what features count.
     pub loss: f64,
     /// How many samples' largest logit is their target's.
     pub correct: usize,
@@ -234,21 +246,22 @@ impl Executor {
         targets: Targets<'_>,
         key: Key,
     ) -> Result<Gradients, ExecError> {
-        self.gradients_at(mode, batch, targets, key, &[])
+        self.gradients_of(mode, batch, targets, key, Objective::default())
     }
 
-    /// [`Self::gradients`] in any mode, every sample's noise multiplied by a level of its own; a negative one mirrors it. Without
-    /// levels all are 1.
-    pub fn gradients_at(
+    /// [`Self::gradients`] in any mode, of an objective that may be more than the loss.
+    pub fn gradients_of(
         &self,
         mode: Mode,
         batch: Batch<'_>,
         targets: Targets<'_>,
         key: Key,
-        levels: &[f64],
+        Objective { levels, features }: Objective<'_>,
     ) -> Result<Gradients, ExecError> {
         self.check_targets(batch, targets)?;
         let prepared = self.prepared(mode, Goal::Train)?;
+        let clean = (features > 0.0).then(|| self.prepared(Mode::CLEAN, Goal::Logits)).transpose()?;
+        let layers = self.program.layers().len();
         let count = batch.samples.len();
         let weight = 1.0 / count.max(1) as f64;
         let shards = self.run_shards(batch, SHARD, |worker, range| {
@@ -265,7 +278,21 @@ impl Executor {
                     tape: true,
                     level: levels.get(n).copied().unwrap_or(1.0),
                 };
+                if let Some(clean) = &clean {
+                    let weight = features / layers.max(1) as f64;
+                    let slope = weight / count.max(1) as f64;
+                    let mut features = Features { clean: vec![Vec::new(); layers], weight, slope, loss: 0.0 };
+                    let sample = Sample { mode: Mode::CLEAN, tape: false, ..sample };
+                    let observer = &mut |layer: LayerId, seen: Seen<'_>| {
+                        if let Seen::Product { input, .. } = seen {
+                            features.clean[layer].extend_from_slice(input);
+                        }
+                    };
+                    clean.forward(run, worker, &sample, Some(observer))?;
+                    worker.tools.features = Some(features);
+                }
                 prepared.forward(run, worker, &sample, None)?;
+                loss += worker.tools.features.take().map_or(0.0, |features| features.loss);
                 let mut seed = worker.tools.pool.take(self.logits_len());
                 let logits = prepared.output(run, worker, 0);
                 let (sample_loss, right) = self.program.task().loss(targets, n, logits, weight, &mut seed);

@@ -958,6 +958,66 @@ fn tile_programs_run_per_image() {
     assert_eq!(x, [0.25, 0.375, 0.625, 0.75]);
 }
 
+/// What matching features adds to the gradients against central differences (step 2⁻⁸) of what it adds to the loss, to 2 % of the
+/// largest: the runs are in f32. The same on any number of threads; nothing of a network without noise whose denoisers are the identity.
+#[test]
+fn matched_features_have_gradients() {
+    let mut net = start(Scale::Range);
+    net.executions = [analog(1); 4];
+    let x = net.input(&[6, 6, 2]);
+    let x = net.conv(x, 8, 3, 1, 1);
+    let x = net.block(x, true, 0.4);
+    let x = net.affine(x);
+    // Smooth, so that differences are slopes.
+    let x = net.unary(Unary::Tanh, x);
+    let x = net.conv(x, 8, 3, 1, 1);
+    let x = net.affine(x);
+    let program = net.classify(x, 4);
+    let (x, indices, labels) = samples(&program, 5);
+    let batch = Batch { inputs: &[&x], samples: &indices };
+    let mut executor = Executor::new(program.clone(), 1).unwrap();
+    let of = |executor: &Executor, mode: Mode, features: f64| {
+        let levels = [1.0, 0.5, -1.0, 0.0, 1.5];
+        let objective = Objective { levels: &levels, features };
+        executor.gradients_of(mode, batch, Targets::Labels(&labels), KEY, objective).unwrap()
+    };
+    let [without, with] = [0.0, 40.0].map(|features| of(&executor, Mode::DENOISED, features));
+    assert!(with.loss > without.loss + 0.1, "{} {}", with.loss, without.loss);
+    let two = of(&Executor::new(program, 2).unwrap(), Mode::DENOISED, 40.0);
+    assert_eq!((with.loss.to_bits(), &with.weights), (two.loss.to_bits(), &two.weights));
+    for (&id, gradient) in &with.weights {
+        let base = executor.weight(id).to_vec();
+        let picked: Vec<usize> = (0..base.len()).step_by((base.len() / 6).max(1)).collect();
+        let want: Vec<f64> = picked
+            .iter()
+            .map(|&at| {
+                let mut added = |by: f32| {
+                    let mut values = base.clone();
+                    values[at] += by;
+                    executor.set_weight(id, &values).unwrap();
+                    of(&executor, Mode::DENOISED, 40.0).loss - of(&executor, Mode::DENOISED, 0.0).loss
+                };
+                // Of the mean over five samples.
+                (added(1.0 / 256.0) - added(-1.0 / 256.0)) * 128.0 / 5.0
+            })
+            .collect();
+        executor.set_weight(id, &base).unwrap();
+        let got: Vec<f32> = picked.iter().map(|&at| gradient[at] - without.weights[&id][at]).collect();
+        if let Err(error) = close(&got, &want, 2e-2) {
+            panic!("weight {id}: {error}");
+        }
+    }
+    let plain = Net::resnet(1, false);
+    let (x, indices, labels) = samples(&plain, 2);
+    let batch = Batch { inputs: &[&x], samples: &indices };
+    let executor = Executor::new(plain, 1).unwrap();
+    let [without, with] = [0.0, 1.0].map(|features| {
+        let objective = Objective { levels: &[], features };
+        executor.gradients_of(Mode::CLEAN, batch, Targets::Labels(&labels), KEY, objective).unwrap().loss
+    });
+    assert_eq!(without, with);
+}
+
 #[test]
 fn weights_can_be_set() {
     let (name, program) = networks().remove(0);

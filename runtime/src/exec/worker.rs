@@ -1,6 +1,9 @@
 //! What one thread needs to run plans: buffers, bound primitives, and draws that outlast a sample.
 
-use super::buffers::{Buffer, Pool};
+use super::{
+    buffers::{Buffer, Pool},
+    features::Features,
+};
 use crate::{
     error::ExecError,
     onednn::{BoundConvolution, Convolution, Engine, Stream},
@@ -17,8 +20,13 @@ use std::{
 pub(crate) enum Extra {
     #[default]
     Nothing,
-    /// Whether the tile's input was clamped somewhere.
-    Clamped(bool),
+    /// Of a tile.
+    Tile {
+        /// Whether its input was clamped somewhere.
+        clamped: bool,
+        /// The gradient that the input has by itself, besides that through the tile.
+        pull: Option<Buffer>,
+    },
     /// The magnitude of a noise scaled by the signal.
     Magnitude(f64),
     /// What a kernel computed on its way.
@@ -29,7 +37,8 @@ impl Extra {
     /// Gives its buffers back.
     pub fn release(self, pool: &mut Pool) {
         match self {
-            Self::Nothing | Self::Clamped(_) | Self::Magnitude(_) => {}
+            Self::Nothing | Self::Magnitude(_) => {}
+            Self::Tile { pull, .. } => pull.into_iter().for_each(|buffer| pool.give(buffer)),
             Self::Buffers(buffers) => buffers.into_iter().for_each(|buffer| pool.give(buffer)),
         }
     }
@@ -52,6 +61,8 @@ pub(crate) struct Tools {
     pub chip: BTreeMap<(LayerId, usize), (rng::Stream, Vec<f32>)>,
     /// Bound primitives by the convolution's address-independent number.
     bound: BTreeMap<usize, BoundConvolution>,
+    /// What the sample's layers are compared with, if they are.
+    pub features: Option<Features>,
 }
 
 impl Tools {
@@ -81,6 +92,7 @@ impl Worker {
             pool: Pool::default(),
             chip: BTreeMap::new(),
             bound: BTreeMap::new(),
+            features: None,
         };
         Ok(Self { values: Vec::new(), extras: Vec::new(), tools })
     }

@@ -15,7 +15,7 @@ use crate::{
     data::{self, DataError, Source},
     error::ExecError,
     evaluate,
-    exec::{Batch, Executor, Gradients, Key, Mode, Purpose, samples::Samples},
+    exec::{Batch, Executor, Gradients, Key, Mode, Objective, Purpose, samples::Samples},
     program::{DType, Layer, Op, Program, ValueId},
     search::Judge,
     task::Targets,
@@ -205,6 +205,9 @@ pub struct FinetuneOptions {
     /// any input, so that few images serve as many (mixup with a consistent teacher; Beyer et al., CVPR 2022). Only by
     /// [`Loss::Distill`] and on inputs of floats.
     pub mix: bool,
+    /// How much matching the clean network's features counts beside the loss: see [`Objective::features`]. Costs a run of the clean
+    /// network a step.
+    pub features: f64,
     /// Whether the last samples are not trained on but judge what is kept: the weights of the epoch, or those of the start, under
     /// which the network is closest to the clean one, with noise and without ([`Recipe::judging`]).
     pub judge: bool,
@@ -228,6 +231,7 @@ impl FinetuneOptions {
             limit: None,
             levels: recipe.levels(),
             mix: recipe.mixes(usize::MAX),
+            features: 0.0,
             judge: recipe.judging(usize::MAX) > 0,
             seed: 0,
             parent_sha256: String::new(),
@@ -351,13 +355,13 @@ trait Trainee {
     fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError>;
     /// The clean network's logits.
     fn clean_logits(&self, batch: Batch<'_>) -> Result<Vec<f32>, ExecError>;
-    /// The gradients, every sample's noise at its level.
+    /// The gradients of an objective.
     fn gradients(
         &self,
         batch: Batch<'_>,
         targets: Targets<'_>,
         key: Key,
-        levels: &[f64],
+        objective: Objective<'_>,
     ) -> Result<Gradients, ExecError>;
     /// How far samples' results are from the clean network's logits: the distillation loss, with noise and without.
     fn judged(&self, batch: Batch<'_>, clean: &[f32], seed: u64) -> Result<f64, ExecError>;
@@ -386,9 +390,9 @@ impl Trainee for Executor {
         batch: Batch<'_>,
         targets: Targets<'_>,
         key: Key,
-        levels: &[f64],
+        objective: Objective<'_>,
     ) -> Result<Gradients, ExecError> {
-        self.gradients_at(Mode::DENOISED, batch, targets, key, levels)
+        self.gradients_of(Mode::DENOISED, batch, targets, key, objective)
     }
 
     fn judged(&self, batch: Batch<'_>, clean: &[f32], seed: u64) -> Result<f64, ExecError> {
@@ -444,6 +448,7 @@ fn identity(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> 
             ("--lr", options.learning_rate.to_string()),
             ("--epochs", options.epochs.to_string()),
             ("--batch", options.batch.to_string()),
+            ("--match-features", options.features.to_string()),
             ("--limit", options.limit.map_or("none".into(), |limit| limit.to_string())),
             ("--seed", options.seed.to_string()),
             ("--noise", noise.join("; ")),
@@ -496,6 +501,9 @@ fn check(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> Res
     }
     if !(options.learning_rate > 0.0 && options.learning_rate.is_finite()) {
         return Err(FinetuneError::Options(format!("--lr {} must be positive", options.learning_rate)));
+    }
+    if !(options.features >= 0.0 && options.features.is_finite()) {
+        return Err(FinetuneError::Options(format!("--match-features {} must be 0 or more", options.features)));
     }
     if options.loss == Loss::CrossEntropy && data.labels(&[0]).is_none() {
         return Err(FinetuneError::Options(
@@ -731,7 +739,8 @@ fn train<T: Trainee>(
                 Loss::Distill => Targets::Logits(teacher.logits(trainee, batch)?),
             };
             let levels = options.levels(&ids, key);
-            let gradients = trainee.gradients(batch, targets, key, &levels)?;
+            let objective = Objective { levels: &levels, features: options.features };
+            let gradients = trainee.gradients(batch, targets, key, objective)?;
             if !gradients.loss.is_finite() {
                 return Err(FinetuneError::Diverged { step, loss: gradients.loss });
             }

@@ -63,7 +63,13 @@ impl Trainee for Fake {
         Ok(f64::from(self.weights[&1].iter().sum::<f32>() - 0.4 * inputs / batch.samples.len() as f32).abs())
     }
 
-    fn gradients(&self, batch: Batch<'_>, targets: Targets<'_>, key: Key, _: &[f64]) -> Result<Gradients, ExecError> {
+    fn gradients(
+        &self,
+        batch: Batch<'_>,
+        targets: Targets<'_>,
+        key: Key,
+        _: Objective<'_>,
+    ) -> Result<Gradients, ExecError> {
         let Targets::Labels(labels) = targets else { panic!("the fake is trained on labels") };
         self.calls.set(self.calls.get() + 1);
         if self.kill_at == Some(self.calls.get()) {

@@ -111,6 +111,24 @@ struct Tile<P> {
     limit: Option<f32>,
 }
 
+impl<P> Tile<P> {
+    /// Compares the input with the clean network's where that is wanted, and gives the gradient of the distance in it.
+    fn compare(&self, run: &mut Forward<'_>, x: &[f32]) -> Option<Buffer> {
+        let layer = run.step.layer.filter(|_| run.sample.tape)?;
+        if !run.values.plan[run.step.inputs[0]].gradient {
+            return None;
+        }
+        let Tools { features, pool, .. } = &mut *run.tools;
+        let features = features.as_mut()?;
+        let mut gradient = pool.take(x.len());
+        if features.compare(layer, x, &mut gradient) {
+            return Some(gradient);
+        }
+        pool.give(gradient);
+        None
+    }
+}
+
 impl<P: Product> Kernel for Tile<P> {
     fn in_place(&self) -> bool {
         false
@@ -140,7 +158,8 @@ impl<P: Product> Kernel for Tile<P> {
         if let (Some(observer), Some(layer)) = (&mut run.observer, run.step.layer) {
             observer(layer, Seen::Product { input: x, output: run.out });
         }
-        run.extra = Extra::Clamped(clamped.is_some());
+        let pull = self.compare(run, x);
+        run.extra = Extra::Tile { clamped: clamped.is_some(), pull };
         Ok(())
     }
 
@@ -149,8 +168,11 @@ impl<P: Product> Kernel for Tile<P> {
             let len = run.len(0);
             let mut out = run.pool().take(len);
             self.product.backward(run, &g, &mut out)?;
-            if let (Some(limit), Extra::Clamped(true)) = (self.limit, run.extra) {
+            if let (Some(limit), Extra::Tile { clamped: true, .. }) = (self.limit, run.extra) {
                 elementwise::mask_beyond(&mut out, run.operand(0), limit);
+            }
+            if let Extra::Tile { pull: Some(pull), .. } = run.extra {
+                elementwise::add_assign(&mut out, pull);
             }
             run.add(0, out);
         }

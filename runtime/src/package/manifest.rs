@@ -247,6 +247,9 @@ pub struct Training {
     /// were kept, of equals the last.
     #[prost(double, repeated, tag = "10")]
     pub judged: Vec<f64>,
+    /// How much matching the clean network's features counted.
+    #[prost(double, tag = "11")]
+    pub features: f64,
 }
 
 impl Training {
