@@ -133,8 +133,8 @@ impl Session {
         let mut cx = PassContext { weights, samples, seed, threads: self.threads(), ..PassContext::default() };
         let result = monitor.watching(|run| run_pipeline(context, module, pipeline, &mut cx, &run));
         let left_out = left_out.borrow();
-        left_out.warnings.iter().for_each(|warning| monitor.warn(warning));
+        left_out.tell(monitor);
         monitor.result(result)?;
-        Ok((cx, left_out.count))
+        Ok((cx, left_out.count()))
     }
 }

@@ -254,8 +254,8 @@ pub(crate) fn compile<'c>(
     let mut skipped = None;
     if let Some(left_out) = left_out {
         let left_out = left_out.borrow();
-        left_out.warnings.iter().for_each(|warning| monitor.warn(warning));
-        skipped = left_out.count;
+        left_out.tell(monitor);
+        skipped = left_out.count();
     }
     let mut inner = monitor.result(compiled)?;
     inner.warnings.iter().for_each(|warning| monitor.warn(warning));

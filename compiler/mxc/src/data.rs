@@ -8,6 +8,7 @@ use mxc_runtime::{
 };
 use std::{
     cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -69,10 +70,10 @@ impl Data {
             return Ok((opened, None));
         }
         let used = (0..opened.len()).take(limit.unwrap_or(usize::MAX)).collect();
-        let Good { indices, skipped, warning } = Good::of(&opened, used)?;
-        opened.select(&indices);
-        warning.into_iter().for_each(|warning| monitor.warn(warning));
-        Ok((opened, Some(skipped)))
+        let mut left_out = LeftOut::new(true);
+        opened.select(&left_out.sift(&opened, used)?);
+        left_out.tell(monitor);
+        Ok((opened, left_out.count()))
     }
 
     /// Calibration samples drawn from the training split, and what was left out of them.
@@ -83,19 +84,13 @@ impl Data {
         threads: usize,
     ) -> Result<(SampleSource, Rc<RefCell<LeftOut>>), Error> {
         let dataset = self.open(Split::Train, holdout, preprocessing, threads)?;
-        let left_out = Rc::new(RefCell::new(LeftOut { count: self.skip_bad.then_some(0), warnings: Vec::new() }));
-        let (skip_bad, told) = (self.skip_bad, left_out.clone());
+        let left_out = Rc::new(RefCell::new(LeftOut::new(self.skip_bad)));
+        let told = left_out.clone();
         let source: SampleSource = Box::new(move |request| {
             let text = |error: DataError| error.to_string();
             dataset.check_classes(request.classes).map_err(text)?;
-            let mut drawn = data::sample(dataset.len(), request.count.unwrap_or(CALIBRATION_SAMPLES), request.seed);
-            if skip_bad {
-                let good = Good::of(&dataset, drawn).map_err(|error| error.to_string())?;
-                let mut told = told.borrow_mut();
-                told.count = Some(told.count.unwrap_or(0) + good.skipped);
-                told.warnings.extend(good.warning);
-                drawn = good.indices;
-            }
+            let drawn = data::sample(dataset.len(), request.count.unwrap_or(CALIBRATION_SAMPLES), request.seed);
+            let drawn = told.borrow_mut().sift(&dataset, drawn).map_err(text)?;
             let mut inputs = Vec::new();
             dataset.load(&drawn, &mut inputs).map_err(text)?;
             Ok(Some(Samples {
@@ -108,32 +103,49 @@ impl Data {
     }
 }
 
-/// What calibration has left out.
+/// The images that cannot be decoded, each once, however often it is drawn.
 pub(crate) struct LeftOut {
-    /// How many images; `None` when none may be.
-    pub count: Option<usize>,
-    pub warnings: Vec<String>,
+    /// Whether any may be left out.
+    skips: bool,
+    seen: BTreeSet<usize>,
+    /// With what is wrong.
+    bad: BTreeMap<usize, String>,
 }
 
-/// Those samples that can be decoded.
-struct Good {
-    indices: Vec<usize>,
-    skipped: usize,
-    warning: Option<String>,
-}
+impl LeftOut {
+    fn new(skips: bool) -> Self {
+        Self { skips, seen: BTreeSet::new(), bad: BTreeMap::new() }
+    }
 
-impl Good {
-    fn of(data: &Dataset, indices: Vec<usize>) -> Result<Self, Error> {
-        let (good, bad) = data.decodable(&indices)?;
-        let warning = match bad.first() {
-            None => None,
-            Some(first) if good.is_empty() => {
-                let message = format!("none of the {} images can be used: {first}", indices.len());
-                return Err(DataError::Mismatch(message).into());
+    /// How many; `None` when none may be.
+    pub fn count(&self) -> Option<usize> {
+        self.skips.then_some(self.bad.len())
+    }
+
+    /// Warns of them, if there are any.
+    pub fn tell(&self, monitor: &Monitor<'_>) {
+        if let Some(first) = self.bad.values().next() {
+            monitor.warn(format!("left out {} of {} images; the first: {first}", self.bad.len(), self.seen.len()));
+        }
+    }
+
+    /// Those of the samples that can be used.
+    fn sift(&mut self, data: &Dataset, indices: Vec<usize>) -> Result<Vec<usize>, DataError> {
+        if !self.skips {
+            return Ok(indices);
+        }
+        let fresh: Vec<usize> = indices.iter().copied().filter(|index| self.seen.insert(*index)).collect();
+        let (good, errors) = data.decodable(&fresh)?;
+        let good: BTreeSet<usize> = good.into_iter().collect();
+        let bad = fresh.iter().filter(|index| !good.contains(index));
+        self.bad.extend(bad.copied().zip(errors.iter().map(ToString::to_string)));
+        let usable: Vec<usize> = indices.iter().copied().filter(|index| !self.bad.contains_key(index)).collect();
+        match self.bad.values().next() {
+            Some(first) if usable.is_empty() => {
+                Err(DataError::Mismatch(format!("none of the {} images can be used: {first}", indices.len())))
             }
-            Some(first) => Some(format!("left out {} of {} images; the first: {first}", bad.len(), indices.len())),
-        };
-        Ok(Self { indices: good, skipped: bad.len(), warning })
+            _ => Ok(usable),
+        }
     }
 }
 
