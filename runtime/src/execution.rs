@@ -160,7 +160,7 @@ fn least(losses: &[Estimate], energies: &[LayerEnergy], budget: f64) -> Vec<Exec
     };
     let options: Vec<Vec<Execution>> = losses.iter().map(options).collect();
     let choice = |loss: &Estimate, energy: &LayerEnergy, execution: Execution| Choice {
-        // What costs less than a read leaves no more for others: the estimate is none of every sample.
+        // What is saved where digital is cheaper than a read is not spent elsewhere.
         cost: energy.added(execution).max(0.0),
         loss: loss.left(execution),
     };

@@ -51,7 +51,7 @@ pub static REGISTRY: Registry = Registry {
         Alias {
             name: "compile",
             pipeline: "canonicalize-graph,map-to-analog,annotate-noise,rank-sensitivity,equalize-ranges,insert-denoisers,fit-denoisers",
-            description: "from the imported graph to a network with denoisers, as `mxc compile` does",
+            description: "from the imported graph to a network with denoisers, as `mxc compile --placement greedy --denoiser paper` does",
         },
         Alias {
             name: "lower-denoisers",
