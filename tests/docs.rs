@@ -10,9 +10,11 @@ fn commands(page: &str) -> Vec<String> {
     let mut inside = false;
     let mut found = Vec::new();
     for line in page.lines() {
+        // Also where a file of another format holds it.
+        let line = line.trim_start();
         if line.starts_with("```") {
             inside = !inside;
-        } else if inside && (line.starts_with("mxc ") || line.starts_with("mlir-opt")) {
+        } else if inside && ["mxc ", "mlir-opt", "seq "].iter().any(|start| line.starts_with(start)) {
             found.push(line.split("  #").next().unwrap_or(line).trim_end().to_owned());
         }
     }
@@ -30,6 +32,8 @@ fn run_page(path: &Path) {
             .args(["-euo", "pipefail", "-c", line])
             .current_dir(folder.path())
             .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+            // As if by Slurm and Kubernetes.
+            .envs([("SLURM_ARRAY_TASK_ID", "2"), ("SLURM_ARRAY_TASK_COUNT", "64"), ("JOB_COMPLETION_INDEX", "63")])
             .output()
             .unwrap();
         assert!(output.status.success(), "{}: {line}\n{}", path.display(), String::from_utf8_lossy(&output.stderr));

@@ -332,7 +332,8 @@ fn corrupt_images_fail_the_run_or_are_counted() {
     class.take(20).for_each(|entry| fs::write(entry.unwrap().path(), "no image").unwrap());
     let report = json(mxc(folder).args(compile).arg("--skip-bad").arg(model("resnet20")));
     assert_eq!(report["skipped"], 21);
-    let said = mxc(folder).args(compile).args(["--skip-bad", "--threads", "1"]).arg(model("resnet20")).output().unwrap();
+    let said =
+        mxc(folder).args(compile).args(["--skip-bad", "--threads", "1"]).arg(model("resnet20")).output().unwrap();
     let said = String::from_utf8(said.stderr).unwrap();
     assert_eq!(said.matches("left out 21 of 600 images").count(), 1, "{said}");
 }

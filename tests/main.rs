@@ -25,4 +25,5 @@ mod packages;
 mod passes;
 mod peers;
 mod reference;
+mod shards;
 mod special;

@@ -1,6 +1,7 @@
 //! What a network is for: what its targets are, its loss, and how its results are scored.
 
 use crate::kernels::pool::argmax;
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// What a network is for.
@@ -94,14 +95,26 @@ impl Task {
 }
 
 /// How many results were right.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Scores {
-    samples: u64,
+    pub samples: u64,
     first: u64,
     five: u64,
 }
 
 impl Scores {
+    /// Those of both.
+    pub fn add(&mut self, other: &Self) {
+        self.samples += other.samples;
+        self.first += other.first;
+        self.five += other.five;
+    }
+
+    /// Whether no more are right than there are.
+    pub fn are_possible(&self) -> bool {
+        self.first <= self.five && self.five <= self.samples
+    }
+
     /// Top-1 and top-5 accuracy in percent.
     pub fn percent(self) -> [f64; 2] {
         [self.first, self.five].map(|hits| 100.0 * hits as f64 / self.samples as f64)

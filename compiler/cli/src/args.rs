@@ -6,7 +6,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use mxc::{
-    Arithmetic, Backend, Data, ImportOptions, Init, LayerNoise, Level, NoiseSpec, Reference, Scale, Strategy,
+    Arithmetic, Backend, Data, ImportOptions, Init, LayerNoise, Level, NoiseSpec, Reference, Scale, Shard, Strategy,
     dialects::{
         denoise::Kind,
         noise::{self, NoiseError},
@@ -66,6 +66,8 @@ pub enum Command {
     Finetune(FinetuneArgs),
     /// Measure clean, noisy and denoised accuracy
     Eval(EvalArgs),
+    /// Put the parts of an evaluation together that eval --shard has written
+    Merge(MergeArgs),
     /// Run a model or package on arrays of an .npz: no noise, denoisers on, sampling off
     Run(RunArgs),
     /// Show what a package holds
@@ -339,8 +341,22 @@ pub struct EvalArgs {
     /// What computes: onednn, or reference (plain f64 arithmetic, slowly, to check results)
     #[arg(long, value_name = "NAME", default_value_t)]
     pub backend: Backend,
+    /// Run only part I of N of the evaluation, from 1/N to N/N, and write what it finds to -o; mxc merge puts parts together
+    #[arg(long, value_name = "I/N", requires = "output")]
+    pub shard: Option<Shard>,
+    /// The file of the shard's part
+    #[arg(short, long, value_name = "FILE", requires = "shard")]
+    pub output: Option<PathBuf>,
     #[command(flatten)]
     pub reading: ReadingArgs,
+}
+
+/// `mxc merge`.
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// The files that `mxc eval --shard` has written, of every shard one
+    #[arg(required = true, value_name = "PART")]
+    pub parts: Vec<PathBuf>,
 }
 
 /// How a data set is read.

@@ -2,8 +2,12 @@
 
 use super::{Failure, Global, args::EvalArgs, ui};
 use mxc::{
-    Arithmetic, ChipOptions, EvalOptions, EvalReport, Package, Progress, SessionOptions,
-    runtime::evaluate::{Accuracies, Yield},
+    ChipOptions, EvalOptions, EvalReport, Package, Progress, SessionOptions,
+    compiler::files::Inputs,
+    runtime::{
+        evaluate::{Accuracies, Yield},
+        files::write_atomically,
+    },
 };
 
 pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
@@ -29,17 +33,28 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
         chips: args.chips.zip(args.floor).map(|(count, floor)| ChipOptions { count, floor }),
         seed: global.seed,
     };
+    if let Some(output) = &args.output {
+        let inputs = Inputs::default().file("the package", Some(&args.package)).data(Some(&args.data));
+        inputs.file("the list of classes", args.reading.classes.as_deref()).check("-o", output)?;
+    }
     let session = Package::open(&args.package)?.session(&session, &monitor)?;
-    let report = session.evaluate(&args.reading.data(&args.data), &options, &monitor)?;
+    let data = args.reading.data(&args.data);
+    if let (Some(shard), Some(output)) = (args.shard, &args.output) {
+        let part = session.evaluate_shard(&data, &options, shard, &monitor)?;
+        return Ok(write_atomically(output, part.to_json().as_bytes())
+            .map_err(|source| mxc::Error::Io { path: output.clone(), source })?);
+    }
+    let report = session.evaluate(&data, &options, &monitor)?;
     drop(monitor);
     drop(progress);
     if global.ui.json {
         return super::print_json(&report);
     }
-    print_report(&report, args.digital)
+    print_report(&report, &args.digital.to_string())
 }
 
-fn print_report(report: &EvalReport, digital: Arithmetic) -> Result<(), Failure> {
+/// A report as tables; `digital` is the denoisers' arithmetic.
+pub fn print_report(report: &EvalReport, digital: &str) -> Result<(), Failure> {
     let mut table = ui::table(&["", "top-1 %", "95 % interval", "top-5 %"]);
     let mut row = |name: &str, top1: f64, interval: Option<f64>, top5: f64| {
         table.add_row([

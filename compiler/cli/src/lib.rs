@@ -8,6 +8,7 @@ mod export;
 mod finetune;
 mod inspect;
 mod interrupt;
+mod merge;
 mod opt;
 mod report;
 mod run;
@@ -52,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => calibrate::run(&args, &global),
         Command::Finetune(args) => finetune::run(args, &global),
         Command::Eval(args) => eval::run(args, &global),
+        Command::Merge(args) => merge::run(&args, &global),
         Command::Run(args) => run::run(args, &global),
         Command::Inspect(args) => inspect::run(args, &global),
         Command::Opt(args) => opt::run(args, &global),

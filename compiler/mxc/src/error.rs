@@ -10,8 +10,14 @@ use mxc_compiler::{
     pass::{PipelineError, RunError},
 };
 use mxc_runtime::{
-    data::DataError, digital::DigitalError, error::ExecError, evaluate::EvalError, finetune::FinetuneError,
-    hardware::HardwareError, package::PackageError, program::ProgramError,
+    data::DataError,
+    digital::DigitalError,
+    error::ExecError,
+    evaluate::{EvalError, PartError},
+    finetune::FinetuneError,
+    hardware::HardwareError,
+    package::PackageError,
+    program::ProgramError,
 };
 use std::{
     io,
@@ -70,6 +76,9 @@ pub enum Error {
     /// An evaluation failed.
     #[error(transparent)]
     Eval(#[from] EvalError),
+    /// Parts of an evaluation cannot be merged.
+    #[error(transparent)]
+    Part(#[from] PartError),
     /// Fine-tuning failed.
     #[error(transparent)]
     Finetune(#[from] FinetuneError),

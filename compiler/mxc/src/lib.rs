@@ -66,7 +66,7 @@ pub use mxc_dialects::noise::{LayerNoise, NoiseSpec, Reference, Scale};
 pub use mxc_runtime::{
     closed_form::Fitted,
     data::{DataError, Split},
-    evaluate::{ChipOptions, EffectiveNoise, EvalReport},
+    evaluate::{ChipOptions, EffectiveNoise, EvalReport, Part, PartError, Shard, merge},
     exec::Backend,
     finetune::{Loss, Recipe},
     hardware::Hardware,

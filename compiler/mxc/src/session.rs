@@ -3,8 +3,8 @@
 use crate::{Arrays, Data, Error, Monitor, Package, Progress, arrays, arrays::Array, progress::Stoppable};
 use mxc_dialects::noise::NoiseSpec;
 use mxc_runtime::{
-    data::{Source, Split},
-    evaluate::{self, ChipOptions, EffectiveNoise, EvalReport},
+    data::{Dataset, Source, Split},
+    evaluate::{self, ChipOptions, EffectiveNoise, EvalReport, Part, Shard},
     exec::{Backend, Batch, Executor, Key, Mode, Purpose},
     package::Preprocessing,
     program::Program,
@@ -187,6 +187,54 @@ impl Session {
     ///
     /// [`Error::Data`], [`Error::Eval`], [`Error::Options`], or [`Error::Cancelled`].
     pub fn evaluate(&self, data: &Data, options: &EvalOptions, monitor: &Monitor<'_>) -> Result<EvalReport, Error> {
+        let (opened, skipped, options) = self.evaluation(data, options, monitor)?;
+        let opened = Stoppable { data: &opened, cancel: monitor.cancel() };
+        let told = &mut |now| monitor.report(Progress::Evaluating(now));
+        let mut report = monitor.result(evaluate::evaluate(self.executor()?, &opened, &options, told))?;
+        report.skipped = skipped;
+        Ok(report)
+    }
+
+    /// Evaluates one shard of the same. All shards, from the same package, data, options and instruction set, wherever they ran, give the report
+    /// of one evaluation to the bit: [`merge`](crate::merge).
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::evaluate`], and [`Error::Options`] where the session is of no package.
+    pub fn evaluate_shard(
+        &self,
+        data: &Data,
+        options: &EvalOptions,
+        shard: Shard,
+        monitor: &Monitor<'_>,
+    ) -> Result<Part, Error> {
+        let Some(package) = &self.package else {
+            return Err(Error::Options("only a package is evaluated in shards, which are known by it".to_owned()));
+        };
+        let (opened, skipped, options) = self.evaluation(data, options, monitor)?;
+        let identity = [
+            ("the package", package.sha256()?),
+            ("the data", opened.fingerprint()),
+            ("--seed", options.seed.to_string()),
+            ("--digital", self.options.arithmetic.to_string()),
+            ("--backend", self.options.backend.to_string()),
+            ("the instruction set", mxc_runtime::onednn::instruction_sets()),
+            ("the version of mxc", env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        let identity = identity.map(|(name, value)| (name.to_owned(), value)).into();
+        let opened = Stoppable { data: &opened, cancel: monitor.cancel() };
+        let told = &mut |now| monitor.report(Progress::Evaluating(now));
+        let executor = self.executor()?;
+        monitor.result(evaluate::evaluate_shard(executor, &opened, &options, shard, (identity, skipped), told))
+    }
+
+    /// What an evaluation runs on, what was left out of it, and how.
+    fn evaluation(
+        &self,
+        data: &Data,
+        options: &EvalOptions,
+        monitor: &Monitor<'_>,
+    ) -> Result<(Dataset, Option<usize>, evaluate::EvalOptions), Error> {
         let package = self.package.as_ref();
         let holdout = options.holdout.unwrap_or_else(|| package.map_or(0, Package::holdout));
         if options.split == Split::Holdout && holdout == 0 {
@@ -211,11 +259,7 @@ impl Session {
             backbone_parameters: placement.map_or(0, |placement| placement.backbone_parameters),
             chips: options.chips,
         };
-        let opened = Stoppable { data: &opened, cancel: monitor.cancel() };
-        let told = &mut |now| monitor.report(Progress::Evaluating(now));
-        let mut report = monitor.result(evaluate::evaluate(self.executor()?, &opened, &options, told))?;
-        report.skipped = skipped;
-        Ok(report)
+        Ok((opened, skipped, options))
     }
 
     /// Measures every layer's noise as it acts on `samples` training samples, those that calibration would draw with `seed`. It can

@@ -98,6 +98,7 @@ unsafe extern "C" {
     fn dnnl_primitive_create(primitive: *mut Handle, desc: *const Opaque) -> Status;
     fn dnnl_primitive_execute(primitive: *const Opaque, stream: Handle, count: c_int, args: *const ExecArg) -> Status;
     fn dnnl_primitive_destroy(primitive: Handle) -> Status;
+    fn dnnl_get_effective_cpu_isa() -> c_int;
     fn omp_set_num_threads(threads: c_int);
     fn omp_get_max_threads() -> c_int;
 }
@@ -227,6 +228,12 @@ unsafe impl Sync for MemoryDesc {}
 unsafe impl Sync for PrimitiveDesc {}
 // SAFETY: with a user-managed scratchpad (the only mode used here) a primitive may execute in several threads at once.
 unsafe impl Sync for Primitive {}
+
+/// The instruction sets that oneDNN uses, as the bits of its `dnnl_cpu_isa_t` in hexadecimal: results are equal to the bit where they are.
+pub fn instruction_sets() -> String {
+    // SAFETY: takes nothing and only reads what oneDNN has found out.
+    format!("{:#x}", unsafe { dnnl_get_effective_cpu_isa() })
+}
 
 impl Engine {
     /// The CPU engine.

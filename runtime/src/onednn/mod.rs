@@ -6,4 +6,4 @@
 
 mod ffi;
 
-pub use ffi::{BoundConvolution, Convolution, Direction, Engine, Error, Geometry, OneThread, Stream};
+pub use ffi::{BoundConvolution, Convolution, Direction, Engine, Error, Geometry, OneThread, Stream, instruction_sets};

@@ -1,6 +1,10 @@
 //! Evaluation: clean, noisy and denoised accuracy with confidence intervals, and the statistics of the clean model
 //! (calibration, sensitivity).
 
+mod shards;
+
+pub use shards::{Part, PartError, Shard, evaluate_shard, merge};
+
 use crate::{
     data::{self, DataError, Source},
     error::ExecError,
@@ -12,9 +16,9 @@ use mxc_spec::{
     denoise::Measured,
     noise::{LayerNoise, NoiseSpec, Site},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
-use std::time::Instant;
+use std::{ops::Range, time::Instant};
 
 /// Why an evaluation fails.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +52,7 @@ pub struct EvalOptions {
 }
 
 /// A population of simulated chips (`--chips N --floor A`).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChipOptions {
     /// The number of chips.
     pub count: u32,
@@ -63,7 +67,7 @@ impl Default for EvalOptions {
 }
 
 /// The noise that a report is about.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoiseLabel {
     /// The specification's text form; several, where layers differ, joined by `; `.
     pub spec: String,
@@ -236,58 +240,156 @@ fn evaluate_model(
     options: &EvalOptions,
     progress: &mut dyn FnMut(EvalProgress),
 ) -> Result<EvalReport, EvalError> {
-    let program = model.program();
-    let noisy_layers = !program.layers().is_empty();
-    let denoisers = program.has_denoisers();
-    // Converter ranges and reads change what noise does, and nothing without it.
-    let cleans = denoisers || program.layers().iter().any(Layer::is_helped);
-    let samples = check(program, data, options)?;
-    let runs = if noisy_layers { options.runs } else { 1 };
-    let chips = options.chips.map_or(0, |chips| chips.count);
-    let draws = u64::from(noisy_layers) * u64::from(runs) + u64::from(chips);
-    let passes = 1 + u64::from(denoisers) + draws * (1 + u64::from(cleans));
-    let mut meter = Meter { progress, start: Instant::now(), done: 0, total: passes * samples as u64 };
-    let mut run = |mode: Mode, stage: &'static str, draw: (u32, u32)| {
-        accuracy(model, data, samples, options, mode, draw, |count| {
-            meter.advance(stage, draw.0.max(draw.1), count);
+    let plan = EvalPlan::new(model.program(), data, options)?;
+    let scores = plan.run(model, data, options, 0..plan.work(), progress)?;
+    Ok(plan.report(&scores))
+}
+
+/// What an evaluation runs, and what its report says besides what was right.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalPlan {
+    samples: u64,
+    skipped: Option<usize>,
+    noise: NoiseLabel,
+    backbone_parameters: u64,
+    denoiser_parameters: u64,
+    /// Whether there are layers that may be noisy; else the noisy network is the clean one.
+    noisy_layers: bool,
+    denoisers: bool,
+    /// Whether the denoised network is another than the noisy one.
+    cleans: bool,
+    runs: u32,
+    chips: Option<ChipOptions>,
+}
+
+/// One run over all samples.
+struct Pass {
+    mode: Mode,
+    stage: &'static str,
+    /// The pass and the chip of its key.
+    draw: (u32, u32),
+}
+
+impl EvalPlan {
+    /// Checks data and options against the program.
+    fn new(program: &Program, data: &dyn Source, options: &EvalOptions) -> Result<Self, EvalError> {
+        let samples = check(program, data, options)? as u64;
+        let (noisy_layers, denoisers) = (!program.layers().is_empty(), program.has_denoisers());
+        Ok(Self {
+            samples,
+            skipped: None,
+            noise: NoiseLabel::of(program),
+            backbone_parameters: options.backbone_parameters,
+            denoiser_parameters: program.denoiser_parameters(),
+            noisy_layers,
+            denoisers,
+            // Converter ranges and reads change what noise does, and nothing without it.
+            cleans: denoisers || program.layers().iter().any(Layer::is_helped),
+            runs: if noisy_layers { options.runs } else { 1 },
+            chips: options.chips,
         })
-    };
-    let clean = run(Mode::CLEAN, "clean", (0, 0))?;
-    let clean_denoised = if denoisers { run(Mode::CLEAN_DENOISED, "clean denoised", (0, 0))? } else { clean };
-    // One noise draw without and with denoisers.
-    let mut pair = |draw: (u32, u32)| -> Result<(Accuracy, Accuracy), EvalError> {
-        let noisy = if noisy_layers { run(Mode::NOISY, "noisy", draw)? } else { clean };
-        let denoised = match (cleans, noisy_layers) {
-            (true, true) => run(Mode::DENOISED, "denoised", draw)?,
-            (true, false) => clean_denoised,
-            (false, _) => noisy,
+    }
+
+    /// The draws of noise that runs differ in.
+    fn draws(&self) -> impl Iterator<Item = (u32, u32)> {
+        let runs = if self.noisy_layers { self.runs } else { 0 };
+        let chips = if self.noisy_layers { self.chips.map_or(0, |chips| chips.count) } else { 0 };
+        (0..runs).map(|pass| (pass, 0)).chain((0..chips).map(|chip| (0, chip)))
+    }
+
+    /// The runs over all samples, in order.
+    fn passes(&self) -> impl Iterator<Item = Pass> {
+        let pass = |mode, stage, draw| Pass { mode, stage, draw };
+        let quiet = std::iter::once(pass(Mode::CLEAN, "clean", (0, 0)))
+            .chain(self.denoisers.then(|| pass(Mode::CLEAN_DENOISED, "clean denoised", (0, 0))));
+        quiet.chain(self.draws().flat_map(move |draw| {
+            let denoised = self.cleans.then(|| pass(Mode::DENOISED, "denoised", draw));
+            std::iter::once(pass(Mode::NOISY, "noisy", draw)).chain(denoised)
+        }))
+    }
+
+    /// How many draws the report tells of.
+    fn draws_wanted(&self) -> u64 {
+        u64::from(self.runs) + self.chips.map_or(0, |chips| u64::from(chips.count))
+    }
+
+    /// How many runs there are.
+    fn pass_count(&self) -> u64 {
+        let noisy = if self.noisy_layers { self.draws_wanted() * (1 + u64::from(self.cleans)) } else { 0 };
+        1 + u64::from(self.denoisers) + noisy
+    }
+
+    /// The samples of all runs, one after another.
+    fn work(&self) -> u64 {
+        self.pass_count().saturating_mul(self.samples)
+    }
+
+    /// The samples of a run, by its number, that are in a part of the work.
+    fn samples_of(&self, number: u64, work: &Range<u64>) -> Range<u64> {
+        let start = number.saturating_mul(self.samples);
+        let place = |at: u64| at.clamp(start, start.saturating_add(self.samples)) - start;
+        place(work.start)..place(work.end)
+    }
+
+    /// What is right of a part of the work, by run.
+    fn run(
+        &self,
+        model: &dyn Model,
+        data: &dyn Source,
+        options: &EvalOptions,
+        work: Range<u64>,
+        progress: &mut dyn FnMut(EvalProgress),
+    ) -> Result<Vec<Scores>, EvalError> {
+        let total = work.end.saturating_sub(work.start);
+        let mut meter = Meter { progress, start: Instant::now(), done: 0, total };
+        let of = |(number, pass): (u64, Pass)| {
+            let Range { start, end } = self.samples_of(number, &work);
+            let samples = start as usize..end as usize;
+            let Pass { mode, stage, draw } = pass;
+            count(model, data, samples, options, (mode, draw), |count| meter.advance(stage, draw.0.max(draw.1), count))
         };
-        Ok((noisy, denoised))
-    };
-    let draws: Vec<_> = (0..runs).map(|pass| pair((pass, 0))).collect::<Result<_, _>>()?;
-    let (noisy, denoised): (Vec<_>, Vec<_>) = draws.into_iter().unzip();
-    let (noisy, denoised) = (summary(&noisy), summary(&denoised));
-    let chips = match options.chips {
-        Some(ChipOptions { count, floor }) => {
-            let chips: Vec<_> = (0..count).map(|chip| pair((0, chip))).collect::<Result<_, _>>()?;
-            let (noisy, denoised): (Vec<_>, Vec<_>) = chips.into_iter().unzip();
-            Some(ChipReport { floor, noisy: yield_of(&noisy, floor), denoised: yield_of(&denoised, floor) })
+        (0..).zip(self.passes()).map(of).collect()
+    }
+
+    /// The report, of what is right by run.
+    fn report(&self, scores: &[Scores]) -> EvalReport {
+        let mut runs = scores.iter().map(|scores| {
+            let [top1, top5] = scores.percent();
+            Accuracy { top1, top5 }
+        });
+        let mut next = || runs.next().unwrap_or_default();
+        let clean = next();
+        let clean_denoised = if self.denoisers { next() } else { clean };
+        // One noise draw without and with denoisers.
+        let mut pair = || {
+            let noisy = if self.noisy_layers { next() } else { clean };
+            let denoised = match (self.cleans, self.noisy_layers) {
+                (true, true) => next(),
+                (true, false) => clean_denoised,
+                (false, _) => noisy,
+            };
+            (noisy, denoised)
+        };
+        let (noisy, denoised): (Vec<_>, Vec<_>) = (0..self.runs).map(|_| pair()).unzip();
+        let (noisy, denoised) = (summary(&noisy), summary(&denoised));
+        let chips = self.chips.map(|ChipOptions { count, floor }| {
+            let (noisy, denoised): (Vec<_>, Vec<_>) = (0..count).map(|_| pair()).unzip();
+            ChipReport { floor, noisy: yield_of(&noisy, floor), denoised: yield_of(&denoised, floor) }
+        });
+        let lost = clean.top1 - noisy.top1;
+        EvalReport {
+            samples: self.samples as usize,
+            skipped: self.skipped,
+            noise: self.noise.clone(),
+            recovered_percent: (lost > 0.0).then(|| 100.0 * (denoised.top1 - noisy.top1) / lost),
+            clean,
+            noisy,
+            denoised,
+            clean_denoised,
+            parameters: Parameters::new(self.backbone_parameters, self.denoiser_parameters),
+            chips,
         }
-        None => None,
-    };
-    let lost = clean.top1 - noisy.top1;
-    Ok(EvalReport {
-        samples,
-        skipped: None,
-        noise: NoiseLabel::of(program),
-        recovered_percent: (lost > 0.0).then(|| 100.0 * (denoised.top1 - noisy.top1) / lost),
-        clean,
-        noisy,
-        denoised,
-        clean_denoised,
-        parameters: Parameters::new(options.backbone_parameters, program.denoiser_parameters()),
-        chips,
-    })
+    }
 }
 
 /// The share of chips whose accuracy is at least `floor`, with its Clopper-Pearson interval.
@@ -374,19 +476,18 @@ impl Meter<'_> {
     }
 }
 
-/// One run over the first `samples` samples.
-fn accuracy(
+/// What is right of some samples in one run.
+fn count(
     model: &dyn Model,
     data: &dyn Source,
-    samples: usize,
+    samples: Range<usize>,
     options: &EvalOptions,
-    mode: Mode,
-    (pass, chip): (u32, u32),
+    (mode, (pass, chip)): (Mode, (u32, u32)),
     mut advance: impl FnMut(usize),
-) -> Result<Accuracy, EvalError> {
+) -> Result<Scores, EvalError> {
     let key = Key { seed: options.seed, purpose: Purpose::Eval, pass, chip };
     let classes = classes(model.program())?;
-    let all: Vec<usize> = (0..samples).collect();
+    let all: Vec<usize> = samples.collect();
     let mut inputs = Vec::new();
     let (task, mut scores) = (model.program().task(), Scores::default());
     data.announce(all.chunks(options.batch).map(<[usize]>::to_vec).collect());
@@ -401,8 +502,7 @@ fn accuracy(
         }
         advance(indices.len());
     }
-    let [top1, top5] = scores.percent();
-    Ok(Accuracy { top1, top5 })
+    Ok(scores)
 }
 
 /// The mean and its interval.
@@ -653,7 +753,7 @@ mod tests {
     }
 
     /// Classifies sample `i` of class `i % 3` rightly unless a mode or run spoils it; counts its calls per mode.
-    struct Fake {
+    pub(super) struct Fake {
         program: Program,
         calls: std::cell::RefCell<Vec<(Mode, u32, usize)>>,
     }
@@ -684,7 +784,7 @@ mod tests {
         }
     }
 
-    struct Numbers;
+    pub(super) struct Numbers;
 
     impl Source for Numbers {
         fn len(&self) -> usize {
@@ -710,7 +810,7 @@ mod tests {
         }
     }
 
-    fn fake(layers: usize, denoisers: bool) -> Fake {
+    pub(super) fn fake(layers: usize, denoisers: bool) -> Fake {
         fake_of(layers, denoisers, 2, 3)
     }
 
