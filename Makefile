@@ -1,4 +1,5 @@
 # make quickstart  set up, build, compile + fine-tune + evaluate the example ResNet-20 (about 15 minutes)
+# make install     build and install, to /usr/local or PREFIX=…
 # make test        set up and run every test
 # make bench       speed against PyTorch eager, in one run (needs examples/setup.sh's virtual environment)
 # make tables      the accuracy tables of docs/results.md (hours, resumed where they stopped); MINUTES=60 stops the longer one
@@ -9,7 +10,7 @@ SHELL := bash
 FASHION ?= /usr/share/datasets/fashion-mnist
 MXC := target/release/mxc
 
-.PHONY: setup build quickstart test lint bench tables harness zoo
+.PHONY: setup build install quickstart test lint bench tables harness zoo
 setup:
 	@scripts/setup.sh
 
@@ -18,6 +19,11 @@ build: setup
 
 quickstart: build
 	MXC=$(MXC) DATA=$(FASHION) scripts/quickstart.sh
+
+# PREFIX=$HOME/.local, or DESTDIR for packages.
+PREFIX ?= /usr/local
+install: build
+	scripts/install.sh $(MXC) "$(DESTDIR)$(PREFIX)"
 
 lint: setup
 	cargo fmt --all --check

@@ -446,7 +446,7 @@ fn completions_and_help() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(succeed(mxc(folder.path()).args(["completions", shell])).contains("finetune"));
     }
-    for command in ["compile", "finetune", "eval", "run", "inspect", "opt", "export", "report"] {
+    for command in ["compile", "finetune", "eval", "merge", "run", "inspect", "opt", "export", "report"] {
         let help = succeed(mxc(folder.path()).args([command, "--help"]));
         assert!(help.contains("Example"), "{command} --help shows an example");
     }

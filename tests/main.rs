@@ -17,6 +17,7 @@ mod guide_pass;
 mod images;
 mod import;
 mod inputs;
+mod install;
 mod kinds;
 mod layers;
 mod models;

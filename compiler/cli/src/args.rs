@@ -83,6 +83,11 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write manual pages, mxc.1 and one of every command
+    Man {
+        /// The folder to write them to; it is made if it is not there
+        folder: PathBuf,
+    },
 }
 
 /// How pixels become inputs; kept in the package.
@@ -353,6 +358,9 @@ pub struct EvalArgs {
 
 /// `mxc merge`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  mxc eval model.mxa --data imagenet --shard 3/8 -o part-3.json\n  mxc merge part-*.json"
+)]
 pub struct MergeArgs {
     /// The files that `mxc eval --shard` has written, of every shard one
     #[arg(required = true, value_name = "PART")]

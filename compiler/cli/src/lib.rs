@@ -18,7 +18,7 @@ use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use interrupt::Interrupted;
 use mxc::{NoiseSpec, compiler::opt::OptError};
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 use ui::Ui;
 
 /// Why a command failed: one message for the user.
@@ -63,6 +63,7 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "mxc", &mut std::io::stdout());
             Ok(())
         }
+        Command::Man { folder } => man(&folder),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -71,6 +72,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// Writes the manual pages.
+fn man(folder: &Path) -> Result<(), Failure> {
+    let io = |source| mxc::Error::Io { path: folder.to_owned(), source };
+    std::fs::create_dir_all(folder).map_err(io)?;
+    Ok(clap_mangen::generate_to(Cli::command(), folder).map_err(io)?)
 }
 
 /// 1, but 2 for a mistake in how the program was called and 128 + signal for a command that a signal has stopped.
