@@ -13,7 +13,7 @@ use mxc_runtime::{
     program::DType,
     store::WeightStore,
 };
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// Samples without data.
 const SYNTHETIC_SAMPLES: usize = 64;
@@ -136,6 +136,11 @@ impl Measuring {
 }
 
 impl Ready {
+    /// What was found of every layer of the network, in its order, by the layer's name.
+    pub fn by_layer<T>(&self, found: Vec<T>) -> BTreeMap<String, T> {
+        self.executor.program().layers().iter().map(|layer| layer.name.clone()).zip(found).collect()
+    }
+
     /// Whether there are data; without, a pass that chooses says so and chooses nothing.
     pub fn has_data(&self, pass: &str, cx: &mut PassContext) -> bool {
         if self.synthetic {

@@ -106,9 +106,7 @@ fn input_ranges(executor: &Executor, samples: &Samples<'_>) -> Result<Vec<Vec<Op
     let noise = |layer: &Layer| -> f64 {
         let components = layer.noise.spec.components.iter().filter(|component| component.site == Site::Input);
         let laws = components.map(|component| Law::of(&component.model));
-        let [mean, variance] = laws.fold([0.0; 2], |[mean, variance], law| {
-            [mean + law.mean, variance + law.spread * law.spread * law.variance]
-        });
+        let [mean, variance] = laws.fold([0.0; 2], |[mean, variance], law| [mean + law.mean, variance + law.power()]);
         variance + mean * mean
     };
     let layers = executor.program().layers();

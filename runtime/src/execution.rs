@@ -42,7 +42,7 @@ const POWERS: [f64; 3] = [1.0, 0.7, 0.4];
 
 /// Whether energy cuts a layer's noise: there is some.
 pub fn helps(layer: &Layer) -> bool {
-    !layer.noise.spec.is_ideal()
+    layer.is_noisy(false)
 }
 
 /// Chooses how every layer of a calibrated program is computed, from samples without labels: half of them measure, half of them judge. That
@@ -104,7 +104,7 @@ impl Estimate {
                 let components = layer.noise.spec.components.iter();
                 let of = |component: &&Component| component.site == site && component.lifetime == lifetime;
                 let laws = components.filter(of).map(|component| Law::of(&component.model));
-                let variance: f64 = laws.map(|law| law.spread * law.spread * law.variance).sum();
+                let variance: f64 = laws.map(|law| law.power()).sum();
                 let s = layer.magnitude(site, true).unwrap_or(0.0);
                 s * s * variance * slopes
             };

@@ -21,11 +21,7 @@ use crate::{
 };
 use melior::Context;
 use mxc_dialects::{analog::AnalogOp, erase::ModuleMut, noise::Scale};
-use mxc_runtime::{
-    equalize::{self, equalize},
-    search::Found,
-};
-use std::collections::BTreeMap;
+use mxc_runtime::{equalize::equalize, search::Found};
 
 /// See the module.
 pub struct EqualizeRanges(Measuring);
@@ -56,8 +52,7 @@ impl Pass for EqualizeRanges {
             return Ok(());
         }
         let Found { choice, before, after } = ready.choose(cx, equalize)?;
-        let names = ready.executor.program().layers().iter().map(|layer| layer.name.clone());
-        let by_name: BTreeMap<String, equalize::Ranges> = names.zip(choice).collect();
+        let by_name = ready.by_layer(choice);
         let mut report = Ranges { channels: 0, inputs: 0, before, after };
         for op in layers {
             // An earlier run's are overwritten.

@@ -23,7 +23,6 @@ use mxc_dialects::{
     ffi, ir,
 };
 use mxc_runtime::closed_form::worth;
-use std::collections::BTreeMap;
 
 /// See the module.
 pub struct EstimateWorth {
@@ -69,8 +68,7 @@ impl Pass for EstimateWorth {
         let worths = ready.choose(cx, |executor, batch, seed, stopped| {
             worth::measure(executor, batch, &choices, most, seed, stopped)
         })?;
-        let names = ready.executor.program().layers().iter().map(|layer| layer.name.clone());
-        let by_name: BTreeMap<String, Vec<worth::Worth>> = names.zip(worths).collect();
+        let by_name = ready.by_layer(worths);
         for op in layers {
             let worths = by_name.get(&op.layer()).map_or(&[][..], Vec::as_slice);
             let entries: Vec<(String, _)> =

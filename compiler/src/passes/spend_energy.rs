@@ -27,7 +27,7 @@ use mxc_runtime::{
     program::Execution,
     search::Found,
 };
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 /// See the module.
 pub struct SpendEnergy {
@@ -80,8 +80,7 @@ impl Pass for SpendEnergy {
             choose(executor, batch, (&hardware, self.budget), seed, stopped)
         })?;
         let Found { choice, before, after } = executions;
-        let names = ready.executor.program().layers().iter().map(|layer| layer.name.clone());
-        let by_name: BTreeMap<String, Execution> = names.zip(choice).collect();
+        let by_name = ready.by_layer(choice);
         let mut spent = SpentEnergy { read: 0, most: 1, digital: 0, share: energy, before, after };
         for op in layers {
             let execution = by_name.get(&op.layer()).copied().unwrap_or_default();

@@ -25,6 +25,11 @@ pub struct Law {
 }
 
 impl Law {
+    /// The variance of what it adds.
+    pub fn power(&self) -> f64 {
+        self.spread * self.spread * self.variance
+    }
+
     /// The law of a model.
     pub fn of(model: &Model) -> Self {
         match *model {
