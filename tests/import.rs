@@ -1,12 +1,13 @@
 //! Import: what the graph level looks like, that it computes what onnxruntime computes, and every error's text.
 
 use crate::{
-    onnx_model::{Model, floats, graph, int, ints, tensor},
+    onnx_model::{Model, floats, graph, int, integers, ints, tensor},
     reference::{Array, Upstream, cases, difference, execute},
 };
 use insta::assert_snapshot;
 use melior::{Context, ir::operation::OperationLike};
 use mxc_compiler::import::{self, ImportError, ImportOptions, Imported};
+use mxc_runtime::store::WeightStore;
 use onnx_protobuf::{GraphProto, NodeProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use std::{collections::BTreeMap, path::Path};
 
@@ -119,16 +120,6 @@ fn graph_of_shape_arithmetic() {
         .node("view", "Reshape", "x t", "y", &[])
         .output("y");
     assert_snapshot!(graph_level(&model));
-}
-
-fn integers(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
-    TensorProto {
-        name: name.to_owned(),
-        dims: dims.to_vec(),
-        data_type: 7,
-        int64_data: values.to_vec(),
-        ..Default::default()
-    }
 }
 
 /// Cases that upstream's lowering does not know: TOSA has no groups.
@@ -673,17 +664,17 @@ fn a_tosa_module() {
         %y = tosa.sigmoid %x : (tensor<?x4xf32>) -> tensor<?x4xf32>
         return %y : tensor<?x4xf32>
     }";
-    let imported = import::mlir_bytes(&context, source.as_bytes(), "net.mlir").unwrap();
+    let imported = import::mlir_bytes(&context, source.as_bytes(), "net.mlir", &WeightStore::new()).unwrap();
     assert!(imported.module.as_operation().to_string().contains("@main"));
     assert_eq!(imported.source.inputs[0].name, "x");
     assert_eq!(imported.source.outputs, ["output0"]);
     let two = format!("{source}\n{}", source.replace("@net", "@other"));
-    let error = import::mlir_bytes(&context, two.as_bytes(), "net.mlir").err().unwrap();
+    let error = import::mlir_bytes(&context, two.as_bytes(), "net.mlir", &WeightStore::new()).err().unwrap();
     assert_snapshot!(describe(error), @r"
     'net.mlir' is not a usable MLIR module: it has 2 functions, none of them '@main'
     help: mxc reads modules in the TOSA dialect with a function '@main', or with a single function
     ");
-    assert!(import::mlir_bytes(&context, b"func.func @main(", "net.mlir").is_err());
+    assert!(import::mlir_bytes(&context, b"func.func @main(", "net.mlir", &WeightStore::new()).is_err());
 }
 
 #[test]
@@ -712,7 +703,7 @@ fn a_tosa_module_with_resources() {
     let (context, other, third) =
         (mxc_dialects::new_context(), mxc_dialects::new_context(), mxc_dialects::new_context());
     fn import<'c>(context: &'c Context, source: &str) -> Result<Imported<'c>, ImportError> {
-        import::mlir_bytes(context, source.as_bytes(), "net.mlir")
+        import::mlir_bytes(context, source.as_bytes(), "net.mlir", &WeightStore::new())
     }
     let imported = import(
         &context,

@@ -175,3 +175,14 @@ pub fn graph(name: &str, value: GraphProto) -> AttributeProto {
         ..Default::default()
     }
 }
+
+/// A tensor of 64-bit integers.
+pub fn integers(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
+    TensorProto {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        data_type: 7,
+        int64_data: values.to_vec(),
+        ..Default::default()
+    }
+}

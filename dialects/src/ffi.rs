@@ -73,6 +73,16 @@ pub fn parse_bare_module<'c>(context: &'c Context, source: &[u8]) -> Option<Modu
     }
 }
 
+/// A copy of a module, in its context.
+pub fn duplicate<'c>(module: &Module<'c>) -> Module<'c> {
+    // SAFETY: the copy of a module's operation is one of a module, which nobody else owns.
+    unsafe {
+        Module::from_raw(mlir_sys::mlirModuleFromOperation(mlir_sys::mlirOperationClone(
+            module.as_operation().to_raw(),
+        )))
+    }
+}
+
 /// Replaces every use of `of` by `with`.
 pub fn replace_all_uses<'c>(of: Value<'c, '_>, with: Value<'c, '_>) {
     // SAFETY: both values belong to the same context by their lifetimes.

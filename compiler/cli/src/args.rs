@@ -1,22 +1,9 @@
 //! The command line as clap sees it. Flags that others' scripts rely on are listed in `docs/cli.md`.
 
-use bytesize::ByteSize;
-use clap::{
-    Args, Parser, Subcommand,
-    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
-};
-use mxc::{
-    Arithmetic, Backend, Data, ImportOptions, Init, LayerNoise, Level, NoiseSpec, Reference, Scale, Shard, Strategy,
-    dialects::{
-        denoise::Kind,
-        noise::{self, NoiseError},
-        share,
-    },
-};
-use std::{
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use clap::{Args, Parser, Subcommand};
+use mxc::Shard;
+use mxc_options as options;
+use std::path::PathBuf;
 
 /// Compiles trained CNN classifiers for noisy analog accelerators and simulates them.
 #[derive(Debug, Parser)]
@@ -33,21 +20,17 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     #[command(flatten)]
-    pub common: Common,
+    pub output: Output,
 }
 
-/// Options of every command.
+/// What the program prints, and [`options::Common`].
 #[derive(Clone, Debug, Args)]
-pub struct Common {
+pub struct Output {
     /// Print one JSON object on stdout and nothing else
     #[arg(long, global = true, help_heading = "Common options")]
     pub json: bool,
-    /// Worker threads; the results do not depend on it [default: the machine's cores]
-    #[arg(long, global = true, value_name = "N", help_heading = "Common options")]
-    pub threads: Option<usize>,
-    /// Seed of every random draw
-    #[arg(long, global = true, value_name = "N", default_value_t = 0, help_heading = "Common options")]
-    pub seed: u64,
+    #[command(flatten)]
+    pub common: options::Common,
     /// No progress, no notes, no warnings; only results and errors
     #[arg(long, global = true, help_heading = "Common options")]
     pub quiet: bool,
@@ -90,57 +73,6 @@ pub enum Command {
     },
 }
 
-/// How pixels become inputs; kept in the package.
-#[derive(Clone, Debug, Default, Args)]
-pub struct PreprocessArgs {
-    /// Mean per channel, subtracted after scaling bytes to 0..1
-    #[arg(long, value_name = "F,…", value_delimiter = ',')]
-    pub mean: Vec<f32>,
-    /// Standard deviation per channel, divided by after the mean
-    #[arg(long, value_name = "F,…", value_delimiter = ',')]
-    pub std: Vec<f32>,
-    /// Scale images so that their shorter side is N pixels
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub resize: Option<u32>,
-    /// Then cut out the centre N×N
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub crop: Option<u32>,
-    /// How --resize interpolates: bilinear or bicubic, both antialiased [default: bilinear]
-    #[arg(long, value_name = "NAME", value_parser = ["bilinear", "bicubic"], requires = "resize")]
-    pub interpolation: Option<String>,
-}
-
-/// One of an enumeration's words.
-fn words<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
-where
-    T: FromStr<Err = NoiseError> + Clone + Send + Sync + 'static,
-{
-    PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
-}
-
-/// One of the IR's levels.
-fn levels() -> impl TypedValueParser<Value = Level> {
-    PossibleValuesParser::new(Level::ALL.map(|level| PossibleValue::new(level.name()).help(level.description())))
-        .try_map(|word| word.parse::<Level>())
-}
-
-/// One of the starts of denoisers.
-fn inits() -> impl TypedValueParser<Value = Init> {
-    PossibleValuesParser::new(Init::NAMES.map(|(_, name, meaning)| PossibleValue::new(name).help(meaning)))
-        .try_map(|word| word.parse::<Init>())
-}
-
-/// One of the arithmetics.
-fn arithmetics() -> impl TypedValueParser<Value = Arithmetic> {
-    let values = Arithmetic::NAMES.map(|(_, name, meaning)| PossibleValue::new(name).help(meaning));
-    PossibleValuesParser::new(values).try_map(|word| word.parse::<Arithmetic>())
-}
-
-/// What `--noise` is for, and what it takes.
-fn noise_help(purpose: &str) -> String {
-    format!("{purpose}: ideal, or components joined by +{}", noise::help())
-}
-
 /// `mxc compile`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -150,66 +82,16 @@ fn noise_help(purpose: &str) -> String {
 pub struct CompileArgs {
     /// The trained model: ONNX, or a TOSA module (.mlir)
     pub model: PathBuf,
-    /// The package to write [default: the model's name with .mxa, in the current folder]
+    /// The package to write [default: the model's name with .mxa, in the current folder]; with --emit, the text [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Denoiser parameters allowed, as a share of the backbone's
-    #[arg(long, value_name = "P%", default_value = "4%", value_parser = share::parse_positive)]
-    pub budget: f64,
     /// Data set for calibration and ranking; without it, synthetic inputs
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// Calibration samples [default: 512; 64 synthetic ones without data]
-    #[arg(long, value_name = "N")]
-    pub samples: Option<usize>,
-    /// Standard deviation of Gaussian noise, relative to the layer's magnitude [default: 6%]
-    #[arg(long, value_name = "S%", value_parser = share::parse_positive, conflicts_with = "noise")]
-    pub sigma: Option<f64>,
-    #[arg(long, value_name = "SPEC", help = noise_help("Noise of the layers"))]
-    pub noise: Option<NoiseSpec>,
-    /// The magnitude that the noise is relative to
-    #[arg(long, value_name = "NAME", default_value_t = LayerNoise::default().reference, value_parser = words::<Reference>(Reference::WORDS))]
-    pub noise_reference: Reference,
-    /// What the magnitude is taken of
-    #[arg(long, value_name = "NAME", default_value_t = LayerNoise::default().scale, value_parser = words::<Scale>(Scale::WORDS))]
-    pub noise_scale: Scale,
-    /// best: what takes most of the loss away within the budget, of any kind, fitted in closed form behind equalized converter
-    /// ranges; paper: the paper's block and placement, and nothing else. The next four options change parts
-    #[arg(long, value_name = "NAME", default_value = "best", value_parser = ["best", "paper"])]
-    pub recipe: String,
-    /// Where denoisers go.
-    #[arg(long, value_name = "HOW", help = format!("Where denoisers go: {} [default: the recipe's]", Strategy::choices()))]
-    pub placement: Option<Strategy>,
-    /// The denoisers' kind.
-    #[arg(long, value_name = "KIND", help = format!("The denoiser: {}; by --placement worth also any [default: the recipe's]", Kind::choices()))]
-    pub denoiser: Option<String>,
-    /// Whether output channels are scaled towards their converters' full scale, where there are data [default: the recipe's]
-    #[arg(long, value_name = "YES", value_parser = clap::builder::BoolishValueParser::new())]
-    pub equalize: Option<bool>,
-    /// Reads layers more than once and takes the mean, or computes them digitally, where that helps most: what it may add to the energy
-    /// of the analog layers, such as +5%; takes data
-    #[arg(long, value_name = "P%", default_value = "0%", value_parser = share::parse_positive)]
-    pub energy_budget: f64,
-    /// Where the denoisers' weights come from [default: the recipe's]
-    #[arg(long, value_name = "HOW", value_parser = inits())]
-    pub init: Option<Init>,
-    /// The output that holds the logits [default: the first of floats]
-    #[arg(long, value_name = "NAME")]
-    pub logits: Option<String>,
     #[command(flatten)]
-    pub import: ImportArgs,
-    /// Keep the last N training samples out of calibration and fine-tuning
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub holdout: usize,
-    /// Layers that stay on the digital side
-    #[arg(long, value_name = "GLOB")]
-    pub keep_digital: Vec<String>,
-    /// Hardware profile (TOML) [default: the paper's]
-    #[arg(long, value_name = "FILE")]
-    pub hardware: Option<PathBuf>,
-    /// Print the MLIR of a level instead of writing a package (to stdout or -o)
-    #[arg(long, value_name = "LEVEL", value_parser = levels())]
-    pub emit: Option<Level>,
+    pub compile: options::Compile,
+    #[command(flatten)]
+    pub import: options::Import,
     /// With --emit, weights as tosa.const instead of external globals
     #[arg(long, requires = "emit")]
     pub inline_weights: bool,
@@ -217,9 +99,7 @@ pub struct CompileArgs {
     #[arg(long)]
     pub timing: bool,
     #[command(flatten)]
-    pub preprocess: PreprocessArgs,
-    #[command(flatten)]
-    pub reading: ReadingArgs,
+    pub reading: options::Reading,
 }
 
 /// `mxc calibrate`.
@@ -236,17 +116,10 @@ pub struct CalibrateArgs {
     /// The package to write [default: NAME.calibrated.mxa]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Samples, half of which judge what the others propose
-    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(1..))]
-    pub samples: u32,
-    /// Whether the converters' ranges are equalized anew
-    #[arg(long, value_name = "YES", default_value = "yes", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
-    pub equalize: bool,
-    /// Keep the last N training samples out [default: as compiled]
-    #[arg(long, value_name = "N")]
-    pub holdout: Option<usize>,
     #[command(flatten)]
-    pub reading: ReadingArgs,
+    pub calibrate: options::Calibrate,
+    #[command(flatten)]
+    pub reading: options::Reading,
 }
 
 /// `mxc finetune`.
@@ -261,45 +134,13 @@ pub struct FinetuneArgs {
     /// The labelled data set
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
-    /// The package to write [default: NAME.tuned.mxa]
+    /// The package to write [default: NAME.tuned.mxa]; its checkpoint is OUT.mxa.ckpt
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// best: distill, few images blended, Adam 1e-2 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
-    /// cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else best]
-    #[arg(long, value_name = "NAME", value_parser = ["best", "paper", "cosine"])]
-    pub recipe: Option<String>,
-    /// What to train towards: cross-entropy with the labels, or distill, the clean model's own outputs (no labels needed)
-    /// [default: the recipe's]
-    #[arg(long, value_name = "NAME", value_parser = ["cross-entropy", "distill"])]
-    pub loss: Option<String>,
-    /// How much it counts, beside the loss, that layers are given what the clean network gives them, up to a gain
-    #[arg(long, value_name = "W", default_value_t = 0.0)]
-    pub match_features: f64,
-    /// Use only the first N training samples
-    #[arg(long, value_name = "N")]
-    pub limit: Option<usize>,
-    /// Passes over the data [default: the recipe's: 5, by best more of few images]
-    #[arg(long, value_name = "N")]
-    pub epochs: Option<u32>,
-    /// Learning rate [default: the recipe's]
-    #[arg(long, value_name = "F")]
-    pub lr: Option<f64>,
-    /// Samples a step [default: the recipe's, 32 or 128]
-    #[arg(long, value_name = "N")]
-    pub batch: Option<usize>,
-    /// Train at another sigma than the package's
-    #[arg(long, value_name = "S%", value_parser = share::parse_positive, conflicts_with = "noise")]
-    pub sigma: Option<f64>,
-    #[arg(long, value_name = "SPEC", help = noise_help("Train under another noise than the package's"))]
-    pub noise: Option<NoiseSpec>,
-    /// Keep the last N training samples out [default: as compiled]
-    #[arg(long, value_name = "N")]
-    pub holdout: Option<usize>,
-    /// Go on from OUT.mxa.ckpt
-    #[arg(long)]
-    pub resume: bool,
     #[command(flatten)]
-    pub reading: ReadingArgs,
+    pub finetune: options::Finetune,
+    #[command(flatten)]
+    pub reading: options::Reading,
 }
 
 /// `mxc eval`.
@@ -314,38 +155,8 @@ pub struct EvalArgs {
     /// The labelled data set
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
-    /// Noise draws (runs) over the data
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub seeds: u32,
-    /// Also simulate N chips (noise components with lifetime=chip are drawn once a chip) and give the yield
-    #[arg(long, value_name = "N", requires = "floor")]
-    pub chips: Option<u32>,
-    /// The accuracy in percent that a good chip reaches
-    #[arg(long, value_name = "A", requires = "chips")]
-    pub floor: Option<f64>,
-    /// Evaluate at another sigma than the package's
-    #[arg(long, value_name = "S%", value_parser = share::parse_positive, conflicts_with = "noise")]
-    pub sigma: Option<f64>,
-    #[arg(long, value_name = "SPEC", help = noise_help("Evaluate under another noise than the package's"))]
-    pub noise: Option<NoiseSpec>,
-    /// The split: test, train or holdout
-    #[arg(long, value_name = "NAME", default_value = "test", value_parser = ["test", "train", "holdout"])]
-    pub split: String,
-    /// Use only the first N samples
-    #[arg(long, value_name = "N")]
-    pub limit: Option<usize>,
-    /// The last N training samples are the holdout [default: as compiled]
-    #[arg(long, value_name = "N")]
-    pub holdout: Option<usize>,
-    /// Samples a batch; the results do not depend on it
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub batch: usize,
-    /// The denoisers' arithmetic: float, or fixed (the digital tile's integers)
-    #[arg(long, value_name = "NAME", default_value_t, value_parser = arithmetics())]
-    pub digital: Arithmetic,
-    /// What computes: onednn, or reference (plain f64 arithmetic, slowly, to check results)
-    #[arg(long, value_name = "NAME", default_value_t)]
-    pub backend: Backend,
+    #[command(flatten)]
+    pub evaluate: options::Evaluate,
     /// Run only part I of N of the evaluation, from 1/N to N/N, and write what it finds to -o; mxc merge puts parts together
     #[arg(long, value_name = "I/N", requires = "output")]
     pub shard: Option<Shard>,
@@ -353,7 +164,7 @@ pub struct EvalArgs {
     #[arg(short, long, value_name = "FILE", requires = "shard")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
-    pub reading: ReadingArgs,
+    pub reading: options::Reading,
 }
 
 /// `mxc merge`.
@@ -365,55 +176,6 @@ pub struct MergeArgs {
     /// The files that `mxc eval --shard` has written, of every shard one
     #[arg(required = true, value_name = "PART")]
     pub parts: Vec<PathBuf>,
-}
-
-/// How a data set is read.
-#[derive(Clone, Debug, Default, Args)]
-pub struct ReadingArgs {
-    /// The names of the class folders in the order of the network's outputs, one a line
-    #[arg(long, value_name = "FILE")]
-    pub classes: Option<PathBuf>,
-    /// Leave out images that cannot be decoded, and count them, instead of failing
-    #[arg(long)]
-    pub skip_bad: bool,
-}
-
-impl ReadingArgs {
-    /// The data at `path`.
-    pub fn data(&self, path: &Path) -> Data {
-        Data { path: path.to_owned(), classes: self.classes.clone(), skip_bad: self.skip_bad }
-    }
-}
-
-/// How a model's file is read.
-#[derive(Debug, Args)]
-pub struct ImportArgs {
-    /// The shape of an input whose dimensions the model leaves open; it pins a batch that the network is made for
-    #[arg(long, value_name = "NAME=1,3,H,W", value_parser = input_shape)]
-    pub input_shape: Vec<(String, Vec<usize>)>,
-    /// The most memory for constants that an ONNX model computes, such as 4GiB [default: 1GiB, less for a small file]
-    #[arg(long, value_name = "BYTES")]
-    pub max_constant_bytes: Option<ByteSize>,
-}
-
-impl ImportArgs {
-    /// The importer's options.
-    pub fn options(&self) -> ImportOptions {
-        ImportOptions {
-            input_shapes: self.input_shape.iter().cloned().collect(),
-            max_constant_bytes: self.max_constant_bytes.map(|size| size.as_u64()),
-            ..ImportOptions::default()
-        }
-    }
-}
-
-/// `NAME=1,3,H,W`.
-fn input_shape(text: &str) -> Result<(String, Vec<usize>), String> {
-    let parsed = text.split_once('=').and_then(|(name, sizes)| {
-        let sizes: Option<Vec<usize>> = sizes.split(',').map(|size| size.trim().parse().ok()).collect();
-        Some((name.to_owned(), sizes.filter(|sizes| !sizes.contains(&0))?))
-    });
-    parsed.ok_or_else(|| "write NAME=1,3,H,W".to_owned())
 }
 
 /// `mxc run`.
@@ -429,13 +191,9 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "OUT.npz")]
     pub output: PathBuf,
     #[command(flatten)]
-    pub import: ImportArgs,
-    /// A package's denoisers in float, or fixed (the digital tile's integers)
-    #[arg(long, value_name = "NAME", default_value_t, value_parser = arithmetics())]
-    pub digital: Arithmetic,
-    /// What computes: onednn, or reference (plain f64 arithmetic, slowly, to check results)
-    #[arg(long, value_name = "NAME", default_value_t)]
-    pub backend: Backend,
+    pub import: options::Import,
+    #[command(flatten)]
+    pub execute: options::Execute,
 }
 
 /// `mxc inspect`.
@@ -520,12 +278,8 @@ pub struct ExportArgs {
     /// The ONNX file to write
     #[arg(short, long, value_name = "OUT.onnx")]
     pub output: PathBuf,
-    /// The source ONNX file [default: the path recorded in the package]
-    #[arg(long, value_name = "FILE")]
-    pub source: Option<PathBuf>,
-    /// Add the paper's σ̂ path with RandomNormal
-    #[arg(long)]
-    pub sampling: bool,
+    #[command(flatten)]
+    pub export: options::Export,
 }
 
 /// `mxc report`.
@@ -534,7 +288,6 @@ pub struct ExportArgs {
 pub struct ReportArgs {
     /// The package
     pub package: PathBuf,
-    /// Hardware profile (TOML) [default: the package's]
-    #[arg(long, value_name = "FILE")]
-    pub hardware: Option<PathBuf>,
+    #[command(flatten)]
+    pub profile: options::Profile,
 }

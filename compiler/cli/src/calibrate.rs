@@ -1,7 +1,7 @@
 //! `mxc calibrate`: fits a package's denoisers in closed form.
 
 use super::{Failure, Global, args::CalibrateArgs};
-use mxc::{CalibrateOptions, Fitted, Package, Ranges, SessionOptions, compiler::files::Inputs};
+use mxc::{Fitted, Package, Ranges, SessionOptions, compiler::files::Inputs};
 
 pub fn run(args: &CalibrateArgs, global: &Global) -> Result<(), Failure> {
     let output = args.output.clone().unwrap_or_else(|| args.package.with_extension("calibrated.mxa"));
@@ -12,40 +12,19 @@ pub fn run(args: &CalibrateArgs, global: &Global) -> Result<(), Failure> {
         .check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
     let monitor = global.ui.monitor(|_| {});
     let package = Package::open(&args.package)?;
-    let session = SessionOptions { threads: global.threads, ..SessionOptions::default() };
+    let session = SessionOptions { threads: global.common.threads(), ..SessionOptions::default() };
     let session = package.session(&session, &monitor)?;
-    let options = CalibrateOptions {
-        samples: args.samples as usize,
-        equalize: args.equalize,
-        holdout: args.holdout,
-        seed: global.seed,
-    };
+    let options = args.calibrate.options(&global.common);
     let calibrated = session.calibrate(&args.reading.data(&args.data), &options, &monitor)?;
     calibrated.package.write(&output)?;
     if global.ui.json {
-        return super::print_json(&report(calibrated.ranges, calibrated.fitted.as_ref(), calibrated.skipped));
+        return super::print_json(&calibrated.to_json());
     }
     super::print(&told(calibrated.ranges, calibrated.fitted.as_ref()))?;
     super::print(&format!("{}\n", output.display()))
 }
 
-/// What ranges and fits changed, as JSON: distillation losses of the samples that judged.
-pub fn report(ranges: Option<Ranges>, fitted: Option<&Fitted>, skipped: Option<usize>) -> serde_json::Value {
-    let mut report = serde_json::json!({
-        "ranges": ranges.map(|Ranges { channels, inputs, before, after }| {
-            serde_json::json!({ "column_shifts": channels, "input_ranges": inputs, "loss_before": before, "loss_after": after })
-        }),
-        "closed_form": fitted.map(|Fitted { gain, before, after }| {
-            serde_json::json!({ "gain": gain, "loss_before": before, "loss_after": after })
-        }),
-    });
-    if let Some(skipped) = skipped {
-        report["skipped"] = skipped.into();
-    }
-    report
-}
-
-/// The same in words.
+/// What ranges and fits changed, in words.
 pub fn told(ranges: Option<Ranges>, fitted: Option<&Fitted>) -> String {
     let mut text = String::new();
     if let Some(Ranges { channels, inputs, before, after }) = ranges {

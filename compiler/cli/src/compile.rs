@@ -1,11 +1,8 @@
 //! `mxc compile`: from a model to a package, or to the MLIR of a level.
 
 use super::{Failure, Global, args::CompileArgs, calibrate, ui};
-use compiler::{files::Inputs, pass::run::Times, placement::Kinds};
-use mxc::{
-    CompileOptions, Compiled, Hardware, LayerNoise, Level, Model, PreprocessOptions, Progress, SpentEnergy, Strategy,
-    compiler, runtime,
-};
+use compiler::{files::Inputs, pass::run::Times};
+use mxc::{Compiled, Model, Progress, SpentEnergy, compiler, runtime};
 use runtime::{files::write_atomically, package::Placement};
 use std::{
     path::{Path, PathBuf},
@@ -14,7 +11,7 @@ use std::{
 
 pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     let output = output(&args)?;
-    let options = options(&args, global)?;
+    let options = args.compile.options(&global.common)?;
     let data = args.data.as_ref().map(|path| args.reading.data(path));
     let context = mxc::Context::new();
     let (times, start) = (Times::default(), Instant::now());
@@ -27,7 +24,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     });
     let mut compiled = model.compile(&options, data.as_ref(), &monitor)?;
     drop(monitor);
-    if args.emit.is_some() {
+    if args.compile.emit.is_some() {
         if args.timing {
             ui::say(&times.table());
         }
@@ -42,7 +39,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     }
     let placement = package.manifest().placement.clone().unwrap_or_default();
     if global.ui.json {
-        return super::print_json(&report(&placement, &compiled));
+        return super::print_json(&compiled.to_json());
     }
     super::print(&format!("{}\n\n", layer_table(&placement)))?;
     super::print(&calibrate::told(compiled.ranges(), compiled.fitted()))?;
@@ -50,7 +47,7 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
     super::print(&format!(
         "{}: recipe {}; {} denoiser parameters on {} layers, {:.2} % of the backbone's {}{}; noise {}, scale {}, reference {}\n",
         output.display(),
-        args.recipe,
+        args.compile.recipe,
         placement.denoiser_parameters,
         placement.layers.iter().filter(|layer| layer.chosen).count(),
         overhead(&placement),
@@ -63,39 +60,6 @@ pub fn run(args: CompileArgs, global: &Global) -> Result<(), Failure> {
         options.noise.scale,
         options.noise.reference,
     ))
-}
-
-fn options(args: &CompileArgs, global: &Global) -> Result<CompileOptions, Failure> {
-    let spec = super::noise(args.sigma, args.noise.as_ref()).unwrap_or(LayerNoise::default().spec);
-    let recipe = CompileOptions::new(args.recipe.parse()?);
-    let placement = args.placement.clone().unwrap_or(recipe.placement);
-    // A placement that chooses no kinds needs some.
-    let in_order = recipe.denoiser == Kinds::ANY && !matches!(placement, Strategy::Worth);
-    let denoiser = if in_order { Kinds::IN_ORDER.to_owned() } else { recipe.denoiser };
-    Ok(CompileOptions {
-        level: args.emit.unwrap_or(Level::Denoise),
-        budget: args.budget,
-        noise: LayerNoise { spec, scale: args.noise_scale, reference: args.noise_reference },
-        placement,
-        denoiser: args.denoiser.clone().unwrap_or(denoiser),
-        equalize: args.equalize.unwrap_or(recipe.equalize),
-        energy_budget: args.energy_budget,
-        init: args.init.unwrap_or(recipe.init),
-        logits: args.logits.clone(),
-        keep_digital: args.keep_digital.clone(),
-        samples: args.samples,
-        holdout: args.holdout,
-        preprocessing: PreprocessOptions {
-            mean: args.preprocess.mean.clone(),
-            std: args.preprocess.std.clone(),
-            resize: args.preprocess.resize,
-            crop: args.preprocess.crop,
-            interpolation: args.preprocess.interpolation.clone(),
-        },
-        hardware: args.hardware.as_deref().map(Hardware::load).transpose()?.unwrap_or_else(Hardware::paper),
-        seed: global.seed,
-        threads: global.threads,
-    })
 }
 
 fn emit(compiled: &mut Compiled<'_>, args: &CompileArgs) -> Result<(), Failure> {
@@ -114,11 +78,11 @@ fn emit(compiled: &mut Compiled<'_>, args: &CompileArgs) -> Result<(), Failure> 
 /// Where the package, or with `--emit` the text, goes: by default the model's name in the current folder. It is no input.
 fn output(args: &CompileArgs) -> Result<PathBuf, Failure> {
     let output = args.output.clone().unwrap_or_else(|| default_output(&args.model));
-    if args.output.is_some() || args.emit.is_none() {
+    if args.output.is_some() || args.compile.emit.is_none() {
         Inputs::default()
             .model(&args.model)
             .data(args.data.as_deref())
-            .file("the hardware profile", args.hardware.as_deref())
+            .file("the hardware profile", args.compile.hardware.as_deref())
             .file("the list of classes", args.reading.classes.as_deref())
             .check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
     }
@@ -156,53 +120,6 @@ fn shifts(compiled: &Compiled<'_>) -> u64 {
 /// Column shifts counted as parameters, in percent of the backbone's.
 fn shift_overhead(placement: &Placement, compiled: &Compiled<'_>) -> f64 {
     100.0 * shifts(compiled) as f64 / placement.backbone_parameters.max(1) as f64
-}
-
-/// The object of `compile --json`.
-fn report(placement: &Placement, compiled: &Compiled<'_>) -> serde_json::Value {
-    let layers: Vec<_> = placement
-        .layers
-        .iter()
-        .map(|layer| {
-            serde_json::json!({
-                "name": layer.name,
-                "channels": layer.channels,
-                "reference": layer.reference,
-                "gradient_norm": layer.gradient_norm,
-                "rank": layer.rank,
-                "denoisers": layer.denoisers,
-                "denoiser_parameters": layer.denoiser_parameters,
-                "chosen": layer.chosen,
-                "reason": layer.reason,
-            })
-        })
-        .collect();
-    let mut report = serde_json::json!({
-        "parameters": {
-            "backbone": placement.backbone_parameters,
-            "denoisers": placement.denoiser_parameters,
-            "overhead_percent": overhead(placement),
-            "column_shifts": shifts(compiled),
-            "overhead_with_shifts_percent": overhead(placement) + shift_overhead(placement, compiled),
-        },
-        "layers": layers,
-    });
-    report["energy"] = compiled.energy().map_or(serde_json::Value::Null, |spent| {
-        let SpentEnergy { read, most, digital, share, before, after } = spent;
-        serde_json::json!({
-            "layers_read": read,
-            "most_reads": most,
-            "layers_digital": digital,
-            "added_percent": 100.0 * share,
-            "loss_before": before,
-            "loss_after": after,
-        })
-    });
-    let calibrated = calibrate::report(compiled.ranges(), compiled.fitted(), compiled.skipped());
-    for (key, value) in calibrated.as_object().into_iter().flatten() {
-        report[key] = value.clone();
-    }
-    report
 }
 
 /// The table that `compile` and `inspect` print: every analog layer by rank.

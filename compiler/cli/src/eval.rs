@@ -2,7 +2,7 @@
 
 use super::{Failure, Global, args::EvalArgs, ui};
 use mxc::{
-    ChipOptions, EvalOptions, EvalReport, Package, Progress, SessionOptions,
+    EvalReport, Package, Progress,
     compiler::files::Inputs,
     runtime::{
         evaluate::{Accuracies, Yield},
@@ -18,26 +18,12 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
             progress.update(now.done, &format!(" {} (draw {})", now.stage, now.run + 1));
         }
     });
-    let session = SessionOptions {
-        threads: global.threads,
-        backend: args.backend,
-        noise: super::noise(args.sigma, args.noise.as_ref()),
-        arithmetic: args.digital,
-    };
-    let options = EvalOptions {
-        runs: args.seeds,
-        split: args.split.parse()?,
-        limit: args.limit,
-        holdout: args.holdout,
-        batch: args.batch,
-        chips: args.chips.zip(args.floor).map(|(count, floor)| ChipOptions { count, floor }),
-        seed: global.seed,
-    };
+    let options = args.evaluate.options(&global.common);
     if let Some(output) = &args.output {
         let inputs = Inputs::default().file("the package", Some(&args.package)).data(Some(&args.data));
         inputs.file("the list of classes", args.reading.classes.as_deref()).check("-o", output)?;
     }
-    let session = Package::open(&args.package)?.session(&session, &monitor)?;
+    let session = Package::open(&args.package)?.session(&args.evaluate.session(&global.common), &monitor)?;
     let data = args.reading.data(&args.data);
     if let (Some(shard), Some(output)) = (args.shard, &args.output) {
         let part = session.evaluate_shard(&data, &options, shard, &monitor)?;
@@ -50,7 +36,7 @@ pub fn run(args: EvalArgs, global: &Global) -> Result<(), Failure> {
     if global.ui.json {
         return super::print_json(&report);
     }
-    print_report(&report, &args.digital.to_string())
+    print_report(&report, &args.evaluate.execute.digital.to_string())
 }
 
 /// A report as tables; `digital` is the denoisers' arithmetic.

@@ -1,16 +1,15 @@
 //! `mxc export`: the denoisers in the user's own ONNX file.
 
 use super::{Failure, Global, args::ExportArgs};
-use mxc::{ExportOptions, Package};
+use mxc::Package;
 
 pub fn run(args: ExportArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
-    let options = ExportOptions { source: args.source, sampling: args.sampling };
-    let exported = package.export_to(&args.output, &options)?;
+    let exported = package.export_to(&args.output, &args.export.options())?;
     if global.ui.json {
         return super::print_json(&serde_json::json!({
             "layers": exported.layers,
-            "sampling": args.sampling,
+            "sampling": args.export.sampling,
             "difference": exported.verified.difference,
         }));
     }

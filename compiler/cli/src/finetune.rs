@@ -5,7 +5,7 @@ use super::{
     args::FinetuneArgs,
     interrupt::{self, Interrupted},
 };
-use mxc::{Error, FinetuneOptions, Finetuned, Package, Progress, SessionOptions, compiler::files::Inputs};
+use mxc::{Error, Finetuned, Package, Progress, compiler::files::Inputs};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -33,14 +33,10 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
     };
     let monitor = global.ui.monitor(told).with_cancel(interrupt::cancel());
     let package = Package::open(&args.package)?;
-    let session = SessionOptions {
-        threads: global.threads,
-        noise: super::noise(args.sigma, args.noise.as_ref()),
-        ..SessionOptions::default()
-    };
-    let session = package.session(&session, &monitor)?;
+    let session = package.session(&args.finetune.session(&global.common), &monitor)?;
     interrupt::graceful();
-    let result = session.finetune(&args.reading.data(&args.data), &options(&args, &checkpoint, global)?, &monitor);
+    let options = args.finetune.options(Some(checkpoint.clone()), &global.common);
+    let result = session.finetune(&args.reading.data(&args.data), &options, &monitor);
     drop(monitor);
     drop(progress);
     let resumed_from = match &result {
@@ -73,11 +69,7 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
 fn finish(tuned: &Finetuned, output: &Path, global: &Global) -> Result<(), Failure> {
     let training = tuned.package.manifest().training.clone();
     if global.ui.json {
-        let mut report = serde_json::json!({ "training": training });
-        if let Some(skipped) = tuned.skipped {
-            report["skipped"] = skipped.into();
-        }
-        return super::print_json(&report);
+        return super::print_json(&tuned.to_json());
     }
     if let Some(training) = training {
         if let Some(judged) = training.judged.first() {
@@ -104,20 +96,4 @@ fn checkpoint_path(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
     name.push(".ckpt");
     PathBuf::from(name)
-}
-
-fn options(args: &FinetuneArgs, checkpoint: &Path, global: &Global) -> Result<FinetuneOptions, Failure> {
-    Ok(FinetuneOptions {
-        recipe: args.recipe.as_ref().map(|name| name.parse()).transpose()?,
-        loss: args.loss.as_ref().map(|name| name.parse()).transpose()?,
-        learning_rate: args.lr,
-        features: args.match_features,
-        epochs: args.epochs,
-        batch: args.batch,
-        limit: args.limit,
-        holdout: args.holdout,
-        seed: global.seed,
-        checkpoint: Some(checkpoint.to_owned()),
-        resume: args.resume,
-    })
 }

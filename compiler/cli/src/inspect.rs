@@ -91,10 +91,10 @@ fn effective_noise(package: &Package, args: &InspectArgs, data: &Path, global: &
             progress.update((samples * done) as u64, "");
         }
     });
-    let session = SessionOptions { threads: global.threads, ..SessionOptions::default() };
+    let session = SessionOptions { threads: global.common.threads(), ..SessionOptions::default() };
     let session = package.session(&session, &monitor)?;
     let data = Data { classes: args.classes.clone(), ..Data::new(data) };
-    let report = session.effective_noise(&data, args.samples, global.seed, &monitor)?;
+    let report = session.effective_noise(&data, args.samples, global.common.seed, &monitor)?;
     drop(monitor);
     drop(progress);
     if global.ui.json {

@@ -17,7 +17,8 @@ mod ui;
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use interrupt::Interrupted;
-use mxc::{NoiseSpec, compiler::opt::OptError};
+use mxc::compiler::opt::OptError;
+use mxc_options as options;
 use std::{path::Path, process::ExitCode};
 use ui::Ui;
 
@@ -29,25 +30,15 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub struct Global {
     /// Messages and progress.
     pub ui: Ui,
-    /// Worker threads.
-    pub threads: usize,
-    /// The seed of every draw.
-    pub seed: u64,
+    /// Threads and the seed.
+    pub common: options::Common,
 }
 
 /// Parses the command line and runs it: exit code 0, 1 for an error, 2 for wrong usage, 128 + signal when stopped by one.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging(cli.common.verbose);
-    let global = Global {
-        ui: Ui::new(cli.common.quiet, cli.common.json),
-        threads: cli
-            .common
-            .threads
-            .filter(|&threads| threads > 0)
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
-        seed: cli.common.seed,
-    };
+    start_logging(cli.output.verbose);
+    let global = Global { ui: Ui::new(cli.output.quiet, cli.output.json), common: cli.output.common };
     let result = interrupt::watch().and_then(|()| match cli.command {
         Command::Compile(args) => compile::run(*args, &global),
         Command::Calibrate(args) => calibrate::run(&args, &global),
@@ -94,11 +85,6 @@ fn start_logging(verbose: u8) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MXC_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
-}
-
-/// The noise of `--sigma` (the paper's Gaussian) or `--noise`, if one is given.
-fn noise(sigma: Option<f64>, noise: Option<&NoiseSpec>) -> Option<NoiseSpec> {
-    noise.cloned().or_else(|| sigma.map(NoiseSpec::gaussian))
 }
 
 /// Writes to stdout; a closed pipe ends the program quietly as other tools do.

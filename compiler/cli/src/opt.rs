@@ -42,9 +42,9 @@ pub fn run(args: OptArgs, global: &Global) -> Result<(), Failure> {
         run_reproducer: args.run_reproducer,
         reproducer,
         print_debuginfo: args.print_debuginfo,
-        seed: global.seed,
-        threads: global.threads,
-        samples: Some(mxc::passes::samples(global.threads)),
+        seed: global.common.seed,
+        threads: global.common.threads(),
+        samples: Some(mxc::passes::samples(global.common.threads())),
         ..opt::OptOptions::default()
     };
     for warning in opt::run(options)? {

@@ -1,11 +1,11 @@
 //! `mxc report`: what the denoisers cost on the digital tile, and the layers on the analog tiles.
 
 use super::{Failure, Global, args::ReportArgs, ui};
-use mxc::{Cost, Hardware, Package};
+use mxc::{Cost, Package};
 
 pub fn run(args: ReportArgs, global: &Global) -> Result<(), Failure> {
     let package = Package::open(&args.package)?;
-    let hardware = args.hardware.as_deref().map(Hardware::load).transpose()?;
+    let hardware = args.profile.load()?;
     let cost = package.report(hardware.as_ref(), &global.ui.monitor(|_| {}))?;
     if global.ui.json {
         return super::print_json(&cost);

@@ -2,7 +2,7 @@
 
 use super::{Failure, Global, args::RunArgs};
 use mxc::{
-    Arrays, Error, Model, Package, Session, SessionOptions, compiler::files::Inputs, npz_bytes, read_npz,
+    Arrays, Error, Model, Package, Session, compiler::files::Inputs, npz_bytes, read_npz,
     runtime::files::write_atomically,
 };
 
@@ -11,7 +11,7 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     inputs.check("-o", &args.output)?;
     let arrays = read_npz(&args.input)?;
     let session = session(&args, &arrays, global)?;
-    let outputs = session.run(&arrays, global.seed).map_err(|error| match error {
+    let outputs = session.run(&arrays, global.common.seed).map_err(|error| match error {
         Error::Arrays(reason) => Error::Arrays(format!("{}: {reason}", args.input.display())),
         other => other,
     })?;
@@ -29,12 +29,7 @@ pub fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
 
 /// The model, ready to run. Sizes that an ONNX model leaves open are those of the arrays.
 fn session(args: &RunArgs, arrays: &Arrays, global: &Global) -> Result<Session, Error> {
-    let session = SessionOptions {
-        threads: global.threads,
-        backend: args.backend,
-        arithmetic: args.digital,
-        ..SessionOptions::default()
-    };
+    let session = args.execute.session(None, &global.common);
     let monitor = global.ui.monitor(|_| {});
     if args.model.extension().is_some_and(|extension| extension == "mxa") {
         return Package::open(&args.model)?.session(&session, &monitor);

@@ -5,7 +5,7 @@ use crate::{
     data::{CALIBRATION_SAMPLES, SYNTHETIC_SAMPLES},
     passes,
 };
-use melior::ir::Module;
+use melior::ir::{Module, operation::OperationLike};
 use mxc_compiler::{
     driver::{self, Init, Level, Record},
     import::{self, SourceInfo, SourceInput},
@@ -148,6 +148,11 @@ impl<'c> Compiled<'c> {
     /// The module's text; weights are globals without their values.
     pub fn ir(&self) -> String {
         print_module(&self.inner.module, false)
+    }
+
+    /// The module as MLIR bytecode; weights are globals without their values.
+    pub fn bytecode(&self) -> Vec<u8> {
+        self.inner.module.as_operation().write_bytecode()
     }
 
     /// Puts the weights into the module, as `tosa.const`: its text is then complete.

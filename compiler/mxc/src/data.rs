@@ -1,21 +1,24 @@
 //! Data sets: what networks are calibrated, trained and evaluated on.
 
 use crate::{Error, Monitor};
+#[cfg(feature = "compiler")]
 use mxc_compiler::pass::{SampleRequest, SampleSource, Samples};
 use mxc_runtime::{
-    data::{self, DataError, Dataset, Source, Split},
+    data::{self, DataError, Dataset, Memory, Source, Split},
     package::Preprocessing,
 };
+#[cfg(feature = "compiler")]
+use std::{cell::RefCell, path::Path, rc::Rc};
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    rc::Rc,
+    path::PathBuf,
 };
 
 /// How many samples calibration takes of data unless the caller says.
+#[cfg(feature = "compiler")]
 pub(crate) const CALIBRATION_SAMPLES: usize = 512;
 /// How many synthetic inputs it takes without data.
+#[cfg(feature = "compiler")]
 pub(crate) const SYNTHETIC_SAMPLES: usize = 64;
 
 /// Where a data set is and how it is read: a folder of MNIST (IDX) or CIFAR files, an `.npz`, or class folders of images.
@@ -24,10 +27,12 @@ pub(crate) const SYNTHETIC_SAMPLES: usize = 64;
 /// let data = mxc::Data::new("/usr/share/datasets/fashion-mnist");
 /// assert!(!data.skip_bad);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Data {
-    /// The file or folder.
+    /// The file or folder; of samples in memory, what errors call them.
     pub path: PathBuf,
+    /// Samples in memory, which then are those of every split but the holdout.
+    pub memory: Option<Memory>,
     /// A file with the names of the class folders in the order of the network's outputs, one a line.
     pub classes: Option<PathBuf>,
     /// Whether images that cannot be decoded are left out, and counted, instead of ending the call. The samples that a call is about
@@ -39,7 +44,17 @@ pub struct Data {
 impl Data {
     /// The data at `path`, all of which is good.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), classes: None, skip_bad: false }
+        Self { path: path.into(), memory: None, classes: None, skip_bad: false }
+    }
+
+    /// Samples in memory.
+    ///
+    /// ```
+    /// let samples = mxc::Memory::floats(&[2, 1, 28, 28], vec![0.0; 2 * 28 * 28], Some(vec![3, 7])).unwrap();
+    /// assert_eq!(mxc::Data::in_memory(samples).path.to_str(), Some("the samples in memory"));
+    /// ```
+    pub fn in_memory(samples: Memory) -> Self {
+        Self { memory: Some(samples), ..Self::new("the samples in memory") }
     }
 
     /// Opens a split.
@@ -50,6 +65,9 @@ impl Data {
         preprocessing: &Preprocessing,
         threads: usize,
     ) -> Result<Dataset, DataError> {
+        if let Some(memory) = &self.memory {
+            return Ok(Dataset::of_memory(&self.path, memory, split, holdout, preprocessing)?.with_threads(threads));
+        }
         let classes = self.classes.as_deref().map(data::read_classes).transpose()?;
         let opened = Dataset::open_numbered(&self.path, split, holdout, preprocessing, classes.as_deref())?;
         Ok(opened.with_threads(threads))
@@ -77,6 +95,7 @@ impl Data {
     }
 
     /// Calibration samples drawn from the training split, and what was left out of them.
+    #[cfg(feature = "compiler")]
     pub(crate) fn calibration(
         &self,
         holdout: usize,
@@ -150,6 +169,7 @@ impl LeftOut {
 }
 
 /// Samples for a pass that a pipeline runs with `data=PATH`; pixels are scaled to 0..1.
+#[cfg(feature = "compiler")]
 pub(crate) fn requested(request: &SampleRequest, threads: usize) -> Result<Option<Samples>, String> {
     let Some(path) = &request.data else {
         return Ok(None);

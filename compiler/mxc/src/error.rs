@@ -1,6 +1,8 @@
 //! Why a call fails.
 
+#[cfg(feature = "compiler")]
 use miette::Diagnostic;
+#[cfg(feature = "compiler")]
 use mxc_compiler::{
     driver::CompileError,
     export::ExportError,
@@ -36,24 +38,30 @@ use std::{
 #[non_exhaustive]
 pub enum Error {
     /// The model cannot be imported.
+    #[cfg(feature = "compiler")]
     #[error(transparent)]
     Import(#[from] ImportError),
     /// A pass failed.
+    #[cfg(feature = "compiler")]
     #[error(transparent)]
     Pass(#[from] RunError),
     /// A pipeline's text is malformed.
+    #[cfg(feature = "compiler")]
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
     /// A compiled model cannot be executed.
+    #[cfg(feature = "compiler")]
     #[error("the model cannot be executed: {0}")]
     Compile(LoadError),
     /// A module cannot be executed.
+    #[cfg(feature = "compiler")]
     #[error(transparent)]
     Load(#[from] LoadError),
     /// A program cannot be packaged.
     #[error("the model cannot be packaged: {0}")]
     Program(#[from] ProgramError),
     /// A package's module, or one given as text, is not MLIR that mxc reads.
+    #[cfg(feature = "compiler")]
     #[error("{message}")]
     Module {
         /// What the text is called: its file.
@@ -83,6 +91,7 @@ pub enum Error {
     #[error(transparent)]
     Finetune(#[from] FinetuneError),
     /// The denoisers cannot be exported.
+    #[cfg(feature = "compiler")]
     #[error(transparent)]
     Export(#[from] ExportError),
     /// A hardware profile is not one.
@@ -100,6 +109,7 @@ pub enum Error {
         source: io::Error,
     },
     /// An output would replace an input.
+    #[cfg(feature = "compiler")]
     #[error(transparent)]
     ReplacesInput(#[from] ReplacesInput),
     /// Options contradict each other, the model or the package.
@@ -130,9 +140,21 @@ impl Error {
     /// ```
     pub fn hint(&self) -> Option<String> {
         match self {
+            #[cfg(feature = "compiler")]
             Self::Import(error) => error.help().map(|help| help.to_string()),
+            #[cfg(feature = "compiler")]
             Self::Export(error) => error.help().map(|help| help.to_string()),
+            #[cfg(feature = "compiler")]
             Self::Pass(RunError::Pass { error, .. }) => error.hint.clone(),
+            _ => None,
+        }
+    }
+
+    /// Where in the model it is: the location of the operation that a pass failed at, which names the source's node.
+    pub fn location(&self) -> Option<&str> {
+        match self {
+            #[cfg(feature = "compiler")]
+            Self::Pass(RunError::Pass { error, .. }) => error.location.as_deref(),
             _ => None,
         }
     }
@@ -143,6 +165,7 @@ impl Error {
     }
 }
 
+#[cfg(feature = "compiler")]
 impl From<CompileError> for Error {
     fn from(error: CompileError) -> Self {
         match error {

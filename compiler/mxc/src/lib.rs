@@ -30,53 +30,71 @@
 //! they are about. Importing tells of what it decides through the crate `tracing`.
 //!
 //! [`passes`] runs passes by name on a caller's own module. The crates below are at hand for what the types here do not reach:
-//! [`compiler`], [`runtime`] and [`dialects`]; they change more often.
+//! [`compiler`], [`dialects`], [`runtime`] and [`spec`]; they change more often.
+//!
+//! Without the feature `compiler`, which is on by default, packages are opened, run and evaluated, and neither MLIR nor LLVM is linked.
 
 mod arrays;
+#[cfg(feature = "compiler")]
 mod calibrate;
+#[cfg(feature = "compiler")]
 mod compile;
 mod data;
 mod error;
+#[cfg(feature = "compiler")]
 mod finetune;
+#[cfg(feature = "compiler")]
+mod json;
+#[cfg(feature = "compiler")]
 mod model;
 mod package;
+#[cfg(feature = "compiler")]
 pub mod passes;
 mod progress;
 mod session;
+#[cfg(feature = "compiler")]
+mod source;
 
 pub use arrays::{Array, Arrays, Values, npz_bytes, read_npz};
-pub use calibrate::{CalibrateOptions, Calibrated};
-pub use compile::{CompileOptions, Compiled, PreprocessOptions};
 pub use data::Data;
 pub use error::Error;
-pub use finetune::{FinetuneOptions, Finetuned};
-pub use model::{Context, Model, ModelNode};
-pub use package::{Cost, ExportOptions, Exported, Package};
+pub use package::Package;
 pub use progress::{Cancel, Monitor, Progress};
 pub use session::{Arithmetic, EvalOptions, Outputs, Session, SessionOptions};
 
-pub use mxc_compiler::{
-    driver::{Init, Level},
-    export::ExportError,
-    import::{ImportError, ImportOptions, SourceInfo, SourceInput},
-    pass::{PipelineError, Ranges, RunError, SpentEnergy},
-    placement::Strategy,
+#[cfg(feature = "compiler")]
+pub use {
+    calibrate::{CalibrateOptions, Calibrated},
+    compile::{CompileOptions, Compiled, PreprocessOptions},
+    finetune::{FinetuneOptions, Finetuned},
+    model::{Context, Model, ModelNode},
+    mxc_compiler::{
+        self as compiler,
+        driver::{Init, Level},
+        export::ExportError,
+        import::{ImportError, ImportOptions, SourceInfo, SourceInput},
+        pass::{PipelineError, Ranges, RunError, SpentEnergy},
+        placement::Strategy,
+    },
+    mxc_dialects as dialects,
+    source::{Cost, ExportOptions, Exported},
 };
-pub use mxc_dialects::noise::{LayerNoise, NoiseSpec, Reference, Scale};
+
 pub use mxc_runtime::{
     closed_form::Fitted,
-    data::{DataError, Split},
+    data::{DataError, Memory, Split},
     evaluate::{ChipOptions, EffectiveNoise, EvalReport, Part, PartError, Shard, merge},
     exec::Backend,
     finetune::{Loss, Recipe},
     hardware::Hardware,
     package::Manifest,
     program::Execution,
+    store::{Bytes, Weight, WeightStore},
 };
+pub use mxc_spec::noise::{LayerNoise, NoiseSpec, Reference, Scale};
 
-pub use mxc_compiler as compiler;
-pub use mxc_dialects as dialects;
 pub use mxc_runtime as runtime;
+pub use mxc_spec as spec;
 
 /// So many threads, or for 0 as many as there are cores.
 fn threads(wanted: usize) -> usize {

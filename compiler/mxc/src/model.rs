@@ -12,6 +12,7 @@ use mxc_compiler::{
     pass::run::print_module,
 };
 use mxc_dialects::{ffi, ir};
+use mxc_runtime::store::WeightStore;
 use std::{
     ops::Deref,
     path::{Path, PathBuf},
@@ -105,6 +106,21 @@ impl<'c> Model<'c> {
         Ok(Self { context, imported, path })
     }
 
+    /// Imports the text of a module in TOSA. Its globals have the values of `weights` unless it holds them itself; `name` is what
+    /// errors and packages call it.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Model::from_file`].
+    pub fn from_mlir(
+        context: &'c melior::Context,
+        text: &[u8],
+        name: &str,
+        weights: &WeightStore,
+    ) -> Result<Self, Error> {
+        Ok(Self { context, imported: import::mlir_bytes(context, text, name, weights)?, path: PathBuf::from(name) })
+    }
+
     /// What it was imported from: hash, operator set, producer.
     pub fn source(&self) -> &SourceInfo {
         &self.imported.source
@@ -139,6 +155,24 @@ impl<'c> Model<'c> {
     /// The text of its module.
     pub fn ir(&self) -> String {
         print_module(&self.imported.module, false)
+    }
+
+    /// Its module as MLIR bytecode; weights are globals without their values.
+    pub fn bytecode(&self) -> Vec<u8> {
+        self.imported.module.as_operation().write_bytecode()
+    }
+
+    /// The values of its module's globals.
+    pub fn weights(&self) -> &WeightStore {
+        &self.imported.weights
+    }
+
+    /// A copy, whose module is its own and whose weights are shared: compiling consumes a model.
+    pub fn duplicate(&self) -> Self {
+        let module = ffi::duplicate(&self.imported.module);
+        let Imported { weights, source, .. } = &self.imported;
+        let imported = Imported { module, weights: weights.clone(), source: source.clone() };
+        Self { context: self.context, imported, path: self.path.clone() }
     }
 
     /// Compiles it: maps its matrix-vector products to analog tiles, calibrates on `data` (or, without, on synthetic inputs), and

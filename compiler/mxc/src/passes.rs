@@ -1,10 +1,10 @@
 //! Passes by name, on the caller's own module and context.
 
 use crate::{Error, Monitor, data};
-use melior::ir::Module;
+use melior::ir::{Module, operation::OperationLike};
 use mxc_compiler::{
     opt,
-    pass::{PassContext, Pipeline, Reports, RunOptions, SampleSource, run_pipeline},
+    pass::{PassContext, Pipeline, Reports, RunOptions, SampleSource, run::print_module, run_pipeline},
     passes::REGISTRY,
 };
 use mxc_runtime::{hardware::Hardware, store::WeightStore};
@@ -114,6 +114,16 @@ pub fn run<'c>(
     cx.warnings.iter().for_each(|warning| monitor.warn(warning));
     monitor.result(result)?;
     Ok(PassResults { weights: cx.weights, denoisers: cx.denoisers, reports: cx.reports })
+}
+
+/// A module's text; weights are globals without their values.
+pub fn print(module: &Module<'_>) -> String {
+    print_module(module, false)
+}
+
+/// A module as MLIR bytecode.
+pub fn bytecode(module: &Module<'_>) -> Vec<u8> {
+    module.as_operation().write_bytecode()
 }
 
 /// Reads the data sets that passes name by their option `data=`; pixels are scaled to 0..1.

@@ -1,6 +1,7 @@
 //! What a call tells while it works, and how it is stopped.
 
 use crate::Error;
+#[cfg(feature = "compiler")]
 use mxc_compiler::pass::RunOptions;
 use mxc_runtime::{
     data::{DataError, Source},
@@ -76,6 +77,7 @@ impl Cancel {
     }
 
     /// The flag as the other crates take it.
+    #[cfg(feature = "compiler")]
     pub(crate) fn flag(&self) -> &Arc<AtomicBool> {
         &self.0
     }
@@ -117,6 +119,7 @@ impl<'a> Monitor<'a> {
     }
 
     /// Calls `work` with how passes are run: the call can be cancelled, and is told of each that ends.
+    #[cfg(feature = "compiler")]
     pub(crate) fn watching<R>(&self, work: impl FnOnce(RunOptions<'_>) -> R) -> R {
         work(RunOptions {
             stop: Some(self.cancel().flag().clone()),
@@ -133,6 +136,7 @@ impl<'a> Monitor<'a> {
         }
     }
 
+    #[cfg(feature = "compiler")]
     pub(crate) fn note(&self, text: impl Into<String>) {
         self.report(Progress::Note(text.into()));
     }
@@ -146,6 +150,7 @@ impl<'a> Monitor<'a> {
     }
 
     /// An error once the call is to end.
+    #[cfg(feature = "compiler")]
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }

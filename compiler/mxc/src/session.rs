@@ -1,7 +1,6 @@
 //! Sessions: networks that are ready to run.
 
 use crate::{Arrays, Data, Error, Monitor, Package, Progress, arrays, arrays::Array, progress::Stoppable};
-use mxc_dialects::noise::NoiseSpec;
 use mxc_runtime::{
     data::{Dataset, Source, Split},
     evaluate::{self, ChipOptions, EffectiveNoise, EvalReport, Part, Shard},
@@ -9,6 +8,7 @@ use mxc_runtime::{
     package::Preprocessing,
     program::Program,
 };
+use mxc_spec::noise::NoiseSpec;
 use std::{fmt, str::FromStr, sync::OnceLock};
 
 /// How denoisers compute.
@@ -112,6 +112,7 @@ pub struct Session {
 }
 
 impl Session {
+    #[cfg(feature = "compiler")]
     pub(crate) fn of_program(program: Program, options: &SessionOptions) -> Result<Self, Error> {
         if options.arithmetic == Arithmetic::Fixed {
             let message = "--digital fixed needs a package (.mxa): its denoisers are lowered to the digital tile";
@@ -123,11 +124,7 @@ impl Session {
     pub(crate) fn of_package(package: Package, options: &SessionOptions, monitor: &Monitor<'_>) -> Result<Self, Error> {
         let program = match options.arithmetic {
             Arithmetic::Float => package.program()?,
-            Arithmetic::Fixed => {
-                let context = mxc_dialects::new_context();
-                let (module, _) = package.lowered(&context, &package.hardware()?, monitor)?;
-                mxc_compiler::load::program(&module, &package.inner.weights())?
-            }
+            Arithmetic::Fixed => package.fixed(monitor)?,
         };
         Ok(Self::new(Some(package), program, options))
     }

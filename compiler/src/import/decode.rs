@@ -8,6 +8,7 @@ use super::{
     proto::{execution_order, name_nodes, normal, reads, spell_out},
     tensor::{Data, Element, Sym, Tensor},
 };
+use mxc_runtime::store::Bytes;
 use onnx_protobuf::{
     AttributeProto, FunctionProto, GraphProto, Message, ModelProto, NodeProto, TensorProto, TypeProto,
     attribute_proto::AttributeType, tensor_proto::DataLocation, tensor_proto::DataType, tensor_shape_proto::dimension,
@@ -128,10 +129,14 @@ pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<ModelProto, ImportError>
     Ok(model)
 }
 
-/// Decodes a model; external data files are looked up relative to `folder`.
-pub(super) fn decode(mut model: ModelProto, folder: &Path) -> Result<Model, ImportError> {
+/// Decodes a model; external data files are those in memory, else looked up relative to `folder`.
+pub(super) fn decode(
+    mut model: ModelProto,
+    folder: &Path,
+    memory: &BTreeMap<String, Bytes>,
+) -> Result<Model, ImportError> {
     name_nodes(&mut model);
-    let mut decoder = Decoder { folder, files: BTreeMap::new(), is_double: false };
+    let mut decoder = Decoder { folder, memory, files: BTreeMap::new(), is_double: false };
     let graph = decoder.graph(model.graph.take().unwrap_or_default(), &BTreeSet::new())?;
     let is_double = decoder.is_double || graph.inputs.iter().any(|input| is_double(graph.data_types.get(&input.name)));
     let functions = std::mem::take(&mut model.functions)
@@ -160,6 +165,8 @@ fn opsets(imports: &[onnx_protobuf::OperatorSetIdProto]) -> BTreeMap<String, i64
 
 struct Decoder<'a> {
     folder: &'a Path,
+    /// External data files by location.
+    memory: &'a BTreeMap<String, Bytes>,
     /// The external data files in use and their lengths.
     files: BTreeMap<PathBuf, (std::fs::File, u64)>,
     /// Whether a weight of f64 was read: one number of it is not one, exporters write such constants in any network.
@@ -399,6 +406,13 @@ impl Decoder<'_> {
         if declared.is_some_and(|length| length != size as u64) {
             return Err(failed(format!("holds {} bytes for it, its shape needs {size}", declared.unwrap_or_default())));
         }
+        let end = offset.checked_add(size as u64);
+        let short = |length: u64| format!("is too short: {size} bytes at offset {offset} are needed, it has {length}");
+        if let Some(bytes) = self.memory.get(location) {
+            let range = usize::try_from(offset).ok().zip(end.and_then(|end| usize::try_from(end).ok()));
+            let found = range.and_then(|(offset, end)| bytes.get(offset..end));
+            return Ok(found.ok_or_else(|| failed(short(bytes.len() as u64)))?.to_vec());
+        }
         if !self.files.contains_key(&path) {
             let open = || {
                 let file = std::fs::File::open(&path)?;
@@ -414,9 +428,8 @@ impl Decoder<'_> {
         let Some((file, length)) = self.files.get_mut(&path) else {
             return Err(failed("is missing".to_owned()));
         };
-        let end = offset.checked_add(size as u64);
         if end.is_none_or(|end| end > *length) {
-            return Err(failed(format!("is too short: {size} bytes at offset {offset} are needed, it has {length}")));
+            return Err(failed(short(*length)));
         }
         let mut bytes = vec![0; size];
         file.seek(SeekFrom::Start(offset))

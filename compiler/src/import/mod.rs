@@ -45,7 +45,10 @@ use mxc_dialects::{
     ir,
     origin::{self, Origin},
 };
-use mxc_runtime::{files::sha256, store::WeightStore};
+use mxc_runtime::{
+    files::sha256,
+    store::{Bytes, WeightStore},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -70,6 +73,9 @@ pub struct ImportOptions {
     /// (`--max-constant-bytes`). `None` is [`MAX_CONSTANT_BYTES`], but no more than 64 MiB and 64 times the file's size, so
     /// that a small file cannot ask for a large computation.
     pub max_constant_bytes: Option<u64>,
+    /// External data files that are in memory, by the location that the model's tensors name; other locations are looked up beside the
+    /// model.
+    pub external_data: BTreeMap<String, Bytes>,
 }
 
 impl ImportOptions {
@@ -163,7 +169,7 @@ fn onnx_model<'c>(
     folder: &Path,
     options: &ImportOptions,
 ) -> Result<Imported<'c>, ImportError> {
-    let mut model = decode::decode(model, folder)?;
+    let mut model = decode::decode(model, folder, &options.external_data)?;
     let Some(&opset) = model.opsets.get("") else {
         return Err(ImportError::NotOnnx {
             file: file.to_owned(),
@@ -352,11 +358,17 @@ fn build<'c>(
 /// resources behind the module become weights, others stay where they are, and globals without a value need weights from
 /// elsewhere.
 pub fn mlir<'c>(context: &'c Context, path: &Path) -> Result<Imported<'c>, ImportError> {
-    mlir_bytes(context, &read(path)?, &path.display().to_string())
+    mlir_bytes(context, &read(path)?, &path.display().to_string(), &WeightStore::new())
 }
 
-/// Imports the bytes of a module in the TOSA dialect; `file` names it in errors. See [`mlir`].
-pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<Imported<'c>, ImportError> {
+/// Imports the bytes of a module in the TOSA dialect, whose globals have the values of `weights` unless it holds them itself; `file`
+/// names it in errors. See [`mlir`].
+pub fn mlir_bytes<'c>(
+    context: &'c Context,
+    bytes: &[u8],
+    file: &str,
+    weights: &WeightStore,
+) -> Result<Imported<'c>, ImportError> {
     let failed = |reason: String| ImportError::Mlir { file: file.to_owned(), reason };
     let mut module = ir::parse(context, bytes, file).map_err(failed)?;
     if ir::main_function(&module).is_none() {
@@ -374,7 +386,7 @@ pub fn mlir_bytes<'c>(context: &'c Context, bytes: &[u8], file: &str) -> Result<
         }
     }
     let source = std::str::from_utf8(bytes).map_err(|error| failed(error.to_string()))?;
-    let weights = resources::to_weights(context, &mut module, source).map_err(failed)?;
+    let weights = weights.union(&resources::to_weights(context, &mut module, source).map_err(failed)?);
     let Some(main) = ir::main_function(&module) else {
         return Err(failed("it has no function '@main'".to_owned()));
     };

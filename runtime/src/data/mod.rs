@@ -16,6 +16,7 @@
 mod cifar;
 mod folder;
 mod idx;
+mod memory;
 mod npz;
 mod picture;
 mod resize;
@@ -23,6 +24,7 @@ mod resize;
 use crate::{files::identity, package::Preprocessing, sync::lock};
 use folder::ImageFolder;
 pub use folder::read_classes;
+pub use memory::Memory;
 pub use npz::check_npz;
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal};
@@ -244,7 +246,7 @@ enum Numbering {
 /// What loading needs; shared with the thread that works ahead.
 #[derive(Debug)]
 struct Loader {
-    samples: Samples,
+    samples: Arc<Samples>,
     input: Input,
     threads: usize,
 }
@@ -557,6 +559,21 @@ impl Dataset {
         }
     }
 
+    /// A split of samples in memory; `name` is what errors call them.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Format`] where they do not fit the model, [`DataError::Mismatch`] where the split is empty.
+    pub fn of_memory(
+        name: &Path,
+        memory: &Memory,
+        split: Split,
+        holdout: usize,
+        preprocessing: &Preprocessing,
+    ) -> Result<Self, DataError> {
+        Self::new(name, memory.0.clone(), None, split, holdout, Input::new(preprocessing)?)
+    }
+
     fn opened(
         path: &Path,
         split: Split,
@@ -596,12 +613,13 @@ impl Dataset {
 
     fn new(
         path: &Path,
-        samples: Samples,
+        samples: impl Into<Arc<Samples>>,
         classes: Option<usize>,
         split: Split,
         holdout: usize,
         input: Input,
     ) -> Result<Self, DataError> {
+        let samples = samples.into();
         let total = samples.len();
         if total == 0 {
             return Err(DataError::format(path, "it holds no samples"));

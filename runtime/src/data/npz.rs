@@ -1,6 +1,6 @@
 //! NumPy archives with samples `x` and labels `y`, which may be missing.
 
-use super::{DataError, Layout, Pixels, Samples};
+use super::{DataError, Pixels, Samples, memory};
 use ndarray::{ArrayD, Ix1};
 use ndarray_npy::{NpzReader, ReadNpyError, ReadNpzError, ReadableElement};
 use std::{
@@ -78,18 +78,7 @@ pub(super) fn read(path: &Path, training: bool) -> Result<Samples, DataError> {
     let labels = if names.contains(&y) { Some(labels(&mut reader, &y).map_err(format)?) } else { None };
     let pixels = if let Some(bytes) = array::<u8>(&mut reader, &x).map_err(format)? {
         let sizes = bytes.shape().to_vec();
-        let (shape, channels_last) = match *sizes.as_slice() {
-            [_, height, width] => ([height, width, 1], true),
-            // Channels are the axis of 1 or 3, last if both could be.
-            [_, height, width, channels @ (1 | 3)] => ([height, width, channels], true),
-            [_, channels @ (1 | 3), height, width] => ([height, width, channels], false),
-            _ => {
-                return Err(format(format!(
-                    "`{x}` has shape {sizes:?}; images are [N, H, W], [N, H, W, C] or [N, C, H, W] with 1 or 3 channels"
-                )));
-            }
-        };
-        Pixels::Bytes(values(bytes), Layout { shape, channels_last })
+        memory::bytes(&sizes, values(bytes)).map_err(|reason| format(format!("`{x}` has {reason}")))?
     } else {
         let floats = match array::<f32>(&mut reader, &x).map_err(format)? {
             Some(floats) => floats,

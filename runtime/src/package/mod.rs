@@ -20,17 +20,15 @@ pub use manifest::*;
 use crate::{
     files::atomically,
     program::{Execution, Program, ProgramError, proto},
-    store::{self, StoreError, WeightStore},
+    store::{self, Bytes, StoreError, WeightStore},
     task::Task,
 };
-use memmap2::Mmap;
 use prost::Message;
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufWriter, Cursor, Seek, Write},
     path::Path,
-    sync::Arc,
 };
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
@@ -167,13 +165,19 @@ impl Package {
         let display = path.display().to_string();
         let io = |source| PackageError::Io { path: display.clone(), source };
         let corrupt = |reason: String| PackageError::Corrupt { path: display.clone(), reason };
-        let unsupported = |reason: String| PackageError::Unsupported { path: display.clone(), reason };
         let file = File::open(path).map_err(io)?;
         if !file.metadata().map_err(io)?.is_file() {
             return Err(corrupt("it is not a regular file".into()));
         }
-        let map = Arc::new(store::ffi::map(&file).map_err(io)?);
-        let ranges = entries(&map).map_err(corrupt)?;
+        Self::read(&Bytes::new(store::ffi::map(&file).map_err(io)?), &display)
+    }
+
+    /// Reads a package from memory, which its weights refer to; `name` is what errors call it. As of [`Package::open`].
+    pub fn read(map: &Bytes, name: &str) -> Result<Self, PackageError> {
+        let display = name.to_owned();
+        let corrupt = |reason: String| PackageError::Corrupt { path: display.clone(), reason };
+        let unsupported = |reason: String| PackageError::Unsupported { path: display.clone(), reason };
+        let ranges = entries(map).map_err(corrupt)?;
         let range = |name: &str| ranges.get(name).copied().ok_or_else(|| corrupt(format!("entry `{name}` is missing")));
         let bytes = |(offset, len): (usize, usize)| map.get(offset..offset + len).unwrap_or_default();
 
@@ -202,7 +206,7 @@ impl Package {
         }
         let weights = |name: &str| {
             let (offset, len) = range(name)?;
-            WeightStore::from_mapped(&map, offset, len, name)
+            WeightStore::from_mapped(map, offset, len, name)
                 .map_err(|source| PackageError::Weights { path: display.clone(), source })
         };
         let program = bytes(range(PROGRAM)?).to_vec();
@@ -253,7 +257,7 @@ impl Package {
 }
 
 /// The data ranges (offset, length) of a ZIP's entries, all of them stored, their checksums verified.
-fn entries(map: &Mmap) -> Result<BTreeMap<String, (usize, usize)>, String> {
+fn entries(map: &Bytes) -> Result<BTreeMap<String, (usize, usize)>, String> {
     let mut archive = ZipArchive::new(Cursor::new(&map[..])).map_err(|error| error.to_string())?;
     let mut ranges = BTreeMap::new();
     if archive.has_duplicate_names() {

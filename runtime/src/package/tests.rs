@@ -49,7 +49,7 @@ fn round_trip_is_exact_aligned_and_mapped() {
     let bytes = fs::read(&path).unwrap();
     assert_eq!(read.to_bytes().unwrap(), bytes);
 
-    let map = Arc::new(store::ffi::map(&File::open(&path).unwrap()).unwrap());
+    let map = Bytes::new(store::ffi::map(&File::open(&path).unwrap()).unwrap());
     let ranges = entries(&map).unwrap();
     assert_eq!(ranges.len(), 5);
     for (name, (offset, _)) in ranges {

@@ -2,7 +2,6 @@
 
 pub(crate) mod ffi;
 
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use std::{
     collections::BTreeMap,
@@ -46,13 +45,38 @@ pub enum StoreError {
     },
 }
 
+/// Bytes that weights refer to for as long as they live: a mapped file's, or a caller's. Clones share them.
+#[derive(Clone)]
+pub struct Bytes(Arc<dyn AsRef<[u8]> + Send + Sync>);
+
+impl Bytes {
+    /// The bytes of `owner`, which gives the same ones whenever it is asked and is dropped with the last weight.
+    pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(owner))
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Bytes").field(&self.len()).finish()
+    }
+}
+
 /// Where a weight's values live.
 #[derive(Clone, Debug)]
 enum Values {
     Owned(Arc<[f32]>),
-    /// `len` little-endian f32 at a 4-byte aligned `offset` of a mapped file.
+    /// `len` little-endian f32 at a 4-byte aligned `offset`.
     Mapped {
-        map: Arc<Mmap>,
+        map: Bytes,
         offset: usize,
         len: usize,
     },
@@ -84,8 +108,8 @@ impl Weight {
         Some(Self { shape, values: Values::Fill { value, len, written: Arc::default() } })
     }
 
-    /// A tensor in a mapped file; `None` when it reaches past the end or is not 4-byte aligned.
-    pub fn mapped(shape: Vec<usize>, map: Arc<Mmap>, offset: usize) -> Option<Self> {
+    /// A tensor whose values stay where they are; `None` when it reaches past the end or is not 4-byte aligned.
+    pub fn mapped(shape: Vec<usize>, map: Bytes, offset: usize) -> Option<Self> {
         let len = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
         let bytes = map.get(offset..offset.checked_add(len.checked_mul(4)?)?)?;
         bytemuck::try_cast_slice::<u8, f32>(bytes).ok()?;
@@ -302,15 +326,15 @@ impl WeightStore {
         let name = path.display().to_string();
         let io = |source| StoreError::Io { path: name.clone(), source };
         let file = File::open(path).map_err(io)?;
-        let map = Arc::new(ffi::map(&file).map_err(io)?);
+        let map = Bytes::new(ffi::map(&file).map_err(io)?);
         let len = map.len();
         Self::from_mapped(&map, 0, len, &name)
     }
 
-    /// The weights of the safetensors image at `offset..offset + len` of a mapped file; `name` is what errors call it.
+    /// The weights of the safetensors image at `offset..offset + len`; `name` is what errors call it.
     ///
-    /// Weights refer to the map where their data is 4-byte aligned, else they are copied.
-    pub fn from_mapped(map: &Arc<Mmap>, offset: usize, len: usize, name: &str) -> Result<Self, StoreError> {
+    /// Weights refer to the bytes where their data is 4-byte aligned, else they are copied.
+    pub fn from_mapped(map: &Bytes, offset: usize, len: usize, name: &str) -> Result<Self, StoreError> {
         let format = |reason: String| StoreError::Format { name: name.to_owned(), reason };
         let image = offset
             .checked_add(len)
@@ -408,12 +432,9 @@ mod tests {
 
     #[test]
     fn unaligned_data_is_copied() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("w.bin");
         let mut bytes = vec![0; 3];
         bytes.extend(example().to_safetensors());
-        std::fs::write(&path, &bytes).unwrap();
-        let map = Arc::new(ffi::map(&File::open(&path).unwrap()).unwrap());
+        let map = Bytes::new(bytes.clone());
         let store = WeightStore::from_mapped(&map, 3, bytes.len() - 3, "w").unwrap();
         assert_eq!(store.get("a").unwrap().values(), [7.0]);
         assert!(WeightStore::from_mapped(&map, 3, bytes.len(), "w").is_err());
