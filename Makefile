@@ -1,5 +1,7 @@
 # make quickstart  set up, build, compile + fine-tune + evaluate the example ResNet-20 (about 15 minutes)
 # make install     build and install, to /usr/local or PREFIX=…
+# make install-library  the C library, its header, pkg-config and CMake files; with RUNTIME=1 the one that only runs packages
+# make wheel       the Python package, in target/wheels
 # make test        set up and run every test
 # make bench       speed against PyTorch eager, in one run (needs examples/setup.sh's virtual environment)
 # make tables      the accuracy tables of docs/results.md (hours, resumed where they stopped); MINUTES=60 stops the longer one
@@ -24,6 +26,22 @@ quickstart: build
 PREFIX ?= /usr/local
 install: build
 	scripts/install.sh $(MXC) "$(DESTDIR)$(PREFIX)"
+
+# libmxc, or with RUNTIME=1 libmxc_runtime, which needs no MLIR
+.PHONY: install-library wheel
+install-library: setup
+ifdef RUNTIME
+	CARGO_TARGET_DIR=target/runtime cargo build --release --locked -p mxc-capi --no-default-features
+	scripts/install-library.sh target/runtime/release/libmxc_c.so "$(DESTDIR)$(PREFIX)"
+else
+	cargo build --release --locked -p mxc-capi
+	scripts/install-library.sh target/release/libmxc_c.so "$(DESTDIR)$(PREFIX)"
+endif
+
+# The Python wheel, in target/wheels
+wheel: setup tests/.venv/installed
+	rm -f target/wheels/mxc-*.whl
+	PATH="$(CURDIR)/tests/.venv/bin:$$PATH" tests/.venv/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w target/wheels .
 
 lint: setup
 	cargo fmt --all --check

@@ -12,11 +12,7 @@ program=$1 prefix=$2
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 
 install -D -m 755 "$program" "$prefix/bin/mxc"
-library=$(ldd "$program" | awk '$1 ~ /^libdnnl\.so/ { print $3 }')
-case $library in
-  "" | /lib/* | /usr/lib/*) ;;
-  *) install -D -m 644 "$library" "$prefix/lib/mxc/$(basename "$library")" ;;
-esac
+"$checkout/scripts/bundle-onednn.sh" "$program" "$prefix"
 "$program" man "$prefix/share/man/man1"
 put() { # SHELL FILE
   install -d "$(dirname "$prefix/share/$2")"
@@ -26,9 +22,3 @@ put bash bash-completion/completions/mxc
 put zsh zsh/site-functions/_mxc
 put fish fish/vendor_completions.d/mxc.fish
 install -D -m 644 "$checkout/LICENSE" "$prefix/share/doc/mxc/LICENSE"
-notices=$checkout/third_party/onednn/share/doc/onednn
-if [ -d "$prefix/lib/mxc" ] && [ -d "$notices" ]; then
-  for file in LICENSE THIRD-PARTY-PROGRAMS; do
-    install -m 644 "$notices/$file" "$prefix/share/doc/mxc/oneDNN-$file"
-  done
-fi

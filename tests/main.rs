@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod calibrate;
+mod capi;
 mod cli;
 mod common;
 mod conformance;
@@ -28,3 +29,4 @@ mod peers;
 mod reference;
 mod shards;
 mod special;
+mod wheel;

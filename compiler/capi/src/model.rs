@@ -1,0 +1,225 @@
+//! Models: imported networks.
+
+use crate::{
+    bytes::{Bytes, mxc_format},
+    compiling::OwnedCompiled,
+    data::reading,
+    error::{Failure, guard},
+    monitor::watched,
+    object::{
+        Out, destroy, elements, get, mxc_bytes, mxc_compiled, mxc_data, mxc_error, mxc_model, mxc_monitor, mxc_options,
+        mxc_session, mxc_weights, optional, text,
+    },
+    options::read,
+    weights::Weights,
+};
+use ::mxc_options::{Common, Compile, Execute, Import, Reading};
+use clap::Args;
+use mxc::{Context, Data, Error, Model, Session};
+use std::{ffi::c_char, path::Path, sync::Arc};
+
+/// A model with the context that its module belongs to.
+pub struct OwnedModel {
+    /// Before the context, so that it is dropped before it.
+    model: Model<'static>,
+    context: Arc<Context>,
+}
+
+impl OwnedModel {
+    /// What `import` makes in a context of its own.
+    fn new(import: impl FnOnce(&'static Context) -> Result<Model<'static>, Error>) -> Result<Self, Failure> {
+        let context = Arc::new(Context::new());
+        // SAFETY: the context lies behind the `Arc`, which whatever refers to it holds and drops after its own reference.
+        let borrowed: &'static Context = unsafe { &*Arc::as_ptr(&context) };
+        Ok(Self { model: import(borrowed)?, context })
+    }
+
+    /// A copy to consume, with the context to keep beside what comes of it.
+    pub fn duplicate(&self) -> (Model<'static>, Arc<Context>) {
+        (self.model.duplicate(), self.context.clone())
+    }
+}
+
+#[derive(Args)]
+struct ImportCall {
+    #[command(flatten)]
+    import: Import,
+}
+
+/// Imports a file: `.mlir` is a module in TOSA, everything else ONNX, whose external data files are looked up beside it. Options: `input-shape`,
+/// `max-constant-bytes`. The monitor's diagnostics tell what was assumed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_model_from_file(
+    path: *const c_char,
+    options: *const mxc_options,
+    monitor: *const mxc_monitor,
+    out: *mut *mut mxc_model,
+) -> *mut mxc_error {
+    guard(|| {
+        let out = Out::<OwnedModel>::new(out)?;
+        let path = Path::new(text(path, "path of the model")?);
+        let call: ImportCall = read(options)?;
+        let import = |context: &'static Context| Model::from_file(context, path, &call.import.options());
+        out.put(watched(monitor, |_| OwnedModel::new(import))?);
+        Ok(())
+    })
+}
+
+/// Imports the bytes of an ONNX file. `name` is what errors and packages call it; external data files are those of `weights`, which may be
+/// null, else looked up beside the file of that name. Options as of mxc_model_from_file.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_model_from_onnx(
+    data: *const u8,
+    size: usize,
+    name: *const c_char,
+    weights: *const mxc_weights,
+    options: *const mxc_options,
+    monitor: *const mxc_monitor,
+    out: *mut *mut mxc_model,
+) -> *mut mxc_error {
+    guard(|| {
+        let out = Out::<OwnedModel>::new(out)?;
+        let onnx = elements(data, size, "bytes of the model")?;
+        let name = text(name, "name of the model")?;
+        let call: ImportCall = read(options)?;
+        let mut options = call.import.options();
+        if let Some(weights) = optional::<Weights>(weights)? {
+            options.external_data = weights.files.clone();
+        }
+        let import = |context: &'static Context| Model::from_bytes(context, onnx, name, &options);
+        out.put(watched(monitor, |_| OwnedModel::new(import))?);
+        Ok(())
+    })
+}
+
+/// Imports the text of an MLIR module in TOSA. Its globals have the values of `weights`, which may be null, unless it holds them itself; `name`
+/// is what errors and packages call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_model_from_mlir(
+    data: *const c_char,
+    size: usize,
+    name: *const c_char,
+    weights: *const mxc_weights,
+    out: *mut *mut mxc_model,
+) -> *mut mxc_error {
+    guard(|| {
+        let out = Out::<OwnedModel>::new(out)?;
+        let source = elements(data.cast::<u8>(), size, "text of the module")?;
+        let name = text(name, "name of the module")?;
+        let none;
+        let store = match optional::<Weights>(weights)? {
+            Some(weights) => &weights.store,
+            None => {
+                none = mxc::WeightStore::new();
+                &none
+            }
+        };
+        out.put(OwnedModel::new(|context| Model::from_mlir(context, source, name, store))?);
+        Ok(())
+    })
+}
+
+/// Its inputs, outputs and nodes, as JSON: `{"inputs": [{"name", "shape", "is_float"}], "outputs": [name], "nodes": [{"operation", "name"}]}`. The
+/// batch in a shape is null.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_model_describe(model: *const mxc_model, out: *mut *mut mxc_bytes) -> *mut mxc_error {
+    guard(|| {
+        let out = Out::<Bytes>::new(out)?;
+        let model = &get::<OwnedModel>(model)?.model;
+        let inputs = model
+            .inputs()
+            .iter()
+            .map(|input| serde_json::json!({ "name": input.name, "shape": input.shape, "is_float": input.is_float }));
+        let nodes = model.nodes().into_iter();
+        let nodes = nodes.map(|node| serde_json::json!({ "operation": node.operation, "name": node.name }));
+        out.put(Bytes::json(&serde_json::json!({
+            "inputs": inputs.collect::<Vec<_>>(),
+            "outputs": model.outputs(),
+            "nodes": nodes.collect::<Vec<_>>(),
+        }))?);
+        Ok(())
+    })
+}
+
+/// Its module at the graph level, in an mxc_format; weights are globals without their values.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_model_ir(
+    model: *const mxc_model,
+    format: u32,
+    out: *mut *mut mxc_bytes,
+) -> *mut mxc_error {
+    guard(|| {
+        let out = Out::<Bytes>::new(out)?;
+        let model = &get::<OwnedModel>(model)?.model;
+        out.put(Bytes::new(match mxc_format::of(format)? {
+            mxc_format::MXC_FORMAT_TEXT => model.ir().into_bytes(),
+            mxc_format::MXC_FORMAT_BYTECODE => model.bytecode(),
+        }));
+        Ok(())
+    })
+}
+
+#[derive(Args)]
+struct CompileCall {
+    #[command(flatten)]
+    compile: Compile,
+    #[command(flatten)]
+    reading: Reading,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Compiles a model, which stays as it is: to the level of the option `emit`, by default to what a package is made of. `data` calibrates; null is
+/// synthetic inputs. Options: those of `mxc compile`, but for those of import.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_model_compile(
+    model: *const mxc_model,
+    data: *const mxc_data,
+    options: *const mxc_options,
+    monitor: *const mxc_monitor,
+    out: *mut *mut mxc_compiled,
+) -> *mut mxc_error {
+    guard(|| {
+        let out = Out::<OwnedCompiled>::new(out)?;
+        let (model, data) = (get::<OwnedModel>(model)?, optional::<Data>(data)?);
+        let call: CompileCall = read(options)?;
+        let data = data.map(|data| reading(data, &call.reading));
+        let options = call.compile.options(&call.common)?;
+        out.put(watched(monitor, |monitor| {
+            let (model, context) = model.duplicate();
+            Ok(OwnedCompiled::new(model.compile(&options, data.as_ref(), monitor)?, context))
+        })?);
+        Ok(())
+    })
+}
+
+#[derive(Args)]
+struct SessionCall {
+    #[command(flatten)]
+    execute: Execute,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Makes the model itself ready to run, without noise or denoisers. Options: `backend`, `threads`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_model_session(
+    model: *const mxc_model,
+    options: *const mxc_options,
+    out: *mut *mut mxc_session,
+) -> *mut mxc_error {
+    guard(|| {
+        let out = Out::<Session>::new(out)?;
+        let model = get::<OwnedModel>(model)?;
+        let call: SessionCall = read(options)?;
+        let (model, _context) = model.duplicate();
+        out.put(model.session(&call.execute.session(None, &call.common))?);
+        Ok(())
+    })
+}
+
+/// Frees a model; what was made of it lives on. Null is allowed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_model_destroy(model: *mut mxc_model) {
+    destroy::<OwnedModel>(model);
+}

@@ -1,0 +1,31 @@
+//! Sessions: networks that are ready to run.
+
+use crate::{
+    arrays::Named,
+    error::guard,
+    object::{Out, destroy, get, mxc_arrays, mxc_error, mxc_session},
+};
+use mxc::Session;
+
+/// Runs the network on arrays by the names of its inputs (or its only one), without noise, denoisers on, and gives its outputs. `seed` keys
+/// what the network itself draws. Several threads may run a session at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_session_run(
+    session: *const mxc_session,
+    inputs: *const mxc_arrays,
+    seed: u64,
+    out: *mut *mut mxc_arrays,
+) -> *mut mxc_error {
+    guard(|| {
+        let out = Out::<Named>::new(out)?;
+        let outputs = get::<Session>(session)?.run(&get::<Named>(inputs)?.arrays(), seed)?;
+        out.put(Named::new(outputs.arrays));
+        Ok(())
+    })
+}
+
+/// Frees a session that runs nothing. Null is allowed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_session_destroy(session: *mut mxc_session) {
+    destroy::<Session>(session);
+}
