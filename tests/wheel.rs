@@ -1,0 +1,129 @@
+//! The Python package: its options are those of the sources, and, where its wheel is built, it gives the program's bytes.
+
+use crate::common::{model, mxc as program, root, small_fashion, succeed};
+use clap::{Arg, ArgAction, Args, Command as Options, FromArgMatches};
+use mxc_options as options;
+use std::{any::TypeId, env, fs, path::PathBuf, process::Command};
+
+/// The type hint of an option.
+fn hint(option: &Arg) -> String {
+    if matches!(option.get_action(), ArgAction::SetTrue) {
+        return "bool".to_owned();
+    }
+    let id = option.get_value_parser().type_id();
+    let is = |known: &[TypeId]| known.iter().any(|known| id == *known);
+    let words: Vec<String> =
+        option.get_possible_values().iter().map(|word| format!("\"{}\"", word.get_name())).collect();
+    let one = if is(&[TypeId::of::<bool>()]) {
+        "bool".to_owned()
+    } else if !words.is_empty() {
+        format!("Literal[{}]", words.join(", "))
+    } else if is(&[TypeId::of::<u32>(), TypeId::of::<u64>(), TypeId::of::<usize>()]) {
+        "int".to_owned()
+    } else if is(&[TypeId::of::<f32>()]) {
+        "float".to_owned()
+    } else if is(&[TypeId::of::<f64>()]) {
+        "float | str".to_owned()
+    } else if is(&[TypeId::of::<PathBuf>()]) {
+        "str | os.PathLike[str]".to_owned()
+    } else if is(&[TypeId::of::<(String, Vec<usize>)>()]) {
+        return "Mapping[str, Sequence[int]]".to_owned();
+    } else {
+        "str".to_owned()
+    };
+    match option.get_action() {
+        ArgAction::Append => format!("{one} | Sequence[{one}]"),
+        _ => one,
+    }
+}
+
+/// A dictionary type of a call's options.
+fn typed_dict(name: &str, command: &Options) -> String {
+    let mut text = format!("\n\nclass {name}(TypedDict, total=False):\n");
+    for option in command.get_arguments() {
+        let Some(long) = option.get_long() else { continue };
+        let help = option.get_help().map(ToString::to_string).unwrap_or_default();
+        let default: Vec<_> = option.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+        let default = match default.is_empty() || matches!(option.get_action(), ArgAction::SetTrue) {
+            true => String::new(),
+            false => format!(" [default: {}]", default.join(",")),
+        };
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        text += &format!("    {}: {}\n    \"\"\"{help}{default}\"\"\"\n", long.replace('-', "_"), hint(option));
+    }
+    text
+}
+
+/// Two groups of options.
+#[derive(Args)]
+struct Both<A: Args + FromArgMatches, B: Args + FromArgMatches> {
+    #[command(flatten)]
+    _first: A,
+    #[command(flatten)]
+    _second: B,
+}
+
+#[test]
+fn the_python_options_are_those_of_the_sources() {
+    use options::{
+        Calibrate, Common, Compile, Evaluate, Execute, Export, Finetune, Import, Noise, Profile, Reading,
+        named::command,
+    };
+    type Call<A> = Both<A, Both<Reading, Common>>;
+    let mut text = "\"\"\"The options of calls, by name. A test writes this file from the declarations of the command line's.\"\"\"\n\n\
+        from __future__ import annotations\n\nimport os\nfrom collections.abc import Mapping, Sequence\n\
+        from typing import Literal, TypedDict\n"
+        .to_owned();
+    for (name, command) in [
+        ("ImportOptions", command::<Import>()),
+        ("CompileOptions", command::<Call<Compile>>()),
+        ("CalibrateOptions", command::<Call<Calibrate>>()),
+        ("FinetuneOptions", command::<Call<Finetune>>()),
+        ("EvaluateOptions", command::<Call<Evaluate>>()),
+        ("SessionOptions", command::<Both<Both<Noise, Execute>, Common>>()),
+        ("ModelSessionOptions", command::<Both<Execute, Common>>()),
+        ("ExportOptions", command::<Export>()),
+        ("ReportOptions", command::<Profile>()),
+        ("PassesOptions", command::<Both<Profile, Common>>()),
+    ] {
+        text += &typed_dict(name, &command);
+    }
+    let path = root().join("compiler/python/mxc/_options.py");
+    if env::var_os("MXC_UPDATE_DOCS").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == text, "MXC_UPDATE_DOCS=1 cargo test the_python_options writes it anew");
+}
+
+/// The wheel that `make wheel` built, in an environment of its own.
+#[test]
+fn the_wheel_gives_the_programs_bytes() {
+    let wheels = root().join("target/wheels");
+    let found = fs::read_dir(&wheels).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let Some(wheel) = found.filter(|path| path.extension().is_some_and(|extension| extension == "whl")).max() else {
+        assert!(env::var_os("MXC_REQUIRE_WHEEL").is_none(), "no wheel in target/wheels: make wheel");
+        eprintln!("skipped: no wheel in target/wheels; make wheel builds it");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeed(Command::new("python3").args(["-m", "venv", "venv"]).current_dir(folder));
+    let python = folder.join("venv/bin/python");
+    let install = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
+    succeed(Command::new(&python).args(install).arg(&wheel));
+    let data = small_fashion(folder, 600, 200);
+
+    let flags = "--budget 4% --sigma 20% --mean 0.2860 --std 0.3530 --samples 64 -o model.mxa --data";
+    succeed(program(folder).arg("compile").arg(model("resnet20")).args(flags.split(' ')).arg(&data));
+    let flags = "finetune model.mxa --epochs 1 --limit 256 -o tuned.mxa --data";
+    succeed(program(folder).args(flags.split(' ')).arg(&data));
+    let flags = "eval tuned.mxa --seeds 2 --limit 200 --json --data";
+    let printed = succeed(program(folder).args(flags.split(' ')).arg(&data));
+    fs::write(folder.join("eval.json"), printed).unwrap();
+    succeed(program(folder).args(["export", "tuned.mxa", "-o", "tuned.onnx"]));
+
+    let mut test = Command::new(&python);
+    test.arg(root().join("tests/python/package.py")).current_dir(folder).env_clear().env("HOME", folder);
+    succeed(test.arg(model("resnet20")).arg(&data));
+}
