@@ -10,6 +10,7 @@ use mxc_compiler::{
     pass::{PipelineError, RunError},
 };
 use mxc_runtime::{
+    cost::CostError,
     data::DataError,
     digital::DigitalError,
     error::ExecError,
@@ -90,7 +91,10 @@ pub enum Error {
     Hardware(#[from] HardwareError),
     /// A program of the digital tile is wrong.
     #[error(transparent)]
-    Digital(#[from] DigitalError),
+    Digital(DigitalError),
+    /// A cost model gave what is no cost.
+    #[error(transparent)]
+    Cost(#[from] CostError),
     /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -140,6 +144,15 @@ impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+}
+
+impl From<DigitalError> for Error {
+    fn from(error: DigitalError) -> Self {
+        match error {
+            DigitalError::Cost(error) => Self::Cost(error),
+            error @ DigitalError::Program { .. } => Self::Digital(error),
+        }
     }
 }
 

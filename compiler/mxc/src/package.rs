@@ -7,8 +7,12 @@ use mxc_compiler::{
     files::Inputs,
     pass::{Reports, SigmaPath, run::print_module},
 };
-use mxc_dialects::{ir, noise::LayerNoise};
+use mxc_dialects::{
+    ir,
+    noise::{LayerNoise, NoiseError},
+};
 use mxc_runtime::{
+    cost::{CostModel, Costs},
     crossbar, digital,
     files::{sha256, sha256_file},
     hardware::Hardware,
@@ -170,10 +174,19 @@ impl Package {
     ///
     /// # Errors
     ///
-    /// [`Error::Options`] where the manifest's noise is of another version of mxc.
+    /// [`Error::Options`] where the manifest's noise is of another version of mxc, or of a law that this program has not registered.
     pub fn noise(&self) -> Result<Option<LayerNoise>, Error> {
         let parsed = self.inner.manifest.noise.as_ref().map(LayerNoise::try_from).transpose();
-        parsed.map_err(|error| Error::Options(format!("the package's manifest: {error}; compile the model again")))
+        parsed.map_err(|error| {
+            let mend = match error {
+                // A law that the program does not have.
+                NoiseError::Unknown { .. } => "",
+                NoiseError::Syntax { .. } | NoiseError::Unsupported(_) | NoiseError::Choice { .. } => {
+                    "; compile the model again"
+                }
+            };
+            Error::Options(format!("the package's manifest: {error}{mend}"))
+        })
     }
 
     /// The SHA-256 of its file, in hexadecimal digits: what its descendants record.
@@ -256,8 +269,23 @@ impl Package {
     ///
     /// # Errors
     ///
-    /// [`Error::Hardware`], [`Error::Package`], [`Error::Pass`], [`Error::Digital`] or [`Error::Cancelled`].
+    /// [`Error::Hardware`], [`Error::Package`], [`Error::Pass`], [`Error::Digital`], [`Error::Cost`] or [`Error::Cancelled`].
     pub fn report(&self, hardware: Option<&Hardware>, monitor: &Monitor<'_>) -> Result<Cost, Error> {
+        self.report_by(hardware, None, monitor)
+    }
+
+    /// The same by a cost model; `None` is the profile's own figures. Where the layers' tiles and the denoisers' schedules are concerned, the
+    /// profile counts in either case.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Package::report`].
+    pub fn report_by(
+        &self,
+        hardware: Option<&Hardware>,
+        costs: Option<&dyn CostModel>,
+        monitor: &Monitor<'_>,
+    ) -> Result<Cost, Error> {
         let own;
         let hardware = match hardware {
             Some(hardware) => hardware,
@@ -268,8 +296,9 @@ impl Package {
         };
         let context = mxc_dialects::new_context();
         let (module, reports) = self.lowered(&context, hardware, monitor)?;
-        let report = mxc_compiler::load::tile::report(&module, hardware)?;
-        Ok(Cost { report, analog: crossbar::report(&self.program()?, hardware), sigma: reports.sigma })
+        let costs = Costs::new(hardware, costs);
+        let report = mxc_compiler::load::tile::report(&module, costs)?;
+        Ok(Cost { report, analog: crossbar::report(&self.program()?, costs)?, sigma: reports.sigma })
     }
 
     /// Its hardware profile.
