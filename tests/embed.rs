@@ -249,7 +249,9 @@ fn laws_are_registered_once_and_say_the_truth() {
     assert!("telegraph(scale=6%)".parse::<NoiseSpec>().is_ok());
     assert_eq!(mxc::register_noise("telegraph", telegraph()), Err(RegisterError::Taken("telegraph".to_owned())));
     assert_eq!(mxc::register_noise("uniform", flat()), Err(RegisterError::Reserved("uniform".to_owned())));
-    let wrong = mxc::register_noise("wrong", NoiseLaw { variance: 1.0, ..flat() }).unwrap_err().to_string();
+    let mut law = flat();
+    law.variance = 1.0;
+    let wrong = mxc::register_noise("wrong", law).unwrap_err().to_string();
     assert!(wrong.starts_with("the noise law `wrong` says a variance of 1, but its draws' is 0.083"), "{wrong}");
     assert!("wrong(scale=6%)".parse::<NoiseSpec>().is_err());
 }
