@@ -385,7 +385,7 @@ fn schedule_and_choice_agree_on_cycles() {
                 .and_then(ir::as_i64);
             let scheduled = ir::i64_attr(&function, dtile::CYCLES);
             assert_eq!(chosen, scheduled);
-            let report = load::tile::report(&module, &hardware).unwrap();
+            let report = load::tile::report(&module, (&hardware).into()).unwrap();
             assert_eq!(Some(report.cycles() as i64), scheduled);
             assert!(report.nanojoules() > 0.0 && report.milliwatts() > 0.0);
         }
@@ -603,7 +603,7 @@ fn cost_with_sigma(steps: Option<f64>) -> digital::DenoiserCost {
     });
     let text = text.replacen("{layer", &format!("{{{measured}layer"), 1);
     let module = run(&context, &text, "lower-denoisers", &paper).unwrap();
-    load::tile::report(&module, &paper).unwrap().denoisers.remove(0)
+    load::tile::report(&module, (&paper).into()).unwrap().denoisers.remove(0)
 }
 
 #[test]
@@ -619,7 +619,7 @@ fn negligible_sigma_costs_nothing() {
     // What is left is the kind `mean`: the same weights make the same program.
     let context = new_context();
     let mean = lowered(&context, &Case { sigma: false, ..SMALL }, &Hardware::paper());
-    let mean = load::tile::report(&mean, &Hardware::paper()).unwrap().denoisers.remove(0);
+    let mean = load::tile::report(&mean, (&Hardware::paper()).into()).unwrap().denoisers.remove(0);
     assert_eq!(dropped, mean);
 }
 

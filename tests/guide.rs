@@ -52,9 +52,9 @@ fn the_guide_holds() {
 fn the_noise_guide_shows_the_source() {
     let text = |path: &str| fs::read_to_string(root().join(path)).unwrap();
     let page = text("docs/add-a-noise-component.md");
-    let sources = [text("dialects/spec/src/noise.rs"), text("runtime/src/kernels/noise.rs")];
+    let sources = ["dialects/spec/src/noise.rs", "runtime/src/kernels/noise.rs", "tests/embed.rs"].map(text);
     let shown = blocks(&page, "```", "rust");
-    assert_eq!(shown.len(), 3);
+    assert_eq!(shown.len(), 5);
     for code in shown {
         assert!(sources.iter().any(|source| source.contains(&code)), "not in the source:\n{code}");
     }

@@ -22,6 +22,7 @@ use melior::{
 use mxc_dialects::{ffi, ir, noise::LayerNoise, share};
 use mxc_runtime::{
     closed_form::Fitted,
+    cost::CostModel,
     hardware::Hardware,
     package::{self, Manifest, Package},
     store::WeightStore,
@@ -31,6 +32,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
 /// Why a model does not compile. Each is one message that names the node, file or option.
@@ -71,6 +73,8 @@ pub struct CompileOptions {
     pub keep_digital: Vec<String>,
     /// The hardware profile.
     pub hardware: Hardware,
+    /// What the energy budget is counted by; the profile's own figures if `None`.
+    pub costs: Option<Arc<dyn CostModel>>,
     /// The seed of every draw.
     pub seed: u64,
     /// Worker threads; 0 is one per core.
@@ -335,6 +339,7 @@ pub fn compile<'c>(
         weights,
         samples,
         hardware: Some(options.hardware.clone()),
+        costs: options.costs.clone(),
         seed: options.seed,
         threads: options.threads,
         ..PassContext::default()

@@ -12,13 +12,16 @@
 //! A layer that is computed digitally runs on the digital tile's convolution cores as a denoiser's convolution would, each sum being R words
 //! of the activation memory: its weights and inputs are brought there and its outputs taken away for every sample, and of all
 //! mappings it has the one that takes least energy ([`crate::digital::cycles`]).
+//!
+//! What all that costs is a [cost model](crate::cost)'s to say.
 
 use crate::{
+    cost::{AnalogCost, AnalogLayer, CostError, Costs, DigitalPart, Together},
     digital::{
-        cycles::{self, Activity, ConvShape},
+        cycles::{self, ConvShape},
         schedule::Work,
     },
-    hardware::{AnalogTile, Hardware, WeightMapping},
+    hardware::{AnalogTile, WeightMapping},
     program::{Execution, Layer, Node, Op, Program},
 };
 
@@ -86,16 +89,6 @@ impl LayerEnergy {
     }
 }
 
-/// How a layer lies on tiles, and what a product of it takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mapped {
-    tiles: u64,
-    input_conversions: u64,
-    output_conversions: u64,
-    /// Of partial sums.
-    additions: u64,
-}
-
 /// A layer's matrix.
 #[derive(Clone, Copy, Debug, Default)]
 struct Matrix {
@@ -128,8 +121,9 @@ impl Matrix {
         }
     }
 
-    fn map(&self, tile: &AnalogTile) -> Mapped {
-        let Self { groups, rows, outputs, .. } = *self;
+    /// How a layer of this matrix lies on tiles, and what a product of it takes.
+    fn map<'a>(&self, name: &'a str, tile: &AnalogTile) -> AnalogLayer<'a> {
+        let Self { groups, rows, outputs, mvms, .. } = *self;
         let (tile_rows, columns) = (tile.tile_rows as u64, tile.tile_columns as u64);
         let tile_outputs = match tile.weight_mapping {
             WeightMapping::Differential => columns / 2,
@@ -143,7 +137,12 @@ impl Matrix {
             WeightMapping::Differential => 0,
             WeightMapping::Offset => tiles,
         };
-        Mapped {
+        AnalogLayer {
+            name,
+            groups,
+            rows,
+            outputs,
+            mvms,
             tiles,
             input_conversions: groups * rows * along,
             output_conversions: groups * outputs * across + references,
@@ -151,56 +150,46 @@ impl Matrix {
         }
     }
 
-    /// What the digital tile does to compute it: operations and words moved, and cycles.
-    fn digital(&self, hardware: &Hardware) -> (Activity, u64) {
+    /// What the digital tile does to compute a layer of this matrix: of all mappings that which takes least energy.
+    fn digital(&self, name: &str, costs: Costs<'_>) -> Result<Vec<Work>, CostError> {
         let [pixels, reduction, filters, groups] =
             [self.mvms, self.rows, self.outputs, self.groups].map(|count| count as usize);
         let shape = ConvShape { pixels, reduction, filters, groups };
-        let convolutions = cycles::conv_mappings(hardware, &shape)
+        let convolutions = cycles::conv_mappings(costs.hardware, &shape).into_iter().map(|mapping| {
+            let work = Work::Convolution { shape, mapping };
+            Ok((work, costs.digital(DigitalPart::Layer(name), &work)?))
+        });
+        let convolutions: Vec<_> = convolutions.collect::<Result<_, CostError>>()?;
+        let convolution = convolutions
             .into_iter()
-            .map(|mapping| Work::Convolution { shape, mapping })
-            .min_by(|a, b| {
-                let [a, b] = [a, b].map(|work| (work.activity(hardware).picojoules(hardware), work.cycles(hardware)));
-                a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
-            });
+            .min_by(|(_, a), (_, b)| a.picojoules.total_cmp(&b.picojoules).then(a.cycles.cmp(&b.cycles)));
         let [weights, outputs] = [reduction, pixels].map(|count| count * filters * groups);
         let moved = [
             Work::LoadWeights { words: weights },
             Work::Transfer { words: self.input },
             Work::Transfer { words: outputs },
         ];
-        let works = moved.into_iter().chain(convolutions);
-        works.fold((Activity::default(), 0), |(activity, cycles), work| {
-            (activity + work.activity(hardware), cycles + work.cycles(hardware))
-        })
+        Ok(moved.into_iter().chain(convolution.map(|(work, _)| work)).collect())
     }
 
-    fn energy(&self, hardware: &Hardware) -> LayerEnergy {
-        let Mapped { tiles, input_conversions, output_conversions, additions } = self.map(&hardware.analog);
-        let energy = &hardware.energy;
-        let of = |count: u64, picojoules: f64| (self.mvms * count) as f64 * picojoules;
-        let first = of(tiles, energy.crossbar_mvm.picojoules)
-            + of(input_conversions, energy.dac_conversion.picojoules)
-            + of(output_conversions, energy.adc_conversion.picojoules)
-            + of(additions, energy.add.picojoules);
-        // The mean is a factor of the conversion's scale.
-        LayerEnergy {
-            first,
-            other: first + of(self.groups * self.outputs, energy.add.picojoules),
-            digital: self.digital(hardware).0.picojoules(hardware),
-        }
+    /// What a layer of this matrix costs on its tiles, and on the digital one.
+    fn costs(&self, name: &str, costs: Costs<'_>) -> Result<LayerCosts, CostError> {
+        let mapped = self.map(name, &costs.hardware.analog);
+        let digital = costs.together(DigitalPart::Layer(name), &self.digital(name, costs)?)?;
+        Ok(LayerCosts { tiles: mapped.tiles, analog: costs.analog(&mapped)?, digital })
     }
 
-    /// What a layer of this matrix costs.
-    fn cost(&self, layer: &Layer, hardware: &Hardware) -> LayerCost {
-        let energy = self.energy(hardware);
-        let read = self.mvms as f64 * hardware.analog.mvm_nanoseconds / 1e3;
+    /// What a layer of this matrix costs as it is computed.
+    fn cost(&self, layer: &Layer, costs: Costs<'_>) -> Result<LayerCost, CostError> {
+        let all = self.costs(&layer.name, costs)?;
+        let energy = all.energy();
+        let read = all.analog.nanoseconds / 1e3;
         let (tiles, microseconds) = match layer.execution {
-            Execution::Analog { reads } => (self.map(&hardware.analog).tiles, f64::from(reads) * read),
-            Execution::Digital => (0, self.digital(hardware).1 as f64 / hardware.clock_mhz),
+            Execution::Analog { reads } => (all.tiles, f64::from(reads) * read),
+            Execution::Digital => (0, all.digital.all_cycles() as f64 / costs.hardware.clock_mhz),
         };
         let added = energy.added(layer.execution);
-        LayerCost {
+        Ok(LayerCost {
             layer: layer.name.clone(),
             mvms: self.mvms,
             tiles,
@@ -209,7 +198,22 @@ impl Matrix {
             microseconds,
             added_nanojoules: added / 1e3,
             added_microseconds: microseconds - read,
-        }
+        })
+    }
+}
+
+/// What a layer costs per sample, however it is computed.
+#[derive(Clone, Debug, PartialEq)]
+struct LayerCosts {
+    tiles: u64,
+    analog: AnalogCost,
+    digital: Together,
+}
+
+impl LayerCosts {
+    fn energy(&self) -> LayerEnergy {
+        let AnalogCost { picojoules, further_picojoules, .. } = self.analog;
+        LayerEnergy { first: picojoules, other: further_picojoules, digital: self.digital.picojoules }
     }
 }
 
@@ -225,35 +229,45 @@ fn matrices(program: &Program) -> Vec<Matrix> {
 }
 
 /// By layer, what it takes of a sample.
-pub(crate) fn energies(program: &Program, hardware: &Hardware) -> Vec<LayerEnergy> {
-    matrices(program).iter().map(|matrix| matrix.energy(hardware)).collect()
+///
+/// # Errors
+///
+/// When the cost model gives what is no cost.
+pub(crate) fn energies(program: &Program, costs: Costs<'_>) -> Result<Vec<LayerEnergy>, CostError> {
+    let layers = program.layers().iter().zip(matrices(program));
+    layers.map(|(layer, matrix)| Ok(matrix.costs(&layer.name, costs)?.energy())).collect()
 }
 
 /// What the analog layers of a program cost on a profile.
-pub fn report(program: &Program, hardware: &Hardware) -> Report {
+///
+/// # Errors
+///
+/// When the cost model gives what is no cost.
+pub fn report(program: &Program, costs: Costs<'_>) -> Result<Report, CostError> {
     let layers = program.layers().iter().zip(matrices(program));
-    let layers: Vec<LayerCost> = layers.map(|(layer, matrix)| matrix.cost(layer, hardware)).collect();
+    let layers: Vec<LayerCost> = layers.map(|(layer, matrix)| matrix.cost(layer, costs)).collect::<Result<_, _>>()?;
     let sum = |of: fn(&LayerCost) -> f64| layers.iter().map(of).sum::<f64>();
     let percent = |added: f64, all: f64| if all > added { 100.0 * added / (all - added) } else { 0.0 };
     let (nanojoules, microseconds) = (sum(|layer| layer.nanojoules), sum(|layer| layer.microseconds));
-    Report {
+    Ok(Report {
         nanojoules,
         microseconds,
         added_energy_percent: percent(sum(|layer| layer.added_nanojoules), nanojoules),
         added_time_percent: percent(sum(|layer| layer.added_microseconds), microseconds),
         layers,
-    }
+    })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::{digital::cycles::Activity, hardware::Hardware};
 
     fn mapped(groups: u64, rows: u64, outputs: u64, mapping: WeightMapping) -> [u64; 4] {
         let tile = AnalogTile { weight_mapping: mapping, ..Hardware::paper().analog };
-        let Mapped { tiles, input_conversions, output_conversions, additions } =
-            Matrix { groups, rows, outputs, mvms: 1, input: 1 }.map(&tile);
+        let AnalogLayer { tiles, input_conversions, output_conversions, additions, .. } =
+            Matrix { groups, rows, outputs, mvms: 1, input: 1 }.map("", &tile);
         [tiles, input_conversions, output_conversions, additions]
     }
 
@@ -277,7 +291,7 @@ mod tests {
     fn reads_cost_a_product_and_an_addition_each() {
         let hardware = Hardware::paper();
         let matrix = Matrix { groups: 1, rows: 9, outputs: 16, mvms: 100, input: 100 };
-        let energy = matrix.energy(&hardware);
+        let energy = matrix.costs("", (&hardware).into()).unwrap().energy();
         let (one, four) = (Execution::default(), Execution::Analog { reads: 4 });
         assert!((energy.first - 100.0 * (30.0 + 9.0 * 0.39 + 16.0 * 1.5625)).abs() < 1e-9);
         assert_eq!(energy.added(one), 0.0);
@@ -289,7 +303,9 @@ mod tests {
     fn what_is_computed_digitally_is_moved_and_multiplied() {
         let hardware = Hardware::paper();
         let matrix = Matrix { groups: 1, rows: 9, outputs: 16, mvms: 100, input: 100 };
-        let (activity, cycles) = matrix.digital(&hardware);
+        let works = matrix.digital("", (&hardware).into()).unwrap();
+        let activity = works.iter().fold(Activity::default(), |sum, work| sum + work.activity(&hardware));
+        let cycles: u64 = works.iter().map(|work| work.cycles(&hardware)).sum();
         let wanted = Activity {
             multiply_accumulates: 100 * 9 * 16,
             adds: 100 * 16,
@@ -304,7 +320,7 @@ mod tests {
         // Four phases begin; 8 words a cycle move, 10 cores share the 34 folds.
         assert_eq!(cycles, 4 * 2 + 18 + 13 + 200 + 4 * 3 * (2 * 3 + 3 + 16 - 2));
         let digital = 14400.0 * 0.925 + 1600.0 * 0.05 + 5056.0 * 20.0 + 4200.0 * 10.0 + 1844.0 * 10.0;
-        let energy = matrix.energy(&hardware);
+        let energy = matrix.costs("", (&hardware).into()).unwrap().energy();
         assert!((energy.added(Execution::Digital) - (digital - energy.first)).abs() < 1e-6);
     }
 }

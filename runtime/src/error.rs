@@ -1,6 +1,6 @@
 //! Why a program cannot be planned or run.
 
-use crate::onednn;
+use crate::{cost::CostError, law::LawFailure, onednn};
 
 /// Why a program cannot be planned or run.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,12 @@ pub enum ExecError {
     /// The caller wanted no more.
     #[error("stopped")]
     Stopped,
+    /// A registered law of noise failed.
+    #[error(transparent)]
+    Law(#[from] LawFailure),
+    /// A cost model gave what is no cost.
+    #[error(transparent)]
+    Cost(#[from] CostError),
     /// oneDNN failed.
     #[error("oneDNN: {0}")]
     Engine(String),

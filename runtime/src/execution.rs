@@ -9,13 +9,13 @@
 //! loss of samples that the choice was not made of: never one that is worse than one read of every layer.
 
 use crate::{
+    cost::Costs,
     crossbar::{self, LayerEnergy},
     error::ExecError,
     exec::{
         Batch, Executor,
         samples::{Samples, halves},
     },
-    hardware::Hardware,
     kernels::noise::Law,
     knapsack::{self, Choice},
     measure::curvature::Slopes,
@@ -46,20 +46,20 @@ pub fn helps(layer: &Layer) -> bool {
 }
 
 /// Chooses how every layer of a calibrated program is computed, from samples without labels: half of them measure, half of them judge. That
-/// may raise the energy of the analog layers on `hardware` by the share `budget`. The executor is left with what was chosen.
+/// may raise the energy of the analog layers by the share `budget`, as `costs` counts it. The executor is left with what was chosen.
 ///
 /// # Errors
 ///
-/// When the program cannot be run or has no gradients.
+/// When the program cannot be run or has no gradients, or the cost model gives what is no cost.
 pub fn choose(
     executor: &mut Executor,
     batch: Batch<'_>,
-    (hardware, budget): (&Hardware, f64),
+    (costs, budget): (Costs<'_>, f64),
     seed: u64,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Chosen, ExecError> {
     let [measuring, judging] = halves(batch.samples.len()).map(|places| Samples::new(batch, places));
-    let energies = crossbar::energies(executor.program(), hardware);
+    let energies = crossbar::energies(executor.program(), costs)?;
     let all: f64 = energies.iter().map(|energy| energy.first).sum();
     let powers = weight_powers(executor.program());
     let propose = |layers: &[Layer], curvature: &[Slopes], _: u32| {

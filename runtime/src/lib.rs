@@ -8,6 +8,7 @@
 extern crate self as mxc_runtime;
 
 pub mod closed_form;
+pub mod cost;
 pub mod crossbar;
 pub mod data;
 pub mod digital;
@@ -21,6 +22,7 @@ pub mod finetune;
 pub mod hardware;
 pub mod kernels;
 pub mod knapsack;
+pub mod law;
 pub mod measure;
 pub mod onednn;
 mod ops;

@@ -117,6 +117,12 @@ impl Stream {
         }
     }
 
+    /// Writes the stream's 32-bit words from `first_block·BLOCK` on, of which [`Stream::fill`] makes elements, to `out`: whole blocks,
+    /// a rest is left as it was.
+    pub fn fill_words(&self, first_block: u64, out: &mut [u32]) {
+        fill_blocks(*self, first_block, out);
+    }
+
     /// A 64-bit word of the stream.
     pub fn word(&self, index: u64) -> u64 {
         let words = philox([index as u32, (index >> 32) as u32, self.counter[0], self.counter[1]], self.key);
@@ -170,6 +176,14 @@ fn fill_normals(stream: Stream, first_block: u64, out: &mut [f32]) {
     // A closure has this function's instruction set; the function by its name is called through one without.
     #[allow(clippy::redundant_closure)]
     stream.fill(first_block, out, |words, out| normals(words, out));
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn fill_blocks(stream: Stream, first_block: u64, out: &mut [u32]) {
+    let keys = round_keys(stream.key);
+    for (words, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(first_block..) {
+        fill_words(&keys, stream.counter, block, words);
+    }
 }
 
 #[inline(always)]

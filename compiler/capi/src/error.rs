@@ -34,7 +34,7 @@ pub enum mxc_error_kind {
     MXC_ERROR_PART = 9,
     /// The denoisers cannot be exported.
     MXC_ERROR_EXPORT = 10,
-    /// A hardware profile is none.
+    /// A hardware profile is none, or a cost model gave what is no cost.
     MXC_ERROR_HARDWARE = 11,
     /// A file cannot be read or written.
     MXC_ERROR_IO = 12,
@@ -115,7 +115,7 @@ fn kind(error: &Error) -> mxc_error_kind {
         Error::Data(_) | Error::Arrays(_) => MXC_ERROR_DATA,
         Error::Exec(_) | Error::Eval(_) | Error::Finetune(_) | Error::Digital(_) => MXC_ERROR_RUN,
         Error::Part(_) => MXC_ERROR_PART,
-        Error::Hardware(_) => MXC_ERROR_HARDWARE,
+        Error::Hardware(_) | Error::Cost(_) => MXC_ERROR_HARDWARE,
         Error::Io { .. } => MXC_ERROR_IO,
         Error::Options(_) => MXC_ERROR_OPTION,
         Error::Stopped { .. } => MXC_ERROR_STOPPED,

@@ -50,6 +50,7 @@ pub unsafe extern "C" fn mxc_passes_run(
             weights: optional::<Weights>(weights)?.map(|weights| weights.store.clone()).unwrap_or_default(),
             hardware: call.profile.load()?,
             verify_each: call.verify_each,
+            costs: None,
             seed: call.common.seed,
             threads: call.common.threads(),
         };

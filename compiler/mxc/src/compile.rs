@@ -14,9 +14,13 @@ use mxc_compiler::{
 };
 use mxc_dialects::{noise::LayerNoise, share};
 use mxc_runtime::{
-    closed_form::Fitted, finetune::Recipe, hardware::Hardware, package::Preprocessing, store::WeightStore, task::Task,
+    closed_form::Fitted, cost::CostModel, finetune::Recipe, hardware::Hardware, package::Preprocessing,
+    store::WeightStore, task::Task,
 };
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// How pixels become a model's input; the model says its size and layout.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,6 +74,8 @@ pub struct CompileOptions {
     pub preprocessing: PreprocessOptions,
     /// The hardware profile.
     pub hardware: Hardware,
+    /// What the energy budget is counted by; the profile's own figures if `None`. The package keeps its name only, among the options.
+    pub costs: Option<Arc<dyn CostModel>>,
     /// The seed of every draw.
     pub seed: u64,
     /// Worker threads, on which results do not depend; 0 is one per core.
@@ -107,6 +113,7 @@ impl CompileOptions {
             holdout: 0,
             preprocessing: PreprocessOptions::default(),
             hardware: Hardware::paper(),
+            costs: None,
             seed: 0,
             threads: 0,
         }
@@ -239,6 +246,7 @@ pub(crate) fn compile<'c>(
         init: options.init,
         keep_digital: options.keep_digital.clone(),
         hardware: options.hardware.clone(),
+        costs: options.costs.clone(),
         seed: options.seed,
         threads: options.threads,
         samples: options.samples.unwrap_or(if data.is_some() { CALIBRATION_SAMPLES } else { SYNTHETIC_SAMPLES }),
@@ -289,6 +297,7 @@ fn recorded(options: &CompileOptions, driven: &driver::CompileOptions) -> Vec<St
     ];
     if driven.energy_budget > 0.0 {
         recorded.push(format!("energy-budget={}", share::show(driven.energy_budget)));
+        recorded.extend(driven.costs.as_ref().map(|costs| format!("costs={}", costs.name())));
     }
     recorded.extend(options.logits.as_ref().map(|name| format!("logits={name}")));
     if !options.keep_digital.is_empty() {

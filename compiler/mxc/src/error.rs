@@ -12,6 +12,7 @@ use mxc_compiler::{
     pass::{PipelineError, RunError},
 };
 use mxc_runtime::{
+    cost::CostError,
     data::DataError,
     digital::DigitalError,
     error::ExecError,
@@ -99,7 +100,10 @@ pub enum Error {
     Hardware(#[from] HardwareError),
     /// A program of the digital tile is wrong.
     #[error(transparent)]
-    Digital(#[from] DigitalError),
+    Digital(DigitalError),
+    /// A cost model gave what is no cost.
+    #[error(transparent)]
+    Cost(#[from] CostError),
     /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -162,6 +166,15 @@ impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+}
+
+impl From<DigitalError> for Error {
+    fn from(error: DigitalError) -> Self {
+        match error {
+            DigitalError::Cost(error) => Self::Cost(error),
+            error @ DigitalError::Program { .. } => Self::Digital(error),
+        }
     }
 }
 

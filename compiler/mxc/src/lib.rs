@@ -25,9 +25,28 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Nothing here prints, ends the process or keeps global state. Long calls take a [`Monitor`]: it is told of progress, notes and
+//! Nothing here prints or ends the process, and nothing is kept for the whole of it but the laws of noise that it registers
+//! ([`register_noise`]). Long calls take a [`Monitor`]: it is told of progress, notes and
 //! warnings, and cancels them. Errors are one enum by stage, [`Error`], whose variants hold the node, layer, file or option that
 //! they are about. Importing tells of what it decides through the crate `tracing`.
+//!
+//! A program may have noise and costs of its own: laws of noise that stand in specifications by name ([`register_noise`]), and a model of what
+//! analog layers and the digital tile's work cost ([`CostModel`]).
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A level that is up in a quarter of all reads: its mean is 1/4, its variance 3/16.
+//! let levels = mxc::NoiseLaw::new(0.25, 0.1875, |words, draws| {
+//!     for (draw, word) in draws.iter_mut().zip(words) {
+//!         *draw = if *word < 1 << 30 { 1.0 } else { 0.0 };
+//!     }
+//! });
+//! mxc::register_noise("trap", levels)?;
+//! let noise = mxc::LayerNoise { spec: "trap(scale=6%)+gaussian(sigma=2%)".parse()?, ..Default::default() };
+//! let options = mxc::CompileOptions { noise, ..Default::default() };
+//! # assert_eq!(options.noise.spec.components.len(), 2);
+//! # Ok(()) }
+//! ```
 //!
 //! [`passes`] runs passes by name on a caller's own module. The crates below are at hand for what the types here do not reach:
 //! [`compiler`], [`dialects`], [`runtime`] and [`spec`]; they change more often.
@@ -82,16 +101,19 @@ pub use {
 
 pub use mxc_runtime::{
     closed_form::Fitted,
+    cost::{AnalogCost, AnalogLayer, CostError, CostModel, DigitalCost, DigitalPart},
     data::{DataError, Memory, Split},
+    digital::schedule::Work,
     evaluate::{ChipOptions, EffectiveNoise, EvalReport, Part, PartError, Shard, merge},
     exec::Backend,
     finetune::{Loss, Recipe},
     hardware::Hardware,
+    law::{LawFailure, NoiseLaw, RegisterError, register as register_noise},
     package::Manifest,
     program::Execution,
     store::{Bytes, Weight, WeightStore},
 };
-pub use mxc_spec::noise::{LayerNoise, NoiseSpec, Reference, Scale};
+pub use mxc_spec::noise::{LayerNoise, NoiseError, NoiseSpec, Reference, Scale};
 
 pub use mxc_runtime as runtime;
 pub use mxc_spec as spec;

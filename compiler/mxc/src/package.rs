@@ -8,7 +8,7 @@ use mxc_runtime::{
     program::{Execution, Program},
     store::{Bytes, WeightStore},
 };
-use mxc_spec::noise::LayerNoise;
+use mxc_spec::noise::{LayerNoise, NoiseError};
 use std::path::{Path, PathBuf};
 
 /// A compiled network with its denoisers.
@@ -123,10 +123,19 @@ impl Package {
     ///
     /// # Errors
     ///
-    /// [`Error::Options`] where the manifest's noise is of another version of mxc.
+    /// [`Error::Options`] where the manifest's noise is of another version of mxc, or of a law that this program has not registered.
     pub fn noise(&self) -> Result<Option<LayerNoise>, Error> {
         let parsed = self.inner.manifest.noise.as_ref().map(LayerNoise::try_from).transpose();
-        parsed.map_err(|error| Error::Options(format!("the package's manifest: {error}; compile the model again")))
+        parsed.map_err(|error| {
+            let mend = match error {
+                // A law that the program does not have.
+                NoiseError::Unknown { .. } => "",
+                NoiseError::Syntax { .. } | NoiseError::Unsupported(_) | NoiseError::Choice { .. } => {
+                    "; compile the model again"
+                }
+            };
+            Error::Options(format!("the package's manifest: {error}{mend}"))
+        })
     }
 
     /// The SHA-256 of its file, in hexadecimal digits: what its descendants record.

@@ -7,7 +7,8 @@ use mxc_compiler::{
     pass::{PassContext, Pipeline, Reports, RunOptions, SampleSource, run::print_module, run_pipeline},
     passes::REGISTRY,
 };
-use mxc_runtime::{hardware::Hardware, store::WeightStore};
+use mxc_runtime::{cost::CostModel, hardware::Hardware, store::WeightStore};
+use std::sync::Arc;
 
 /// A pass, or a named pipeline of passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct PassOptions {
     pub weights: WeightStore,
     /// The hardware profile of passes that lower to the digital tile; the paper's if `None`.
     pub hardware: Option<Hardware>,
+    /// What passes that count energy count by; the profile's own figures if `None`.
+    pub costs: Option<Arc<dyn CostModel>>,
     /// Runs mxc's verifier before the first and after every pass (MLIR's own always runs).
     pub verify_each: bool,
     /// The default seed of passes.
@@ -104,6 +107,7 @@ pub fn run<'c>(
         weight_loader: Some(Box::new(opt::load_weights)),
         samples: Some(samples(options.threads)),
         hardware: options.hardware.clone(),
+        costs: options.costs.clone(),
         seed: options.seed,
         threads: options.threads,
         ..PassContext::default()

@@ -8,7 +8,12 @@ use mxc_compiler::{
     pass::{Reports, SigmaPath, run::print_module},
 };
 use mxc_dialects::ir;
-use mxc_runtime::{crossbar, digital, hardware::Hardware, program::Program};
+use mxc_runtime::{
+    cost::{CostModel, Costs},
+    crossbar, digital,
+    hardware::Hardware,
+    program::Program,
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -120,8 +125,23 @@ impl Package {
     ///
     /// # Errors
     ///
-    /// [`Error::Hardware`], [`Error::Package`], [`Error::Pass`], [`Error::Digital`] or [`Error::Cancelled`].
+    /// [`Error::Hardware`], [`Error::Package`], [`Error::Pass`], [`Error::Digital`], [`Error::Cost`] or [`Error::Cancelled`].
     pub fn report(&self, hardware: Option<&Hardware>, monitor: &Monitor<'_>) -> Result<Cost, Error> {
+        self.report_by(hardware, None, monitor)
+    }
+
+    /// The same by a cost model; `None` is the profile's own figures. Where the layers' tiles and the denoisers' schedules are concerned, the
+    /// profile counts in either case.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Package::report`].
+    pub fn report_by(
+        &self,
+        hardware: Option<&Hardware>,
+        costs: Option<&dyn CostModel>,
+        monitor: &Monitor<'_>,
+    ) -> Result<Cost, Error> {
         let own;
         let hardware = match hardware {
             Some(hardware) => hardware,
@@ -132,8 +152,9 @@ impl Package {
         };
         let context = mxc_dialects::new_context();
         let (module, reports) = self.lowered(&context, hardware, monitor)?;
-        let report = mxc_compiler::load::tile::report(&module, hardware)?;
-        Ok(Cost { report, analog: crossbar::report(&self.program()?, hardware), sigma: reports.sigma })
+        let costs = Costs::new(hardware, costs);
+        let report = mxc_compiler::load::tile::report(&module, costs)?;
+        Ok(Cost { report, analog: crossbar::report(&self.program()?, costs)?, sigma: reports.sigma })
     }
 
     /// Replaces its module, and the program with it.

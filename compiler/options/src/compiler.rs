@@ -208,6 +208,7 @@ impl Compile {
             holdout: self.holdout,
             preprocessing: self.preprocess.options(),
             hardware: self.hardware.as_deref().map(Hardware::load).transpose()?.unwrap_or_else(Hardware::paper),
+            costs: None,
             seed: common.seed,
             threads: common.threads(),
         })

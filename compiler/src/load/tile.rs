@@ -7,12 +7,12 @@ use mxc_dialects::{
     ir,
 };
 use mxc_runtime::{
+    cost::Costs,
     digital::{
         DigitalError, Report, cost, gaussian,
         lfsr::{self, Leap},
         program::{Buffer, Generator, Head, Kind, Phase, Scheduled, Step, TileProgram},
     },
-    hardware::Hardware,
 };
 use std::ops::Range;
 
@@ -33,16 +33,20 @@ pub fn programs(module: &Module<'_>) -> Result<Vec<TileProgram>, DigitalError> {
         .collect()
 }
 
-/// What a module's scheduled denoisers cost per sample on a profile. The cycles are those of the cycle model; a schedule in the
+/// What a module's scheduled denoisers cost per sample on a profile. The cycles are those of the cost model; a schedule in the
 /// module that was made for another profile differs.
-pub fn report(module: &Module<'_>, hardware: &Hardware) -> Result<Report, DigitalError> {
+///
+/// # Errors
+///
+/// When the module is not scheduled, or the cost model gives what is no cost.
+pub fn report(module: &Module<'_>, costs: Costs<'_>) -> Result<Report, DigitalError> {
     let programs = self::programs(module)?;
-    let costs = programs.iter().zip(dtile::programs(module)).map(|(program, function)| {
-        let schedule = of_program(hardware, function, program.weight_load_words)
+    let denoisers = programs.iter().zip(dtile::programs(module)).map(|(program, function)| {
+        let schedule = of_program(costs.hardware, function, program.weight_load_words)
             .map_err(|error| DigitalError::Program { program: program.symbol.clone(), message: error.to_string() })?;
-        Ok(cost(program, &schedule, hardware))
+        Ok(cost(program, &schedule, costs)?)
     });
-    Ok(Report { hardware: hardware.name.clone(), denoisers: costs.collect::<Result<_, DigitalError>>()? })
+    Ok(Report { hardware: costs.hardware.name.clone(), denoisers: denoisers.collect::<Result<_, DigitalError>>()? })
 }
 
 struct Reader<'c, 'a> {

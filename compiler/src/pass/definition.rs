@@ -6,7 +6,7 @@ use mxc_dialects::{
     diagnostic::{Diagnostic, location_text},
     erase::ModuleMut,
 };
-use mxc_runtime::{hardware::Hardware, store::WeightStore};
+use mxc_runtime::{cost::CostModel, hardware::Hardware, store::WeightStore};
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -232,6 +232,8 @@ pub struct PassContext {
     /// The hardware profile of passes that lower to the digital tile or count energy, unless their option names a file; the
     /// paper's if `None`.
     pub hardware: Option<Hardware>,
+    /// What passes that count energy count by; the profile's own figures if `None`.
+    pub costs: Option<Arc<dyn CostModel>>,
     /// The default seed of passes with a `seed=` option.
     pub seed: u64,
     /// Worker threads of passes that execute the network; 0 is one per core.

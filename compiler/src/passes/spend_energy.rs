@@ -10,8 +10,8 @@
 //! ```
 //!
 //! k reads divide the variance of the noise that is drawn for each by k and cost k times the layer's energy and time on the analog
-//! tiles; a digital layer has no noise and costs what its products take of the digital tile. Together they may raise the energy of all
-//! analog layers by the share `energy-budget`. What is chosen is judged by the
+//! tiles; a digital layer has no noise and costs what its products take of the digital tile, all by the hardware profile or the caller's
+//! cost model. Together they may raise the energy of all analog layers by the share `energy-budget`. What is chosen is judged by the
 //! distillation loss under the noise (`runtime/src/execution.rs`), so that the pass follows `annotate-noise`, `rank-sensitivity` and, where
 //! ranges are equalized, `equalize-ranges`.
 
@@ -23,6 +23,7 @@ use crate::{
 use melior::Context;
 use mxc_dialects::{analog::AnalogOp, erase::ModuleMut, share};
 use mxc_runtime::{
+    cost::Costs,
     execution::{Chosen, choose, helps},
     program::Execution,
     search::Found,
@@ -77,7 +78,8 @@ impl Pass for SpendEnergy {
             return Ok(());
         }
         let Chosen { executions, energy } = ready.choose(cx, |executor, batch, seed, stopped| {
-            choose(executor, batch, (&hardware, self.budget), seed, stopped)
+            let costs = Costs::new(&hardware, cx.costs.as_deref());
+            choose(executor, batch, (costs, self.budget), seed, stopped)
         })?;
         let Found { choice, before, after } = executions;
         let by_name = ready.by_layer(choice);

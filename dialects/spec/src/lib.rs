@@ -4,6 +4,7 @@
 pub mod calibration;
 pub mod denoise;
 pub mod execution;
+pub mod law;
 pub mod noise;
 pub mod shape;
 pub mod share;

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! spec      = component { "+" component } | share             (a bare share is a Gaussian's sigma) | "ideal"
-//! component = model [ "(" argument { "," argument } ")" ]     (the models and their arguments: MODELS)
+//! component = model [ "(" argument { "," argument } ")" ]     (the models and their arguments: MODELS, and registered laws)
 //! argument  = name "=" share | "site" "=" ( "input" | "output" ) | "lifetime" "=" ( "sample" | "chip" )
 //! share     = decimal [ "%" ]                                 (over 1 only with the sign)
 //! ```
 
-use crate::share;
+use crate::{
+    law::{self, Registered},
+    share,
+};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 /// A noise specification that cannot be used.
@@ -20,6 +23,14 @@ pub enum NoiseError {
         spec: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A component that is neither a built-in model nor a law that this program has registered.
+    #[error("noise `{spec}`: there is no component `{name}`; {}", known())]
+    Unknown {
+        /// The specification.
+        spec: String,
+        /// The component's name.
+        name: String,
     },
     /// A component that is known but not there yet.
     #[error("noise component `{name}` is not supported yet; only {}", supported(), name = .0)]
@@ -200,8 +211,10 @@ pub struct ModelInfo {
     pub help: &'static str,
     /// Its own arguments; `lifetime` is every model's, `site` that of every model that acts on signals.
     pub arguments: &'static [Argument],
-    make: fn(&mut Arguments<'_>) -> Result<Model, String>,
 }
+
+/// Makes a model of its arguments.
+type Make = fn(&mut Arguments<'_>) -> Result<Model, String>;
 
 impl ModelInfo {
     /// How it is written: `gaussian(sigma=SHARE[,mu=SHARE][,site=input|output][,lifetime=sample|chip])`.
@@ -243,6 +256,13 @@ macro_rules! models {
         /// What a component adds. The fields are the arguments of its text form.
         #[derive(Clone, Copy, Debug, PartialEq)]
         pub enum Model {
+            /// s·scale·d, d drawn by a law that this program has registered, whose name is the component's
+            Registered {
+                /// the law
+                law: &'static Registered,
+                /// what its draws are multiplied by
+                scale: f64,
+            },
             $(
                 #[doc = $help]
                 $variant {
@@ -270,18 +290,29 @@ macro_rules! models {
                         default: $default,
                         help: $about.trim_ascii(),
                     }),+],
-                    make: |get| Ok(Model::$variant { $($argument: get(stringify!($argument), $default)?),+ }),
                 };
             )+
         }
 
-        /// Every model.
+        /// Every built-in model.
         pub static MODELS: &[&ModelInfo] = &[$(&declared::$variant),+];
+
+        /// How a built-in model of a name is made, and its declaration.
+        fn built_in(name: &str) -> Option<(&'static ModelInfo, Make)> {
+            match name {
+                $($name => Some((
+                    &declared::$variant,
+                    |get| Ok(Model::$variant { $($argument: get(stringify!($argument), $default)?),+ }),
+                )),)+
+                _ => None,
+            }
+        }
 
         impl Model {
             /// Its declaration.
             pub fn info(&self) -> &'static ModelInfo {
-                match self {
+                match *self {
+                    Self::Registered { law, .. } => law.info(),
                     $(Self::$variant { .. } => &declared::$variant,)+
                 }
             }
@@ -289,6 +320,7 @@ macro_rules! models {
             /// Its arguments' numbers, in the order of the declaration.
             fn values(&self) -> Vec<f64> {
                 match *self {
+                    Self::Registered { scale, .. } => vec![scale],
                     $(Self::$variant { $($argument),+ } => vec![$($argument),+],)+
                 }
             }
@@ -311,8 +343,11 @@ models! {
     }
 }
 
+/// Specifications of no noise.
+pub(crate) const IDEAL: [&str; 2] = ["ideal", "none"];
+
 /// Names that specifications of other tools know, and that no model has yet.
-const UNSUPPORTED: [&str; 8] =
+pub(crate) const UNSUPPORTED: [&str; 8] =
     ["adc", "dac", "drift", "ir_drop", "stuck_at", "weight_programming", "weight_read", "shot"];
 
 /// Words as a sentence lists them: `a, b and c`.
@@ -323,15 +358,35 @@ fn list(words: &[String]) -> String {
     }
 }
 
+/// The names of models, as a sentence lists them.
+fn names<'a>(models: impl IntoIterator<Item = &'a ModelInfo>) -> String {
+    list(&models.into_iter().map(|info| format!("`{}`", info.name)).collect::<Vec<_>>())
+}
+
 /// Which models there are, for a message.
 fn supported() -> String {
-    let names: Vec<String> = MODELS.iter().map(|info| format!("`{}`", info.name)).collect();
-    format!("{} {}", list(&names), if names.len() == 1 { "is" } else { "are" })
+    format!("{} {}", names(MODELS.iter().copied()), if MODELS.len() == 1 { "is" } else { "are" })
+}
+
+/// Which names a component may have in this program, for a message.
+fn known() -> String {
+    let registered = law::registered();
+    let registered = match registered.as_slice() {
+        [] => "none".to_owned(),
+        laws => names(laws.iter().map(|law| law.info())),
+    };
+    let built_in = names(MODELS.iter().copied());
+    format!(
+        "built in are {built_in}, registered by this program is {registered} (a law of an embedding program is registered \
+         before anything names it)"
+    )
 }
 
 /// What `--noise` takes: a line for every model.
 pub fn help() -> String {
-    MODELS.iter().map(|info| format!("\n  {} adds {}", info.usage(), info.help)).collect()
+    let registered = law::registered();
+    let models = MODELS.iter().copied().chain(registered.iter().map(|law| law.info()));
+    models.map(|info| format!("\n  {} adds {}", info.usage(), info.help)).collect()
 }
 
 /// One source of noise.
@@ -386,14 +441,26 @@ fn parse_component(spec: &str, text: &str) -> Result<Component, NoiseError> {
         }
         None => (text, ""),
     };
-    match MODELS.iter().find(|info| info.name == name) {
-        Some(info) => parse_arguments(info, arguments).map_err(syntax),
-        None if UNSUPPORTED.contains(&name) => Err(NoiseError::Unsupported(name.to_owned())),
-        None => Err(syntax(format!("there is no component `{name}`"))),
+    if let Some((info, make)) = built_in(name) {
+        parse_arguments(info, arguments, make).map_err(syntax)
+    } else if let Some(law) = law::find(name) {
+        let make =
+            |get: &mut Arguments<'_>| Ok(Model::Registered { law, scale: get(law::SCALE.name, law::SCALE.default)? });
+        parse_arguments(law.info(), arguments, make).map_err(syntax)
+    } else if UNSUPPORTED.contains(&name) {
+        Err(NoiseError::Unsupported(name.to_owned()))
+    } else if law::is_name(name) {
+        Err(NoiseError::Unknown { spec: spec.to_owned(), name: name.to_owned() })
+    } else {
+        Err(syntax(format!("there is no component `{name}`")))
     }
 }
 
-fn parse_arguments(info: &ModelInfo, text: &str) -> Result<Component, String> {
+fn parse_arguments(
+    info: &'static ModelInfo,
+    text: &str,
+    make: impl Fn(&mut Arguments<'_>) -> Result<Model, String>,
+) -> Result<Component, String> {
     let (mut values, mut site, mut lifetime) = (BTreeMap::new(), None, None);
     let word = |error: NoiseError| error.to_string();
     for argument in text.split(',').map(str::trim).filter(|argument| !argument.is_empty()) {
@@ -411,7 +478,7 @@ fn parse_arguments(info: &ModelInfo, text: &str) -> Result<Component, String> {
             return Err(format!("`{key}` is given twice"));
         }
     }
-    let model = (info.make)(&mut |name, default| {
+    let model = make(&mut |name, default| {
         values.get(name).copied().or(default).ok_or_else(|| format!("{} needs a {name}", info.name))
     })?;
     let (site, lifetime) = (site.unwrap_or(info.site), lifetime.unwrap_or(Lifetime::Sample));
@@ -424,7 +491,7 @@ impl FromStr for NoiseSpec {
     fn from_str(spec: &str) -> Result<Self, NoiseError> {
         let syntax = |reason| NoiseError::Syntax { spec: spec.to_owned(), reason };
         let text = spec.trim();
-        if matches!(text, "ideal" | "none") {
+        if IDEAL.contains(&text) {
             return Ok(Self::default());
         }
         if text.is_empty() {

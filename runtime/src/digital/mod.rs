@@ -14,14 +14,18 @@ pub mod memory;
 pub mod program;
 pub mod schedule;
 
-use crate::{exec::Key, hardware::Hardware, rng::layer_hash};
+use crate::{
+    cost::{CostError, Costs, DigitalPart},
+    exec::Key,
+    rng::layer_hash,
+};
 use cycles::Activity;
 use interpret::Draw;
 use program::TileProgram;
-use schedule::Schedule;
+use schedule::{Schedule, Work};
 use std::collections::BTreeMap;
 
-/// Why a dtile program cannot be run.
+/// Why a dtile program cannot be run, or its cost not be said.
 #[derive(Debug, thiserror::Error)]
 pub enum DigitalError {
     /// The program breaks a rule of the dialect or is not scheduled.
@@ -32,6 +36,9 @@ pub enum DigitalError {
         /// What is wrong.
         message: String,
     },
+    /// A cost model gave what is no cost.
+    #[error(transparent)]
+    Cost(#[from] CostError),
 }
 
 /// What one denoiser costs per sample.
@@ -111,19 +118,34 @@ impl TileProgram {
     }
 }
 
-/// What a program costs per sample, as its schedule says.
-pub fn cost<P, B>(program: &TileProgram, schedule: &Schedule<P, B>, hardware: &Hardware) -> DenoiserCost {
-    let (cycles, activity) = (schedule.cycles(), schedule.activity(hardware));
-    DenoiserCost {
+/// What a program costs per sample, as its schedule, made for the same profile, says.
+///
+/// # Errors
+///
+/// When the cost model gives what is no cost.
+pub fn cost<P, B>(
+    program: &TileProgram,
+    schedule: &Schedule<P, B>,
+    costs: Costs<'_>,
+) -> Result<DenoiserCost, CostError> {
+    let works: Vec<Work> = schedule.phases.iter().map(|phase| phase.work).collect();
+    let together = costs.together(DigitalPart::Denoiser(&program.layer), &works)?;
+    let mut unit_cycles = BTreeMap::<_, u64>::new();
+    for (work, cycles) in works.iter().zip(&together.cycles) {
+        let sum = unit_cycles.entry(work.unit().name()).or_default();
+        *sum = sum.saturating_add(*cycles);
+    }
+    let cycles = together.all_cycles();
+    Ok(DenoiserCost {
         layer: program.layer.clone(),
         cycles,
-        microseconds: cycles as f64 / hardware.clock_mhz,
-        nanojoules: activity.picojoules(hardware) / 1e3,
-        unit_cycles: schedule.unit_cycles().into_iter().map(|(unit, cycles)| (unit.name(), cycles)).collect(),
-        activity,
+        microseconds: cycles as f64 / costs.hardware.clock_mhz,
+        nanojoules: together.picojoules / 1e3,
+        unit_cycles,
+        activity: schedule.activity(costs.hardware),
         weight_bytes: 2 * program.weights.len(),
         activation_bytes: 2 * program.activation_words,
         phases: schedule.phases.len(),
         sigma: program.generator.is_some(),
-    }
+    })
 }

@@ -10,7 +10,6 @@ use super::{
 };
 use crate::hardware::Hardware;
 use mxc_spec::tile::Unit;
-use std::collections::BTreeMap;
 
 /// What a unit does in one phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,15 +162,6 @@ impl<P, B> Schedule<P, B> {
         self.phases.last().map_or(0, |phase| phase.start.saturating_add(phase.cycles))
     }
 
-    /// The cycles by unit, of the units that work.
-    pub fn unit_cycles(&self) -> BTreeMap<Unit, u64> {
-        let mut cycles = BTreeMap::new();
-        for phase in &self.phases {
-            *cycles.entry(phase.work.unit()).or_default() += phase.cycles;
-        }
-        cycles
-    }
-
     /// What all phases compute and move.
     pub fn activity(&self, hardware: &Hardware) -> Activity {
         self.phases.iter().fold(Activity::default(), |sum, phase| sum + phase.work.activity(hardware))
@@ -227,7 +217,6 @@ mod tests {
             [(0, transfer), (transfer, transfer), (2 * transfer, start), (2 * transfer + start, transfer)]
         );
         assert_eq!(schedule.cycles(), 3 * transfer + start);
-        assert_eq!(schedule.unit_cycles(), [(Unit::Transfer, 3 * transfer), (Unit::LeakyRelu, start)].into());
         let lifetime = |bytes, first, last| Some(Lifetime { bytes, first, last });
         assert_eq!(schedule.lifetimes(), [lifetime(8, 1, 2), lifetime(6, 2, 3), None]);
         // The spare one lies over the others.

@@ -3,6 +3,7 @@
 use super::{reference::Run, sample::Sample, testing::Net, *};
 use crate::{
     digital::program::{Buffer, Scheduled, Step, TileProgram},
+    law::{self, NoiseLaw},
     program::{
         Binary, Broadcast, Concat, Conv2d, CumSum, DenoiseTile, Execution, GridSample, Interpolation, MatMul, Op, Pad,
         Padding, Pick, Pool, Pooling, Reduce, Reduction, Sampling, Scatter, Scattering, Select, Tile, TopK, Transpose,
@@ -17,7 +18,13 @@ use mxc_spec::{
     },
     noise::{LayerNoise, MODELS, ModelInfo, NoiseSpec, Reference, Scale, Site},
 };
-use std::{cell::RefCell, sync::LazyLock};
+use std::{
+    cell::RefCell,
+    sync::{
+        LazyLock, Once,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 const KEY: Key = Key { seed: 7, purpose: Purpose::Train, pass: 3, chip: 0 };
 const TRAIN: PlanKey = PlanKey { noise: true, denoise: true, goal: Goal::Train };
@@ -75,7 +82,7 @@ fn networks() -> Vec<(String, Program)> {
     for (scale, site) in
         [Scale::Range, Scale::Signal].into_iter().flat_map(|scale| [(scale, Site::Input), (scale, Site::Output)])
     {
-        for info in MODELS {
+        for info in models() {
             let mut net = start(scale);
             let spec = format!("{}+{}", example(info, ""), example(info, ",lifetime=chip"));
             net.noise.spec = spec.parse().unwrap();
@@ -418,6 +425,24 @@ fn indexed(all: &mut Vec<(String, Program)>) {
     ));
 }
 
+/// A law of an embedding program: two levels, of two words a draw and with a mean.
+fn registered() -> &'static ModelInfo {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        let law = NoiseLaw::new(0.25, 0.1875, |words, draws| {
+            let pairs = draws.iter_mut().zip(words.chunks_exact(2));
+            pairs.for_each(|(draw, pair)| *draw = if pair[0] & pair[1] >> 31 != 0 { 1.0 } else { 0.0 });
+        });
+        law::register("levels", law.words(2)).unwrap();
+    });
+    mxc_spec::law::find("levels").unwrap().info()
+}
+
+/// The built-in models, and one of an embedding program.
+fn models() -> Vec<&'static ModelInfo> {
+    MODELS.iter().copied().chain([registered()]).collect()
+}
+
 /// A component of a model with all its arguments.
 fn example(info: &ModelInfo, rest: &str) -> String {
     let arguments: Vec<String> = info.arguments.iter().map(|argument| format!("{}=8%", argument.name)).collect();
@@ -670,7 +695,7 @@ fn new_noise_has_draws_of_its_own() {
     let program = net.classify(x, 4);
     let x = [0.5; 16];
     let batch = Batch { inputs: &[&x], samples: &[1] };
-    let specs: Vec<NoiseSpec> = MODELS.iter().map(|info| example(info, ",lifetime=chip").parse().unwrap()).collect();
+    let specs: Vec<NoiseSpec> = models().iter().map(|info| example(info, ",lifetime=chip").parse().unwrap()).collect();
     let logits = |executor: &Executor| executor.logits(batch, Mode::NOISY, KEY).unwrap();
     let mut reused = Executor::new(program.clone(), 1).unwrap();
     for spec in specs {
@@ -678,6 +703,37 @@ fn new_noise_has_draws_of_its_own() {
         fresh.set_noise(0, spec.clone()).unwrap();
         reused.set_noise(0, spec).unwrap();
         assert_eq!(logits(&fresh), logits(&reused));
+    }
+}
+
+/// A law that fails ends the run, wherever it is drawn from, and leaves nothing that a later run would take for draws.
+#[test]
+fn a_law_that_fails_is_an_error() {
+    static FAILS: AtomicBool = AtomicBool::new(false);
+    let law = NoiseLaw::new(0.0, 1.0 / 12.0, |words, draws| {
+        assert!(!FAILS.load(Ordering::Relaxed), "out of order");
+        draws.iter_mut().zip(words).for_each(|(draw, word)| *draw = (*word as f64 / f64::exp2(32.0) - 0.5) as f32);
+    });
+    law::register("breaks", law).unwrap();
+    for (lifetime, reads) in [("sample", 1), ("sample", 3), ("chip", 1)] {
+        let mut net = start(Scale::Constant);
+        net.noise.spec = format!("breaks(scale=10%,lifetime={lifetime})").parse().unwrap();
+        net.executions = [analog(reads); 4];
+        let x = net.input(&[4, 4, 1]);
+        let x = net.conv(x, 8, 3, 1, 1);
+        let program = net.classify(x, 4);
+        let x = [0.5; 32];
+        let batch = Batch { inputs: &[&x], samples: &[1, 2] };
+        for backend in [Backend::OneDnn, Backend::Reference] {
+            let executor = Executor::on(backend, program.clone(), 2).unwrap();
+            let logits = || executor.logits(batch, Mode::DENOISED, KEY);
+            FAILS.store(true, Ordering::Relaxed);
+            let error = logits().unwrap_err().to_string();
+            assert!(error.contains("the noise law `breaks` panicked: out of order"), "{error}");
+            FAILS.store(false, Ordering::Relaxed);
+            let fresh = Executor::on(backend, program.clone(), 1).unwrap();
+            assert_eq!(logits().unwrap(), fresh.logits(batch, Mode::DENOISED, KEY).unwrap());
+        }
     }
 }
 
@@ -709,6 +765,7 @@ fn reads_divide_the_variance_of_what_is_redrawn() {
         ("gaussian(sigma=10%,mu=3%)", 0.024, 0.0064),
         ("uniform(width=30%)", 0.0, 0.0576 / 12.0),
         ("gaussian(sigma=10%)+uniform(width=30%)", 0.0, 0.0064 + 0.0576 / 12.0),
+        ("levels(scale=10%)", 0.02, 0.0012),
     ] {
         let once = noise(spec, 1, Mode::DENOISED);
         assert_eq!(once, noise(spec, 64, Mode::NOISY), "{spec}: the noisy network is read once");

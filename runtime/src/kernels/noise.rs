@@ -1,15 +1,47 @@
 //! The kernels of the noise models, and the pass that adds them to a layer's values.
 
 use super::elementwise::{add_assign, add_constant, add_inside, clamp, scale, scaled_add};
-use crate::rng::{BLOCK, Stream};
+use crate::{
+    law::{self, LawFailure},
+    rng::{BLOCK, Stream},
+};
 use multiversion::multiversion;
-use mxc_spec::noise::Model;
+use mxc_spec::{
+    law::{NoiseLaw, Registered},
+    noise::Model,
+};
 
 /// Elements that a fused pass handles at a time: fits the first-level cache.
 const CHUNK: usize = 16 * BLOCK;
 
-/// Writes a distribution's draws of a stream, the elements from the block of the given number on, to a slice.
-pub type Fill = fn(&Stream, u64, &mut [f32]);
+/// A distribution that is drawn from.
+#[derive(Clone, Copy, Debug)]
+pub enum Fill {
+    /// By a kernel, compiled for every instruction set, which cannot fail: it writes the draws of a stream, the elements from the
+    /// block of the given number on, to a slice.
+    Kernel(fn(&Stream, u64, &mut [f32])),
+    /// By a law of the embedding program.
+    Registered(&'static Registered),
+}
+
+impl Fill {
+    /// Writes the draws of a stream, the elements from a block on, to a slice.
+    ///
+    /// # Errors
+    ///
+    /// When a registered law fails.
+    #[inline]
+    pub fn fill(self, stream: &Stream, first_block: u64, out: &mut [f32]) -> Result<(), LawFailure> {
+        match self {
+            Self::Kernel(fill) => {
+                fill(stream, first_block, out);
+                Ok(())
+            }
+            Self::Registered(law) => law::fill(law.law(), stream, first_block, out)
+                .map_err(|problem| LawFailure { law: law.name(), problem }),
+        }
+    }
+}
 
 /// How a model draws: it adds `mean + spread·d`, in units of the layer's magnitude s.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +66,15 @@ impl Law {
     pub fn of(model: &Model) -> Self {
         match *model {
             Model::Gaussian { sigma, mu } => {
-                Self { mean: mu, spread: sigma, fill: Stream::fill_normals, variance: 1.0 }
+                Self { mean: mu, spread: sigma, fill: Fill::Kernel(Stream::fill_normals), variance: 1.0 }
             }
-            Model::Uniform { width } => Self { mean: 0.0, spread: width, fill: fill_uniforms, variance: 1.0 / 12.0 },
+            Model::Uniform { width } => {
+                Self { mean: 0.0, spread: width, fill: Fill::Kernel(fill_uniforms), variance: 1.0 / 12.0 }
+            }
+            Model::Registered { law, scale } => {
+                let NoiseLaw { mean, variance, .. } = *law.law();
+                Self { mean: scale * mean, spread: scale, fill: Fill::Registered(law), variance }
+            }
         }
     }
 }
@@ -63,7 +101,11 @@ pub enum Draws<'a> {
 }
 
 /// `y += offset + Σ coefficient·draws`, then clamped to ±`limit`, in one pass.
-pub fn add_noise(y: &mut [f32], offset: f32, parts: &[(Draws<'_>, f32)], limit: Option<f32>) {
+///
+/// # Errors
+///
+/// When a registered law fails.
+pub fn add_noise(y: &mut [f32], offset: f32, parts: &[(Draws<'_>, f32)], limit: Option<f32>) -> Result<(), LawFailure> {
     let mut buffer = [0f32; CHUNK];
     for (index, chunk) in y.chunks_mut(CHUNK).enumerate() {
         let mut offset = offset;
@@ -71,7 +113,7 @@ pub fn add_noise(y: &mut [f32], offset: f32, parts: &[(Draws<'_>, f32)], limit: 
             let draws = match draws {
                 Draws::Stream(stream, fill) => {
                     let buffer = &mut buffer[..chunk.len()];
-                    fill(&stream, (index * CHUNK / BLOCK) as u64, buffer);
+                    fill.fill(&stream, (index * CHUNK / BLOCK) as u64, buffer)?;
                     &*buffer
                 }
                 Draws::Values(values) => &values[index * CHUNK..][..chunk.len()],
@@ -86,6 +128,7 @@ pub fn add_noise(y: &mut [f32], offset: f32, parts: &[(Draws<'_>, f32)], limit: 
             clamp(chunk, -limit, limit);
         }
     }
+    Ok(())
 }
 
 /// The block of a stream that a read's draws begin at; those of the first are where the draws of a single read are. No value has
@@ -97,6 +140,10 @@ pub fn first_block(read: u32) -> u64 {
 /// What `reads` reads of `y` make in the mean. Each has the offset and the draws made before, which are the same in all, draws of
 /// its own from the streams, and is clamped to ±`limit` by itself. To `inside` is added, by element, the share of the reads that
 /// were not clamped.
+///
+/// # Errors
+///
+/// When a registered law fails.
 pub fn average_reads(
     y: &mut [f32],
     offset: f32,
@@ -104,7 +151,7 @@ pub fn average_reads(
     limit: Option<f32>,
     reads: u32,
     mut inside: Option<&mut [f32]>,
-) {
+) -> Result<(), LawFailure> {
     let [mut draws, mut same, mut one] = [[0f32; CHUNK]; 3];
     let share = 1.0 / reads as f32;
     for (index, sum) in y.chunks_mut(CHUNK).enumerate() {
@@ -123,7 +170,7 @@ pub fn average_reads(
             one.copy_from_slice(same);
             for &(part, coefficient) in parts {
                 if let Draws::Stream(stream, fill) = part {
-                    fill(&stream, first_block(read) + (index * CHUNK / BLOCK) as u64, draws);
+                    fill.fill(&stream, first_block(read) + (index * CHUNK / BLOCK) as u64, draws)?;
                     scaled_add(one, draws, coefficient, 0.0);
                 }
             }
@@ -137,12 +184,15 @@ pub fn average_reads(
         }
         scale(sum, share);
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rng::{Kind, StreamKey};
+
+    const NORMALS: Fill = Fill::Kernel(Stream::fill_normals);
 
     fn stream() -> Stream {
         StreamKey { seed: 1, purpose: 0, kind: Kind::Noise, component: 0, chip: 0, pass: 0, layer: 0, sample: 0 }
@@ -182,12 +232,8 @@ mod tests {
         let mut normals = vec![0.0; 3000];
         stream.fill_normals(0, &mut normals);
         let mut y = vec![1.0; 3000];
-        add_noise(
-            &mut y,
-            0.25,
-            &[(Draws::Stream(stream, Stream::fill_normals), 0.5), (Draws::Values(&normals), 0.5)],
-            Some(2.0),
-        );
+        add_noise(&mut y, 0.25, &[(Draws::Stream(stream, NORMALS), 0.5), (Draws::Values(&normals), 0.5)], Some(2.0))
+            .unwrap();
         for (y, normal) in y.iter().zip(&normals) {
             assert!((y - (1.25 + normal).clamp(-2.0, 2.0)).abs() < 1e-6);
         }
@@ -200,10 +246,10 @@ mod tests {
         let mut fixed = vec![0.0; N];
         fill_uniforms(&stream, 7, &mut fixed);
         let start: Vec<f32> = (0..N).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
-        let parts = [(Draws::Stream(stream, Stream::fill_normals as Fill), 0.5), (Draws::Values(&fixed), 0.75)];
+        let parts = [(Draws::Stream(stream, NORMALS), 0.5), (Draws::Values(&fixed), 0.75)];
         for limit in [None, Some(1.0)] {
             let (mut y, mut inside) = (start.clone(), vec![0.0; N]);
-            average_reads(&mut y, 0.25, &parts, limit, 3, Some(&mut inside));
+            average_reads(&mut y, 0.25, &parts, limit, 3, Some(&mut inside)).unwrap();
             let mut draws = vec![0.0; 3 * N];
             draws.chunks_mut(N).zip(0..).for_each(|(draws, read)| stream.fill_normals(first_block(read), draws));
             assert!(draws[..N] != draws[N..2 * N]);

@@ -282,7 +282,8 @@ impl Kernel for Noise {
                 if entry.0 != stream || entry.1.len() != run.out.len() {
                     entry.0 = stream;
                     entry.1.resize(run.out.len(), 0.0);
-                    (law.fill)(&stream, 0, &mut entry.1);
+                    // What failed is no draw to keep.
+                    law.fill.fill(&stream, 0, &mut entry.1).inspect_err(|_| entry.1.clear())?;
                 }
             }
         }
@@ -300,12 +301,12 @@ impl Kernel for Noise {
             .collect();
         let mut inside = None;
         if self.times == 1 {
-            noise::add_noise(run.out, offset as f32, &parts, self.limit);
+            noise::add_noise(run.out, offset as f32, &parts, self.limit)?;
         } else {
             if run.sample.tape && self.limit.is_some() {
                 inside = Some(run.tools.pool.take_zeroed(run.out.len()));
             }
-            noise::average_reads(run.out, offset as f32, &parts, self.limit, self.times, inside.as_deref_mut());
+            noise::average_reads(run.out, offset as f32, &parts, self.limit, self.times, inside.as_deref_mut())?;
         }
         self.unscaled(run.out);
         if self.magnitude.is_none() {
@@ -429,7 +430,7 @@ fn read(run: &Exact<'_>, layer: LayerId, site: Site, y: &mut Tensor, limit: Opti
                 Lifetime::Sample => number,
                 Lifetime::Chip => 0,
             };
-            let draws = run.draws(law.fill, layer, Kind::Noise, index, (component.lifetime, drawn), one.len());
+            let draws = run.draws(law.fill, layer, Kind::Noise, index, (component.lifetime, drawn), one.len())?;
             for (y, draw) in one.iter_mut().zip(draws) {
                 *y += s * (law.mean * run.sample.level.abs() + law.spread * draw * run.sample.level);
             }

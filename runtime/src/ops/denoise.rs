@@ -19,6 +19,7 @@ use crate::{
         elementwise,
         gemm::{self, Start, View, gemm, sum_rows},
         layout::images,
+        noise::Fill,
     },
     plan::steps::{Argument, Steps},
     program::value::{LayerId, ValueId},
@@ -679,8 +680,8 @@ fn exact(
                     true => {
                         let seen = [operands[0], &values[*like]];
                         run.observe(layer, seen, |[input, sigma]| Seen::Sigma { input, sigma });
-                        let fill = Stream::fill_normals;
-                        run.draws(fill, layer, rng::Kind::Epsilon, number, (Lifetime::Sample, 0), count)
+                        let fill = Fill::Kernel(Stream::fill_normals);
+                        run.draws(fill, layer, rng::Kind::Epsilon, number, (Lifetime::Sample, 0), count)?
                     }
                     false => vec![0.0; count],
                 };

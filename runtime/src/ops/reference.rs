@@ -66,11 +66,11 @@ impl Exact<'_> {
         component: usize,
         (lifetime, read): (Lifetime, u32),
         len: usize,
-    ) -> Vec<f64> {
+    ) -> Result<Vec<f64>, String> {
         let mut out = vec![0.0; len];
         let stream = self.sample.stream(layer_hash(&self.layers[layer].name), kind, component, lifetime);
-        fill(&stream, first_block(read), &mut out);
-        out.into_iter().map(f64::from).collect()
+        fill.fill(&stream, first_block(read), &mut out).map_err(|failure| failure.to_string())?;
+        Ok(out.into_iter().map(f64::from).collect())
     }
 
     /// Tells the observer, if there is one, of two tensors in f32.

@@ -61,7 +61,7 @@ func.func @main(%x: tensor<?x2xf32>) -> tensor<?x2xf32> {
 func.func @main(%x: tensor<?x2xf32>, %w: tensor<2x2xf32>, %b: tensor<2xf32>) -> tensor<?x2xf32> {
   // expected-error@below {{analog.fully_connected "empty": noise ``: it is empty; write for example `gaussian(sigma=6%)`}}
   %1 = "analog.fully_connected"(%x, %w, %b) {layer = "empty", noise = {reference = "rms", scale = "range", spec = ""}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
-  // expected-error@below {{analog.fully_connected "unknown": noise `gausian(sigma=6%)`: there is no component `gausian`; write for example `gaussian(sigma=6%)`}}
+  // expected-error@below {{analog.fully_connected "unknown": noise `gausian(sigma=6%)`: there is no component `gausian`; built in are `gaussian` and `uniform`}}
   %2 = "analog.fully_connected"(%x, %w, %b) {layer = "unknown", noise = {reference = "rms", scale = "range", spec = "gausian(sigma=6%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
   // expected-error@below {{analog.fully_connected "missing": noise `gaussian(mu=1%)`: gaussian needs a sigma; write for example `gaussian(sigma=6%)`}}
   %3 = "analog.fully_connected"(%x, %w, %b) {layer = "missing", noise = {reference = "rms", scale = "range", spec = "gaussian(mu=1%)"}} : (tensor<?x2xf32>, tensor<2x2xf32>, tensor<2xf32>) -> tensor<?x2xf32>
