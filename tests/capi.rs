@@ -2,8 +2,8 @@
 
 use crate::common::{json, model, mxc as program, root, small_fashion, succeed};
 use mxc_c::{
-    arrays::*, bytes::*, compiling::*, data::*, error::*, model::*, monitor::*, object::*, options::*, package::*,
-    passes::*, session::*, weights::*,
+    arrays::*, bytes::*, compiling::*, costs::*, data::*, error::*, model::*, monitor::*, noise::*, object::*,
+    options::*, package::*, passes::*, session::*, weights::*,
 };
 use std::{
     collections::BTreeSet,
@@ -147,11 +147,11 @@ fn every_entry_refuses_null_and_other_handles() {
             mxc_package_calibrate(other.cast(), null(), null(), null(), to.cast(), also.cast());
             mxc_package_finetune(other.cast(), null(), null(), null(), null(), to.cast(), also.cast());
             mxc_package_export(other.cast(), null(), to.cast());
-            mxc_package_report(other.cast(), null(), null(), to.cast());
+            mxc_package_report(other.cast(), null(), null(), null(), to.cast());
             mxc_session_run(other.cast(), null(), 0, to.cast());
             mxc_model_describe(other.cast(), to.cast());
             mxc_model_ir(other.cast(), 1, to.cast());
-            mxc_model_compile(other.cast(), null(), null(), null(), to.cast());
+            mxc_model_compile(other.cast(), null(), null(), null(), null(), to.cast());
             mxc_model_session(other.cast(), null(), to.cast());
             mxc_compiled_report(other.cast(), to.cast());
             mxc_compiled_ir(other.cast(), 1, false, to.cast());
@@ -181,7 +181,9 @@ fn every_entry_refuses_null_and_other_handles() {
             mxc_model_from_file(null(), null(), null(), to.cast());
             mxc_model_from_onnx(null(), 8, text, null(), null(), null(), to.cast());
             mxc_model_from_mlir(null(), 8, text, null(), to.cast());
-            mxc_passes_run(null(), 8, text, text, null(), null(), null(), 1, to.cast(), also.cast());
+            mxc_passes_run(null(), 8, text, text, null(), null(), null(), null(), 1, to.cast(), also.cast());
+            mxc_noise_register(null(), 0.0, 1.0, 1, None, null_mut());
+            mxc_costs_create(null(), None, None, null_mut(), to.cast());
         }
         /// A call that gives no error: nothing happens.
         macro_rules! quiet {
@@ -201,6 +203,7 @@ fn every_entry_refuses_null_and_other_handles() {
             mxc_monitor_destroy(other.cast()); mxc_data_destroy(other.cast()); mxc_arrays_destroy(other.cast());
             mxc_weights_destroy(other.cast()); mxc_package_destroy(other.cast()); mxc_session_destroy(other.cast());
             mxc_model_destroy(other.cast()); mxc_compiled_destroy(null_mut());
+            mxc_costs_destroy(other.cast());
         }
         // They were left alone.
         ok(mxc_options_set(other, c"seed".as_ptr(), c"1".as_ptr()));
@@ -295,7 +298,7 @@ fn wrong_text_options_and_numbers_are_refused() {
         refused(mxc_model_ir(model, 7, to.cast()), MXC_ERROR_ARGUMENT, "7 is no mxc_format");
         let compile = |pairs: &[(&str, &str)]| {
             let given = options(pairs);
-            let error = mxc_model_compile(model, null(), given, null(), to.cast());
+            let error = mxc_model_compile(model, null(), null(), given, null(), to.cast());
             mxc_options_destroy(given);
             error
         };
@@ -310,7 +313,7 @@ fn wrong_text_options_and_numbers_are_refused() {
         // The last of several counts, and either spelling.
         let given =
             options(&[("emit", "graph"), ("emit", "analog"), ("keep_digital", "nothing"), ("keep-digital", "mul")]);
-        let compiled = made(|out| mxc_model_compile(model, null(), given, null(), out));
+        let compiled = made(|out| mxc_model_compile(model, null(), null(), given, null(), out));
         let ir = String::from_utf8(taken(made(|out| mxc_compiled_ir(compiled, 1, false, out)))).unwrap();
         assert!(ir.contains("tosa.matmul") && !ir.contains("analog."), "{ir}");
         refused(mxc_compiled_package(compiled, to.cast()), MXC_ERROR_OPTION, "a package is of the level denoise");
@@ -416,13 +419,14 @@ fn weights_stay_where_they_are_until_they_are_released() {
         let pipeline = c"canonicalize-graph,map-to-analog".as_ptr();
         let source = text.as_ptr().cast();
         let module = made(|out| {
-            mxc_passes_run(source, text.len(), name, pipeline, weights, null(), null(), 1, out, &mut changed)
+            mxc_passes_run(source, text.len(), name, pipeline, weights, null(), null(), null(), 1, out, &mut changed)
         });
         let module = String::from_utf8(taken(module)).unwrap();
         assert!(module.contains("analog.fully_connected"), "{module}");
         assert!(taken(changed).len() > 48);
-        let bytecode =
-            made(|out| mxc_passes_run(source, text.len(), name, pipeline, weights, null(), null(), 2, out, null_mut()));
+        let bytecode = made(|out| {
+            mxc_passes_run(source, text.len(), name, pipeline, weights, null(), null(), null(), 2, out, null_mut())
+        });
         assert!(taken(bytecode).starts_with(b"ML\xefR"));
         refused(
             mxc_passes_run(
@@ -430,6 +434,7 @@ fn weights_stay_where_they_are_until_they_are_released() {
                 text.len(),
                 name,
                 c"fuse-all".as_ptr(),
+                null(),
                 null(),
                 null(),
                 null(),
@@ -471,7 +476,7 @@ fn calls_are_watched_and_cancelled() {
     // SAFETY: handles of the library, callbacks with their own data.
     unsafe {
         let monitor = made(|out| mxc_monitor_create(Some(stops), None, user, out));
-        let compile = |monitor, to| mxc_model_compile(model, null(), given, monitor, to);
+        let compile = |monitor, to| mxc_model_compile(model, null(), null(), given, monitor, to);
         refused(compile(monitor, &mut to), mxc_error_kind::MXC_ERROR_CANCELLED, "cancelled");
         assert!(to.is_null() && count.load(Ordering::SeqCst) == 3);
         refused(compile(monitor, &mut to), mxc_error_kind::MXC_ERROR_CANCELLED, "cancelled");
@@ -542,11 +547,92 @@ fn the_examples_give_the_programs_bytes() {
         mxc.mxc_options_create(ctypes.byref(options))\n\
         mxc.mxc_options_set(options, b'emit', b'analog')\n\
         assert not mxc.mxc_model_from_file(sys.argv[2].encode(), None, None, ctypes.byref(model))\n\
-        assert not mxc.mxc_model_compile(model, None, options, None, ctypes.byref(compiled))\n\
+        assert not mxc.mxc_model_compile(model, None, None, options, None, ctypes.byref(compiled))\n\
         mxc.mxc_compiled_destroy(compiled); mxc.mxc_model_destroy(model)\n\
         print('both')";
     let mut python = Command::new("python3");
     python.args(["-c", beside]).arg(prefix.join("lib/libmxc.so.0")).arg(model("resnet20"));
     python.env("LD_LIBRARY_PATH", "/usr/lib/llvm-22/lib");
     assert_eq!(succeed(&mut python), "both\n");
+}
+
+/// Telegraph noise, as `uniform` of the same words where `user` is null.
+unsafe extern "C" fn telegraph(_: *mut c_void, words: *const u32, draws: *mut f32, count: usize) {
+    for index in 0..count {
+        // SAFETY: so many words lie there, and so many draws may be written.
+        unsafe { *draws.add(index) = if *words.add(index) < 1 << 30 { 1.0 } else { 0.0 } }
+    }
+}
+
+unsafe extern "C" fn twice(user: *mut c_void, layer: *const mxc_analog_layer, cost: *mut mxc_analog_cost) {
+    // SAFETY: the test gives a counter, the library the layer and its cost.
+    let (count, layer, cost) = unsafe { (&*user.cast::<AtomicUsize>(), &*layer, &mut *cost) };
+    assert!(layer.tiles > 0 && layer.mvms > 0);
+    count.fetch_add(1, Ordering::SeqCst);
+    cost.picojoules *= 2.0;
+}
+
+unsafe extern "C" fn endless(_: *mut c_void, work: *const mxc_digital_work, cost: *mut mxc_digital_cost) {
+    // SAFETY: the library gives the work and its cost.
+    let (work, cost) = unsafe { (&*work, &mut *cost) };
+    assert!(work.words > 0 || work.pixels > 0);
+    cost.picojoules = f64::INFINITY;
+}
+
+#[test]
+fn noise_and_costs_of_the_callers() {
+    use mxc_error_kind::*;
+    let onnx = fs::read(model("resnet20")).unwrap();
+    let model = from_onnx(&onnx, "resnet20.onnx", null(), null()).unwrap();
+    let mut to = null_mut();
+    let count = AtomicUsize::new(0);
+    let user = std::ptr::from_ref(&count).cast_mut().cast::<c_void>();
+    // SAFETY: handles of the library, callbacks with their own data.
+    unsafe {
+        let name = c"capi_telegraph".as_ptr();
+        let given = options(&[("samples", "2"), ("noise", "capi_telegraph(scale=6%)")]);
+        let refusal = mxc_model_compile(model, null(), null(), given, null(), &mut to);
+        refused(refusal, MXC_ERROR_OPTION, "capi_telegraph");
+        refused(
+            mxc_noise_register(name, 0.0, 1.0, 1, Some(telegraph), null_mut()),
+            MXC_ERROR_OPTION,
+            "says a mean of 0",
+        );
+        ok(mxc_noise_register(name, 0.25, 0.1875, 1, Some(telegraph), null_mut()));
+        refused(
+            mxc_noise_register(name, 0.25, 0.1875, 1, Some(telegraph), null_mut()),
+            MXC_ERROR_OPTION,
+            "capi_telegraph",
+        );
+        refused(mxc_noise_register(name, 0.0, 1.0, 1, None, null_mut()), MXC_ERROR_ARGUMENT, "null");
+        let compiled = made(|out| mxc_model_compile(model, null(), null(), given, null(), out));
+        let package = made(|out| mxc_compiled_package(compiled, out));
+        assert!(
+            String::from_utf8(taken(made(|out| mxc_package_ir(package, out))))
+                .unwrap()
+                .contains("capi_telegraph(scale=6%)")
+        );
+
+        let report = |costs| -> serde_json::Value {
+            let bytes = taken(made(|out| mxc_package_report(package, costs, null(), null(), out)));
+            serde_json::from_slice(&bytes).unwrap()
+        };
+        let own = report(null());
+        let costs = made(|out| mxc_costs_create(c"twice".as_ptr(), Some(twice), None, user, out));
+        let doubled = report(costs);
+        let energy = |report: &serde_json::Value| report["analog"]["nanojoules"].as_f64().unwrap();
+        assert!((energy(&doubled) / energy(&own) - 2.0).abs() < 1e-9);
+        assert_eq!(count.load(Ordering::SeqCst), own["analog"]["layers"].as_array().unwrap().len());
+        assert!(own["denoisers"] == doubled["denoisers"]);
+        mxc_costs_destroy(costs);
+        let costs = made(|out| mxc_costs_create(c"endless".as_ptr(), None, Some(endless), null_mut(), out));
+        let mut to = null_mut();
+        let refusal = mxc_package_report(package, costs, null(), null(), &mut to);
+        refused(refusal, MXC_ERROR_HARDWARE, "the cost model `endless` says inf pJ");
+        mxc_costs_destroy(costs);
+        mxc_package_destroy(package);
+        mxc_compiled_destroy(compiled);
+        mxc_model_destroy(model);
+        mxc_options_destroy(given);
+    }
 }

@@ -500,6 +500,7 @@ fn dtile_level_of_a_whole_network() {
         init: Init::Identity,
         keep_digital: Vec::new(),
         hardware: Hardware::paper(),
+        costs: None,
         seed: 0,
         threads: 1,
         samples: 4,

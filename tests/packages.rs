@@ -91,6 +91,7 @@ fn module_and_program_agree() {
                 init: Init::Identity,
                 keep_digital: Vec::new(),
                 hardware: Hardware::paper(),
+                costs: None,
                 seed: 0,
                 threads: 1,
                 samples: 4,

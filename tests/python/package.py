@@ -1,5 +1,6 @@
 """The Python package against the program: `package.py MODEL.onnx DATA`, in a folder with what the program made of them (see tests/wheel.rs)."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -97,6 +98,14 @@ mapped = mxc.run_passes(model.ir, "canonicalize-graph,map-to-analog", name="text
 assert "analog.conv2d" in mapped
 assert any(found["name"] == "map-to-analog" for found in mxc.passes())
 assert np.array_equal(model.session().run(images), session.run(images)) is False
+
+# Noise and costs of the caller's own.
+mxc.register_noise("py_telegraph", lambda words: words[:, 0] < 2**30, mean=0.25, variance=0.1875)
+raises(mxc.OptionError, "says a mean of 1", mxc.register_noise, "py_off", lambda words: words[:, 0] < 2**30, mean=1, variance=0.1875)
+noisy = package.evaluate(DATA, noise="py_telegraph(scale=40%)", seeds=1, limit=100, threads=2)
+assert noisy == package.evaluate(DATA, noise="py_telegraph(scale=40%)", seeds=1, limit=100, threads=1) and noisy.noisy.top1 < noisy.clean.top1
+half = mxc.Costs("half", lambda layer, cost: dataclasses.replace(cost, picojoules=cost.picojoules / (2 if layer.tiles else 1)))
+assert abs(package.report(costs=half)["analog"]["nanojoules"] * 2 / package.report()["analog"]["nanojoules"] - 1) < 1e-9
 
 # Errors.
 error = raises(mxc.OptionError, "--budgt", mxc.compile, MODEL, budgt=0.04)

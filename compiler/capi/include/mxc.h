@@ -40,6 +40,36 @@ typedef enum mxc_dtype {
   MXC_DTYPE_U8 = 5,
 } mxc_dtype;
 
+#if defined(MXC_COMPILER)
+// What an item of the digital tile's work is. Kinds may be added.
+typedef enum mxc_work {
+#if defined(MXC_COMPILER)
+  // Brings words into the weight memory.
+  MXC_WORK_LOAD_WEIGHTS = 1,
+#endif
+#if defined(MXC_COMPILER)
+  // Moves words into or out of the activation memory.
+  MXC_WORK_TRANSFER = 2,
+#endif
+#if defined(MXC_COMPILER)
+  // A convolution.
+  MXC_WORK_CONVOLUTION = 3,
+#endif
+#if defined(MXC_COMPILER)
+  // LeakyReLU.
+  MXC_WORK_LEAKY_RELU = 4,
+#endif
+#if defined(MXC_COMPILER)
+  // A scale and a shift per channel.
+  MXC_WORK_AFFINE = 5,
+#endif
+#if defined(MXC_COMPILER)
+  // Cancels noise.
+  MXC_WORK_NOISE_CANCELLATION = 6,
+#endif
+} mxc_work;
+#endif
+
 // What kind of error it is. Kinds may be added.
 typedef enum mxc_error_kind {
   // An argument is null, a handle of another kind, not UTF-8 or of the wrong size.
@@ -62,7 +92,7 @@ typedef enum mxc_error_kind {
   MXC_ERROR_PART = 9,
   // The denoisers cannot be exported.
   MXC_ERROR_EXPORT = 10,
-  // A hardware profile is none.
+  // A hardware profile is none, or a cost model gave what is no cost.
   MXC_ERROR_HARDWARE = 11,
   // A file cannot be read or written.
   MXC_ERROR_IO = 12,
@@ -115,6 +145,11 @@ typedef struct mxc_bytes mxc_bytes;
 typedef struct mxc_compiled mxc_compiled;
 #endif
 
+#if defined(MXC_COMPILER)
+// What analog layers and the digital tile's work cost.
+typedef struct mxc_costs mxc_costs;
+#endif
+
 // Samples to calibrate, train and evaluate on.
 typedef struct mxc_data mxc_data;
 
@@ -155,6 +190,85 @@ typedef struct mxc_array {
   const void *values;
 } mxc_array;
 
+#if defined(MXC_COMPILER)
+// An analog layer: a matrix of `rows` inputs and `outputs` for each of its groups, on tiles of the profile. Fields may be added behind the last.
+typedef struct mxc_analog_layer {
+  // Its name.
+  const char *name;
+  // Its groups: the channels of a depthwise convolution, else mostly 1.
+  uint64_t groups;
+  // Inputs of an output: channels of a group × taps.
+  uint64_t rows;
+  // Outputs of a group.
+  uint64_t outputs;
+  // Matrix-vector products per sample: output pixels or tokens.
+  uint64_t mvms;
+  // The tiles that it takes, all of which each product runs on.
+  uint64_t tiles;
+  // Input conversions of a product.
+  uint64_t input_conversions;
+  // Output conversions of a product.
+  uint64_t output_conversions;
+  // Additions of partial sums of a product.
+  uint64_t additions;
+} mxc_analog_layer;
+#endif
+
+#if defined(MXC_COMPILER)
+// What an analog layer costs per sample.
+typedef struct mxc_analog_cost {
+  // Picojoules of the first read: of all its products once.
+  double picojoules;
+  // Picojoules of each further read, and of adding it to the others.
+  double further_picojoules;
+  // Nanoseconds of a read; reads follow one another.
+  double nanoseconds;
+} mxc_analog_cost;
+#endif
+
+#if defined(MXC_COMPILER)
+// Says what a layer costs: `cost` holds the profile's own figures, which it may change to any that are finite and not negative. It gives
+// the same answer to the same question, on any thread.
+typedef void (*mxc_analog_cost_callback)(void *user, const struct mxc_analog_layer *layer, struct mxc_analog_cost *cost);
+#endif
+
+#if defined(MXC_COMPILER)
+// An item of the digital tile's work. Fields may be added behind the last.
+typedef struct mxc_digital_work {
+  // The layer that it is of.
+  const char *layer;
+  // Whether it is of the layer's denoisers, and not of the layer itself, computed digitally.
+  bool denoiser;
+  // What it is.
+  enum mxc_work kind;
+  // The words that it moves or computes; 0 of a convolution.
+  uint64_t words;
+  // A convolution's output pixels; else 0.
+  uint64_t pixels;
+  // Elements of one of its sums; else 0.
+  uint64_t reduction;
+  // Its filters in a group; else 0.
+  uint64_t filters;
+  // Its groups; else 0.
+  uint64_t groups;
+} mxc_digital_work;
+#endif
+
+#if defined(MXC_COMPILER)
+// What an item of work costs the digital tile.
+typedef struct mxc_digital_cost {
+  // Cycles of the profile's clock.
+  uint64_t cycles;
+  // Picojoules.
+  double picojoules;
+} mxc_digital_cost;
+#endif
+
+#if defined(MXC_COMPILER)
+// The same of an item of the digital tile's work.
+typedef void (*mxc_digital_cost_callback)(void *user, const struct mxc_digital_work *work, struct mxc_digital_cost *cost);
+#endif
+
 // How far a call is. Fields may be added behind the last.
 typedef struct mxc_progress {
   // What it is at.
@@ -182,6 +296,10 @@ typedef bool (*mxc_progress_callback)(void *user, const struct mxc_progress *pro
 
 // Is told a diagnostic, on the thread that made the call. The text lives until it returns.
 typedef void (*mxc_diagnostic_callback)(void *user, enum mxc_severity severity, const char *message);
+
+// Makes `count` draws of `count` times as many uniform words of 32 bits as the law takes a draw, those of a draw next to each other. It must be a
+// pure function, draw by draw. It is called from several threads at once.
+typedef void (*mxc_noise_callback)(void *user, const uint32_t *words, float *draws, size_t count);
 
 // Is told that memory which a caller has lent is used no more. On any thread, once.
 typedef void (*mxc_release_callback)(void *user);
@@ -297,12 +415,29 @@ struct mxc_error *mxc_package_export(const struct mxc_package *package,
 #endif
 
 #if defined(MXC_COMPILER)
-// Cycles and energy of the denoisers on the digital tile, energy and time of the layers on analog tiles, as JSON: what `mxc report --json` prints.
+// Cycles and energy of the denoisers on the digital tile, energy and time of the layers on analog tiles, as JSON: what `mxc report --json` prints. `costs`
+// is what they are counted by; null is the profile's own figures.
 // Options: those of `mxc report`.
 struct mxc_error *mxc_package_report(const struct mxc_package *package,
+                                     const struct mxc_costs *costs,
                                      const struct mxc_options *options,
                                      const struct mxc_monitor *monitor,
                                      struct mxc_bytes **out);
+#endif
+
+#if defined(MXC_COMPILER)
+// Makes a cost model, which errors and packages call `name`. Either callback may be null: the profile's own figures count; `user` is handed to
+// both, and must live until the model is destroyed and no call uses it.
+struct mxc_error *mxc_costs_create(const char *name,
+                                   mxc_analog_cost_callback analog,
+                                   mxc_digital_cost_callback digital,
+                                   void *user,
+                                   struct mxc_costs **out);
+#endif
+
+#if defined(MXC_COMPILER)
+// Frees a cost model that no call uses. Null is allowed.
+void mxc_costs_destroy(struct mxc_costs *costs);
 #endif
 
 // Names a data set: a folder of MNIST (IDX) or CIFAR files, an `.npz`, or class folders of images. It is read by the calls that use it.
@@ -382,9 +517,10 @@ struct mxc_error *mxc_model_ir(const struct mxc_model *model, uint32_t format, s
 
 #if defined(MXC_COMPILER)
 // Compiles a model, which stays as it is: to the level of the option `emit`, by default to what a package is made of. `data` calibrates; null is
-// synthetic inputs. Options: those of `mxc compile`, but for those of import.
+// synthetic inputs. `costs` is what an energy budget is counted by; null is the profile's own figures. Options: those of `mxc compile`, but for those of import.
 struct mxc_error *mxc_model_compile(const struct mxc_model *model,
                                     const struct mxc_data *data,
+                                    const struct mxc_costs *costs,
                                     const struct mxc_options *options,
                                     const struct mxc_monitor *monitor,
                                     struct mxc_compiled **out);
@@ -415,6 +551,17 @@ struct mxc_error *mxc_monitor_cancel(const struct mxc_monitor *monitor);
 
 // Frees a monitor that watches no call. Null is allowed.
 void mxc_monitor_destroy(struct mxc_monitor *monitor);
+
+// Registers a law of noise under a name: from then on, and as long as the process lives, `NAME(scale=6%)` is a component of noise
+// specifications as any other, of which `fill` makes the draws. `mean` and `variance` are the draws', `words` says how many words of 32 bits each takes, 1 to 4. The
+// law is tried out, and refused where its draws are not so. What is kept for the process is this alone; `user` must live as long. A package holds
+// the name, not the law: who opens it registers the law before.
+struct mxc_error *mxc_noise_register(const char *name,
+                                     double mean,
+                                     double variance,
+                                     size_t words,
+                                     mxc_noise_callback fill,
+                                     void *user);
 
 // Makes an empty set of options.
 struct mxc_error *mxc_options_create(struct mxc_options **out);
@@ -472,12 +619,13 @@ void mxc_package_destroy(struct mxc_package *package);
 #if defined(MXC_COMPILER)
 // Runs a pipeline, such as `canonicalize-graph,map-to-analog`, on the text of a module, and gives the module that it makes, in an mxc_format. The globals' values
 // are those of `weights`, which may be null; where `changed` is not null it gets all of them as the passes left them, the bytes of a safetensors
-// file. Options: `hardware`, `verify-each`, `seed`, `threads`.
+// file. `costs` is as of mxc_model_compile. Options: `hardware`, `verify-each`, `seed`, `threads`.
 struct mxc_error *mxc_passes_run(const char *data,
                                  size_t size,
                                  const char *name,
                                  const char *pipeline,
                                  const struct mxc_weights *weights,
+                                 const struct mxc_costs *costs,
                                  const struct mxc_options *options,
                                  const struct mxc_monitor *monitor,
                                  uint32_t format,

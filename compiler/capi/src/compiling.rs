@@ -2,11 +2,12 @@
 
 use crate::{
     bytes::{Bytes, mxc_format},
+    costs,
     data::reading,
     error::guard,
     monitor::watched,
     object::{
-        Out, destroy, get, get_mut, mxc_bytes, mxc_compiled, mxc_data, mxc_error, mxc_monitor, mxc_options,
+        Out, destroy, get, get_mut, mxc_bytes, mxc_compiled, mxc_costs, mxc_data, mxc_error, mxc_monitor, mxc_options,
         mxc_package, optional_text,
     },
     options::read,
@@ -219,11 +220,13 @@ struct ReportCall {
     profile: Profile,
 }
 
-/// Cycles and energy of the denoisers on the digital tile, energy and time of the layers on analog tiles, as JSON: what `mxc report --json` prints.
+/// Cycles and energy of the denoisers on the digital tile, energy and time of the layers on analog tiles, as JSON: what `mxc report --json` prints. `costs`
+/// is what they are counted by; null is the profile's own figures.
 /// Options: those of `mxc report`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mxc_package_report(
     package: *const mxc_package,
+    costs: *const mxc_costs,
     options: *const mxc_options,
     monitor: *const mxc_monitor,
     out: *mut *mut mxc_bytes,
@@ -232,8 +235,9 @@ pub unsafe extern "C" fn mxc_package_report(
         let out = Out::<Bytes>::new(out)?;
         let package = get::<Package>(package)?;
         let call: ReportCall = read(options)?;
-        let profile = call.profile.load()?;
-        let cost = watched(monitor, |monitor| Ok(package.report(profile.as_ref(), monitor)?))?;
+        let profile = call.profile.load()?.map_or_else(|| package.hardware(), Ok)?;
+        let costs = costs::model(costs, &profile)?;
+        let cost = watched(monitor, |monitor| Ok(package.report_by(Some(&profile), costs.as_deref(), monitor)?))?;
         out.put(Bytes::json(&cost)?);
         Ok(())
     })

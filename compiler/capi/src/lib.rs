@@ -18,11 +18,14 @@ pub mod arrays;
 pub mod bytes;
 #[cfg(feature = "compiler")]
 pub mod compiling;
+#[cfg(feature = "compiler")]
+pub mod costs;
 pub mod data;
 pub mod error;
 #[cfg(feature = "compiler")]
 pub mod model;
 pub mod monitor;
+pub mod noise;
 pub mod object;
 pub mod options;
 pub mod package;

@@ -3,12 +3,13 @@
 use crate::{
     bytes::{Bytes, mxc_format},
     compiling::OwnedCompiled,
+    costs,
     data::reading,
     error::{Failure, guard},
     monitor::watched,
     object::{
-        Out, destroy, elements, get, mxc_bytes, mxc_compiled, mxc_data, mxc_error, mxc_model, mxc_monitor, mxc_options,
-        mxc_session, mxc_weights, optional, text,
+        Out, destroy, elements, get, mxc_bytes, mxc_compiled, mxc_costs, mxc_data, mxc_error, mxc_model, mxc_monitor,
+        mxc_options, mxc_session, mxc_weights, optional, text,
     },
     options::read,
     weights::Weights,
@@ -170,11 +171,12 @@ struct CompileCall {
 }
 
 /// Compiles a model, which stays as it is: to the level of the option `emit`, by default to what a package is made of. `data` calibrates; null is
-/// synthetic inputs. Options: those of `mxc compile`, but for those of import.
+/// synthetic inputs. `costs` is what an energy budget is counted by; null is the profile's own figures. Options: those of `mxc compile`, but for those of import.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mxc_model_compile(
     model: *const mxc_model,
     data: *const mxc_data,
+    costs: *const mxc_costs,
     options: *const mxc_options,
     monitor: *const mxc_monitor,
     out: *mut *mut mxc_compiled,
@@ -184,7 +186,8 @@ pub unsafe extern "C" fn mxc_model_compile(
         let (model, data) = (get::<OwnedModel>(model)?, optional::<Data>(data)?);
         let call: CompileCall = read(options)?;
         let data = data.map(|data| reading(data, &call.reading));
-        let options = call.compile.options(&call.common)?;
+        let mut options = call.compile.options(&call.common)?;
+        options.costs = costs::model(costs, &options.hardware)?;
         out.put(watched(monitor, |monitor| {
             let (model, context) = model.duplicate();
             Ok(OwnedCompiled::new(model.compile(&options, data.as_ref(), monitor)?, context))

@@ -91,6 +91,12 @@ pub struct mxc_compiled {
     _tag: Tag,
 }
 
+/// What analog layers and the digital tile's work cost.
+#[cfg(feature = "compiler")]
+pub struct mxc_costs {
+    _tag: Tag,
+}
+
 /// Declares what object a handle is of, the number of its tag and what messages call it.
 macro_rules! objects {
     ($($number:literal $handle:ident = $object:ty, $name:literal;)+) => {
@@ -119,6 +125,7 @@ objects! {
 #[cfg(feature = "compiler")]
 objects! {
     10 mxc_model = crate::model::OwnedModel, "model";
+    12 mxc_costs = crate::costs::Costs, "cost model";
     11 mxc_compiled = crate::compiling::OwnedCompiled, "compiled network";
 }
 

@@ -2,15 +2,16 @@
 
 use crate::{
     bytes::{Bytes, mxc_format},
+    costs,
     error::{Failure, guard},
     monitor::watched,
-    object::{Out, elements, mxc_bytes, mxc_error, mxc_monitor, mxc_options, mxc_weights, optional, text},
+    object::{Out, elements, mxc_bytes, mxc_costs, mxc_error, mxc_monitor, mxc_options, mxc_weights, optional, text},
     options::read,
     weights::Weights,
 };
 use ::mxc_options::{Common, Profile};
 use clap::Args;
-use mxc::{Context, Error, dialects::ir, passes::PassOptions};
+use mxc::{Context, Error, Hardware, dialects::ir, passes::PassOptions};
 use std::ffi::c_char;
 
 #[derive(Args)]
@@ -26,7 +27,7 @@ struct PassesCall {
 
 /// Runs a pipeline, such as `canonicalize-graph,map-to-analog`, on the text of a module, and gives the module that it makes, in an mxc_format. The globals' values
 /// are those of `weights`, which may be null; where `changed` is not null it gets all of them as the passes left them, the bytes of a safetensors
-/// file. Options: `hardware`, `verify-each`, `seed`, `threads`.
+/// file. `costs` is as of mxc_model_compile. Options: `hardware`, `verify-each`, `seed`, `threads`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mxc_passes_run(
     data: *const c_char,
@@ -34,6 +35,7 @@ pub unsafe extern "C" fn mxc_passes_run(
     name: *const c_char,
     pipeline: *const c_char,
     weights: *const mxc_weights,
+    costs: *const mxc_costs,
     options: *const mxc_options,
     monitor: *const mxc_monitor,
     format: u32,
@@ -46,11 +48,13 @@ pub unsafe extern "C" fn mxc_passes_run(
         let source = elements(data.cast::<u8>(), size, "text of the module")?;
         let (name, pipeline) = (text(name, "name of the module")?, text(pipeline, "pipeline")?);
         let call: PassesCall = read(options)?;
+        let hardware = call.profile.load()?;
+        let costs = costs::model(costs, hardware.as_ref().unwrap_or(&Hardware::paper()))?;
         let options = PassOptions {
             weights: optional::<Weights>(weights)?.map(|weights| weights.store.clone()).unwrap_or_default(),
-            hardware: call.profile.load()?,
+            hardware,
+            costs,
             verify_each: call.verify_each,
-            costs: None,
             seed: call.common.seed,
             threads: call.common.threads(),
         };

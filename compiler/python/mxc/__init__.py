@@ -10,6 +10,7 @@ the byte. Calls release the GIL, are watched by a callback, and end on Ctrl-C.
 """
 
 from ._call import Callback, Cancelled, Error, MxcWarning, OptionError, Progress
+from ._models import AnalogCost, AnalogLayer, Costs, register_noise
 from ._native import ffi as _ffi
 from ._native import lib as _lib
 from ._network import Model, Package, Session, compile, merge, passes, run_passes
@@ -18,9 +19,12 @@ from ._report import Accuracy, Chips, Evaluation, Yield
 __version__: str = _ffi.string(_lib.mxc_release()).decode()
 __all__ = [
     "Accuracy",
+    "AnalogCost",
+    "AnalogLayer",
     "Callback",
     "Cancelled",
     "Chips",
+    "Costs",
     "Error",
     "Evaluation",
     "Model",
@@ -33,5 +37,6 @@ __all__ = [
     "compile",
     "merge",
     "passes",
+    "register_noise",
     "run_passes",
 ]

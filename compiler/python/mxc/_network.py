@@ -11,6 +11,7 @@ import numpy as np
 
 from . import _arrays
 from ._call import Callback, Handle, check, content, make, options, path, pointer, text, watched
+from ._models import Costs
 from ._native import ffi, lib
 from ._report import Evaluation
 
@@ -105,26 +106,34 @@ class Model:
         wanted = options(given)
         return Session(make("session", lambda out: lib.mxc_model_session(self._handle.pointer, wanted.pointer, out)))
 
-    def _compile(self, data: Any, callback: Callback | None, given: dict[str, Any]) -> Handle:
+    def _compile(self, data: Any, costs: Costs | None, callback: Callback | None, given: dict[str, Any]) -> Handle:
         samples, wanted = _arrays.data(data), options(given)
         return _watched_object(
             "compiled",
             callback,
-            lambda monitor, out: lib.mxc_model_compile(self._handle.pointer, pointer(samples), wanted.pointer, monitor, out),
+            lambda monitor, out: lib.mxc_model_compile(
+                self._handle.pointer, pointer(samples), pointer(costs and costs.handle), wanted.pointer, monitor, out
+            ),
         )
 
     def compile(
-        self, *, data: Any = None, callback: Callback | None = None, **given: Unpack[_options.CompileOptions]
+        self,
+        *,
+        data: Any = None,
+        costs: Costs | None = None,
+        callback: Callback | None = None,
+        **given: Unpack[_options.CompileOptions],
     ) -> Package:
         """Compiles it to a package: maps matrix-vector products to analog tiles, calibrates, and places denoisers within the budget.
 
         Args:
             data: Calibrates; a path, arrays ``x`` or ``(x, y)`` (uint8 images, or float32 values as the model takes them), or batches of
                 these, such as a ``DataLoader`` gives, which are all held in memory. Without it, synthetic inputs.
+            costs: What an energy budget is counted by; without it, the hardware profile's own figures.
             callback: Is told of progress, on another thread; returning False stops the call.
             **given: The options of ``mxc compile``.
         """
-        compiled = self._compile(data, callback, dict(given))
+        compiled = self._compile(data, costs, callback, dict(given))
         decided = json.loads(content(lambda out: lib.mxc_compiled_report(compiled.pointer, out)))
         return Package(make("package", lambda out: lib.mxc_compiled_package(compiled.pointer, out)), decided)
 
@@ -138,7 +147,7 @@ class Model:
         **given: Unpack[_options.CompileOptions],
     ) -> str:
         """The MLIR of a level: ``graph``, ``analog``, ``denoise`` or ``dtile``."""
-        compiled = self._compile(data, callback, {**given, "emit": level})
+        compiled = self._compile(data, None, callback, {**given, "emit": level})
         call = lambda out: lib.mxc_compiled_ir(compiled.pointer, lib.MXC_FORMAT_TEXT, inline_weights, out)
         return content(call).decode()
 
@@ -276,10 +285,15 @@ class Package:
         wanted = options(given)
         return content(lambda out: lib.mxc_package_export(self._handle.pointer, wanted.pointer, out))
 
-    def report(self, **given: Unpack[_options.ReportOptions]) -> dict[str, Any]:
-        """Cycles and energy of the denoisers, energy and time of the analog layers: what ``mxc report --json`` prints."""
+    def report(self, *, costs: Costs | None = None, **given: Unpack[_options.ReportOptions]) -> dict[str, Any]:
+        """Cycles and energy of the denoisers, energy and time of the analog layers: what ``mxc report --json`` prints.
+
+        Args:
+            costs: What they are counted by; without it, the hardware profile's own figures.
+            **given: The options of ``mxc report``.
+        """
         wanted, out = options(given), ffi.new("mxc_bytes **")
-        watched(None, lambda monitor: lib.mxc_package_report(self._handle.pointer, wanted.pointer, monitor, out))
+        watched(None, lambda monitor: lib.mxc_package_report(self._handle.pointer, pointer(costs and costs.handle), wanted.pointer, monitor, out))
         found = Handle("bytes", out[0]).pointer
         return json.loads(bytes(ffi.buffer(lib.mxc_bytes_data(found), lib.mxc_bytes_size(found))))
 
@@ -288,6 +302,7 @@ def compile(  # noqa: A001, it is what it does
     model: str | os.PathLike[str] | bytes | Any | Model,
     *,
     data: Any = None,
+    costs: Costs | None = None,
     callback: Callback | None = None,
     example: Any = None,
     input_shape: Any = None,
@@ -302,7 +317,7 @@ def compile(  # noqa: A001, it is what it does
         if example is None and _arrays.is_module(model) and isinstance(data, (list, tuple)) and len(data) == 2:
             example = np.asarray(_arrays.to_numpy(data[0])[:1], dtype=np.float32)
         model = Model(model, example=example, input_shape=input_shape, max_constant_bytes=max_constant_bytes)
-    return model.compile(data=data, callback=callback, **given)
+    return model.compile(data=data, costs=costs, callback=callback, **given)
 
 
 def merge(parts: Iterable[str]) -> Evaluation:
@@ -318,7 +333,7 @@ def run_passes(module: str, pipeline: str, *, name: str = "module", **given: Unp
     watched(
         None,
         lambda monitor: lib.mxc_passes_run(
-            source, len(source), text(name), text(pipeline), ffi.NULL, wanted.pointer, monitor, lib.MXC_FORMAT_TEXT, out, ffi.NULL
+            source, len(source), text(name), text(pipeline), ffi.NULL, ffi.NULL, wanted.pointer, monitor, lib.MXC_FORMAT_TEXT, out, ffi.NULL
         ),
     )
     found = Handle("bytes", out[0]).pointer

@@ -78,7 +78,7 @@ int main(int count, char **arguments) {
   check(mxc_options_set(options, "std", "0.3530"));
   check(mxc_options_set(options, "samples", "64"));
   mxc_compiled *compiled;
-  check(mxc_model_compile(model, data, options, monitor, &compiled));
+  check(mxc_model_compile(model, data, NULL, options, monitor, &compiled));
   mxc_options_destroy(options);
   mxc_package *package;
   check(mxc_compiled_package(compiled, &package));
