@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs a built mxc: the program, its manual pages, completions of bash, zsh and fish, licences, and oneDNN beside it unless it is the
-# system's. What it needs else of a system is the C and C++ libraries and libgomp.
+# Installs a built mxc: the program, its manual pages, completions of bash, zsh and fish, what it contains under which licences, and
+# oneDNN beside it unless it is the system's. What it needs else of a system is the C and C++ libraries and libgomp.
 #
 #     scripts/install.sh target/release/mxc /usr/local
 set -euo pipefail
@@ -12,9 +12,11 @@ program=$1 prefix=$2
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 
 install -D -m 755 "$program" "$prefix/bin/mxc"
+# It looks for oneDNN beside itself, no longer in the checkout too.
+perl -0777 -pi -e 's{(\$ORIGIN/\.\./lib/mxc)(:[^\0]*)}{$1 . "\0" x length $2}ge' "$prefix/bin/mxc"
 library=$(ldd "$program" | awk '$1 ~ /^libdnnl\.so/ { print $3 }')
 case $library in
-  "" | /lib/* | /usr/lib/*) ;;
+  "" | /lib/* | /usr/lib/*) library= ;;
   *) install -D -m 644 "$library" "$prefix/lib/mxc/$(basename "$library")" ;;
 esac
 "$program" man "$prefix/share/man/man1"
@@ -26,9 +28,4 @@ put bash bash-completion/completions/mxc
 put zsh zsh/site-functions/_mxc
 put fish fish/vendor_completions.d/mxc.fish
 install -D -m 644 "$checkout/LICENSE" "$prefix/share/doc/mxc/LICENSE"
-notices=$checkout/third_party/onednn/share/doc/onednn
-if [ -d "$prefix/lib/mxc" ] && [ -d "$notices" ]; then
-  for file in LICENSE THIRD-PARTY-PROGRAMS; do
-    install -m 644 "$notices/$file" "$prefix/share/doc/mxc/oneDNN-$file"
-  done
-fi
+"$checkout/scripts/sbom.py" "$prefix/share/doc/mxc" ${library:+"$library"}
