@@ -26,5 +26,6 @@ mod packages;
 mod passes;
 mod peers;
 mod reference;
+mod release;
 mod shards;
 mod special;
