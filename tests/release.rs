@@ -171,11 +171,13 @@ fn public_api() -> Option<String> {
     let documents = target.join("doc");
     let mut listed = items(&documents.join("mxc.json"));
 
-    let below: Vec<String> = ["mxc_spec", "mxc_dialects", "mxc_runtime", "mxc_compiler"]
-        .into_iter()
-        .flat_map(|name| items(&documents.join(format!("{name}.json"))))
-        .collect();
-    let path = Regex::new(r"\bmxc_(?:spec|dialects|runtime|compiler)(?:::\w+)+").unwrap();
+    let path = Regex::new(r"\bmxc_\w+(?:::\w+)+").unwrap();
+    let mut names: BTreeSet<String> =
+        listed.iter().flat_map(|item| path.find_iter(item)).map(|found| found.as_str().to_owned()).collect();
+    names.extend(exported(&documents.join("mxc.json")));
+    let crates: BTreeSet<&str> = names.iter().filter_map(|name| name.split("::").next()).collect();
+    let below: Vec<String> =
+        crates.into_iter().flat_map(|name| items(&documents.join(format!("{name}.json")))).collect();
     let subject = Regex::new(concat!(
         r"^(?:#\[[^\]]*\] )*",
         r"(?:pub (?:(?:const|unsafe|struct|enum|fn|type|trait|static|union) )*|impl(?:<.*?>)? (?:[^ ]*(?: .*)? for )?)",
@@ -193,9 +195,6 @@ fn public_api() -> Option<String> {
         let own = by_subject.iter().filter(|(subject, _)| **subject == name || subject.starts_with(&inside));
         own.flat_map(|(_, items)| items.iter().map(|item| (*item).clone())).collect()
     };
-    let mut names: BTreeSet<String> =
-        listed.iter().flat_map(|item| path.find_iter(item)).map(|found| found.as_str().to_owned()).collect();
-    names.extend(exported(&documents.join("mxc.json")));
     let mut lower = BTreeSet::new();
     for name in names {
         let mut found = of(&name);
