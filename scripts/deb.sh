@@ -17,7 +17,7 @@ for tool in dpkg-deb dpkg-shlibdeps; do
 done
 
 # No file is newer than the commit.
-: "${SOURCE_DATE_EPOCH:=$(git -C "$checkout" log -1 --format=%ct)}"
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$checkout" log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH
 umask 022
 work=$(mktemp -d)

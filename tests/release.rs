@@ -45,8 +45,7 @@ fn the_debian_package_runs_where_it_is_unpacked() {
     let pack = |to: &str| {
         let to = folder.path().join(to);
         // Uncompressed, which is quick.
-        let said =
-            succeed(Command::new(root().join("scripts/deb.sh")).args([PROGRAM.as_ref(), to.as_path()]).arg("-Znone"));
+        let said = succeed(Command::new(root().join("scripts/deb.sh")).arg(PROGRAM).arg(&to).arg("-Znone"));
         PathBuf::from(said.trim())
     };
     let (first, again) = (pack("first"), pack("again"));
