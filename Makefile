@@ -2,6 +2,8 @@
 # make install     build and install, to /usr/local or PREFIX=…
 # make install-library  the C library, its header, pkg-config and CMake files; with RUNTIME=1 the one that only runs packages
 # make wheel       the Python package, in target/wheels
+# make deb         a Debian package, target/mxc_VERSION-1_ARCH.deb
+# make sbom        what the program contains: target/mxc.cdx.json, target/THIRD-PARTY-LICENSES, target/copyright
 # make test        set up and run every test
 # make bench       speed against PyTorch eager, in one run (needs examples/setup.sh's virtual environment)
 # make tables      the accuracy tables of docs/results.md (hours, resumed where they stopped); MINUTES=60 stops the longer one
@@ -12,7 +14,7 @@ SHELL := bash
 FASHION ?= /usr/share/datasets/fashion-mnist
 MXC := target/release/mxc
 
-.PHONY: setup build install quickstart test lint bench tables harness zoo
+.PHONY: setup build install deb sbom quickstart test lint bench tables harness zoo
 setup:
 	@scripts/setup.sh
 
@@ -43,11 +45,21 @@ wheel: setup tests/.venv/installed
 	rm -f target/wheels/mxc-*.whl
 	PATH="$(CURDIR)/tests/.venv/bin:$$PATH" tests/.venv/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w target/wheels .
 
+deb: build
+	scripts/deb.sh $(MXC) target
+
+# Of what is installed, oneDNN included where that is not the system's.
+sbom: build
+	rm -rf target/sbom
+	scripts/install.sh $(MXC) target/sbom
+	cp target/sbom/share/doc/mxc/{mxc.cdx.json,THIRD-PARTY-LICENSES,copyright} target
+	rm -r target/sbom
+
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-# onnxruntime, the reference of the numerical tests
+# onnxruntime, the reference of the numerical tests, and the schema of the bill of materials
 tests/.venv/installed: tests/requirements.txt | setup
 	rm -rf tests/.venv
 	python3 -m venv tests/.venv

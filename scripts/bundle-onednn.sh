@@ -1,20 +1,17 @@
 #!/usr/bin/env bash
-# Copies the oneDNN that a program or library of mxc is linked with to PREFIX/lib/mxc, where an installed one looks for it, with its licences;
-# a system's own stays where it is.
+# Copies the oneDNN that a built program or library of mxc is linked with to PREFIX/lib/mxc, where the installed one looks for it, and says which file
+# that was; a system's own stays where it is. The installed one looks there alone, no longer in the checkout too.
 #
-#     scripts/bundle-onednn.sh target/release/mxc /usr/local
+#     scripts/bundle-onednn.sh target/release/mxc /usr/local/bin/mxc /usr/local
 set -euo pipefail
-if [ $# -ne 2 ]; then
-  echo "usage: scripts/bundle-onednn.sh FILE PREFIX" >&2
+if [ $# -ne 3 ]; then
+  echo "usage: scripts/bundle-onednn.sh BUILT INSTALLED PREFIX" >&2
   exit 2
 fi
-checkout=$(cd "$(dirname "$0")/.." && pwd)
+perl -0777 -pi -e 's{(\$ORIGIN/(?:\.\./lib/)?mxc)(:[^\0]*)}{$1 . "\0" x length $2}ge' "$2"
 library=$(ldd "$1" | awk '$1 ~ /^libdnnl\.so/ { print $3 }')
 case $library in
   "" | /lib/* | /usr/lib/*) exit 0 ;;
 esac
-install -D -m 644 "$library" "$2/lib/mxc/$(basename "$library")"
-for file in LICENSE THIRD-PARTY-PROGRAMS; do
-  notice=$checkout/third_party/onednn/share/doc/onednn/$file
-  if [ -f "$notice" ]; then install -D -m 644 "$notice" "$2/share/doc/mxc/oneDNN-$file"; fi
-done
+install -D -m 644 "$library" "$3/lib/mxc/$(basename "$library")"
+echo "$library"

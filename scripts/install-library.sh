@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs a built C library of mxc, libmxc_c.so, under the name that it gives itself: libmxc, or libmxc_runtime where it is built without the compiler. With it
-# its header, what pkg-config and CMake look for, and oneDNN beside it unless it is the system's.
+# its header, what pkg-config and CMake look for, licences, and oneDNN beside it unless it is the system's.
 #
 #     scripts/install-library.sh target/release/libmxc_c.so /usr/local
 set -euo pipefail
@@ -20,8 +20,8 @@ strip --strip-unneeded "$prefix/lib/$soname"
 ln -sf "$soname" "$prefix/lib/lib$name.so"
 install -D -m 644 "$sources/include/mxc.h" "$prefix/include/mxc.h"
 case $name in
-  mxc_runtime) define=MXC_RUNTIME_ONLY ;;
-  *) define= ;;
+  mxc_runtime) define=MXC_RUNTIME_ONLY flags=" --no-default-features" ;;
+  *) define= flags= ;;
 esac
 fill() { # TEMPLATE TARGET
   install -d "$(dirname "$prefix/$2")"
@@ -31,5 +31,6 @@ fill() { # TEMPLATE TARGET
 fill mxc.pc.in "lib/pkgconfig/$name.pc"
 fill mxcConfig.cmake.in "lib/cmake/$name/${name}Config.cmake"
 fill mxcConfigVersion.cmake.in "lib/cmake/$name/${name}ConfigVersion.cmake"
-install -D -m 644 "$checkout/LICENSE" "$prefix/share/doc/mxc/LICENSE"
-"$checkout/scripts/bundle-onednn.sh" "$library" "$prefix"
+install -D -m 644 "$checkout/LICENSE" "$prefix/share/doc/lib$name/LICENSE"
+onednn=$("$checkout/scripts/bundle-onednn.sh" "$library" "$prefix/lib/$soname" "$prefix")
+"$checkout/scripts/sbom.py" "mxc-capi$flags" "$prefix/share/doc/lib$name" ${onednn:+"$onednn"}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs a built mxc: the program, its manual pages, completions of bash, zsh and fish, licences, and oneDNN beside it unless it is the
-# system's. What it needs else of a system is the C and C++ libraries and libgomp.
+# Installs a built mxc: the program, its manual pages, completions of bash, zsh and fish, what it contains under which licences, and
+# oneDNN beside it unless it is the system's. What it needs else of a system is the C and C++ libraries and libgomp.
 #
 #     scripts/install.sh target/release/mxc /usr/local
 set -euo pipefail
@@ -12,7 +12,7 @@ program=$1 prefix=$2
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 
 install -D -m 755 "$program" "$prefix/bin/mxc"
-"$checkout/scripts/bundle-onednn.sh" "$program" "$prefix"
+library=$("$checkout/scripts/bundle-onednn.sh" "$program" "$prefix/bin/mxc" "$prefix")
 "$program" man "$prefix/share/man/man1"
 put() { # SHELL FILE
   install -d "$(dirname "$prefix/share/$2")"
@@ -22,3 +22,4 @@ put bash bash-completion/completions/mxc
 put zsh zsh/site-functions/_mxc
 put fish fish/vendor_completions.d/mxc.fish
 install -D -m 644 "$checkout/LICENSE" "$prefix/share/doc/mxc/LICENSE"
+"$checkout/scripts/sbom.py" mxc-cli "$prefix/share/doc/mxc" ${library:+"$library"}

@@ -27,6 +27,7 @@ mod packages;
 mod passes;
 mod peers;
 mod reference;
+mod release;
 mod shards;
 mod special;
 mod wheel;
