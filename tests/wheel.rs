@@ -48,7 +48,8 @@ fn typed_dict(name: &str, command: &Options) -> String {
             true => String::new(),
             false => format!(" [default: {}]", default.join(",")),
         };
-        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        // Below the first line stand the models of noise, the registered ones among them.
+        let help = help.lines().next().unwrap_or_default();
         text += &format!("    {}: {}\n    \"\"\"{help}{default}\"\"\"\n", long.replace('-', "_"), hint(option));
     }
     text

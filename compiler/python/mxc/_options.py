@@ -22,7 +22,7 @@ class CompileOptions(TypedDict, total=False):
     sigma: float | str
     """Standard deviation of Gaussian noise, relative to the layer's magnitude [default: 6%]"""
     noise: str
-    """Noise of the layers: ideal, or components joined by + gaussian(sigma=SHARE[,mu=SHARE][,site=input|output][,lifetime=sample|chip]) adds s·(μ + σ·ε), ε standard normal uniform(width=SHARE[,site=input|output][,lifetime=sample|chip]) adds s·width·u, u uniform from −1/2 to 1/2"""
+    """Noise of the layers: ideal, or components joined by +"""
     noise_reference: Literal["rms", "absmax", "mean-abs", "std"]
     """The magnitude that the noise is relative to [default: rms]"""
     noise_scale: Literal["range", "constant", "signal"]
@@ -104,7 +104,7 @@ class FinetuneOptions(TypedDict, total=False):
     sigma: float | str
     """Another sigma than the package's: the standard deviation of Gaussian noise"""
     noise: str
-    """Another noise than the package's: ideal, or components joined by + gaussian(sigma=SHARE[,mu=SHARE][,site=input|output][,lifetime=sample|chip]) adds s·(μ + σ·ε), ε standard normal uniform(width=SHARE[,site=input|output][,lifetime=sample|chip]) adds s·width·u, u uniform from −1/2 to 1/2"""
+    """Another noise than the package's: ideal, or components joined by +"""
     holdout: int
     """Keep the last N training samples out [default: as compiled]"""
     resume: bool
@@ -129,7 +129,7 @@ class EvaluateOptions(TypedDict, total=False):
     sigma: float | str
     """Another sigma than the package's: the standard deviation of Gaussian noise"""
     noise: str
-    """Another noise than the package's: ideal, or components joined by + gaussian(sigma=SHARE[,mu=SHARE][,site=input|output][,lifetime=sample|chip]) adds s·(μ + σ·ε), ε standard normal uniform(width=SHARE[,site=input|output][,lifetime=sample|chip]) adds s·width·u, u uniform from −1/2 to 1/2"""
+    """Another noise than the package's: ideal, or components joined by +"""
     split: Literal["test", "train", "holdout"]
     """The split: test, train or holdout [default: test]"""
     limit: int
@@ -156,7 +156,7 @@ class SessionOptions(TypedDict, total=False):
     sigma: float | str
     """Another sigma than the package's: the standard deviation of Gaussian noise"""
     noise: str
-    """Another noise than the package's: ideal, or components joined by + gaussian(sigma=SHARE[,mu=SHARE][,site=input|output][,lifetime=sample|chip]) adds s·(μ + σ·ε), ε standard normal uniform(width=SHARE[,site=input|output][,lifetime=sample|chip]) adds s·width·u, u uniform from −1/2 to 1/2"""
+    """Another noise than the package's: ideal, or components joined by +"""
     digital: Literal["float", "fixed"]
     """The denoisers' arithmetic: float, or fixed (the digital tile's integers) [default: float]"""
     backend: str
