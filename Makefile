@@ -66,9 +66,9 @@ tests/.venv/installed: tests/requirements.txt | setup
 	tests/.venv/bin/pip install -q --disable-pip-version-check -r $< || { echo "make: pip could not install $<" >&2; exit 1; }
 	touch $@
 
-test: lint tests/.venv/installed
+test: lint tests/.venv/installed wheel
 	# glibc fills freed memory, so that a use of it shows
-	MALLOC_PERTURB_=165 MXC_REQUIRE_ONNXRUNTIME=1 cargo test --locked --workspace
+	MALLOC_PERTURB_=165 MXC_REQUIRE_ONNXRUNTIME=1 MXC_REQUIRE_WHEEL=1 cargo test --locked --workspace
 
 bench: build
 	cargo build --release --locked -p mxc-cli --example throughput

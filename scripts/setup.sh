@@ -3,7 +3,7 @@
 # Runs as root or as a user with sudo; installs nothing that is already there. Each thing that cannot be had is one line.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-packages=(g++ dpkg-dev procps llvm-22-dev libmlir-22-dev mlir-22-tools libclang-22-dev clang-22 libpolly-22-dev lld-22 libzstd-dev zlib1g-dev
+packages=(g++ pkg-config dpkg-dev procps llvm-22-dev libmlir-22-dev mlir-22-tools libclang-22-dev clang-22 libpolly-22-dev lld-22 libzstd-dev zlib1g-dev
   libxml2-dev libffi-dev libedit-dev libncurses-dev libgomp1 unzip dataset-fashion-mnist ca-certificates curl python3 python3-venv)
 
 fail() { echo "setup: $*" >&2; exit 1; }

@@ -1,6 +1,6 @@
 //! The C library: its header, its symbols, what it refuses, and a C program that uses it.
 
-use crate::common::{json, model, mxc as program, root, small_fashion, succeed};
+use crate::common::{json, model, mxc as program, onnxruntime, root, small_fashion, succeed};
 use mxc_c::{
     arrays::*, bytes::*, compiling::*, costs::*, data::*, error::*, model::*, monitor::*, noise::*, object::*,
     options::*, package::*, passes::*, session::*, weights::*,
@@ -532,6 +532,17 @@ fn the_examples_give_the_programs_bytes() {
     succeed(program(folder).arg("finetune").args(flags.split(' ')).arg(&data));
     let flags = "eval tuned.mxa --seeds 2 --limit 200 --json --data";
     assert_eq!(printed, json(program(folder).args(flags.split(' ')).arg(&data)));
+
+    // CMake finds the library, too.
+    if let Some(python) = onnxruntime() {
+        let cmake = || Command::new(python.with_file_name("cmake"));
+        let prefix = format!("-DCMAKE_PREFIX_PATH={}", prefix.display());
+        succeed(
+            cmake().arg("-S").arg(root().join("examples/embed/c")).args(["-B", "cmake", &prefix]).current_dir(folder),
+        );
+        succeed(cmake().args(["--build", "cmake"]).current_dir(folder));
+        assert!(folder.join("cmake/embed").exists());
+    }
 
     // So does the example in Rust.
     let denoised = rust::run(&model("resnet20"), &data, &folder.join("rust.mxa")).unwrap();

@@ -3,7 +3,12 @@
 use crate::common::{model, mxc as program, root, small_fashion, succeed};
 use clap::{Arg, ArgAction, Args, Command as Options, FromArgMatches};
 use mxc_options as options;
-use std::{any::TypeId, env, fs, path::PathBuf, process::Command};
+use std::{
+    any::TypeId,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// The type hint of an option.
 fn hint(option: &Arg) -> String {
@@ -112,7 +117,8 @@ fn the_wheel_gives_the_programs_bytes() {
     succeed(Command::new("python3").args(["-m", "venv", "venv"]).current_dir(folder));
     let python = folder.join("venv/bin/python");
     let install = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
-    succeed(Command::new(&python).args(install).arg(&wheel));
+    // What the examples need besides.
+    succeed(Command::new(&python).args(install).arg(&wheel).args(["matplotlib==3.11.2", "ray==2.60.0"]));
     let data = small_fashion(folder, 600, 200);
 
     let flags = "--budget 4% --sigma 20% --mean 0.2860 --std 0.3530 --samples 64 -o model.mxa --data";
@@ -127,4 +133,26 @@ fn the_wheel_gives_the_programs_bytes() {
     let mut test = Command::new(&python);
     test.arg(root().join("tests/python/package.py")).current_dir(folder).env_clear().env("HOME", folder);
     succeed(test.arg(model("resnet20")).arg(&data));
+
+    // The examples.
+    let run = |script: &Path| {
+        let mut command = Command::new(&python);
+        command.arg(script).current_dir(folder).env_clear().env("HOME", folder).env("PATH", "/usr/bin:/bin");
+        command
+    };
+    let examples = root().join("examples/embed/python");
+    let said = succeed(run(&examples.join("sigma.py")).arg(model("resnet20")).arg(&data).args(["sigma.png", "100"]));
+    assert!(said.contains("sigma 20 %: noisy") && folder.join("sigma.png").exists(), "{said}");
+    let spread = json(run(&examples.join("ray_shards.py")).arg(folder.join("tuned.mxa")).arg(&data).arg("5"));
+    assert_eq!(spread, json(program(folder).args(["eval", "tuned.mxa", "--json", "--data"]).arg(&data)));
+
+    // And what the page shows.
+    let page = fs::read_to_string(root().join("docs/embedding.md")).unwrap();
+    let shown = page.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let shown = shown.replace("/usr/share/datasets/fashion-mnist", &data.display().to_string());
+    let prepared = "import numpy as np\nimages = np.zeros((1, 1, 28, 28), np.float32)\n";
+    fs::copy(model("resnet20"), folder.join("resnet20.onnx")).unwrap();
+    fs::write(folder.join("page.py"), format!("{prepared}{shown}")).unwrap();
+    succeed(&mut run(&folder.join("page.py")));
+    assert!(folder.join("resnet20.mxa").exists());
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     bytes::{Bytes, mxc_format},
+    context::Within,
     costs,
     data::reading,
     error::guard,
@@ -14,22 +15,10 @@ use crate::{
 };
 use ::mxc_options::{Calibrate, Common, Export, Finetune, Profile, Reading};
 use clap::Args;
-use mxc::{Compiled, Context, Data, Package};
-use std::{ffi::c_char, path::PathBuf, sync::Arc};
+use mxc::{Compiled, Data, Package};
+use std::{ffi::c_char, path::PathBuf};
 
-/// A compiled network with the context that its module belongs to.
-pub struct OwnedCompiled {
-    /// Before the context, so that it is dropped before it.
-    compiled: Compiled<'static>,
-    _context: Arc<Context>,
-}
-
-impl OwnedCompiled {
-    /// Keeps the context beside what refers to it.
-    pub fn new(compiled: Compiled<'static>, context: Arc<Context>) -> Self {
-        Self { compiled, _context: context }
-    }
-}
+type OwnedCompiled = Within<Compiled<'static>>;
 
 /// What was decided, as JSON: what `mxc compile --json` prints.
 #[unsafe(no_mangle)]
@@ -39,7 +28,7 @@ pub unsafe extern "C" fn mxc_compiled_report(
 ) -> *mut mxc_error {
     guard(|| {
         let out = Out::<Bytes>::new(out)?;
-        out.put(Bytes::json(&get::<OwnedCompiled>(compiled)?.compiled.to_json())?);
+        out.put(Bytes::json(&get::<OwnedCompiled>(compiled)?.with(Compiled::to_json))?);
         Ok(())
     })
 }
@@ -54,14 +43,16 @@ pub unsafe extern "C" fn mxc_compiled_ir(
 ) -> *mut mxc_error {
     guard(|| {
         let out = Out::<Bytes>::new(out)?;
-        let compiled = &mut get_mut::<OwnedCompiled>(compiled)?.compiled;
-        if inline_weights {
-            compiled.inline_weights()?;
-        }
-        out.put(Bytes::new(match mxc_format::of(format)? {
-            mxc_format::MXC_FORMAT_TEXT => compiled.ir().into_bytes(),
-            mxc_format::MXC_FORMAT_BYTECODE => compiled.bytecode(),
-        }));
+        let (compiled, format) = (get_mut::<OwnedCompiled>(compiled)?, mxc_format::of(format)?);
+        out.put(Bytes::new(compiled.with_mut(|compiled| {
+            if inline_weights {
+                compiled.inline_weights()?;
+            }
+            Ok::<_, mxc::Error>(match format {
+                mxc_format::MXC_FORMAT_TEXT => compiled.ir().into_bytes(),
+                mxc_format::MXC_FORMAT_BYTECODE => compiled.bytecode(),
+            })
+        })?));
         Ok(())
     })
 }
@@ -74,7 +65,7 @@ pub unsafe extern "C" fn mxc_compiled_weights(
 ) -> *mut mxc_error {
     guard(|| {
         let out = Out::<Bytes>::new(out)?;
-        out.put(Bytes::new(get::<OwnedCompiled>(compiled)?.compiled.weights().to_safetensors()));
+        out.put(Bytes::new(get::<OwnedCompiled>(compiled)?.with(Compiled::weights).to_safetensors()));
         Ok(())
     })
 }
@@ -87,7 +78,7 @@ pub unsafe extern "C" fn mxc_compiled_package(
 ) -> *mut mxc_error {
     guard(|| {
         let out = Out::<Package>::new(out)?;
-        out.put(get::<OwnedCompiled>(compiled)?.compiled.package()?);
+        out.put(get::<OwnedCompiled>(compiled)?.with(Compiled::package)?);
         Ok(())
     })
 }

@@ -19,6 +19,8 @@ pub mod bytes;
 #[cfg(feature = "compiler")]
 pub mod compiling;
 #[cfg(feature = "compiler")]
+pub mod context;
+#[cfg(feature = "compiler")]
 pub mod costs;
 pub mod data;
 pub mod error;

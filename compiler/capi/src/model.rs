@@ -2,7 +2,7 @@
 
 use crate::{
     bytes::{Bytes, mxc_format},
-    compiling::OwnedCompiled,
+    context::Within,
     costs,
     data::reading,
     error::{Failure, guard},
@@ -16,30 +16,11 @@ use crate::{
 };
 use ::mxc_options::{Common, Compile, Execute, Import, Reading};
 use clap::Args;
-use mxc::{Context, Data, Error, Model, Session};
-use std::{ffi::c_char, path::Path, sync::Arc};
+use mxc::{Compiled, Context, Data, Model, Session};
+use std::{ffi::c_char, path::Path};
 
-/// A model with the context that its module belongs to.
-pub struct OwnedModel {
-    /// Before the context, so that it is dropped before it.
-    model: Model<'static>,
-    context: Arc<Context>,
-}
-
-impl OwnedModel {
-    /// What `import` makes in a context of its own.
-    fn new(import: impl FnOnce(&'static Context) -> Result<Model<'static>, Error>) -> Result<Self, Failure> {
-        let context = Arc::new(Context::new());
-        // SAFETY: the context lies behind the `Arc`, which whatever refers to it holds and drops after its own reference.
-        let borrowed: &'static Context = unsafe { &*Arc::as_ptr(&context) };
-        Ok(Self { model: import(borrowed)?, context })
-    }
-
-    /// A copy to consume, with the context to keep beside what comes of it.
-    pub fn duplicate(&self) -> (Model<'static>, Arc<Context>) {
-        (self.model.duplicate(), self.context.clone())
-    }
-}
+type OwnedModel = Within<Model<'static>>;
+type OwnedCompiled = Within<Compiled<'static>>;
 
 #[derive(Args)]
 struct ImportCall {
@@ -61,7 +42,7 @@ pub unsafe extern "C" fn mxc_model_from_file(
         let path = Path::new(text(path, "path of the model")?);
         let call: ImportCall = read(options)?;
         let import = |context: &'static Context| Model::from_file(context, path, &call.import.options());
-        out.put(watched(monitor, |_| OwnedModel::new(import))?);
+        out.put(watched(monitor, |_| Ok(OwnedModel::new(import)?))?);
         Ok(())
     })
 }
@@ -88,7 +69,7 @@ pub unsafe extern "C" fn mxc_model_from_onnx(
             options.external_data = weights.files.clone();
         }
         let import = |context: &'static Context| Model::from_bytes(context, onnx, name, &options);
-        out.put(watched(monitor, |_| OwnedModel::new(import))?);
+        out.put(watched(monitor, |_| Ok(OwnedModel::new(import)?))?);
         Ok(())
     })
 }
@@ -126,20 +107,24 @@ pub unsafe extern "C" fn mxc_model_from_mlir(
 pub unsafe extern "C" fn mxc_model_describe(model: *const mxc_model, out: *mut *mut mxc_bytes) -> *mut mxc_error {
     guard(|| {
         let out = Out::<Bytes>::new(out)?;
-        let model = &get::<OwnedModel>(model)?.model;
-        let inputs = model
-            .inputs()
-            .iter()
-            .map(|input| serde_json::json!({ "name": input.name, "shape": input.shape, "is_float": input.is_float }));
-        let nodes = model.nodes().into_iter();
-        let nodes = nodes.map(|node| serde_json::json!({ "operation": node.operation, "name": node.name }));
-        out.put(Bytes::json(&serde_json::json!({
-            "inputs": inputs.collect::<Vec<_>>(),
-            "outputs": model.outputs(),
-            "nodes": nodes.collect::<Vec<_>>(),
-        }))?);
+        let model = get::<OwnedModel>(model)?;
+        out.put(model.with(described)?);
         Ok(())
     })
+}
+
+fn described(model: &Model<'_>) -> Result<Bytes, Failure> {
+    let inputs = model
+        .inputs()
+        .iter()
+        .map(|input| serde_json::json!({ "name": input.name, "shape": input.shape, "is_float": input.is_float }));
+    let nodes = model.nodes().into_iter();
+    let nodes = nodes.map(|node| serde_json::json!({ "operation": node.operation, "name": node.name }));
+    Bytes::json(&serde_json::json!({
+        "inputs": inputs.collect::<Vec<_>>(),
+        "outputs": model.outputs(),
+        "nodes": nodes.collect::<Vec<_>>(),
+    }))
 }
 
 /// Its module at the graph level, in an mxc_format; weights are globals without their values.
@@ -151,11 +136,11 @@ pub unsafe extern "C" fn mxc_model_ir(
 ) -> *mut mxc_error {
     guard(|| {
         let out = Out::<Bytes>::new(out)?;
-        let model = &get::<OwnedModel>(model)?.model;
-        out.put(Bytes::new(match mxc_format::of(format)? {
+        let (model, format) = (get::<OwnedModel>(model)?, mxc_format::of(format)?);
+        out.put(Bytes::new(model.with(|model| match format {
             mxc_format::MXC_FORMAT_TEXT => model.ir().into_bytes(),
             mxc_format::MXC_FORMAT_BYTECODE => model.bytecode(),
-        }));
+        })));
         Ok(())
     })
 }
@@ -189,8 +174,7 @@ pub unsafe extern "C" fn mxc_model_compile(
         let mut options = call.compile.options(&call.common)?;
         options.costs = costs::model(costs, &options.hardware)?;
         out.put(watched(monitor, |monitor| {
-            let (model, context) = model.duplicate();
-            Ok(OwnedCompiled::new(model.compile(&options, data.as_ref(), monitor)?, context))
+            Ok(model.make(|model| model.duplicate().compile(&options, data.as_ref(), monitor))?)
         })?);
         Ok(())
     })
@@ -215,8 +199,8 @@ pub unsafe extern "C" fn mxc_model_session(
         let out = Out::<Session>::new(out)?;
         let model = get::<OwnedModel>(model)?;
         let call: SessionCall = read(options)?;
-        let (model, _context) = model.duplicate();
-        out.put(model.session(&call.execute.session(None, &call.common))?);
+        let options = call.execute.session(None, &call.common);
+        out.put(model.with(|model| model.duplicate().session(&options))?);
         Ok(())
     })
 }

@@ -124,9 +124,9 @@ objects! {
 
 #[cfg(feature = "compiler")]
 objects! {
-    10 mxc_model = crate::model::OwnedModel, "model";
+    10 mxc_model = crate::context::Within<mxc::Model<'static>>, "model";
     12 mxc_costs = crate::costs::Costs, "cost model";
-    11 mxc_compiled = crate::compiling::OwnedCompiled, "compiled network";
+    11 mxc_compiled = crate::context::Within<mxc::Compiled<'static>>, "compiled network";
 }
 
 /// An object as it lies in memory.
@@ -137,7 +137,7 @@ struct Tagged<T> {
 }
 
 /// The object of a handle; `None` of null.
-pub fn optional<'a, T: Object>(handle: *const T::Handle) -> Result<Option<&'a T>, Failure> {
+pub(crate) fn optional<'a, T: Object>(handle: *const T::Handle) -> Result<Option<&'a T>, Failure> {
     let pointer = handle.cast::<Tagged<T>>();
     if pointer.is_null() {
         return Ok(None);
@@ -156,24 +156,24 @@ pub fn optional<'a, T: Object>(handle: *const T::Handle) -> Result<Option<&'a T>
 }
 
 /// The object of a handle, which must not be null.
-pub fn get<'a, T: Object>(handle: *const T::Handle) -> Result<&'a T, Failure> {
+pub(crate) fn get<'a, T: Object>(handle: *const T::Handle) -> Result<&'a T, Failure> {
     optional::<T>(handle)?.ok_or_else(|| Failure::argument(format!("the {} is null", T::NAME)))
 }
 
 /// The object of a handle, to change it: nobody else may use it meanwhile.
-pub fn get_mut<'a, T: Object>(handle: *mut T::Handle) -> Result<&'a mut T, Failure> {
+pub(crate) fn get_mut<'a, T: Object>(handle: *mut T::Handle) -> Result<&'a mut T, Failure> {
     get::<T>(handle)?;
     // SAFETY: `get` has checked it, and the caller uses it on one thread at a time.
     Ok(unsafe { &mut (*handle.cast::<Tagged<T>>()).value })
 }
 
 /// Hands an object over to C.
-pub fn give<T: Object>(value: T) -> *mut T::Handle {
+pub(crate) fn give<T: Object>(value: T) -> *mut T::Handle {
     Box::into_raw(Box::new(Tagged { tag: T::TAG, value })).cast()
 }
 
 /// Destroys an object. Null, and what is no object of this kind, is left alone.
-pub fn destroy<T: Object>(handle: *mut T::Handle) {
+pub(crate) fn destroy<T: Object>(handle: *mut T::Handle) {
     if !matches!(optional::<T>(handle), Ok(Some(_))) {
         return;
     }
@@ -186,7 +186,7 @@ pub fn destroy<T: Object>(handle: *mut T::Handle) {
 }
 
 /// Where a result goes. It holds null until there is one.
-pub struct Out<'a, T: Object> {
+pub(crate) struct Out<'a, T: Object> {
     place: *mut *mut T::Handle,
     life: PhantomData<&'a mut T>,
 }
@@ -210,7 +210,7 @@ impl<T: Object> Out<'_, T> {
 }
 
 /// The text that a caller gives; `None` of null.
-pub fn optional_text<'a>(text: *const c_char, what: &str) -> Result<Option<&'a str>, Failure> {
+pub(crate) fn optional_text<'a>(text: *const c_char, what: &str) -> Result<Option<&'a str>, Failure> {
     if text.is_null() {
         return Ok(None);
     }
@@ -220,12 +220,12 @@ pub fn optional_text<'a>(text: *const c_char, what: &str) -> Result<Option<&'a s
 }
 
 /// The text that a caller gives.
-pub fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str, Failure> {
+pub(crate) fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str, Failure> {
     optional_text(text, what)?.ok_or_else(|| Failure::argument(format!("the {what} is null")))
 }
 
 /// So many elements of a caller's. Null is allowed where there are none.
-pub fn elements<'a, T>(data: *const T, count: usize, what: &str) -> Result<&'a [T], Failure> {
+pub(crate) fn elements<'a, T>(data: *const T, count: usize, what: &str) -> Result<&'a [T], Failure> {
     if count == 0 {
         return Ok(&[]);
     }
@@ -238,7 +238,7 @@ pub fn elements<'a, T>(data: *const T, count: usize, what: &str) -> Result<&'a [
 }
 
 /// Writes a value where a caller wants it.
-pub fn put<T>(place: *mut T, value: T, what: &str) -> Result<(), Failure> {
+pub(crate) fn put<T>(place: *mut T, value: T, what: &str) -> Result<(), Failure> {
     if place.is_null() {
         return Err(Failure::argument(format!("there is no place for the {what}: the pointer to it is null")));
     }
