@@ -1,6 +1,6 @@
 //! The Python package: its options are those of the sources, and, where its wheel is built, it gives the program's bytes.
 
-use crate::common::{model, mxc as program, root, small_fashion, succeed};
+use crate::common::{json, model, mxc as program, root, small_fashion, succeed};
 use clap::{Arg, ArgAction, Args, Command as Options, FromArgMatches};
 use mxc_options as options;
 use std::{
