@@ -42,8 +42,7 @@ endif
 
 # The Python wheel, in target/wheels
 wheel: setup tests/.venv/installed
-	rm -f target/wheels/mxc-*.whl
-	PATH="$(CURDIR)/tests/.venv/bin:$$PATH" tests/.venv/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w target/wheels .
+	scripts/wheel.sh tests/.venv/bin/python target/wheels
 
 deb: build
 	scripts/deb.sh $(MXC) target
