@@ -151,6 +151,7 @@ fn every_entry_refuses_null_and_other_handles() {
             mxc_session_run(other.cast(), null(), 0, to.cast());
             mxc_model_describe(other.cast(), to.cast());
             mxc_model_ir(other.cast(), 1, to.cast());
+            mxc_model_weights(other.cast(), to.cast());
             mxc_model_compile(other.cast(), null(), null(), null(), null(), to.cast());
             mxc_model_session(other.cast(), null(), to.cast());
             mxc_compiled_report(other.cast(), to.cast());

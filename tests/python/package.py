@@ -58,7 +58,7 @@ batches = ([images, labels] for images, labels in zip(np.split(test[0], 8), np.s
 assert tuned.evaluate(batches, **EVALUATE) == report
 parts = [tuned.evaluate_shard(DATA, shard, 3, **EVALUATE) for shard in (1, 2, 3)]
 assert mxc.merge(parts) == report
-raises(mxc.Error, "part", mxc.merge, parts[:2])
+raises(mxc.Error, "3/3", mxc.merge, parts[:2])
 assert mxc.Package.open("tuned.mxa").to_onnx() == pathlib.Path("tuned.onnx").read_bytes()
 assert pickle.loads(pickle.dumps(tuned)).to_bytes() == tuned_bytes
 tuned.save("saved.mxa")
@@ -94,8 +94,9 @@ raises(TypeError, "classes, integers from 0", tuned.evaluate, (images, np.zeros(
 model = mxc.Model(MODEL)
 assert model.describe()["inputs"][0]["shape"] == [None, 1, 28, 28] and "tosa.conv2d" in model.ir
 assert "analog.conv2d" in model.lower("analog") and "denoise" in tuned.ir
-mapped = mxc.run_passes(model.ir, "canonicalize-graph,map-to-analog", name="text")
-assert "analog.conv2d" in mapped
+mapped, weights = mxc.run_passes(model.ir, "canonicalize-graph,map-to-analog", weights=model.weights())
+assert "analog.conv2d" in mapped and sum(map(np.size, weights.values())) > 250_000
+raises(mxc.Error, "they are not in the IR", mxc.run_passes, model.ir, "canonicalize-graph")
 assert any(found["name"] == "map-to-analog" for found in mxc.passes())
 assert np.array_equal(model.session().run(images), session.run(images)) is False
 

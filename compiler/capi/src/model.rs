@@ -145,6 +145,16 @@ pub unsafe extern "C" fn mxc_model_ir(
     })
 }
 
+/// The values of its module's globals, the bytes of a safetensors file.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mxc_model_weights(model: *const mxc_model, out: *mut *mut mxc_bytes) -> *mut mxc_error {
+    guard(|| {
+        let out = Out::<Bytes>::new(out)?;
+        out.put(Bytes::new(get::<OwnedModel>(model)?.with(|model| model.weights().to_safetensors())));
+        Ok(())
+    })
+}
+
 #[derive(Args)]
 struct CompileCall {
     #[command(flatten)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -59,6 +60,28 @@ def outputs(handle: Handle) -> dict[str, np.ndarray]:
         size = int(np.prod(shape)) * dtype.itemsize
         values = np.frombuffer(bytes(ffi.buffer(described.values, size)), dtype).reshape(shape)
         found[ffi.string(described.name).decode()] = values.copy()
+    return found
+
+
+def weights(given: Mapping[str, Any]) -> tuple[Handle, list[np.ndarray]]:
+    """Weights by the name of their global, and the arrays that must live as long as they are used."""
+    handle, kept = make("weights", lib.mxc_weights_create), []
+    for name, value in given.items():
+        array, shape, at = _contiguous(to_numpy(value).astype(np.float32, copy=False))
+        values = ffi.cast("float *", at)
+        check(lib.mxc_weights_add(handle.pointer, text(name), shape, array.ndim, values, ffi.NULL, ffi.NULL))
+        kept.append(array)
+    return handle, kept
+
+
+def safetensors(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file of f32."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    found = {}
+    for name, entry in json.loads(content[8:start]).items():
+        if name != "__metadata__":
+            first, end = entry["data_offsets"]
+            found[name] = np.frombuffer(content[start + first : start + end], np.float32).reshape(entry["shape"]).copy()
     return found
 
 

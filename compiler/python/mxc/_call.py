@@ -123,10 +123,17 @@ def text(value: str) -> Any:
     return ffi.new("char[]", value.encode())
 
 
+def taken(out: Any) -> bytes:
+    """The bytes that a call has put where it was told to."""
+    found = Handle("bytes", out[0]).pointer
+    return bytes(ffi.buffer(lib.mxc_bytes_data(found), lib.mxc_bytes_size(found)))
+
+
 def content(call: Callable[[Any], Any]) -> bytes:
     """The bytes that a call gives."""
-    found = make("bytes", call).pointer
-    return bytes(ffi.buffer(lib.mxc_bytes_data(found), lib.mxc_bytes_size(found)))
+    out = ffi.new("mxc_bytes **")
+    check(call(out))
+    return taken(out)
 
 
 def _values(value: Any) -> list[str]:

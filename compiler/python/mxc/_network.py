@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _arrays
-from ._call import Callback, Handle, check, content, make, options, path, pointer, text, watched
+from ._call import Callback, Handle, check, content, make, options, path, pointer, taken, text, watched
 from ._models import Costs
 from ._native import ffi, lib
 from ._report import Evaluation
@@ -30,8 +30,7 @@ def _watched_object(kind: str, callback: Callback | None, call: Any) -> Handle:
 def _watched_package(callback: Callback | None, call: Any) -> tuple[Package, dict[str, Any]]:
     out, report = ffi.new("mxc_package **"), ffi.new("mxc_bytes **")
     watched(callback, lambda monitor: call(monitor, out, report))
-    told = Handle("bytes", report[0]).pointer
-    decided = json.loads(bytes(ffi.buffer(lib.mxc_bytes_data(told), lib.mxc_bytes_size(told))))
+    decided = json.loads(taken(report))
     return Package(Handle("package", out[0]), decided), decided
 
 
@@ -100,6 +99,10 @@ class Model:
     def ir(self) -> str:
         """The MLIR of the graph level; weights are globals without their values."""
         return content(lambda out: lib.mxc_model_ir(self._handle.pointer, lib.MXC_FORMAT_TEXT, out)).decode()
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The values of its module's globals, by name."""
+        return _arrays.safetensors(content(lambda out: lib.mxc_model_weights(self._handle.pointer, out)))
 
     def session(self, **given: Unpack[_options.ModelSessionOptions]) -> Session:
         """Makes the model itself ready to run, without noise or denoisers."""
@@ -262,8 +265,7 @@ class Package:
             callback,
             lambda monitor: lib.mxc_package_evaluate(self._handle.pointer, pointer(samples), wanted.pointer, monitor, out),
         )
-        found = Handle("bytes", out[0]).pointer
-        return bytes(ffi.buffer(lib.mxc_bytes_data(found), lib.mxc_bytes_size(found)))
+        return taken(out)
 
     def session(self, **given: Unpack[_options.SessionOptions]) -> Session:
         """Makes it ready to run many times."""
@@ -294,8 +296,7 @@ class Package:
         """
         wanted, out = options(given), ffi.new("mxc_bytes **")
         watched(None, lambda monitor: lib.mxc_package_report(self._handle.pointer, pointer(costs and costs.handle), wanted.pointer, monitor, out))
-        found = Handle("bytes", out[0]).pointer
-        return json.loads(bytes(ffi.buffer(lib.mxc_bytes_data(found), lib.mxc_bytes_size(found))))
+        return json.loads(taken(out))
 
 
 def compile(  # noqa: A001, it is what it does
@@ -327,17 +328,48 @@ def merge(parts: Iterable[str]) -> Evaluation:
     return Evaluation._of(json.loads(found))
 
 
-def run_passes(module: str, pipeline: str, *, name: str = "module", **given: Unpack[_options.PassesOptions]) -> str:
-    """Runs passes by name on the text of an MLIR module, such as ``canonicalize-graph,map-to-analog{keep-digital=fc*}``."""
-    source, wanted, out = module.encode(), options(given), ffi.new("mxc_bytes **")
+def run_passes(
+    module: str,
+    pipeline: str,
+    *,
+    weights: Mapping[str, Any] | None = None,
+    name: str = "module",
+    **given: Unpack[_options.PassesOptions],
+) -> tuple[str, dict[str, np.ndarray]]:
+    """Runs passes by name on the text of an MLIR module.
+
+    >>> text, weights = mxc.run_passes(model.ir, "canonicalize-graph,map-to-analog", weights=model.weights())  # doctest: +SKIP
+
+    Args:
+        module: The text.
+        pipeline: Passes, separated by commas, each with its options in braces: :func:`passes` lists them.
+        weights: The values of the module's globals, by name.
+        name: What errors call the module.
+        **given: ``hardware``, ``seed`` and ``threads``, as of ``mxc opt``.
+
+    Returns:
+        The text of the module that they make, and the values of its globals.
+    """
+    source, wanted = module.encode(), options(given)
+    values, _kept = _arrays.weights(weights or {})
+    out, changed = ffi.new("mxc_bytes **"), ffi.new("mxc_bytes **")
     watched(
         None,
         lambda monitor: lib.mxc_passes_run(
-            source, len(source), text(name), text(pipeline), ffi.NULL, ffi.NULL, wanted.pointer, monitor, lib.MXC_FORMAT_TEXT, out, ffi.NULL
+            source,
+            len(source),
+            text(name),
+            text(pipeline),
+            values.pointer,
+            ffi.NULL,
+            wanted.pointer,
+            monitor,
+            lib.MXC_FORMAT_TEXT,
+            out,
+            changed,
         ),
     )
-    found = Handle("bytes", out[0]).pointer
-    return bytes(ffi.buffer(lib.mxc_bytes_data(found), lib.mxc_bytes_size(found))).decode()
+    return taken(out).decode(), _arrays.safetensors(taken(changed))
 
 
 def passes() -> list[dict[str, Any]]:
