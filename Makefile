@@ -29,11 +29,14 @@ PREFIX ?= /usr/local
 install: build
 	scripts/install.sh $(MXC) "$(DESTDIR)$(PREFIX)"
 
+# In a folder of its own, as other features would have everything built anew each time.
+BUILD_RUNTIME = CARGO_TARGET_DIR=target/runtime cargo build --release --locked -p mxc-capi --no-default-features
+
 # libmxc, or with RUNTIME=1 libmxc_runtime, which needs no MLIR
 .PHONY: install-library wheel
 install-library: setup
 ifdef RUNTIME
-	CARGO_TARGET_DIR=target/runtime cargo build --release --locked -p mxc-capi --no-default-features
+	$(BUILD_RUNTIME)
 	scripts/install-library.sh target/runtime/release/libmxc_c.so "$(DESTDIR)$(PREFIX)"
 else
 	cargo build --release --locked -p mxc-capi
@@ -66,8 +69,9 @@ tests/.venv/installed: tests/requirements.txt | setup
 	touch $@
 
 test: lint tests/.venv/installed wheel
+	$(BUILD_RUNTIME)
 	# glibc fills freed memory, so that a use of it shows
-	MALLOC_PERTURB_=165 MXC_REQUIRE_ONNXRUNTIME=1 MXC_REQUIRE_WHEEL=1 cargo test --locked --workspace
+	MALLOC_PERTURB_=165 MXC_REQUIRE_ONNXRUNTIME=1 MXC_REQUIRE_BUILT=1 cargo test --locked --workspace
 
 bench: build
 	cargo build --release --locked -p mxc-cli --example throughput

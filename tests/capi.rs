@@ -70,6 +70,46 @@ fn the_symbols_are_those_listed() {
     assert!(exported.is_subset(&declared), "{:?}", exported.difference(&declared));
 }
 
+/// The library that only runs packages has the other part of the header, nothing of LLVM, and gives the program's report.
+#[test]
+fn the_execute_only_library_needs_no_compiler() {
+    let built = root().join("target/runtime/release/libmxc_c.so");
+    if !built.exists() {
+        assert!(
+            env::var_os("MXC_REQUIRE_BUILT").is_none(),
+            "make install-library RUNTIME=1 builds {}",
+            built.display()
+        );
+        eprintln!("skipped: make install-library RUNTIME=1 builds {}", built.display());
+        return;
+    }
+    let shown = succeed(Command::new("nm").args(["-D", "--defined-only", "--format=posix"]).arg(&built));
+    let exported: BTreeSet<String> =
+        shown.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+    let header = fs::read_to_string(root().join("compiler/capi/include/mxc.h")).unwrap();
+    let compiler = regex::Regex::new(r"(?s)#if defined\(MXC_COMPILER\)\n.*?#endif").unwrap();
+    let declared = regex::Regex::new(r"\b(mxc_\w+)\(").unwrap();
+    let rest = compiler.replace_all(&header, "");
+    let declared: BTreeSet<String> = declared.captures_iter(&rest).map(|found| found[1].to_owned()).collect();
+    assert_eq!(exported, &declared & &listed());
+
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, prefix) = (folder.path(), folder.path().join("prefix"));
+    succeed(Command::new(root().join("scripts/install-library.sh")).arg(&built).arg(&prefix));
+    let installed = fs::read(prefix.join("lib/libmxc_runtime.so.0")).unwrap();
+    assert!(installed.len() < 8 << 20, "{} bytes", installed.len());
+    assert!(!installed.windows(4).any(|bytes| bytes == b"LLVM"));
+    succeed(&mut cc(folder, &prefix, "mxc_runtime", "evaluate"));
+    let data = small_fashion(folder, 600, 200);
+    let flags = "--sigma 20% --mean 0.2860 --std 0.3530 --samples 64 --quiet -o model.mxa --data";
+    succeed(program(folder).arg("compile").arg(model("resnet20")).args(flags.split(' ')).arg(&data));
+    let mut evaluate = Command::new(folder.join("evaluate"));
+    evaluate.current_dir(folder).env_clear().env("LD_LIBRARY_PATH", prefix.join("lib"));
+    let printed = json(evaluate.arg("model.mxa").arg(&data));
+    let flags = "eval model.mxa --seeds 2 --json --data";
+    assert_eq!(printed, json(program(folder).args(flags.split(' ')).arg(&data)));
+}
+
 /// An error's kind and message; it is destroyed.
 fn told(error: *mut mxc_error) -> Option<(mxc_error_kind, String)> {
     if error.is_null() {
@@ -501,16 +541,15 @@ fn calls_are_watched_and_cancelled() {
     }
 }
 
-/// The C compiler, for what is installed in `prefix`.
-fn cc(folder: &Path, prefix: &Path) -> Command {
-    let flags = succeed(
-        Command::new("pkg-config")
-            .args(["--cflags", "--libs", "mxc"])
-            .env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")),
-    );
+/// The C compiler, of an example against a library that is installed in `prefix`.
+fn cc(folder: &Path, prefix: &Path, library: &str, example: &str) -> Command {
+    let mut flags = Command::new("pkg-config");
+    let flags = flags.args(["--cflags", "--libs", library]).env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"));
+    let flags = succeed(flags);
     let mut command = Command::new("cc");
     command.current_dir(folder).args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1"]);
-    command.arg(root().join("examples/embed/c/embed.c")).args(["-o", "embed"]).args(flags.split_whitespace());
+    command.arg(root().join(format!("examples/embed/c/{example}.c"))).args(["-o", example]);
+    command.args(flags.split_whitespace());
     command
 }
 
@@ -520,7 +559,7 @@ fn the_examples_give_the_programs_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let (folder, prefix) = (folder.path(), folder.path().join("prefix"));
     succeed(Command::new(root().join("scripts/install-library.sh")).arg(library()).arg(&prefix));
-    succeed(&mut cc(folder, &prefix));
+    succeed(&mut cc(folder, &prefix, "mxc", "embed"));
     let data = small_fashion(folder, 600, 200);
     let mut embed = Command::new(folder.join("embed"));
     embed.current_dir(folder).env_clear().env("LD_LIBRARY_PATH", prefix.join("lib"));

@@ -516,6 +516,11 @@ struct mxc_error *mxc_model_ir(const struct mxc_model *model, uint32_t format, s
 #endif
 
 #if defined(MXC_COMPILER)
+// The values of its module's globals, the bytes of a safetensors file.
+struct mxc_error *mxc_model_weights(const struct mxc_model *model, struct mxc_bytes **out);
+#endif
+
+#if defined(MXC_COMPILER)
 // Compiles a model, which stays as it is: to the level of the option `emit`, by default to what a package is made of. `data` calibrates; null is
 // synthetic inputs. `costs` is what an energy budget is counted by; null is the profile's own figures. Options: those of `mxc compile`, but for those of import.
 struct mxc_error *mxc_model_compile(const struct mxc_model *model,
