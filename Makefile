@@ -1,5 +1,6 @@
 # make quickstart  set up, build, compile + fine-tune + evaluate the example ResNet-20 (about 15 minutes)
-# make install     build and install, to /usr/local or PREFIX=…
+# make install     build and install, to /usr/local or PREFIX=…; the plugin, too, where it has been built
+# make plugin      the passes as a plugin of the stock mlir-opt: target/shared/release/libmxc_passes.so
 # make test        set up and run every test
 # make bench       speed against PyTorch eager, in one run (needs examples/setup.sh's virtual environment)
 # make tables      the accuracy tables of docs/results.md (hours, resumed where they stopped); MINUTES=60 stops the longer one
@@ -8,22 +9,31 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 FASHION ?= /usr/share/datasets/fashion-mnist
-MXC := target/release/mxc
+# make … SHARED=1: the program with LLVM's shared libraries, 14 MB instead of 43
+MXC := target/$(if $(SHARED),shared/)release/mxc
+PLUGIN := target/shared/release/libmxc_passes.so
 
-.PHONY: setup build install quickstart test lint bench tables harness zoo
+.PHONY: setup build plugin install quickstart test lint bench tables harness zoo
 setup:
 	@scripts/setup.sh
 
 build: setup
+ifdef SHARED
+	scripts/shared.sh -p mxc-cli --bin mxc --
+else
 	cargo build --release --locked -p mxc-cli
+endif
+
+plugin: setup
+	scripts/shared.sh -p mxc-plugin --crate-type cdylib -- -C strip=symbols
 
 quickstart: build
 	MXC=$(MXC) DATA=$(FASHION) scripts/quickstart.sh
 
 # PREFIX=$HOME/.local, or DESTDIR for packages.
 PREFIX ?= /usr/local
-install: build
-	scripts/install.sh $(MXC) "$(DESTDIR)$(PREFIX)"
+install: build $(if $(wildcard $(PLUGIN)),plugin)
+	scripts/install.sh $(MXC) "$(DESTDIR)$(PREFIX)" $(wildcard $(PLUGIN))
 
 lint: setup
 	cargo fmt --all --check
@@ -36,7 +46,7 @@ tests/.venv/installed: tests/requirements.txt | setup
 	tests/.venv/bin/pip install -q --disable-pip-version-check -r $< || { echo "make: pip could not install $<" >&2; exit 1; }
 	touch $@
 
-test: lint tests/.venv/installed
+test: lint plugin tests/.venv/installed
 	# glibc fills freed memory, so that a use of it shows
 	MALLOC_PERTURB_=165 MXC_REQUIRE_ONNXRUNTIME=1 cargo test --locked --workspace
 

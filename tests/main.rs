@@ -25,6 +25,7 @@ mod onnx_model;
 mod packages;
 mod passes;
 mod peers;
+mod plugin;
 mod reference;
 mod shards;
 mod special;
