@@ -74,7 +74,7 @@ struct PassText {
     description: Text,
     options: *const OptionText,
     option_count: usize,
-    entry: *const PassInfo,
+    entry: *const c_void,
 }
 
 /// `MxcCalls` of the shim.
@@ -82,19 +82,19 @@ struct PassText {
 struct Calls {
     register_dialects: extern "C" fn(mlir_sys::MlirDialectRegistry),
     check: extern "C" fn(
-        *const PassInfo,
+        entry: *const c_void,
         *const OptionText,
         usize,
         told: extern "C" fn(*mut c_void, Text),
         teller: *mut c_void,
     ),
-    new_state: extern "C" fn() -> *mut PassContext,
-    drop_state: extern "C" fn(*mut PassContext),
+    new_state: extern "C" fn() -> *mut c_void,
+    drop_state: extern "C" fn(*mut c_void),
     run: extern "C" fn(
-        *const PassInfo,
+        entry: *const c_void,
         *const OptionText,
         usize,
-        state: *mut PassContext,
+        state: *mut c_void,
         mlir_sys::MlirOperation,
     ) -> bool,
 }
@@ -195,7 +195,7 @@ extern "C" fn register() {
                     description: Text::from(entry.description),
                     options: options.as_ptr(),
                     option_count: options.len(),
-                    entry,
+                    entry: std::ptr::from_ref(entry).cast(),
                 })));
             }
             for alias in REGISTRY.aliases {
@@ -215,16 +215,16 @@ extern "C" fn register_dialects(registry: mlir_sys::MlirDialectRegistry) {
     });
 }
 
-extern "C" fn new_state() -> *mut PassContext {
-    catch_unwind(|| Box::into_raw(Box::new(mxc::passes::context_of(&PassOptions::default()))))
+extern "C" fn new_state() -> *mut c_void {
+    catch_unwind(|| Box::into_raw(Box::new(mxc::passes::context_of(&PassOptions::default()))).cast())
         .unwrap_or(std::ptr::null_mut())
 }
 
-extern "C" fn drop_state(state: *mut PassContext) {
+extern "C" fn drop_state(state: *mut c_void) {
     let _ = catch_unwind(AssertUnwindSafe(|| {
         if !state.is_null() {
             // SAFETY: made by `new_state`; the shim drops it once.
-            drop(unsafe { Box::from_raw(state) });
+            drop(unsafe { Box::from_raw(state.cast::<PassContext>()) });
         }
     }));
 }
@@ -267,7 +267,7 @@ unsafe fn given(options: *const OptionText, count: usize) -> Vec<(String, String
 
 /// Tells what is wrong with a pass's options, if something is.
 extern "C" fn check(
-    entry: *const PassInfo,
+    entry: *const c_void,
     given_options: *const OptionText,
     count: usize,
     told: extern "C" fn(*mut c_void, Text),
@@ -275,7 +275,7 @@ extern "C" fn check(
 ) {
     let checked = catch_unwind(|| {
         // SAFETY: an entry of the registry, and the shim's options.
-        let (entry, given) = unsafe { (&*entry, given(given_options, count)) };
+        let (entry, given) = unsafe { (&*entry.cast::<PassInfo>(), given(given_options, count)) };
         options(entry, &given).and_then(|options| entry.build(&options).map_err(|error| error.to_string())).err()
     });
     let wrong = checked.unwrap_or_else(|_| Some("mxc panicked: please report this".to_owned()));
@@ -286,16 +286,17 @@ extern "C" fn check(
 
 /// Runs a pass on a module; whether it succeeded.
 extern "C" fn run(
-    entry: *const PassInfo,
+    entry: *const c_void,
     given_options: *const OptionText,
     count: usize,
-    state: *mut PassContext,
+    state: *mut c_void,
     module: mlir_sys::MlirOperation,
 ) -> bool {
     catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: an entry of the registry, the shim's options, the state of this module, which no other thread has, and the module
         // that the pass manager lends, whose context outlives this call. `reference` outlives `context`, which points to it.
-        let (entry, given, state) = unsafe { (&*entry, given(given_options, count), state.as_mut()) };
+        let (entry, given, state) =
+            unsafe { (&*entry.cast::<PassInfo>(), given(given_options, count), state.cast::<PassContext>().as_mut()) };
         let reference = unsafe { ContextRef::from_raw(mlir_sys::mlirOperationGetContext(module)) };
         let context: &Context = unsafe { reference.to_ref() };
         let operation = unsafe { OperationRef::from_raw(module) };

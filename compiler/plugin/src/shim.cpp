@@ -11,6 +11,7 @@ using namespace mlir;
 
 extern "C" {
 // The version of LLVM that this is compiled for.
+extern const unsigned mxc_plugin_llvm[2];
 const unsigned mxc_plugin_llvm[2] = {LLVM_VERSION_MAJOR, LLVM_VERSION_MINOR};
 
 // UTF-8 that the caller owns.
