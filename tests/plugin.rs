@@ -5,7 +5,6 @@ use crate::{
     passes::{self, Case, Seen},
 };
 use mxc_compiler::{
-    opt,
     pass::{OptionError, Options, Pass, PassContext, PassError, PassInfo, family, pipeline::Step, run},
     passes::REGISTRY,
 };
@@ -249,9 +248,13 @@ fn options_are_those_of_mxc_opt() {
         host.command("compile,annotate-noise{layer={a*='gaussian(sigma=1%, lifetime=chip)',b=ideal} scale=signal}");
     let dumped = { dumped }.arg("--dump-pass-pipeline").arg("/dev/null").output().unwrap();
     let said = String::from_utf8_lossy(&dumped.stderr);
-    for part in ["canonicalize-graph,map-to-analog", "insert-denoisers", "scale=signal", "lifetime=chip"] {
+    for part in ["canonicalize-graph{", "insert-denoisers{", "scale=signal", "lifetime=chip"] {
         assert!(said.contains(part), "{said}");
     }
+    // It prints those that are not given, too, which its reproducers hold.
+    let replayed =
+        host.run("canonicalize-graph{iterations= nodes=},rank-sensitivity{samples= seed= data= weights=}", NETWORK);
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
     // Without the dialects' file.
     let input = host.folder.path().join("network.mlir");
     fs::write(&input, NETWORK).unwrap();

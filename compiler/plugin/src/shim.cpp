@@ -102,11 +102,11 @@ public:
   }
 
 private:
-  // The options that are given.
+  // The options that are given. MLIR prints the others as empty, in reproducers too, and reads them back so.
   std::vector<MxcOption> options() const {
     std::vector<MxcOption> given;
     for (auto &option : singles)
-      if (option->hasValue())
+      if (option->hasValue() && !option->getValue().empty())
         given.push_back({to(option->ArgStr), to(option->getValue()), false});
     for (auto &option : lists)
       for (const std::string &value : *option)
