@@ -1,9 +1,10 @@
 # make quickstart  set up, build, compile + fine-tune + evaluate the example ResNet-20 (about 15 minutes)
-# make install     build and install, to /usr/local or PREFIX=…
+# make install     build and install, to /usr/local or PREFIX=…; the plugin, too, where it has been built
 # make install-library  the C library, its header, pkg-config and CMake files; with RUNTIME=1 the one that only runs packages
 # make wheel       the Python package, in target/wheels
 # make deb         a Debian package, target/mxc_VERSION-1_ARCH.deb
 # make sbom        what the program contains: target/mxc.cdx.json, target/THIRD-PARTY-LICENSES, target/copyright
+# make plugin      the passes as a plugin of the stock mlir-opt: target/shared/release/libmxc_passes.so
 # make test        set up and run every test
 # make bench       speed against PyTorch eager, in one run (needs examples/setup.sh's virtual environment)
 # make tables      the accuracy tables of docs/results.md (hours, resumed where they stopped); MINUTES=60 stops the longer one
@@ -12,22 +13,31 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 FASHION ?= /usr/share/datasets/fashion-mnist
-MXC := target/release/mxc
+# make … SHARED=1: the program with LLVM's shared libraries, 18 MB instead of 45
+MXC := target/$(if $(SHARED),shared/)release/mxc
+PLUGIN := target/shared/release/libmxc_passes.so
 
-.PHONY: setup build install deb sbom quickstart test lint bench tables harness zoo
+.PHONY: setup build plugin install deb sbom quickstart test lint bench tables harness zoo
 setup:
 	@scripts/setup.sh
 
 build: setup
+ifdef SHARED
+	scripts/shared.sh -p mxc-cli --bin mxc --
+else
 	cargo build --release --locked -p mxc-cli
+endif
+
+plugin: setup
+	scripts/shared.sh -p mxc-plugin --crate-type cdylib -- -C strip=symbols -C link-arg=-Wl,--icf=all,-z,pack-relative-relocs
 
 quickstart: build
 	MXC=$(MXC) DATA=$(FASHION) scripts/quickstart.sh
 
 # PREFIX=$HOME/.local, or DESTDIR for packages.
 PREFIX ?= /usr/local
-install: build
-	scripts/install.sh $(MXC) "$(DESTDIR)$(PREFIX)"
+install: build $(if $(wildcard $(PLUGIN)),plugin)
+	scripts/install.sh $(MXC) "$(DESTDIR)$(PREFIX)" $(wildcard $(PLUGIN))
 
 # In a folder of its own, as other features would have everything built anew each time.
 BUILD_RUNTIME = CARGO_TARGET_DIR=target/runtime cargo build --release --locked -p mxc-capi --no-default-features
@@ -68,7 +78,7 @@ tests/.venv/installed: tests/requirements.txt | setup
 	tests/.venv/bin/pip install -q --disable-pip-version-check -r $< || { echo "make: pip could not install $<" >&2; exit 1; }
 	touch $@
 
-test: lint tests/.venv/installed wheel
+test: lint plugin tests/.venv/installed wheel
 	$(BUILD_RUNTIME)
 	# glibc fills freed memory, so that a use of it shows
 	MALLOC_PERTURB_=165 MXC_REQUIRE_ONNXRUNTIME=1 MXC_REQUIRE_BUILT=1 cargo test --locked --workspace

@@ -40,7 +40,7 @@ fn the_stock_tool_reads_every_level() {
         }
         let text = fs::read_to_string(&path).unwrap();
         for (input, output) in opt::split(&text).iter().zip(crate::passes::transformed(&text)) {
-            let output = output.unwrap();
+            let output = output.unwrap().ir;
             for text in [String::from_utf8_lossy(input).into_owned(), output] {
                 mlir_opt(&irdl, &text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                 checked += 1;

@@ -1,9 +1,15 @@
 //! Every mxc and mlir-opt command line in the documentation runs.
 
-use crate::common::{model, root, small_fashion};
+use crate::{
+    common::{model, root, small_fashion},
+    plugin::plugin,
+};
 use mxc_dialects::noise::MODELS;
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 use tempfile::TempDir;
+
+/// Where pages take the plugin for `mlir-opt` and the dialects' file to be installed.
+const INSTALLED: &str = "/usr/local/lib/mxc";
 
 /// The command lines in a page's code blocks.
 fn commands(page: &str) -> Vec<String> {
@@ -27,6 +33,12 @@ fn run_page(path: &Path) {
     let data = small_fashion(folder.path(), 300, 100);
     symlink(env!("CARGO_BIN_EXE_mxc-under-test"), folder.path().join("mxc")).unwrap();
     fs::copy(model("resnet20"), folder.path().join("model.onnx")).unwrap();
+    let installed = folder.path().join("installed");
+    if page.contains(INSTALLED) {
+        fs::create_dir(&installed).unwrap();
+        symlink(plugin(), installed.join("libmxc_passes.so")).unwrap();
+        fs::write(installed.join("mxc.irdl.mlir"), mxc_dialects::irdl_source()).unwrap();
+    }
     let shell = |line: &str| {
         let output = Command::new("bash")
             .args(["-euo", "pipefail", "-c", line])
@@ -40,7 +52,8 @@ fn run_page(path: &Path) {
     };
     shell("mxc compile model.onnx --emit analog --quiet > model.mlir");
     for line in commands(&page) {
-        shell(&line.replace("DIR", &data.display().to_string()));
+        let line = line.replace("DIR", &data.display().to_string());
+        shell(&line.replace(INSTALLED, &installed.display().to_string()));
     }
 }
 

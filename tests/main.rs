@@ -26,6 +26,7 @@ mod onnx_model;
 mod packages;
 mod passes;
 mod peers;
+mod plugin;
 mod reference;
 mod release;
 mod shards;

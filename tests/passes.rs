@@ -18,10 +18,10 @@ use mxc_runtime::{
     exec::{Batch, Executor, Key, Mode, Purpose},
     store::{Weight, WeightStore},
 };
-use std::{fs, path::PathBuf};
+use std::{cell::RefCell, fs, path::PathBuf, rc::Rc};
 
 /// The input files of passes that succeed, and of errors.
-fn inputs(folder: &str) -> Vec<(String, PathBuf)> {
+pub fn inputs(folder: &str) -> Vec<(String, PathBuf)> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files: Vec<_> = fs::read_dir(&path)
         .unwrap()
@@ -53,7 +53,7 @@ fn generated_samples(request: &SampleRequest) -> Samples {
 }
 
 /// Weights for every external global, 0, 0.5, 1, 1.5, ….
-fn generated(source: &[u8]) -> WeightStore {
+pub fn generated(source: &[u8]) -> WeightStore {
     let context = mxc_dialects::new_context();
     let module = mxc_dialects::ir::parse(&context, source, "weights").unwrap();
     let mut store = WeightStore::new();
@@ -67,44 +67,87 @@ fn generated(source: &[u8]) -> WeightStore {
     store
 }
 
-/// Every part of a file through its pipeline: the IR (or error), warnings, and what is in the weight stores.
-pub fn transformed(text: &str) -> Vec<Result<String, OptError>> {
+/// What a pipeline makes of a module.
+pub struct Transformed {
+    pub ir: String,
+    pub warnings: Vec<String>,
+    pub weights: WeightStore,
+    pub denoisers: WeightStore,
+    /// The samples that passes were given, each time the same ones.
+    pub samples: Option<(SampleRequest, Samples)>,
+}
+
+impl Transformed {
+    /// As snapshots hold it: the IR, warnings, and what is in the weight stores.
+    pub fn text(&self) -> String {
+        let mut text = self.ir.clone();
+        for warning in &self.warnings {
+            text.push_str(&format!("// warning: {warning}\n"));
+        }
+        for (name, weight) in self.weights.iter() {
+            text.push_str(&format!("// weight @{name} = {:?}\n", weight.values()));
+        }
+        for (name, weight) in self.denoisers.iter() {
+            text.push_str(&format!("// denoiser @{name} {:?}", weight.shape()));
+            if self.samples.is_some() {
+                text.push_str(&format!(" {:.2?}", weight.values()));
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// A case of a file: a module, the pipeline of the file's first line, and what is made up for it: `weights` or `data`.
+pub struct Case<'a> {
+    /// The module, as deep in its text as it is in the file.
+    pub part: Vec<u8>,
+    pub pipeline: Pipeline,
+    pub made_up: Option<&'a str>,
+}
+
+/// The cases of a file.
+pub fn cases(text: &str) -> Vec<Case<'_>> {
     let (pipeline, made_up) = flags(text);
     let pipeline = Pipeline::parse(&REGISTRY, &pipeline).unwrap_or_else(|error| panic!("{error}"));
-    opt::split(text)
-        .iter()
-        .map(|part| {
-            let mut cx = PassContext { threads: 1, ..PassContext::default() };
-            match made_up {
-                None => {}
-                Some("weights") => cx.weights = generated(part),
-                Some("data") => cx.samples = Some(Box::new(|request| Ok(Some(generated_samples(request))))),
-                Some(other) => panic!("--{other}=generated"),
+    opt::split(text).into_iter().map(|part| Case { part, pipeline: pipeline.clone(), made_up }).collect()
+}
+
+impl Case<'_> {
+    /// The case through its pipeline.
+    pub fn transformed(&self) -> Result<Transformed, OptError> {
+        let given = Rc::new(RefCell::new(None));
+        let mut cx =
+            PassContext { threads: 1, weight_loader: Some(Box::new(opt::load_weights)), ..PassContext::default() };
+        match self.made_up {
+            None => {}
+            Some("weights") => cx.weights = generated(&self.part),
+            Some("data") => {
+                let given = given.clone();
+                cx.samples = Some(Box::new(move |request| {
+                    let samples = generated_samples(request);
+                    *given.borrow_mut() = Some((request.clone(), samples.clone()));
+                    Ok(Some(samples))
+                }));
             }
-            // Else the pass `verify` would never see invalid IR.
-            let verify_each = pipeline.steps.first().is_none_or(|step| step.name != "verify");
-            let options = RunOptions { verify_each, ..RunOptions::default() };
-            let mut text = opt::transform(part, "input.mlir", &pipeline, &mut cx, &options)?;
-            for warning in &cx.warnings {
-                text.push_str(&format!("// warning: {warning}\n"));
-            }
-            for (name, weight) in cx.weights.iter() {
-                text.push_str(&format!("// weight @{name} = {:?}\n", weight.values()));
-            }
-            for (name, weight) in cx.denoisers.iter() {
-                text.push_str(&format!("// denoiser @{name} {:?}", weight.shape()));
-                if made_up == Some("data") {
-                    text.push_str(&format!(" {:.2?}", weight.values()));
-                }
-                text.push('\n');
-            }
-            Ok(text)
-        })
-        .collect()
+            Some(other) => panic!("--{other}=generated"),
+        }
+        // Else the pass `verify` would never see invalid IR.
+        let verify_each = self.pipeline.steps.first().is_none_or(|step| step.name != "verify");
+        let options = RunOptions { verify_each, ..RunOptions::default() };
+        let ir = opt::transform(&self.part, "input.mlir", &self.pipeline, &mut cx, &options)?;
+        let samples = given.take();
+        Ok(Transformed { ir, warnings: cx.warnings, weights: cx.weights, denoisers: cx.denoisers, samples })
+    }
+}
+
+/// Every part of a file through its pipeline.
+pub fn transformed(text: &str) -> Vec<Result<Transformed, OptError>> {
+    cases(text).iter().map(Case::transformed).collect()
 }
 
 /// Measured values depend on the instruction set in their last digits.
-fn rounded(text: &str) -> String {
+pub fn rounded(text: &str) -> String {
     let number = regex::Regex::new(r"\d\.\d{6,}(E[+-]\d+|e[+-]\d+)? : f64").unwrap();
     number
         .replace_all(text, |found: &regex::Captures<'_>| {
@@ -118,7 +161,8 @@ fn rounded(text: &str) -> String {
 fn every_input_has_its_snapshot() {
     for (name, path) in inputs("ir") {
         let text = fs::read_to_string(&path).unwrap();
-        let parts = transformed(&text).into_iter().map(|part| part.unwrap_or_else(|error| panic!("{name}: {error}")));
+        let part = |part: Result<Transformed, _>| part.unwrap_or_else(|error| panic!("{name}: {error}")).text();
+        let parts = transformed(&text).into_iter().map(part);
         let output = parts.collect::<Vec<_>>().join("// -----\n");
         insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!(name, rounded(&output));
@@ -128,9 +172,9 @@ fn every_input_has_its_snapshot() {
 
 /// An error as a test sees it: its line in the file, if it has one, and its text.
 #[derive(Debug)]
-struct Seen {
-    line: Option<usize>,
-    text: String,
+pub struct Seen {
+    pub line: Option<usize>,
+    pub text: String,
 }
 
 /// The errors that a failure consists of.
@@ -153,7 +197,7 @@ fn seen(error: &OptError) -> Vec<Seen> {
 }
 
 /// The errors that a part's comments announce: the line, none for `@unknown`, and some of the text.
-fn expected(part: &str) -> Vec<Seen> {
+pub fn expected(part: &str) -> Vec<Seen> {
     let comment = regex::Regex::new(r"expected-error(?:@(above|below|unknown|[+-]\d+))? \{\{(.*?)\}\}").unwrap();
     let mut found = Vec::new();
     for (line, text) in (1usize..).zip(part.lines()) {
@@ -272,7 +316,7 @@ fn every_alias_and_pass_is_described() {
 fn passes_are_deterministic() {
     for (name, path) in inputs("ir") {
         let text = fs::read_to_string(&path).unwrap();
-        let run = || transformed(&text).into_iter().map(|part| part.unwrap()).collect::<Vec<_>>();
+        let run = || transformed(&text).into_iter().map(|part| part.unwrap().text()).collect::<Vec<_>>();
         assert_eq!(run(), run(), "{name}");
     }
 }

@@ -124,12 +124,7 @@ impl Measuring {
     /// The weights of the backbone and of denoisers that are there already.
     fn weights(&self, cx: &mut PassContext) -> Result<WeightStore, PassError> {
         if let Some(path) = &self.weights {
-            let loader = cx
-                .weight_loader
-                .as_ref()
-                .ok_or_else(|| PassError::new("weights= is given, but the caller reads no weight files"))?;
-            let loaded = loader(path).map_err(PassError::new)?;
-            cx.weights = loaded.union(&cx.weights);
+            cx.load_weights("weights", path)?;
         }
         Ok(cx.weights.union(&cx.denoisers))
     }

@@ -188,7 +188,7 @@ fn check_outputs(options: &OptOptions, pipeline: &Pipeline) -> Result<(), Replac
     for (key, value) in pipeline.steps.iter().flat_map(|step| step.options.iter()) {
         inputs = match key {
             "data" => inputs.data(Some(Path::new(value))),
-            "weights" => inputs.file("the weights", Some(Path::new(value))),
+            "weights" | "from" => inputs.file("the weights", Some(Path::new(value))),
             "hardware" => inputs.file("the hardware profile", Some(Path::new(value))),
             _ => inputs,
         };
@@ -198,6 +198,10 @@ fn check_outputs(options: &OptOptions, pipeline: &Pipeline) -> Result<(), Replac
     }
     if let Some(output) = &options.output_weights {
         inputs.check("--output-weights", output)?;
+    }
+    let written = pipeline.steps.iter().flat_map(|step| step.options.iter()).filter(|(key, _)| *key == "to");
+    for (_, output) in written {
+        inputs.check("save-weights{to=}", Path::new(output))?;
     }
     match &options.reproducer {
         Some(output) if !options.run_reproducer => inputs.check("--reproducer", output),

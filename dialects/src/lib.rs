@@ -42,15 +42,7 @@ pub fn irdl_source() -> String {
 /// When the IRDL built into this crate does not load, which the crate's tests exclude.
 pub fn new_context() -> Context {
     let registry = DialectRegistry::new();
-    for handle in [
-        DialectHandle::func(),
-        DialectHandle::tensor(),
-        DialectHandle::arith(),
-        DialectHandle::quant(),
-        ffi::tosa_handle(),
-        ffi::ml_program_handle(),
-        ffi::irdl_handle(),
-    ] {
+    for handle in dialects().into_iter().chain([ffi::irdl_handle()]) {
         handle.insert_dialect(&registry);
     }
     let context = Context::new_with_registry(&registry, false);
@@ -59,6 +51,23 @@ pub fn new_context() -> Context {
         Module::parse(&context, &irdl_source()).is_some_and(|module| melior::utility::load_irdl_dialects(&module));
     assert!(loaded, "the IRDL of mxc-dialects is valid");
     context
+}
+
+/// MLIR's dialects of which mxc reads and writes operations; those of this crate come from [`irdl_source`].
+pub fn dialects() -> [DialectHandle; 6] {
+    [
+        DialectHandle::func(),
+        DialectHandle::tensor(),
+        DialectHandle::arith(),
+        DialectHandle::quant(),
+        ffi::tosa_handle(),
+        ffi::ml_program_handle(),
+    ]
+}
+
+/// Whether a context that somebody else made knows the three dialects of this crate.
+pub fn is_loaded(context: &Context) -> bool {
+    ["analog.conv2d", "denoise.affine", "dtile.launch"].iter().all(|name| context.is_registered_operation(name))
 }
 
 #[cfg(test)]
@@ -78,5 +87,7 @@ mod tests {
         ] {
             assert!(context.is_registered_operation(name), "{name}");
         }
+        assert!(is_loaded(&context));
+        assert!(!is_loaded(&Context::new()));
     }
 }

@@ -102,7 +102,18 @@ pub fn run<'c>(
     monitor: &Monitor<'_>,
 ) -> Result<PassResults, Error> {
     let pipeline = Pipeline::parse(&REGISTRY, pipeline)?;
-    let mut cx = PassContext {
+    let mut cx = context_of(options);
+    let verify_each = options.verify_each || cfg!(debug_assertions);
+    let result =
+        monitor.watching(|run| run_pipeline(context, module, &pipeline, &mut cx, &RunOptions { verify_each, ..run }));
+    cx.warnings.iter().for_each(|warning| monitor.warn(warning));
+    monitor.result(result)?;
+    Ok(PassResults { weights: cx.weights, denoisers: cx.denoisers, reports: cx.reports })
+}
+
+/// What passes are given that somebody else runs one by one, on a module of theirs: they read weight files and data sets by their options.
+pub fn context_of(options: &PassOptions) -> PassContext {
+    PassContext {
         weights: options.weights.clone(),
         weight_loader: Some(Box::new(opt::load_weights)),
         samples: Some(samples(options.threads)),
@@ -111,13 +122,7 @@ pub fn run<'c>(
         seed: options.seed,
         threads: options.threads,
         ..PassContext::default()
-    };
-    let verify_each = options.verify_each || cfg!(debug_assertions);
-    let result =
-        monitor.watching(|run| run_pipeline(context, module, &pipeline, &mut cx, &RunOptions { verify_each, ..run }));
-    cx.warnings.iter().for_each(|warning| monitor.warn(warning));
-    monitor.result(result)?;
-    Ok(PassResults { weights: cx.weights, denoisers: cx.denoisers, reports: cx.reports })
+    }
 }
 
 /// A module's text; weights are globals without their values.

@@ -24,7 +24,7 @@ pub trait Pass: Sized {
     const NAME: &'static str;
     /// One line for `--show-passes`.
     const DESCRIPTION: &'static str;
-    /// The options it takes: key (a trailing `*` admits a family such as `layer:GLOB`) and one-line description.
+    /// The options it takes: key (with a colon it stands for a [`family`], as `layer:GLOB` does) and one-line description.
     const OPTIONS: &'static [(&'static str, &'static str)] = &[];
 
     /// Reads the options; every option left in `options` afterwards is refused as unknown.
@@ -37,6 +37,12 @@ pub trait Pass: Sized {
         module: &mut ModuleMut<'c, '_>,
         cx: &mut PassContext,
     ) -> Result<(), PassError>;
+}
+
+/// What the keys of an option's family begin with: `layer:` of `layer:GLOB`, which admits `layer:fc*` and any other glob. `None` for
+/// the key of a single option.
+pub fn family(key: &str) -> Option<&str> {
+    key.find(':').map(|colon| &key[..=colon])
 }
 
 /// A [`Pass`] of any type.
@@ -227,6 +233,8 @@ pub struct PassContext {
     pub denoisers: WeightStore,
     /// Reads a weight file named by a pass's option.
     pub weight_loader: Option<WeightLoader>,
+    /// The weight files that passes have read: no pass writes over one.
+    pub weight_files: Vec<PathBuf>,
     /// Gives calibration samples.
     pub samples: Option<SampleSource>,
     /// The hardware profile of passes that lower to the digital tile or count energy, unless their option names a file; the
@@ -250,6 +258,21 @@ impl PassContext {
     /// A context with weights.
     pub fn with_weights(weights: WeightStore) -> Self {
         Self { weights, ..Self::default() }
+    }
+
+    /// Adds the weights of a file that the option `option` names; those of the same names that are there already stay.
+    ///
+    /// # Errors
+    ///
+    /// The loader's, or that the caller reads no weight files.
+    pub fn load_weights(&mut self, option: &str, path: &Path) -> Result<(), PassError> {
+        let loader = self
+            .weight_loader
+            .as_ref()
+            .ok_or_else(|| PassError::new(format!("{option}= is given, but the caller reads no weight files")))?;
+        self.weights = loader(path).map_err(PassError::new)?.union(&self.weights);
+        self.weight_files.push(path.to_owned());
+        Ok(())
     }
 
     /// Whether the caller wants the pipeline to end.

@@ -11,6 +11,7 @@ pub mod run;
 
 pub use definition::{
     DynPass, OptionError, Options, Pass, PassContext, PassError, SampleRequest, SampleSource, Samples, WeightLoader,
+    family,
 };
 pub use pipeline::{Pipeline, PipelineError};
 pub use registry::{Alias, PassInfo, Registry, Upstream};

@@ -5,7 +5,7 @@
 //! a pass manager of its own, which lets the failing step be named and the IR be looked at in between.
 
 use super::{
-    definition::{PassContext, PassError, listed},
+    definition::{DynPass, PassContext, PassError, listed},
     pipeline::{Pipeline, Step},
     registry::Registry,
 };
@@ -163,6 +163,21 @@ pub fn run_pipeline<'c>(
     Ok(())
 }
 
+/// Runs a pass on an operation that MLIR's pass manager gives it: a `builtin.module`, else this is an error, as is a panic.
+pub fn run_guarded<'c>(
+    pass: &mut dyn DynPass,
+    context: &'c Context,
+    operation: OperationRef<'c, '_>,
+    cx: &mut PassContext,
+) -> Result<(), PassError> {
+    // Unwinding into MLIR's C++ frames would abort the process.
+    catch_unwind(AssertUnwindSafe(|| {
+        erase::with_module(operation, |module| pass.run_dyn(context, module, cx))
+            .unwrap_or_else(|| Err(PassError::new("not run on a module")))
+    }))
+    .unwrap_or_else(|_| Err(PassError::new("the pass panicked: please report this")))
+}
+
 fn run_step<'c>(
     registry: &Registry,
     context: &'c Context,
@@ -183,12 +198,7 @@ fn run_step<'c>(
             let outcome = match state.try_borrow_mut() {
                 Ok(mut state) => {
                     let (pass, cx) = &mut *state;
-                    // Unwinding into MLIR's C++ frames would abort the process.
-                    catch_unwind(AssertUnwindSafe(|| {
-                        erase::with_module(operation, |module| pass.run_dyn(context, module, cx))
-                            .unwrap_or_else(|| Err(PassError::new("not run on a module")))
-                    }))
-                    .unwrap_or_else(|_| Err(PassError::new("the pass panicked: please report this")))
+                    run_guarded(pass.as_mut(), context, operation, cx)
                 }
                 Err(_) => Err(PassError::new("the pass is already running")),
             };

@@ -9,10 +9,12 @@ pub mod equalize_ranges;
 pub mod estimate_worth;
 pub mod fit_denoisers;
 pub mod insert_denoisers;
+pub mod load_weights;
 pub mod lower_to_dtile;
 pub mod map_to_analog;
 pub mod quantize_denoisers;
 pub mod rank_sensitivity;
+pub mod save_weights;
 pub mod schedule_dtile;
 pub mod spend_energy;
 pub mod verify;
@@ -36,6 +38,8 @@ pub static REGISTRY: Registry = Registry {
         PassInfo::of::<quantize_denoisers::QuantizeDenoisers>("denoise"),
         PassInfo::of::<lower_to_dtile::LowerToDtile>("denoise to dtile"),
         PassInfo::of::<schedule_dtile::ScheduleDtile>("dtile"),
+        PassInfo::of::<load_weights::LoadWeights>("any level"),
+        PassInfo::of::<save_weights::SaveWeights>("any level"),
         PassInfo::of::<verify::Verify>("any level"),
     ],
     upstream: &[
