@@ -2,7 +2,7 @@
 
 use crate::common::{json, model, mxc as program, onnxruntime, root, small_fashion, succeed};
 use mxc_c::{
-    arrays::*, bytes::*, compiling::*, costs::*, data::*, error::*, model::*, monitor::*, noise::*, object::*,
+    arrays::*, bytes::*, compiling::*, costs::*, data::*, error::*, failure::*, model::*, monitor::*, noise::*,
     options::*, package::*, passes::*, session::*, weights::*,
 };
 use std::{

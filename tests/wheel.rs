@@ -1,7 +1,7 @@
 //! The Python package: its options are those of the sources, and, where its wheel is built, it gives the program's bytes.
 
 use crate::common::{json, model, mxc as program, root, small_fashion, succeed};
-use clap::{Arg, ArgAction, Args, Command as Options, FromArgMatches};
+use clap::{Arg, ArgAction, Command as Options};
 use mxc_options as options;
 use std::{
     any::TypeId,
@@ -46,7 +46,8 @@ fn hint(option: &Arg) -> String {
 fn typed_dict(name: &str, command: &Options) -> String {
     let mut text = format!("\n\nclass {name}(TypedDict, total=False):\n");
     for option in command.get_arguments() {
-        let Some(long) = option.get_long() else { continue };
+        // `shard` is an argument of a method of its own.
+        let Some(long) = option.get_long().filter(|long| *long != "shard") else { continue };
         let help = option.get_help().map(ToString::to_string).unwrap_or_default();
         let default: Vec<_> = option.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
         let default = match default.is_empty() || matches!(option.get_action(), ArgAction::SetTrue) {
@@ -60,37 +61,25 @@ fn typed_dict(name: &str, command: &Options) -> String {
     text
 }
 
-/// Two groups of options.
-#[derive(Args)]
-struct Both<A: Args + FromArgMatches, B: Args + FromArgMatches> {
-    #[command(flatten)]
-    _first: A,
-    #[command(flatten)]
-    _second: B,
-}
-
 #[test]
 fn the_python_options_are_those_of_the_sources() {
-    use options::{
-        Calibrate, Common, Compile, Evaluate, Execute, Export, Finetune, Import, Noise, Profile, Reading,
-        named::command,
-    };
-    type Call<A> = Both<A, Both<Reading, Common>>;
+    use mxc_c::{compiling, model, package, passes};
+    use options::named::command;
     let mut text = "\"\"\"The options of calls, by name. A test writes this file from the declarations of the command line's.\"\"\"\n\n\
         from __future__ import annotations\n\nimport os\nfrom collections.abc import Mapping, Sequence\n\
         from typing import Literal, TypedDict\n"
         .to_owned();
     for (name, command) in [
-        ("ImportOptions", command::<Import>()),
-        ("CompileOptions", command::<Call<Compile>>()),
-        ("CalibrateOptions", command::<Call<Calibrate>>()),
-        ("FinetuneOptions", command::<Call<Finetune>>()),
-        ("EvaluateOptions", command::<Call<Evaluate>>()),
-        ("SessionOptions", command::<Both<Both<Noise, Execute>, Common>>()),
-        ("ModelSessionOptions", command::<Both<Execute, Common>>()),
-        ("ExportOptions", command::<Export>()),
-        ("ReportOptions", command::<Profile>()),
-        ("PassesOptions", command::<Both<Profile, Common>>()),
+        ("ImportOptions", command::<options::Import>()),
+        ("CompileOptions", command::<model::CompileCall>()),
+        ("CalibrateOptions", command::<compiling::CalibrateCall>()),
+        ("FinetuneOptions", command::<compiling::FinetuneCall>()),
+        ("EvaluateOptions", command::<package::EvaluateCall>()),
+        ("SessionOptions", command::<package::SessionCall>()),
+        ("ModelSessionOptions", command::<model::SessionCall>()),
+        ("ExportOptions", command::<options::Export>()),
+        ("ReportOptions", command::<options::Profile>()),
+        ("PassesOptions", command::<passes::PassesCall>()),
     ] {
         text += &typed_dict(name, &command);
     }

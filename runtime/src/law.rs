@@ -2,8 +2,11 @@
 
 pub use mxc_spec::law::{NoiseLaw, RegisterError, WORDS};
 
-use crate::rng::{BLOCK, Kind, Stream, StreamKey};
-use mxc_spec::law;
+use crate::{
+    panics,
+    rng::{BLOCK, Kind, Stream, StreamKey},
+};
+use mxc_spec::register::{check_name, insert};
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -62,9 +65,9 @@ const ERRORS: f64 = 6.0;
 ///
 /// When the name is not one, is mxc's, or has a law already, and when the law is refused.
 pub fn register(name: &str, law: NoiseLaw) -> Result<(), RegisterError> {
-    law::check_name(name)?;
+    check_name(name)?;
     check(&law).map_err(|problem| RegisterError::Law { name: name.to_owned(), problem })?;
-    law::insert(name, law)
+    insert(name, law)
 }
 
 /// Tries a law out; an error says what it does that it must not.
@@ -138,8 +141,7 @@ pub(crate) fn fill(law: &NoiseLaw, stream: &Stream, first_block: u64, out: &mut 
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    match text.or_else(|| panic.downcast_ref::<&str>().copied()) {
+    match panics::message(panic) {
         Some(text) => format!("panicked: {text}"),
         None => "panicked".to_owned(),
     }

@@ -27,6 +27,7 @@ pub mod measure;
 pub mod onednn;
 mod ops;
 pub mod package;
+pub mod panics;
 mod plan;
 pub mod program;
 pub mod rng;

@@ -1,11 +1,19 @@
 //! Arrays: what networks are run on and what they give.
 
 use crate::{
-    error::{Failure, c_text, guard},
-    object::{Out, destroy, elements, get, get_mut, mxc_arrays, mxc_error, put, text},
+    error::{guard, mxc_error},
+    failure::{Failure, c_text},
+    object::{Out, Tag, destroy, elements, get, get_mut, handle, put, text},
 };
 use mxc::{Array, Values};
 use std::ffi::{CString, c_char, c_void};
+
+/// Arrays by name, in order.
+pub struct mxc_arrays {
+    _tag: Tag,
+}
+
+handle!(mxc_arrays = Named, "arrays");
 
 /// What the elements of an array are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

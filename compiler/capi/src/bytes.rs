@@ -1,11 +1,18 @@
 //! Bytes and text that the library gives out.
 
 use crate::{
-    error::Failure,
-    object::{destroy, mxc_bytes, optional},
+    failure::Failure,
+    object::{Tag, destroy, handle, optional},
 };
 use serde::Serialize;
 use std::ptr;
+
+/// Bytes, or text.
+pub struct mxc_bytes {
+    _tag: Tag,
+}
+
+handle!(mxc_bytes = Bytes, "bytes");
 
 /// Bytes with a zero byte behind them, so that text is C's.
 pub struct Bytes(Vec<u8>);

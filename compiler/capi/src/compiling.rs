@@ -1,24 +1,30 @@
 //! Compiled networks, and what the compiler makes of packages.
 
 use crate::{
-    bytes::{Bytes, mxc_format},
+    bytes::{Bytes, mxc_bytes, mxc_format},
     context::Within,
-    costs,
-    data::reading,
-    error::guard,
-    monitor::watched,
-    object::{
-        Out, destroy, get, get_mut, mxc_bytes, mxc_compiled, mxc_costs, mxc_data, mxc_error, mxc_monitor, mxc_options,
-        mxc_package, optional_text,
-    },
-    options::read,
+    costs::{self, mxc_costs},
+    data::{mxc_data, reading},
+    error::{guard, mxc_error},
+    monitor::{mxc_monitor, watched},
+    object::{Out, Tag, destroy, get, get_mut, handle, optional_text},
+    options::{mxc_options, read},
+    package::mxc_package,
 };
 use ::mxc_options::{Calibrate, Common, Export, Finetune, Profile, Reading};
 use clap::Args;
 use mxc::{Compiled, Data, Package};
 use std::{ffi::c_char, path::PathBuf};
 
-type OwnedCompiled = Within<Compiled<'static>>;
+/// A compiled network with its context.
+pub type OwnedCompiled = Within<Compiled<'static>>;
+
+/// A network compiled to a level.
+pub struct mxc_compiled {
+    _tag: Tag,
+}
+
+handle!(mxc_compiled = OwnedCompiled, "compiled network");
 
 /// What was decided, as JSON: what `mxc compile --json` prints.
 #[unsafe(no_mangle)]
@@ -99,8 +105,9 @@ pub unsafe extern "C" fn mxc_package_ir(package: *const mxc_package, out: *mut *
     })
 }
 
+/// What calibrating takes.
 #[derive(Args)]
-struct CalibrateCall {
+pub struct CalibrateCall {
     #[command(flatten)]
     calibrate: Calibrate,
     #[command(flatten)]
@@ -122,13 +129,12 @@ pub unsafe extern "C" fn mxc_package_calibrate(
 ) -> *mut mxc_error {
     guard(|| {
         let out = Out::<Package>::new(out)?;
-        let report = (!report.is_null()).then(|| Out::<Bytes>::new(report)).transpose()?;
+        let report = Out::<Bytes>::optional(report)?;
         let (package, data) = (get::<Package>(package)?, get::<Data>(data)?);
         let call: CalibrateCall = read(options)?;
         let data = reading(data, &call.reading);
         let calibrated = watched(monitor, |monitor| {
-            let session = mxc::SessionOptions { threads: call.common.threads(), ..Default::default() };
-            let session = package.session(&session, monitor)?;
+            let session = package.session(&call.calibrate.session(&call.common), monitor)?;
             Ok(session.calibrate(&data, &call.calibrate.options(&call.common), monitor)?)
         })?;
         if let Some(report) = report {
@@ -139,8 +145,9 @@ pub unsafe extern "C" fn mxc_package_calibrate(
     })
 }
 
+/// What fine-tuning takes.
 #[derive(Args)]
-struct FinetuneCall {
+pub struct FinetuneCall {
     #[command(flatten)]
     finetune: Finetune,
     #[command(flatten)]
@@ -164,7 +171,7 @@ pub unsafe extern "C" fn mxc_package_finetune(
 ) -> *mut mxc_error {
     guard(|| {
         let out = Out::<Package>::new(out)?;
-        let report = (!report.is_null()).then(|| Out::<Bytes>::new(report)).transpose()?;
+        let report = Out::<Bytes>::optional(report)?;
         let (package, data) = (get::<Package>(package)?, get::<Data>(data)?);
         let checkpoint = optional_text(checkpoint, "path of the checkpoint")?.map(PathBuf::from);
         let call: FinetuneCall = read(options)?;
@@ -182,12 +189,6 @@ pub unsafe extern "C" fn mxc_package_finetune(
     })
 }
 
-#[derive(Args)]
-struct ExportCall {
-    #[command(flatten)]
-    export: Export,
-}
-
 /// Splices the denoisers into the source ONNX model, runs the result, compares it with the package, and gives its bytes; its external data
 /// files are the source's. Options: those of `mxc export`.
 #[unsafe(no_mangle)]
@@ -199,16 +200,10 @@ pub unsafe extern "C" fn mxc_package_export(
     guard(|| {
         let out = Out::<Bytes>::new(out)?;
         let package = get::<Package>(package)?;
-        let call: ExportCall = read(options)?;
-        out.put(Bytes::new(package.export(&call.export.options())?.onnx));
+        let call: Export = read(options)?;
+        out.put(Bytes::new(package.export(&call.options())?.onnx));
         Ok(())
     })
-}
-
-#[derive(Args)]
-struct ReportCall {
-    #[command(flatten)]
-    profile: Profile,
 }
 
 /// Cycles and energy of the denoisers on the digital tile, energy and time of the layers on analog tiles, as JSON: what `mxc report --json` prints. `costs`
@@ -225,8 +220,8 @@ pub unsafe extern "C" fn mxc_package_report(
     guard(|| {
         let out = Out::<Bytes>::new(out)?;
         let package = get::<Package>(package)?;
-        let call: ReportCall = read(options)?;
-        let profile = call.profile.load()?.map_or_else(|| package.hardware(), Ok)?;
+        let call: Profile = read(options)?;
+        let profile = call.load()?.map_or_else(|| package.hardware(), Ok)?;
         let costs = costs::model(costs, &profile)?;
         let cost = watched(monitor, |monitor| Ok(package.report_by(Some(&profile), costs.as_deref(), monitor)?))?;
         out.put(Bytes::json(&cost)?);

@@ -1,8 +1,9 @@
 //! Cost models of a caller.
 
 use crate::{
-    error::{c_text, guard},
-    object::{Out, destroy, mxc_costs, mxc_error, optional, text},
+    error::{guard, mxc_error},
+    failure::c_text,
+    object::{Out, Tag, destroy, handle, optional, text},
 };
 use mxc::{AnalogCost, AnalogLayer, CostModel, DigitalCost, DigitalPart, Hardware, Work};
 use std::{
@@ -10,6 +11,13 @@ use std::{
     fmt,
     sync::Arc,
 };
+
+/// What analog layers and the digital tile's work cost.
+pub struct mxc_costs {
+    _tag: Tag,
+}
+
+handle!(mxc_costs = Costs, "cost model");
 
 /// An analog layer: a matrix of `rows` inputs and `outputs` for each of its groups, on tiles of the profile. Fields may be added behind the last.
 #[repr(C)]
@@ -120,7 +128,7 @@ unsafe impl Sync for Costs {}
 pub fn model(
     handle: *const mxc_costs,
     hardware: &Hardware,
-) -> Result<Option<Arc<dyn CostModel>>, crate::error::Failure> {
+) -> Result<Option<Arc<dyn CostModel>>, crate::failure::Failure> {
     let costs = optional::<Costs>(handle)?;
     Ok(costs
         .map(|costs| -> Arc<dyn CostModel> { Arc::new(Model { costs: costs.clone(), hardware: hardware.clone() }) }))

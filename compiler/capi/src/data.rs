@@ -2,12 +2,20 @@
 
 use crate::{
     arrays::{mxc_dtype, sizes},
-    error::{Failure, guard},
-    object::{Out, destroy, elements, mxc_data, mxc_error, text},
+    error::{guard, mxc_error},
+    failure::Failure,
+    object::{Out, Tag, destroy, elements, handle, text},
 };
 use ::mxc_options::Reading;
 use mxc::{Data, Memory};
 use std::ffi::{c_char, c_void};
+
+/// Samples to calibrate, train and evaluate on.
+pub struct mxc_data {
+    _tag: Tag,
+}
+
+handle!(mxc_data = Data, "data");
 
 /// The data as a call's options say that it is read.
 pub fn reading(data: &Data, options: &Reading) -> Data {

@@ -24,6 +24,7 @@ pub mod context;
 pub mod costs;
 pub mod data;
 pub mod error;
+pub mod failure;
 #[cfg(feature = "compiler")]
 pub mod model;
 pub mod monitor;

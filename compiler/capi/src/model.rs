@@ -1,32 +1,32 @@
 //! Models: imported networks.
 
 use crate::{
-    bytes::{Bytes, mxc_format},
+    bytes::{Bytes, mxc_bytes, mxc_format},
+    compiling::{OwnedCompiled, mxc_compiled},
     context::Within,
-    costs,
-    data::reading,
-    error::{Failure, guard},
-    monitor::watched,
-    object::{
-        Out, destroy, elements, get, mxc_bytes, mxc_compiled, mxc_costs, mxc_data, mxc_error, mxc_model, mxc_monitor,
-        mxc_options, mxc_session, mxc_weights, optional, text,
-    },
-    options::read,
-    weights::Weights,
+    costs::{self, mxc_costs},
+    data::{mxc_data, reading},
+    error::{guard, mxc_error},
+    failure::Failure,
+    monitor::{mxc_monitor, watched},
+    object::{Out, Tag, destroy, elements, get, handle, optional, text},
+    options::{mxc_options, read},
+    session::mxc_session,
+    weights::{Weights, mxc_weights},
 };
 use ::mxc_options::{Common, Compile, Execute, Import, Reading};
 use clap::Args;
-use mxc::{Compiled, Context, Data, Model, Session};
+use mxc::{Context, Data, Model, Session};
 use std::{ffi::c_char, path::Path};
 
 type OwnedModel = Within<Model<'static>>;
-type OwnedCompiled = Within<Compiled<'static>>;
 
-#[derive(Args)]
-struct ImportCall {
-    #[command(flatten)]
-    import: Import,
+/// An imported network.
+pub struct mxc_model {
+    _tag: Tag,
 }
+
+handle!(mxc_model = OwnedModel, "model");
 
 /// Imports a file: `.mlir` is a module in TOSA, everything else ONNX, whose external data files are looked up beside it. Options: `input-shape`,
 /// `max-constant-bytes`. The monitor's diagnostics tell what was assumed.
@@ -40,8 +40,8 @@ pub unsafe extern "C" fn mxc_model_from_file(
     guard(|| {
         let out = Out::<OwnedModel>::new(out)?;
         let path = Path::new(text(path, "path of the model")?);
-        let call: ImportCall = read(options)?;
-        let import = |context: &'static Context| Model::from_file(context, path, &call.import.options());
+        let call: Import = read(options)?;
+        let import = |context: &'static Context| Model::from_file(context, path, &call.options());
         out.put(watched(monitor, |_| Ok(OwnedModel::new(import)?))?);
         Ok(())
     })
@@ -63,8 +63,8 @@ pub unsafe extern "C" fn mxc_model_from_onnx(
         let out = Out::<OwnedModel>::new(out)?;
         let onnx = elements(data, size, "bytes of the model")?;
         let name = text(name, "name of the model")?;
-        let call: ImportCall = read(options)?;
-        let mut options = call.import.options();
+        let call: Import = read(options)?;
+        let mut options = call.options();
         if let Some(weights) = optional::<Weights>(weights)? {
             options.external_data = weights.files.clone();
         }
@@ -155,8 +155,9 @@ pub unsafe extern "C" fn mxc_model_weights(model: *const mxc_model, out: *mut *m
     })
 }
 
+/// What compiling takes.
 #[derive(Args)]
-struct CompileCall {
+pub struct CompileCall {
     #[command(flatten)]
     compile: Compile,
     #[command(flatten)]
@@ -190,8 +191,9 @@ pub unsafe extern "C" fn mxc_model_compile(
     })
 }
 
+/// What making a session takes.
 #[derive(Args)]
-struct SessionCall {
+pub struct SessionCall {
     #[command(flatten)]
     execute: Execute,
     #[command(flatten)]

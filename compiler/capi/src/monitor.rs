@@ -1,8 +1,9 @@
 //! Progress, diagnostics and cancelling.
 
 use crate::{
-    error::{Failure, c_text, guard},
-    object::{Out, destroy, get, mxc_error, mxc_monitor, optional},
+    error::{guard, mxc_error},
+    failure::{Failure, c_text},
+    object::{Out, Tag, destroy, get, handle, optional},
 };
 use mxc::{Cancel, Monitor, Progress};
 use std::{
@@ -16,6 +17,13 @@ use tracing::{
     field::{Field, Visit},
     span,
 };
+
+/// What watches calls and stops them.
+pub struct mxc_monitor {
+    _tag: Tag,
+}
+
+handle!(mxc_monitor = Watcher, "monitor");
 
 /// What a call is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

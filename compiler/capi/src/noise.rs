@@ -1,8 +1,9 @@
 //! Laws of noise of a caller.
 
 use crate::{
-    error::{Failure, guard},
-    object::{mxc_error, text},
+    error::{guard, mxc_error},
+    failure::Failure,
+    object::text,
 };
 use mxc::NoiseLaw;
 use std::ffi::{c_char, c_void};

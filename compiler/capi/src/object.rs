@@ -1,6 +1,6 @@
 //! Handles: what C holds of the library's objects, and how pointers of C are read.
 
-use crate::error::Failure;
+use crate::failure::Failure;
 use std::{
     ffi::{CStr, c_char},
     marker::PhantomData,
@@ -15,10 +15,15 @@ pub struct Tag(u64);
 impl Tag {
     const DESTROYED: Self = Self(0);
 
-    /// Of the kind of this number.
-    const fn of(number: u8) -> Self {
-        // "mxc-obj", so that a pointer to anything else is hardly taken for an object.
-        Self(0x6d78_632d_6f62_6a00 | number as u64)
+    /// Of the kind of this name: FNV-1a, by which no two of the names are alike, nor hardly anything else that a pointer may lead to.
+    pub const fn of(name: &str) -> Self {
+        let mut hash = 0xcbf2_9ce4_8422_2325;
+        let (bytes, mut index) = (name.as_bytes(), 0);
+        while index < bytes.len() {
+            hash = (hash ^ bytes[index] as u64).wrapping_mul(0x100_0000_01b3);
+            index += 1;
+        }
+        Self(hash)
     }
 }
 
@@ -32,102 +37,18 @@ pub trait Object: Sized {
     const NAME: &str;
 }
 
-// The types of handles, of which C has pointers only. They are written out for cbindgen, which does not look into macros.
-
-/// Why a call failed.
-pub struct mxc_error {
-    _tag: Tag,
-}
-
-/// Bytes, or text.
-pub struct mxc_bytes {
-    _tag: Tag,
-}
-
-/// Options by name.
-pub struct mxc_options {
-    _tag: Tag,
-}
-
-/// What watches calls and stops them.
-pub struct mxc_monitor {
-    _tag: Tag,
-}
-
-/// Samples to calibrate, train and evaluate on.
-pub struct mxc_data {
-    _tag: Tag,
-}
-
-/// Arrays by name, in order.
-pub struct mxc_arrays {
-    _tag: Tag,
-}
-
-/// Weights of a caller.
-pub struct mxc_weights {
-    _tag: Tag,
-}
-
-/// A compiled network.
-pub struct mxc_package {
-    _tag: Tag,
-}
-
-/// A network that is ready to run.
-pub struct mxc_session {
-    _tag: Tag,
-}
-
-/// An imported network.
-#[cfg(feature = "compiler")]
-pub struct mxc_model {
-    _tag: Tag,
-}
-
-/// A network compiled to a level.
-#[cfg(feature = "compiler")]
-pub struct mxc_compiled {
-    _tag: Tag,
-}
-
-/// What analog layers and the digital tile's work cost.
-#[cfg(feature = "compiler")]
-pub struct mxc_costs {
-    _tag: Tag,
-}
-
-/// Declares what object a handle is of, the number of its tag and what messages call it.
-macro_rules! objects {
-    ($($number:literal $handle:ident = $object:ty, $name:literal;)+) => {
-        $(
-            impl Object for $object {
-                type Handle = $handle;
-                const TAG: Tag = Tag::of($number);
-                const NAME: &str = $name;
-            }
-        )+
+/// Says what object a handle is of, and what messages call it. The handle's type, of which C has pointers only, is written out beside it for
+/// cbindgen, which does not look into macros.
+macro_rules! handle {
+    ($handle:ident = $object:ty, $name:literal) => {
+        impl $crate::object::Object for $object {
+            type Handle = $handle;
+            const TAG: Tag = Tag::of(stringify!($handle));
+            const NAME: &str = $name;
+        }
     };
 }
-
-objects! {
-    1 mxc_error = crate::error::Failure, "error";
-    2 mxc_bytes = crate::bytes::Bytes, "bytes";
-    3 mxc_options = crate::options::Options, "options";
-    4 mxc_monitor = crate::monitor::Watcher, "monitor";
-    5 mxc_data = mxc::Data, "data";
-    6 mxc_arrays = crate::arrays::Named, "arrays";
-    7 mxc_weights = crate::weights::Weights, "weights";
-    8 mxc_package = mxc::Package, "package";
-    9 mxc_session = mxc::Session, "session";
-}
-
-#[cfg(feature = "compiler")]
-objects! {
-    10 mxc_model = crate::context::Within<mxc::Model<'static>>, "model";
-    12 mxc_costs = crate::costs::Costs, "cost model";
-    11 mxc_compiled = crate::context::Within<mxc::Compiled<'static>>, "compiled network";
-}
+pub(crate) use handle;
 
 /// An object as it lies in memory.
 #[repr(C)]
@@ -200,6 +121,12 @@ impl<T: Object> Out<'_, T> {
         // SAFETY: by the entries' contract it may be written.
         unsafe { *place = ptr::null_mut() };
         Ok(Self { place, life: PhantomData })
+    }
+
+    /// The place that a caller gives if it wants the result; `None` of null.
+    #[cfg(feature = "compiler")]
+    pub fn optional(place: *mut *mut T::Handle) -> Result<Option<Self>, Failure> {
+        if place.is_null() { Ok(None) } else { Self::new(place).map(Some) }
     }
 
     /// Puts the result there.

@@ -1,12 +1,20 @@
 //! Options by name.
 
 use crate::{
-    error::{Failure, guard},
-    object::{Out, destroy, get_mut, mxc_error, mxc_options, optional, text},
+    error::{guard, mxc_error},
+    failure::Failure,
+    object::{Out, Tag, destroy, get_mut, handle, optional, text},
 };
 use ::mxc_options::named;
 use clap::Args;
 use std::ffi::c_char;
+
+/// Options by name.
+pub struct mxc_options {
+    _tag: Tag,
+}
+
+handle!(mxc_options = Options, "options");
 
 /// Pairs of names and values, in the order in which they were set.
 #[derive(Default)]

@@ -1,20 +1,25 @@
 //! Packages: compiled networks.
 
 use crate::{
-    bytes::Bytes,
-    data::reading,
-    error::guard,
-    monitor::watched,
-    object::{
-        Out, destroy, elements, get, mxc_bytes, mxc_data, mxc_error, mxc_monitor, mxc_options, mxc_package,
-        mxc_session, text,
-    },
-    options::read,
+    bytes::{Bytes, mxc_bytes},
+    data::{mxc_data, reading},
+    error::{guard, mxc_error},
+    monitor::{mxc_monitor, watched},
+    object::{Out, Tag, destroy, elements, get, handle, text},
+    options::{mxc_options, read},
+    session::mxc_session,
 };
 use ::mxc_options::{Common, Evaluate, Execute, Noise, Reading};
 use clap::Args;
 use mxc::{Data, Package, Part, Session, Shard};
 use std::{ffi::c_char, path::Path};
+
+/// A compiled network.
+pub struct mxc_package {
+    _tag: Tag,
+}
+
+handle!(mxc_package = Package, "package");
 
 /// Opens a package's file (`.mxa`): its structure and checksums are checked and its weights mapped. The file must not be changed in place while
 /// the package lives.
@@ -69,8 +74,9 @@ pub unsafe extern "C" fn mxc_package_manifest(package: *const mxc_package, out: 
     })
 }
 
+/// What making a session takes.
 #[derive(Args)]
-struct SessionCall {
+pub struct SessionCall {
     #[command(flatten)]
     noise: Noise,
     #[command(flatten)]
@@ -97,8 +103,9 @@ pub unsafe extern "C" fn mxc_package_session(
     })
 }
 
+/// What evaluating takes.
 #[derive(Args)]
-struct EvaluateCall {
+pub struct EvaluateCall {
     #[command(flatten)]
     evaluate: Evaluate,
     #[command(flatten)]

@@ -1,21 +1,23 @@
 //! Passes by name, on a caller's own module.
 
 use crate::{
-    bytes::{Bytes, mxc_format},
-    costs,
-    error::{Failure, guard},
-    monitor::watched,
-    object::{Out, elements, mxc_bytes, mxc_costs, mxc_error, mxc_monitor, mxc_options, mxc_weights, optional, text},
-    options::read,
-    weights::Weights,
+    bytes::{Bytes, mxc_bytes, mxc_format},
+    costs::{self, mxc_costs},
+    error::{guard, mxc_error},
+    failure::Failure,
+    monitor::{mxc_monitor, watched},
+    object::{Out, elements, optional, text},
+    options::{mxc_options, read},
+    weights::{Weights, mxc_weights},
 };
 use ::mxc_options::{Common, Profile};
 use clap::Args;
 use mxc::{Context, Error, Hardware, dialects::ir, passes::PassOptions};
 use std::ffi::c_char;
 
+/// What running passes takes.
 #[derive(Args)]
-struct PassesCall {
+pub struct PassesCall {
     #[command(flatten)]
     profile: Profile,
     /// Verify after each pass
@@ -44,7 +46,7 @@ pub unsafe extern "C" fn mxc_passes_run(
 ) -> *mut mxc_error {
     guard(|| {
         let out = Out::<Bytes>::new(out)?;
-        let changed = (!changed.is_null()).then(|| Out::<Bytes>::new(changed)).transpose()?;
+        let changed = Out::<Bytes>::optional(changed)?;
         let source = elements(data.cast::<u8>(), size, "text of the module")?;
         let (name, pipeline) = (text(name, "name of the module")?, text(pipeline, "pipeline")?);
         let call: PassesCall = read(options)?;
@@ -67,10 +69,10 @@ pub unsafe extern "C" fn mxc_passes_run(
                 mxc_format::MXC_FORMAT_TEXT => mxc::passes::print(&module).into_bytes(),
                 mxc_format::MXC_FORMAT_BYTECODE => mxc::passes::bytecode(&module),
             };
-            Ok((module, results.weights.union(&results.denoisers).to_safetensors()))
+            Ok((module, results.weights.union(&results.denoisers)))
         })?;
         if let Some(changed) = changed {
-            changed.put(Bytes::new(weights));
+            changed.put(Bytes::new(weights.to_safetensors()));
         }
         out.put(Bytes::new(module));
         Ok(())

@@ -1,11 +1,18 @@
 //! Sessions: networks that are ready to run.
 
 use crate::{
-    arrays::Named,
-    error::guard,
-    object::{Out, destroy, get, mxc_arrays, mxc_error, mxc_session},
+    arrays::{Named, mxc_arrays},
+    error::{guard, mxc_error},
+    object::{Out, Tag, destroy, get, handle},
 };
 use mxc::Session;
+
+/// A network that is ready to run.
+pub struct mxc_session {
+    _tag: Tag,
+}
+
+handle!(mxc_session = Session, "session");
 
 /// Runs the network on arrays by the names of its inputs (or its only one), without noise, denoisers on, and gives its outputs. `seed` keys
 /// what the network itself draws. Several threads may run a session at a time.

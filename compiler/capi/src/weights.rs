@@ -2,14 +2,22 @@
 
 use crate::{
     arrays::sizes,
-    error::{Failure, guard},
-    object::{Out, destroy, elements, get_mut, mxc_error, mxc_weights, text},
+    error::{guard, mxc_error},
+    failure::Failure,
+    object::{Out, Tag, destroy, elements, get_mut, handle, text},
 };
 use mxc::{Bytes, Weight, WeightStore};
 use std::{
     collections::BTreeMap,
     ffi::{c_char, c_void},
 };
+
+/// Weights of a caller.
+pub struct mxc_weights {
+    _tag: Tag,
+}
+
+handle!(mxc_weights = Weights, "weights");
 
 /// Is told that memory which a caller has lent is used no more. On any thread, once.
 pub type mxc_release_callback = Option<unsafe extern "C" fn(user: *mut c_void)>;

@@ -1,7 +1,7 @@
 //! `mxc calibrate`: fits a package's denoisers in closed form.
 
 use super::{Failure, Global, args::CalibrateArgs};
-use mxc::{Fitted, Package, Ranges, SessionOptions, compiler::files::Inputs};
+use mxc::{Fitted, Package, Ranges, compiler::files::Inputs};
 
 pub fn run(args: &CalibrateArgs, global: &Global) -> Result<(), Failure> {
     let output = args.output.clone().unwrap_or_else(|| args.package.with_extension("calibrated.mxa"));
@@ -12,8 +12,7 @@ pub fn run(args: &CalibrateArgs, global: &Global) -> Result<(), Failure> {
         .check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
     let monitor = global.ui.monitor(|_| {});
     let package = Package::open(&args.package)?;
-    let session = SessionOptions { threads: global.common.threads(), ..SessionOptions::default() };
-    let session = package.session(&session, &monitor)?;
+    let session = package.session(&args.calibrate.session(&global.common), &monitor)?;
     let options = args.calibrate.options(&global.common);
     let calibrated = session.calibrate(&args.reading.data(&args.data), &options, &monitor)?;
     calibrated.package.write(&output)?;

@@ -3,7 +3,7 @@
 use super::{Failure, Global, args::CompileArgs, calibrate, ui};
 use compiler::{files::Inputs, pass::run::Times};
 use mxc::{Compiled, Model, Progress, SpentEnergy, compiler, runtime};
-use runtime::{files::write_atomically, package::Placement};
+use runtime::{evaluate::Parameters, files::write_atomically, package::Placement};
 use std::{
     path::{Path, PathBuf},
     time::Instant,
@@ -96,7 +96,7 @@ fn default_output(model: &Path) -> PathBuf {
 
 /// The denoisers' share of the backbone's parameters, in percent.
 fn overhead(placement: &Placement) -> f64 {
-    100.0 * placement.denoiser_parameters as f64 / placement.backbone_parameters.max(1) as f64
+    Parameters::new(placement.backbone_parameters, placement.denoiser_parameters).overhead_percent
 }
 
 /// What energy was spent on, in words.
@@ -119,7 +119,7 @@ fn shifts(compiled: &Compiled<'_>) -> u64 {
 
 /// Column shifts counted as parameters, in percent of the backbone's.
 fn shift_overhead(placement: &Placement, compiled: &Compiled<'_>) -> f64 {
-    100.0 * shifts(compiled) as f64 / placement.backbone_parameters.max(1) as f64
+    Parameters::new(placement.backbone_parameters, shifts(compiled)).overhead_percent
 }
 
 /// The table that `compile` and `inspect` print: every analog layer by rank.

@@ -2,7 +2,7 @@
 
 use crate::{Calibrated, Compiled, Finetuned};
 use mxc_compiler::pass::{Ranges, SpentEnergy};
-use mxc_runtime::closed_form::Fitted;
+use mxc_runtime::{closed_form::Fitted, evaluate::Parameters};
 use serde_json::{Value, json};
 
 impl Compiled<'_> {
@@ -11,7 +11,7 @@ impl Compiled<'_> {
     pub fn to_json(&self) -> Value {
         let placement = self.placement().cloned().unwrap_or_default();
         let shifts = self.ranges().map_or(0, |ranges| ranges.channels);
-        let percent = |parameters: u64| 100.0 * parameters as f64 / placement.backbone_parameters.max(1) as f64;
+        let percent = |parameters| Parameters::new(placement.backbone_parameters, parameters).overhead_percent;
         let layers: Vec<_> = placement
             .layers
             .iter()

@@ -230,6 +230,11 @@ pub struct Calibrate {
 }
 
 impl Calibrate {
+    /// Those of the session that is calibrated.
+    pub fn session(&self, common: &Common) -> SessionOptions {
+        SessionOptions { threads: common.threads(), ..SessionOptions::default() }
+    }
+
     /// The options of the calibration.
     pub fn options(&self, common: &Common) -> CalibrateOptions {
         CalibrateOptions {

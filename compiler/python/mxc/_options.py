@@ -193,6 +193,8 @@ class ReportOptions(TypedDict, total=False):
 class PassesOptions(TypedDict, total=False):
     hardware: str | os.PathLike[str]
     """Hardware profile (TOML) [default: the package's]"""
+    verify_each: bool
+    """Verify after each pass"""
     threads: int
     """Worker threads; the results do not depend on it [default: the machine's cores]"""
     seed: int
