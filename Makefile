@@ -1,6 +1,7 @@
 # make quickstart  set up, build, compile + fine-tune + evaluate the example ResNet-20 (about 15 minutes)
 # make install     build and install, to /usr/local or PREFIX=…; the plugin, too, where it has been built
-# make install-library  the C library, its header, pkg-config and CMake files; with RUNTIME=1 the one that only runs packages
+# make install-library  the C library, its header, pkg-config and CMake files; with RUNTIME=1 the one that only runs packages; with STATIC=1
+#                  also the one to link statically
 # make wheel       the Python package, in target/wheels
 # make deb         a Debian package, target/mxc_VERSION-1_ARCH.deb
 # make sbom        what the program contains: target/mxc.cdx.json, target/THIRD-PARTY-LICENSES, target/copyright
@@ -39,23 +40,24 @@ PREFIX ?= /usr/local
 install: build $(if $(wildcard $(PLUGIN)),plugin)
 	scripts/install.sh $(MXC) "$(DESTDIR)$(PREFIX)" $(wildcard $(PLUGIN))
 
-# In a folder of its own, as other features would have everything built anew each time.
-BUILD_RUNTIME = CARGO_TARGET_DIR=target/runtime cargo build --release --locked -p mxc-capi --no-default-features
+# libmxc, or with RUNTIME=1 libmxc_runtime, which needs no MLIR. That is built where nothing else links MLIR in: the two would be one file in a folder.
+# PROFILE=dev is for the tests, which have built most of it so.
+PROFILE ?= release
+LIBRARY := target/$(if $(RUNTIME),shared/)$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/libmxc_c
+LIBRARY_FLAGS = --profile $(PROFILE) --locked -p mxc-capi $(if $(RUNTIME),--no-default-features --target-dir target/shared)
+.PHONY: library archive install-library wheel
+library: setup
+	cargo build $(LIBRARY_FLAGS)
 
-# libmxc, or with RUNTIME=1 libmxc_runtime, which needs no MLIR
-.PHONY: install-library wheel
-install-library: setup
-ifdef RUNTIME
-	$(BUILD_RUNTIME)
-	scripts/install-library.sh target/runtime/release/libmxc_c.so "$(DESTDIR)$(PREFIX)"
-else
-	cargo build --release --locked -p mxc-capi
-	scripts/install-library.sh target/release/libmxc_c.so "$(DESTDIR)$(PREFIX)"
-endif
+archive: setup
+	cargo rustc $(LIBRARY_FLAGS) --crate-type staticlib
+
+install-library: library $(if $(STATIC),archive)
+	scripts/install-library.sh $(LIBRARY).so "$(DESTDIR)$(PREFIX)" $(if $(STATIC),$(LIBRARY).a)
 
 # The Python wheel, in target/wheels
 wheel: setup tests/.venv/installed
-	scripts/wheel.sh tests/.venv/bin/python target/wheels
+	scripts/wheel.sh tests/.venv/bin/python target/$(if $(filter dev,$(PROFILE)),debug/)wheels $(PROFILE)
 
 deb: build
 	scripts/deb.sh $(MXC) target
@@ -78,8 +80,9 @@ tests/.venv/installed: tests/requirements.txt | setup
 	tests/.venv/bin/pip install -q --disable-pip-version-check -r $< || { echo "make: pip could not install $<" >&2; exit 1; }
 	touch $@
 
-test: lint plugin tests/.venv/installed wheel
-	$(BUILD_RUNTIME)
+test: lint plugin tests/.venv/installed
+	$(MAKE) library RUNTIME=1
+	$(MAKE) wheel archive PROFILE=dev
 	# glibc fills freed memory, so that a use of it shows
 	MALLOC_PERTURB_=165 MXC_REQUIRE_ONNXRUNTIME=1 MXC_REQUIRE_BUILT=1 cargo test --locked --workspace
 

@@ -16,6 +16,7 @@ install -D -m 755 "$program" "$prefix/bin/mxc"
 library=$("$checkout/scripts/bundle-onednn.sh" "$program" "$prefix/bin/mxc" "$prefix")
 if [ -n "$plugin" ]; then
   install -D -m 644 "$plugin" "$prefix/lib/mxc/libmxc_passes.so"
+  "$checkout/scripts/bundle-onednn.sh" "$plugin" "$prefix/lib/mxc/libmxc_passes.so" "$prefix" >/dev/null
   "$program" opt --show-irdl >"$prefix/lib/mxc/mxc.irdl.mlir"
 fi
 "$program" man "$prefix/share/man/man1"

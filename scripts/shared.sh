@@ -10,9 +10,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}/shared
-# The LLVM that the static build takes.
-prefix=${MLIR_SYS_220_PREFIX:-$(sed -n 's/^MLIR_SYS_220_PREFIX.*"\(.*\)".*/\1/p' "$root/.cargo/config.toml")}
-libraries=$("$prefix/bin/llvm-config" --libdir)
+libraries=$("$root/scripts/llvm-config.sh" --libdir)
 [ -e "$libraries/libMLIR.so" ] || { echo "shared: no $libraries/libMLIR.so (package libmlir-22-dev)" >&2; exit 1; }
 
 # RegisterEverything would want all of MLIR, ExecutionEngine the JIT.

@@ -2,12 +2,13 @@
 # Builds the Python wheel into a folder: the C library with oneDNN and libgomp inside, and the licences of all of it. Needs a Python that has what
 # tests/requirements.txt lists.
 #
-#     scripts/wheel.sh tests/.venv/bin/python target/wheels
+#     scripts/wheel.sh tests/.venv/bin/python target/wheels [PROFILE]
 set -euo pipefail
-if [ $# -ne 2 ]; then
-  echo "usage: scripts/wheel.sh PYTHON FOLDER" >&2
+if [ $# -lt 2 ] || [ $# -gt 3 ]; then
+  echo "usage: scripts/wheel.sh PYTHON FOLDER [PROFILE]" >&2
   exit 2
 fi
+profile=${3:-release}
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 python=$(realpath -s "$1")
 mkdir -p "$2"
@@ -19,8 +20,8 @@ trap 'rm -rf "$work"' EXIT
 cd "$checkout"
 # maturin changes the library in place where cargo has put it: an earlier build's is linked anew.
 target=${CARGO_TARGET_DIR:-target}
-rm -rf "$target/maturin" "$target"/release/deps/libmxc_c.so
-maturin build --quiet --release --locked --strip --interpreter "$python" -o "$work/built"
+rm -rf "$target/maturin" "$target"/*/deps/libmxc_c.so
+maturin build --quiet --profile "$profile" --locked --strip --interpreter "$python" -o "$work/built"
 cd "$work"
 "$python" -m wheel unpack -d unpacked built/*.whl >/dev/null
 licences=$(echo unpacked/*/*.dist-info)/licenses

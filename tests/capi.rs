@@ -1,6 +1,6 @@
 //! The C library: its header, its symbols, what it refuses, and a C program that uses it.
 
-use crate::common::{json, model, mxc as program, onnxruntime, root, small_fashion, succeed};
+use crate::common::{built, json, model, mxc as program, onnxruntime, profile, root, small_fashion, succeed};
 use mxc_c::{
     arrays::*, bytes::*, compiling::*, costs::*, data::*, error::*, failure::*, model::*, monitor::*, noise::*,
     options::*, package::*, passes::*, session::*, weights::*,
@@ -23,8 +23,7 @@ mod rust;
 
 /// The library that was built with these tests.
 fn library() -> PathBuf {
-    let tests = env::current_exe().unwrap();
-    tests.parent().unwrap().join("libmxc_c.so")
+    profile().join("deps/libmxc_c.so")
 }
 
 /// The header is what cbindgen makes of the sources.
@@ -73,16 +72,9 @@ fn the_symbols_are_those_listed() {
 /// The library that only runs packages has the other part of the header, nothing of LLVM, and gives the program's report.
 #[test]
 fn the_execute_only_library_needs_no_compiler() {
-    let built = root().join("target/runtime/release/libmxc_c.so");
-    if !built.exists() {
-        assert!(
-            env::var_os("MXC_REQUIRE_BUILT").is_none(),
-            "make install-library RUNTIME=1 builds {}",
-            built.display()
-        );
-        eprintln!("skipped: make install-library RUNTIME=1 builds {}", built.display());
+    let Some(built) = built(root().join("target/shared/release/libmxc_c.so"), "library RUNTIME=1") else {
         return;
-    }
+    };
     let shown = succeed(Command::new("nm").args(["-D", "--defined-only", "--format=posix"]).arg(&built));
     let exported: BTreeSet<String> =
         shown.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
@@ -108,6 +100,31 @@ fn the_execute_only_library_needs_no_compiler() {
     let printed = json(evaluate.arg("model.mxa").arg(&data));
     let flags = "eval model.mxa --seeds 2 --json --data";
     assert_eq!(printed, json(program(folder).args(flags.split(' ')).arg(&data)));
+}
+
+/// A program that is linked with the static library gives the program's bytes; but for the functions of the header the library has no name that
+/// could meet another's.
+#[test]
+fn the_static_library_shows_nothing_else() {
+    let Some(archive) = built(profile().join("libmxc_c.a"), "archive PROFILE=dev") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, prefix) = (folder.path(), folder.path().join("prefix"));
+    succeed(Command::new(root().join("scripts/install-library.sh")).arg(library()).arg(&prefix).arg(archive));
+    let names = ["-g", "--defined-only", "--format=posix"];
+    let shown = succeed(Command::new("nm").args(names).arg(prefix.join("lib/libmxc.a")));
+    let exported: BTreeSet<String> =
+        shown.lines().filter_map(|line| line.split_once(" T ")).map(|(name, _)| name.to_owned()).collect();
+    assert_eq!(exported, listed());
+    succeed(&mut cc(folder, &prefix, "mxc-static", "embed"));
+    let embed = folder.join("embed");
+    assert!(!succeed(Command::new("ldd").arg(&embed)).contains("libmxc"));
+    let data = small_fashion(folder, 600, 200);
+    succeed(Command::new(embed).current_dir(folder).env_clear().arg(model("resnet20")).arg(&data).arg("c.mxa"));
+    let flags = "--budget 4% --sigma 20% --mean 0.2860 --std 0.3530 --samples 64 -o model.mxa --data";
+    succeed(program(folder).arg("compile").arg(model("resnet20")).args(flags.split(' ')).arg(&data));
+    assert!(fs::read(folder.join("c.mxa")).unwrap() == fs::read(folder.join("model.mxa")).unwrap());
 }
 
 /// An error's kind and message; it is destroyed.

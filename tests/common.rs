@@ -2,6 +2,7 @@
 
 use flate2::read::GzDecoder;
 use std::{
+    env,
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
@@ -17,6 +18,22 @@ pub const MODELS: [&str; 4] = ["resnet20", "mobilenetv2", "densenet", "efficient
 /// The repository's root.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository exists")
+}
+
+/// Where cargo leaves what it builds as it has built these tests: `target/debug`.
+pub fn profile() -> PathBuf {
+    let tests = env::current_exe().expect("the tests run");
+    tests.ancestors().nth(2).expect("the tests lie in a folder of their profile's").to_owned()
+}
+
+/// A file that a command of make leaves; none where that has not been run and need not have been.
+pub fn built(path: PathBuf, target: &str) -> Option<PathBuf> {
+    if path.exists() {
+        return Some(path);
+    }
+    assert!(env::var_os("MXC_REQUIRE_BUILT").is_none(), "make {target} builds {}", path.display());
+    eprintln!("skipped: make {target} builds {}", path.display());
+    None
 }
 
 /// An example model by name, such as `resnet20`.

@@ -25,6 +25,10 @@ fn installed_programs_need_nothing_of_the_checkout() {
     let [passes, irdl] = ["libmxc_passes.so", "mxc.irdl.mlir"].map(|file| prefix.join("lib/mxc").join(file));
     let libraries = succeed(Command::new("ldd").arg(&passes));
     assert!(!libraries.contains("third_party") && !libraries.contains("not found"), "{libraries}");
+    for file in [&installed, &passes] {
+        let path = succeed(Command::new("readelf").arg("-d").arg(file));
+        assert!(path.contains("$ORIGIN") && !path.contains(root().to_str().unwrap()), "{path}");
+    }
     let mut stock = Command::new("mlir-opt-22");
     stock.args(["--pass-pipeline=builtin.module(verify)", "/dev/null"]);
     stock.arg(format!("--load-pass-plugin={}", passes.display())).arg(format!("--irdl-file={}", irdl.display()));

@@ -1,6 +1,6 @@
 //! The Python package: its options are those of the sources, and, where its wheel is built, it gives the program's bytes.
 
-use crate::common::{json, model, mxc as program, root, small_fashion, succeed};
+use crate::common::{built, json, model, mxc as program, profile, root, small_fashion, succeed};
 use clap::{Arg, ArgAction, Command as Options};
 use mxc_options as options;
 use std::{
@@ -91,16 +91,14 @@ fn the_python_options_are_those_of_the_sources() {
     assert!(written == text, "MXC_UPDATE_DOCS=1 cargo test the_python_options writes it anew");
 }
 
-/// The wheel that `make wheel` built, in an environment of its own.
+/// The wheel that `make wheel PROFILE=dev` built, in an environment of its own.
 #[test]
 fn the_wheel_gives_the_programs_bytes() {
-    let wheels = root().join("target/wheels");
-    let found = fs::read_dir(&wheels).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    let Some(wheel) = found.filter(|path| path.extension().is_some_and(|extension| extension == "whl")).max() else {
-        assert!(env::var_os("MXC_REQUIRE_BUILT").is_none(), "no wheel in target/wheels: make wheel");
-        eprintln!("skipped: no wheel in target/wheels; make wheel builds it");
+    let Some(wheels) = built(profile().join("wheels"), "wheel PROFILE=dev") else {
         return;
     };
+    let found = fs::read_dir(&wheels).unwrap().map(|entry| entry.unwrap().path());
+    let wheel = found.filter(|path| path.extension().is_some_and(|extension| extension == "whl")).max().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     succeed(Command::new("python3").args(["-m", "venv", "venv"]).current_dir(folder));
