@@ -817,6 +817,7 @@ fn train<T: Trainee>(
 
     let start = Instant::now();
     let mut trained = 0;
+    let mut spent = shared::Spent::default();
     let mixes = options.mixes(trainee.program());
     let mut part = Part { data, options, mixes, teacher: Teacher::default(), inputs: Vec::new() };
     let own = |indices: &[usize]| shared::places(ranks, ranks.rank(), indices.len());
@@ -830,12 +831,14 @@ fn train<T: Trainee>(
             let step = state.report.steps;
             // A new chip every step.
             let key = Key { seed: options.seed, purpose: Purpose::Train, pass: epoch as u32, chip: step as u32 };
+            let begun = Instant::now();
             let own = if stop.load(Ordering::Relaxed) {
                 Ok(None)
             } else {
                 let shards = part.gradients(trainee, indices, own(indices), key);
                 shards.and_then(|shards| Ok(Some(shared::encode(&shards, &state.parameters)?)))
             };
+            let computed = Instant::now();
             let mut written = false;
             let mut waiting = || {
                 if !written && stop.load(Ordering::Relaxed) {
@@ -849,9 +852,11 @@ fn train<T: Trainee>(
                 save(&state, trainee)?;
                 return Ok(state.report);
             };
+            let gathered = Instant::now();
             let shards = shared::decode(&said, indices.len(), &state.parameters, &lens, ranks)?;
             let gradients =
                 Gradients::sum(shards).ok_or_else(|| FinetuneError::Options("a step has no samples".to_owned()))?;
+            spent.count([begun, computed, gathered, Instant::now()], &said);
             if !gradients.loss.is_finite() {
                 return Err(FinetuneError::Diverged { step, loss: gradients.loss });
             }
@@ -880,6 +885,7 @@ fn train<T: Trainee>(
         }
         save(&state, trainee)?;
     }
+    spent.tell(ranks);
     state.kept.restore(trainee, &state.parameters)?;
     state.report.judged = state.kept.losses;
     Ok(state.report)

@@ -9,7 +9,10 @@ use crate::{
     program::ValueId,
     ranks::{self, Ranks, RanksError},
 };
-use std::ops::Range;
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 /// The samples of a batch of so many that a rank computes: whole shards, but for the batch's last.
 pub(super) fn places(ranks: &dyn Ranks, rank: usize, samples: usize) -> Range<usize> {
@@ -66,6 +69,47 @@ pub(super) fn decode(
         }
     }
     Ok(shards)
+}
+
+/// Where a rank's steps have spent their time: what the costs of sharing are reckoned from (docs/mpi.md).
+#[derive(Default)]
+pub(super) struct Spent {
+    steps: u32,
+    /// What all ranks have sent.
+    bytes: usize,
+    computing: Duration,
+    /// Until all ranks' messages are there; the least is where nobody had to be waited for.
+    gathering: Duration,
+    least_gathering: Option<Duration>,
+    adding: Duration,
+}
+
+impl Spent {
+    /// Counts a step that had begun, computed its part, got `said` and added it up at these times.
+    pub fn count(&mut self, [begun, computed, gathered, added]: [Instant; 4], said: &[Vec<u8>]) {
+        let gathering = gathered - computed;
+        self.steps += 1;
+        self.bytes += said.iter().map(Vec::len).sum::<usize>();
+        self.computing += computed - begun;
+        self.gathering += gathering;
+        self.least_gathering = Some(self.least_gathering.map_or(gathering, |least| least.min(gathering)));
+        self.adding += added - gathered;
+    }
+
+    /// Logs the mean step.
+    pub fn tell(&self, ranks: &dyn Ranks) {
+        let steps = self.steps.max(1);
+        tracing::debug!(
+            rank = ranks.rank(),
+            steps,
+            bytes = self.bytes / steps as usize,
+            computing_us = (self.computing / steps).as_micros(),
+            gathering_us = (self.gathering / steps).as_micros(),
+            least_gathering_us = self.least_gathering.unwrap_or_default().as_micros(),
+            adding_us = (self.adding / steps).as_micros(),
+            "the mean step"
+        );
+    }
 }
 
 /// Pairs of losses as bytes, little-endian.
