@@ -46,10 +46,15 @@ fn launching(command: &mut Command, folder: &Path) {
 }
 
 /// So many ranks of the program.
-fn ranks(folder: &Path, count: usize, arguments: &[&str]) -> Command {
+fn ranks(folder: &Path, count: usize, arguments: &[String]) -> Command {
     let mut command = mpirun(folder);
     command.args(["-n", &count.to_string()]).arg(mxc(folder).get_program()).args(arguments);
     command
+}
+
+/// Arguments in one.
+fn all(parts: &[&[&str]]) -> Vec<String> {
+    parts.concat().into_iter().map(str::to_owned).collect()
 }
 
 /// A folder with a package compiled by a recipe, and data.
@@ -74,7 +79,9 @@ fn packages_are_those_of_one_process() {
     for (recipe, options) in [("paper", paper), ("best", best)] {
         let (folder, data) = compiled(recipe);
         let folder = folder.path();
-        let tune = |name| [&["finetune", "model.mxa", "--data", &data, "--threads", "1", "-o", name], options].concat();
+        let tune = |name: &str| {
+            all(&[&["finetune", "model.mxa", "--data", &data, "--threads", "1", "-o", name], options])
+        };
         let told = succeed(mxc(folder).args(tune("alone.mxa")));
         for count in 1..=4 {
             let name = format!("{count}.mxa");
@@ -150,14 +157,15 @@ fn wait_for(file: &Path) {
 fn whatever_ends_a_run_it_is_resumed_to_the_same_bytes() {
     let (folder, data) = compiled("paper");
     let folder = folder.path();
-    let tune = |name| {
-        ["finetune", "model.mxa", "--data", &data, "--epochs", "12", "--batch", "40", "--threads", "1", "-o", name]
+    let tune = |name: &str| {
+        let schedule = ["--epochs", "12", "--batch", "40", "--threads", "1"];
+        all(&[&["finetune", "model.mxa", "--data", &data, "-o", name], &schedule])
     };
     succeed(mxc(folder).args(tune("whole.mxa")));
     let resumed = |from: &str, count: usize| {
         let name = format!("{from}-on-{count}.mxa");
         fs::copy(folder.join(format!("{from}.mxa.ckpt")), folder.join(format!("{name}.ckpt"))).unwrap();
-        let arguments = [&tune(&name)[..], &["--resume"]].concat();
+        let arguments = [tune(&name), all(&[&["--resume"]])].concat();
         match count {
             0 => succeed(mxc(folder).args(arguments)),
             _ => succeed(&mut ranks(folder, count, &arguments)),
@@ -212,9 +220,9 @@ fn one_message_says_what_is_wrong() {
     let folder = folder.path();
     succeed(mxc(folder).args(["calibrate", "model.mxa", "--samples", "32", "--data", &data, "-o", "other.mxa"]));
     let program = mxc(folder).get_program().to_owned();
-    let tune = |package, more: &[&'static str]| {
+    let tune = |package: &str, more: &[&str]| {
         let own = ["finetune", package, "--data", &data, "--epochs", "1", "--threads", "1", "-o", "out.mxa"];
-        [&own, more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+        all(&[&own, more])
     };
     for (second, message) in [
         (tune("model.mxa", &["--lr", "0.5"]), "rank 1 was started with another --lr than rank 0: 0.5, not 0.001"),
@@ -231,9 +239,9 @@ fn one_message_says_what_is_wrong() {
     }
     assert!(!folder.join("out.mxa").exists());
     // What one process cannot do either, and what is not shared.
-    let said = fail(&mut ranks(folder, 3, &["finetune", "missing.mxa", "--data", &data]), 1);
+    let said = fail(&mut ranks(folder, 3, &tune("missing.mxa", &[])), 1);
     assert_eq!(said.matches("error: missing.mxa").count(), 1, "{said}");
-    let said = fail(&mut ranks(folder, 3, &["inspect", "model.mxa"]), 1);
+    let said = fail(&mut ranks(folder, 3, &all(&[&["inspect", "model.mxa"]])), 1);
     assert_eq!(said.matches("only finetune is shared").count(), 1, "{said}");
 }
 
