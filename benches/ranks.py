@@ -7,7 +7,9 @@ Runs `mxc finetune -vv` on the example ResNet-20-style network, one thread a ran
 The cluster is assumed: --latency of a message in µs and --bandwidth of a link in Gbit/s. Prints a table of what was measured, and one of
 the model: a step of R ranks takes
 
-    compute x shards of the busiest rank  +  2 x latency x log2 R  +  bytes of other ranks / bandwidth  +  add x shards
+    compute x shards of the busiest rank  +  2 x latency x log2 R  +  bytes of other ranks / bandwidth  +  (copy + add) x shards
+
+where copying is what gathering takes of one rank, with nobody to wait for.
 """
 
 import argparse
@@ -62,21 +64,21 @@ def main() -> None:
             for ranks in counts:
                 t = step(args.mxc, folder, args.data, batch, ranks, args.steps)
                 if ranks == 1:
-                    alone[batch] = (t["computing"] / shards, t["adding"] / shards, t["bytes"] / shards)
+                    alone[batch] = (t["computing"] / shards, (t["least_gathering"] + t["adding"]) / shards, t["bytes"] / shards)
                 total = t["computing"] + t["gathering"] + t["adding"]
                 print(f"| {batch} | {shards} | {ranks} | {t['bytes']:,} | {t['computing'] / 1e3:.1f} | {t['gathering'] / 1e3:.2f} "
                       f"({t['least_gathering'] / 1e3:.2f}) | {t['adding'] / 1e3:.2f} | {total / 1e3:.1f} |")
 
-    print(f"\n| batch | ranks | step, ms | times one rank | of which compute, latency, bytes, add, ms |\n|---|---|---|---|---|")
-    for batch, (compute, add, size) in alone.items():
+    print("\n| batch | ranks | step, ms | times one rank | of which compute, latency, bytes, copy and add, ms |\n|---|---|---|---|---|")
+    for batch, (compute, handle, size) in alone.items():
         shards = math.ceil(batch / SHARD)
-        one = (compute + add) * shards
+        one = (compute + handle) * shards
         for ranks in (1, 2, 4, 8, 16, 32, 64):
             parts = (
                 compute * math.ceil(shards / ranks),
                 args.latency * 2 * math.ceil(math.log2(ranks)) if ranks > 1 else 0.0,
                 size * (shards - math.floor(shards / ranks)) * 8 / (args.bandwidth * 1e3) if ranks > 1 else 0.0,
-                add * shards,
+                handle * shards,
             )
             told = ", ".join(f"{part / 1e3:.2f}" for part in parts)
             print(f"| {batch} | {ranks} | {sum(parts) / 1e3:.1f} | {one / sum(parts):.1f} | {told} |")

@@ -79,9 +79,8 @@ fn packages_are_those_of_one_process() {
     for (recipe, options) in [("paper", paper), ("best", best)] {
         let (folder, data) = compiled(recipe);
         let folder = folder.path();
-        let tune = |name: &str| {
-            all(&[&["finetune", "model.mxa", "--data", &data, "--threads", "1", "-o", name], options])
-        };
+        let tune =
+            |name: &str| all(&[&["finetune", "model.mxa", "--data", &data, "--threads", "1", "-o", name], options]);
         let told = succeed(mxc(folder).args(tune("alone.mxa")));
         for count in 1..=4 {
             let name = format!("{count}.mxa");

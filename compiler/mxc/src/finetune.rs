@@ -117,8 +117,7 @@ impl Session {
         let stop: &AtomicBool = monitor.cancel().flag();
         let told = &mut |now| monitor.report(Progress::Training { now, samples });
         let checkpoint = options.checkpoint.as_deref();
-        let report =
-            finetune::finetune_on(&mut run.executor, &run.data, &run.training, checkpoint, stop, told, ranks)?;
+        let report = finetune::finetune_on(&mut run.executor, &run.data, &run.training, checkpoint, stop, told, ranks)?;
         if !report.completed {
             return Err(Error::Stopped {
                 step: report.steps,

@@ -25,11 +25,8 @@ pub enum StartError {
 
 /// What launchers tell the processes that they start: this one's number, and how many there are. Open MPI; MPICH, its relatives and Slurm's
 /// pmi2; Slurm's pmix.
-const TOLD: [[&str; 2]; 3] = [
-    ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
-    ["PMI_RANK", "PMI_SIZE"],
-    ["PMIX_RANK", "SLURM_STEP_NUM_TASKS"],
-];
+const TOLD: [[&str; 2]; 3] =
+    [["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"], ["PMI_RANK", "PMI_SIZE"], ["PMIX_RANK", "SLURM_STEP_NUM_TASKS"]];
 
 /// A process as the launcher that has started it sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

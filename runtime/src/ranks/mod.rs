@@ -105,7 +105,10 @@ pub(crate) fn gather<E: Display + From<RanksError>>(
     if let Some(rank) = kinds.iter().position(|&kind| kind == Some(FAILED)) {
         return match own {
             Err(error) if rank == ranks.rank() => Err(error),
-            _ => Err(RanksError::Failed { rank, message: String::from_utf8_lossy(&messages[rank][1..]).into_owned() }.into()),
+            _ => {
+                Err(RanksError::Failed { rank, message: String::from_utf8_lossy(&messages[rank][1..]).into_owned() }
+                    .into())
+            }
         };
     }
     if let Some(rank) = kinds.iter().position(|kind| !matches!(kind, Some(GO | STOP))) {
@@ -150,8 +153,7 @@ pub fn agree<T, E: Display + From<RanksError>>(
     let said = gather_all(ranks, said)?;
     let mut first: Option<BTreeMap<String, String>> = None;
     for (rank, said) in said.iter().enumerate() {
-        let said: BTreeMap<String, String> =
-            serde_json::from_slice(said).map_err(|_| RanksError::Garbled { rank })?;
+        let said: BTreeMap<String, String> = serde_json::from_slice(said).map_err(|_| RanksError::Garbled { rank })?;
         let Some(first) = &first else {
             first = Some(said);
             continue;

@@ -16,8 +16,7 @@ pub(crate) struct Thread {
 
 /// What so many ranks' work gives, in their order.
 pub(crate) fn on<R: Send>(count: usize, work: impl Fn(&Thread) -> R + Sync) -> Vec<R> {
-    let mut threads: Vec<Thread> =
-        (0..count).map(|rank| Thread { rank, to: Vec::new(), from: Vec::new() }).collect();
+    let mut threads: Vec<Thread> = (0..count).map(|rank| Thread { rank, to: Vec::new(), from: Vec::new() }).collect();
     for from in 0..count {
         for to in 0..count {
             let (sender, receiver) = channel();
