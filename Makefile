@@ -6,6 +6,7 @@
 # make deb         a Debian package, target/mxc_VERSION-1_ARCH.deb
 # make sbom        what the program contains: target/mxc.cdx.json, target/THIRD-PARTY-LICENSES, target/copyright
 # make plugin      the passes as a plugin of the stock mlir-opt: target/shared/release/libmxc_passes.so
+# make mpi         the program with fine-tuning over MPI, target/mpi/mxc; sets up Open MPI
 # make test        set up and run every test
 # make bench       speed against PyTorch eager, in one run (needs examples/setup.sh's virtual environment)
 # make tables      the accuracy tables of docs/results.md (hours, resumed where they stopped); MINUTES=60 stops the longer one
@@ -20,7 +21,7 @@ MXC := target/$(if $(SHARED),shared/)release/mxc
 WHOLE := CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1
 PLUGIN := target/shared/release/libmxc_passes.so
 
-.PHONY: setup build plugin install deb sbom quickstart test lint bench tables harness zoo
+.PHONY: setup build mpi plugin install deb sbom quickstart test lint bench tables harness zoo
 setup:
 	@scripts/setup.sh
 
@@ -30,6 +31,12 @@ ifdef SHARED
 else
 	cargo build --release --locked -p mxc-cli
 endif
+
+# Built beside the other, of which it shares nearly all; target/release/mxc is again without MPI after the next make build.
+mpi:
+	@scripts/setup.sh --mpi
+	cargo build --release --locked -p mxc-cli --features mpi
+	install -D target/release/mxc target/mpi/mxc
 
 plugin: setup
 	$(WHOLE) scripts/shared.sh -p mxc-plugin --crate-type cdylib -- -C strip=symbols -C link-arg=-Wl,--icf=all,-z,pack-relative-relocs
@@ -87,6 +94,9 @@ test: lint plugin tests/.venv/installed
 	$(MAKE) wheel archive PROFILE=dev
 	# glibc fills freed memory, so that a use of it shows
 	MALLOC_PERTURB_=165 MXC_REQUIRE_ONNXRUNTIME=1 MXC_REQUIRE_BUILT=1 cargo test --locked --workspace
+	scripts/setup.sh --mpi
+	cargo clippy --locked --workspace --all-targets --features mxc-tests/mpi -- -D warnings
+	MALLOC_PERTURB_=165 cargo test --locked --workspace --features mxc-tests/mpi --test mpi
 
 bench: build
 	cargo build --release --locked -p mxc-cli --example throughput

@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # Sets up what a fresh Debian 12/13 machine lacks to build and test mxc: a C++ compiler, LLVM/MLIR 22, clang, lld, Fashion-MNIST, oneDNN 3.
-# Runs as root or as a user with sudo; installs nothing that is already there. Each thing that cannot be had is one line.
+# With --mpi also Open MPI. Runs as root or as a user with sudo; installs nothing that is already there. Each thing that cannot be had is one line.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 packages=(g++ pkg-config dpkg-dev procps llvm-22-dev libmlir-22-dev mlir-22-tools libclang-22-dev clang-22 libpolly-22-dev lld-22 libzstd-dev zlib1g-dev
   libxml2-dev libffi-dev libedit-dev libncurses-dev libgomp1 unzip dataset-fashion-mnist ca-certificates curl python3 python3-venv)
+
+case ${1:-} in
+  --mpi) packages+=(libopenmpi-dev openmpi-bin) ;;
+  '') ;;
+  *) echo "usage: scripts/setup.sh [--mpi]" >&2; exit 2 ;;
+esac
 
 fail() { echo "setup: $*" >&2; exit 1; }
 

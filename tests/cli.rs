@@ -333,6 +333,31 @@ fn killed_finetune_resumes_to_the_same_bytes() {
     assert!(fs::read(folder.join("whole.mxa")).unwrap() == fs::read(folder.join("killed.mxa")).unwrap());
 }
 
+/// One of several processes that MPI has started says that it cannot speak with the others, and does not do all the work; what is not
+/// shared says so. The first says it. One that is alone goes on.
+#[test]
+fn processes_that_mpi_has_started_are_told_what_they_lack() {
+    let folder = TempDir::new().unwrap();
+    for (rank_name, count_name) in [("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")] {
+        let one_of = |rank: &str, count: &str, arguments: &[&str]| {
+            let mut command = mxc(folder.path());
+            command.args(arguments).envs([(rank_name, rank), (count_name, count)]);
+            command
+        };
+        let tune = ["finetune", "missing.mxa", "--data", "missing"];
+        let message = fail(&mut one_of("0", "4", &tune), 1);
+        assert!(message.contains("built without MPI") && message.contains("make mpi"), "{message}");
+        assert_eq!(succeed(&mut one_of("3", "4", &tune)), "");
+        let message = fail(&mut one_of("0", "4", &["inspect", "missing.mxa"]), 1);
+        assert!(message.contains("only finetune is shared by them, and eval --shard takes a part"), "{message}");
+        let shard = ["eval", "missing.mxa", "--data", "missing", "--shard", "1/4", "-o", "part.json"];
+        for (count, arguments) in [("4", &shard[..]), ("1", &tune), ("1", &["inspect", "missing.mxa"])] {
+            let message = fail(&mut one_of("0", count, arguments), 1);
+            assert!(message.contains("missing.mxa"), "{message}");
+        }
+    }
+}
+
 /// Sends a signal to a running command.
 fn send(signal: &str, child: &Child) {
     succeed(std::process::Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]));

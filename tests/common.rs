@@ -107,6 +107,22 @@ pub fn small_fashion(folder: &Path, train: usize, test: usize) -> PathBuf {
     target
 }
 
+/// The command lines in a page's code blocks that begin with one of `starts`.
+pub fn commands(page: &str, starts: &[&str]) -> Vec<String> {
+    let mut inside = false;
+    let mut found = Vec::new();
+    for line in page.lines() {
+        // Also where a file of another format holds it.
+        let line = line.trim_start();
+        if line.starts_with("```") {
+            inside = !inside;
+        } else if inside && starts.iter().any(|start| line.starts_with(start)) {
+            found.push(line.split("  #").next().unwrap_or(line).trim_end().to_owned());
+        }
+    }
+    found
+}
+
 /// The Python that has onnxruntime: `make test` sets it up in `tests/.venv`. `None`, with a note, where it is missing and
 /// `MXC_REQUIRE_ONNXRUNTIME` (which `make test` sets) does not forbid that.
 pub fn onnxruntime() -> Option<PathBuf> {

@@ -1,7 +1,7 @@
 //! Every mxc and mlir-opt command line in the documentation runs.
 
 use crate::{
-    common::{model, root, small_fashion},
+    common::{commands, model, root, small_fashion},
     plugin::plugin,
 };
 use mxc_dialects::noise::MODELS;
@@ -11,21 +11,8 @@ use tempfile::TempDir;
 /// Where pages take the plugin for `mlir-opt` and the dialects' file to be installed.
 const INSTALLED: &str = "/usr/local/lib/mxc";
 
-/// The command lines in a page's code blocks.
-fn commands(page: &str) -> Vec<String> {
-    let mut inside = false;
-    let mut found = Vec::new();
-    for line in page.lines() {
-        // Also where a file of another format holds it.
-        let line = line.trim_start();
-        if line.starts_with("```") {
-            inside = !inside;
-        } else if inside && ["mxc ", "mlir-opt", "seq "].iter().any(|start| line.starts_with(start)) {
-            found.push(line.split("  #").next().unwrap_or(line).trim_end().to_owned());
-        }
-    }
-    found
-}
+/// How the command lines begin that run here. Those of MPI's launchers need MPI: tests/mpi.rs runs them.
+const PROGRAMS: [&str; 3] = ["mxc ", "mlir-opt", "seq "];
 
 fn run_page(path: &Path) {
     let page = fs::read_to_string(path).unwrap();
@@ -51,7 +38,7 @@ fn run_page(path: &Path) {
         assert!(output.status.success(), "{}: {line}\n{}", path.display(), String::from_utf8_lossy(&output.stderr));
     };
     shell("mxc compile model.onnx --emit analog --quiet > model.mlir");
-    for line in commands(&page) {
+    for line in commands(&page, &PROGRAMS) {
         let line = line.replace("DIR", &data.display().to_string());
         shell(&line.replace(INSTALLED, &installed.display().to_string()));
     }
@@ -60,7 +47,7 @@ fn run_page(path: &Path) {
 #[test]
 fn readme_commands_run() {
     let page = root().join("README.md");
-    assert!(commands(&fs::read_to_string(&page).unwrap()).len() >= 4);
+    assert!(commands(&fs::read_to_string(&page).unwrap(), &PROGRAMS).len() >= 4);
     run_page(&page);
 }
 

@@ -30,6 +30,7 @@ pub mod package;
 pub mod panics;
 mod plan;
 pub mod program;
+pub mod ranks;
 pub mod rng;
 pub mod search;
 pub mod store;

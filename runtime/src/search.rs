@@ -30,6 +30,16 @@ pub struct Found<C> {
 /// How often choices are proposed, of what the last choice leaves.
 const ROUNDS: u32 = 2;
 
+/// The mean of samples' losses, added in their order; 0 of none.
+pub(crate) fn mean(losses: impl IntoIterator<Item = f64>) -> f64 {
+    let (mut total, mut count) = (0.0, 0usize);
+    for loss in losses {
+        total += loss;
+        count += 1;
+    }
+    total / count.max(1) as f64
+}
+
 impl<'a> Judge<'a> {
     /// Runs the samples on the clean network. Judging draws the noise of the seed's first calibration pass; `stopped` says when the
     /// caller wants no more of it.
@@ -71,28 +81,28 @@ impl<'a> Judge<'a> {
     ///
     /// When the network cannot be run.
     pub fn loss(&self, executor: &Executor) -> Result<f64, ExecError> {
-        self.loss_in(executor, Mode::DENOISED)
+        Ok(mean(self.losses_in(executor, Mode::DENOISED)?))
     }
 
-    /// The same in any mode.
+    /// Every sample's loss, in any mode.
     ///
     /// # Errors
     ///
     /// When the network cannot be run.
-    pub fn loss_in(&self, executor: &Executor, mode: Mode) -> Result<f64, ExecError> {
+    pub fn losses_in(&self, executor: &Executor, mode: Mode) -> Result<Vec<f64>, ExecError> {
         let task = executor.program().task();
         let row = self.logits.len() / self.samples.len().max(1);
-        let (mut gradient, mut total) = (vec![0.0; row], 0.0);
+        let (mut gradient, mut losses) = (vec![0.0; row], Vec::with_capacity(self.samples.len()));
         let mut teachers = self.logits.as_slice();
         for batch in self.samples.batches() {
             let (teacher, rest) = teachers.split_at(row * batch.samples.len());
             teachers = rest;
             let logits = executor.logits(batch, mode, self.key)?;
             for (n, logits) in logits.chunks_exact(row.max(1)).enumerate() {
-                total += task.loss(Targets::Logits(teacher), n, logits, 0.0, &mut gradient).0;
+                losses.push(task.loss(Targets::Logits(teacher), n, logits, 0.0, &mut gradient).0);
             }
         }
-        Ok(total / self.samples.len().max(1) as f64)
+        Ok(losses)
     }
 
     /// Tries what `propose` makes of the layers and the curvature that the measuring samples show under the noise, round by round,

@@ -110,7 +110,7 @@ fn kind(error: &Error) -> mxc_error_kind {
         Error::Program(_) => MXC_ERROR_MODULE,
         Error::Package(_) => MXC_ERROR_PACKAGE,
         Error::Data(_) | Error::Arrays(_) => MXC_ERROR_DATA,
-        Error::Exec(_) | Error::Eval(_) | Error::Finetune(_) | Error::Digital(_) => MXC_ERROR_RUN,
+        Error::Exec(_) | Error::Eval(_) | Error::Finetune(_) | Error::Ranks(_) | Error::Digital(_) => MXC_ERROR_RUN,
         Error::Part(_) => MXC_ERROR_PART,
         Error::Hardware(_) | Error::Cost(_) => MXC_ERROR_HARDWARE,
         Error::Io { .. } => MXC_ERROR_IO,

@@ -5,22 +5,19 @@ use super::{
     args::FinetuneArgs,
     interrupt::{self, Interrupted},
 };
-use mxc::{Error, Finetuned, Package, Progress, compiler::files::Inputs};
+use mxc::{Error, Finetuned, Package, Progress, Ranks, compiler::files::Inputs, runtime::ranks};
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
-pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
+/// Shared among ranks, of which the first reads and writes the checkpoint, writes the package and says what there is to say.
+pub fn run(args: FinetuneArgs, global: &Global, ranks: &dyn Ranks) -> Result<(), Failure> {
+    let first = ranks.rank() == 0;
+    let global = if first { global } else { &Global { ui: global.ui.silent(), ..*global } };
     let output = args.output.clone().unwrap_or_else(|| args.package.with_extension("tuned.mxa"));
     let checkpoint = checkpoint_path(&output);
-    let inputs = Inputs::default()
-        .file("the package", Some(&args.package))
-        .data(Some(&args.data))
-        .file("the list of classes", args.reading.classes.as_deref());
-    inputs.check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
-    inputs.check("the checkpoint of -o", &checkpoint)?;
-
     let mut progress = global.ui.progress("finetune");
     let told = |told| {
         if let Progress::Training { now, samples } = told {
@@ -32,11 +29,20 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
         }
     };
     let monitor = global.ui.monitor(told).with_cancel(interrupt::cancel());
-    let package = Package::open(&args.package)?;
-    let session = package.session(&args.finetune.session(&global.common), &monitor)?;
-    interrupt::graceful();
+    let open = || {
+        let inputs = Inputs::default()
+            .file("the package", Some(&args.package))
+            .data(Some(&args.data))
+            .file("the list of classes", args.reading.classes.as_deref());
+        inputs.check(if args.output.is_some() { "-o" } else { "the default name" }, &output)?;
+        inputs.check("the checkpoint of -o", &checkpoint)?;
+        let package = Package::open(&args.package)?;
+        Ok::<_, Failure>(package.session(&args.finetune.session(&global.common), &monitor)?)
+    };
+    let session = ranks::agree(ranks, open(), |_| BTreeMap::new())?;
+    interrupt::graceful(first);
     let options = args.finetune.options(Some(checkpoint.clone()), &global.common);
-    let result = session.finetune(&args.reading.data(&args.data), &options, &monitor);
+    let result = session.finetune_on(&args.reading.data(&args.data), &options, &monitor, ranks);
     drop(monitor);
     drop(progress);
     let resumed_from = match &result {
@@ -58,6 +64,9 @@ pub fn run(args: FinetuneArgs, global: &Global) -> Result<(), Failure> {
         Err(Error::Cancelled) => return Err(Interrupted::new("stopped before the first step".to_owned()).into()),
         Err(error) => return Err(error.into()),
     };
+    if !first {
+        return Ok(());
+    }
     tuned.package.write(&output)?;
     if tuned.report.is_some() {
         // The package stands; the state that led to it is of no more use.

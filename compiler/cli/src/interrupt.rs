@@ -19,6 +19,8 @@ use std::{
 
 /// Whether the command stops by itself when asked to.
 static GRACEFUL: AtomicBool = AtomicBool::new(false);
+/// Whether the first signal is told of.
+static TELLS: AtomicBool = AtomicBool::new(true);
 /// Raised by the first signal to a graceful command.
 static STOP: LazyLock<Cancel> = LazyLock::new(Cancel::default);
 /// That signal.
@@ -40,9 +42,10 @@ impl Interrupted {
         Self { signal: SIGNAL.load(Ordering::Relaxed), message }
     }
 
-    /// 128 + signal.
+    /// 128 + signal; that of SIGTERM where the signal was another rank's.
     pub fn exit_code(&self) -> u8 {
-        (128 + self.signal) as u8
+        let signal = if self.signal == 0 { SIGTERM } else { self.signal };
+        (128 + signal) as u8
     }
 }
 
@@ -62,7 +65,9 @@ pub fn watch() -> Result<(), Failure> {
             }
             SIGNAL.store(signal, Ordering::Relaxed);
             STOP.cancel();
-            ui::say("stopping after this step; a second signal (Ctrl-C) stops at once");
+            if TELLS.load(Ordering::Relaxed) {
+                ui::say("stopping after this step; a second signal (Ctrl-C) stops at once");
+            }
         }
     })?;
     Ok(())
@@ -73,8 +78,9 @@ pub fn cancel() -> Cancel {
     STOP.clone()
 }
 
-/// From now on the command stops by itself at the first signal; the second ends the program at once.
-pub fn graceful() {
+/// From now on the command stops by itself at the first signal, of which it tells or not; the second ends the program at once.
+pub fn graceful(tells: bool) {
+    TELLS.store(tells, Ordering::Relaxed);
     GRACEFUL.store(true, Ordering::Relaxed);
 }
 

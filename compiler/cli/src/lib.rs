@@ -17,7 +17,7 @@ mod ui;
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use interrupt::Interrupted;
-use mxc::compiler::opt::OptError;
+use mxc::{Ranks, compiler::opt::OptError, runtime::ranks::Alone};
 use mxc_options as options;
 use std::{path::Path, process::ExitCode};
 use ui::Ui;
@@ -34,15 +34,22 @@ pub struct Global {
     pub common: options::Common,
 }
 
-/// Parses the command line and runs it: exit code 0, 1 for an error, 2 for wrong usage, 128 + signal when stopped by one.
+/// Parses the command line and runs it: exit code 0, 1 for an error, 2 for wrong usage, 128 + signal when stopped by one. Of several
+/// ranks the first says what is wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging(cli.output.verbose);
     let global = Global { ui: Ui::new(cli.output.quiet, cli.output.json), common: cli.output.common };
-    let result = interrupt::watch().and_then(|()| match cli.command {
+    let ranks = match interrupt::watch().and_then(|()| ranks_for(&cli.command)) {
+        Ok(ranks) => ranks,
+        // Nobody knows of the others, and launchers end all where one fails: the first alone does, having said why.
+        Err(_) if mxc_mpi::launched().is_some_and(|own| own.rank > 0) => return ExitCode::SUCCESS,
+        Err(error) => return failed(&error),
+    };
+    let result = match cli.command {
         Command::Compile(args) => compile::run(*args, &global),
         Command::Calibrate(args) => calibrate::run(&args, &global),
-        Command::Finetune(args) => finetune::run(args, &global),
+        Command::Finetune(args) => finetune::run(args, &global, &*ranks),
         Command::Eval(args) => eval::run(args, &global),
         Command::Merge(args) => merge::run(&args, &global),
         Command::Run(args) => run::run(args, &global),
@@ -55,13 +62,31 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Command::Man { folder } => man(&folder),
-    });
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            ui::say(&format!("error: {error}"));
-            ExitCode::from(exit_code(&error))
+        Err(error) if ranks.rank() > 0 => ExitCode::from(exit_code(&error)),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Says why a command has failed.
+fn failed(error: &Failure) -> ExitCode {
+    ui::say(&format!("error: {error}"));
+    ExitCode::from(exit_code(error))
+}
+
+/// The processes that share a command. Only fine-tuning is shared; an evaluation may be one of several that know nothing of each other.
+fn ranks_for(command: &Command) -> Result<Box<dyn Ranks>, Failure> {
+    match command {
+        Command::Finetune(_) => Ok(mxc_mpi::ranks()?),
+        Command::Eval(args) if args.shard.is_some() => Ok(Box::new(Alone)),
+        _ if mxc_mpi::launched().is_some_and(|own| own.count > 1) => {
+            let message = "an MPI launcher has started several processes, of which each would do all the work: only finetune is \
+                           shared by them, and eval --shard takes a part; start this command once";
+            Err(message.into())
         }
+        _ => Ok(Box::new(Alone)),
     }
 }
 

@@ -27,6 +27,11 @@ impl Ui {
         Self { quiet, json }
     }
 
+    /// The same, but silent: of several processes that do one thing one is enough.
+    pub fn silent(self) -> Self {
+        Self { quiet: true, ..self }
+    }
+
     /// Says something worth knowing, on stderr.
     pub fn note(&self, message: impl AsRef<str>) {
         if !self.quiet {

@@ -21,6 +21,7 @@ use mxc_runtime::{
     hardware::HardwareError,
     package::PackageError,
     program::ProgramError,
+    ranks::RanksError,
 };
 use std::{
     io,
@@ -90,7 +91,10 @@ pub enum Error {
     Part(#[from] PartError),
     /// Fine-tuning failed.
     #[error(transparent)]
-    Finetune(#[from] FinetuneError),
+    Finetune(FinetuneError),
+    /// Ranks cannot go on together, most often because one has failed.
+    #[error(transparent)]
+    Ranks(#[from] RanksError),
     /// The denoisers cannot be exported.
     #[cfg(feature = "compiler")]
     #[error(transparent)]
@@ -166,6 +170,15 @@ impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+}
+
+impl From<FinetuneError> for Error {
+    fn from(error: FinetuneError) -> Self {
+        match error {
+            FinetuneError::Ranks(error) => Self::Ranks(error),
+            error => Self::Finetune(error),
+        }
     }
 }
 

@@ -8,13 +8,14 @@ use mxc_compiler::{
 };
 use mxc_dialects::{analog::AnalogOp, denoise, ffi, ir::DictionaryValue, noise::LayerNoise};
 use mxc_runtime::{
-    data::{Source, Split},
+    data::{Dataset, Source, Split},
     evaluate,
     exec::Executor,
     finetune::{self, FinetuneReport, Loss, Recipe},
     package::Training,
+    ranks::{self, Alone, Ranks},
 };
-use std::{path::PathBuf, sync::atomic::AtomicBool};
+use std::{collections::BTreeMap, path::PathBuf, sync::atomic::AtomicBool};
 
 /// How to train. `None` leaves a choice to the recipe.
 ///
@@ -88,6 +89,49 @@ impl Session {
     /// [`Error::Finetune`], [`Error::Data`], [`Error::Options`] for a session of a model or in fixed point, [`Error::Stopped`] when
     /// it was cancelled while training and [`Error::Cancelled`] when before.
     pub fn finetune(&self, data: &Data, options: &FinetuneOptions, monitor: &Monitor<'_>) -> Result<Finetuned, Error> {
+        self.finetune_on(data, options, monitor, &Alone)
+    }
+
+    /// The same, shared among ranks: processes that each call this with the same package, data and options, which is checked. Every one is
+    /// given the package that one process makes, to the bit. Only the first rank's checkpoint is read and written. Once one of them is
+    /// cancelled all stop after the same step, and what fails on one fails on all.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::finetune`], and [`Error::Ranks`] where another rank has failed or was given something else.
+    pub fn finetune_on(
+        &self,
+        data: &Data,
+        options: &FinetuneOptions,
+        monitor: &Monitor<'_>,
+        ranks: &dyn Ranks,
+    ) -> Result<Finetuned, Error> {
+        let ready = ranks::agree(ranks, self.ready(data, options, monitor), |ready| {
+            BTreeMap::from([("package".to_owned(), ready.parent_sha256.clone())])
+        })?;
+        let mut package = ready.package;
+        let Some(mut run) = ready.run else {
+            return Ok(Finetuned { package: descendant(package), report: None, skipped: None });
+        };
+        let samples = run.samples as u64;
+        let stop: &AtomicBool = monitor.cancel().flag();
+        let told = &mut |now| monitor.report(Progress::Training { now, samples });
+        let checkpoint = options.checkpoint.as_deref();
+        let report = finetune::finetune_on(&mut run.executor, &run.data, &run.training, checkpoint, stop, told, ranks)?;
+        if !report.completed {
+            return Err(Error::Stopped {
+                step: report.steps,
+                resumed_from: report.resumed_from,
+                checkpoint: options.checkpoint.clone(),
+            });
+        }
+        let finished = self.finished(&mut package, &run, &report);
+        ranks::agree(ranks, finished, |()| BTreeMap::new())?;
+        Ok(Finetuned { package: descendant(package), report: Some(report), skipped: run.skipped })
+    }
+
+    /// What training starts from.
+    fn ready(&self, data: &Data, options: &FinetuneOptions, monitor: &Monitor<'_>) -> Result<Ready, Error> {
         let mut package = match (&self.package, self.options.arithmetic) {
             (Some(package), Arithmetic::Float) => package.clone(),
             (Some(_), Arithmetic::Fixed) => {
@@ -104,7 +148,7 @@ impl Session {
         }
         if package.inner.denoisers.is_empty() {
             monitor.warn("the package has no denoisers, so there is nothing to train; it is copied");
-            return Ok(Finetuned { package: descendant(package), report: None, skipped: None });
+            return Ok(Ready { package, parent_sha256: parent, run: None });
         }
         let preprocessing = self.preprocessing();
         let (opened, skipped) =
@@ -115,42 +159,37 @@ impl Session {
             program = package.program()?;
             override_noise(&mut program, self.options.noise.as_ref());
         }
-        let mut executor = Executor::on(self.options.backend, program, self.threads())?;
+        let executor = Executor::on(self.options.backend, program, self.threads())?;
         let samples = options.limit.unwrap_or(usize::MAX).min(opened.len());
-        let training = training(options, &package, samples, parent);
+        let training = training(options, &package, samples, parent.clone());
         if let Some(path) = options.checkpoint.as_ref().filter(|path| !options.resume && path.exists()) {
             monitor.note(format!("starting anew; {} is replaced (--resume goes on from it)", path.display()));
         }
-        let samples = samples as u64;
-        let stop: &AtomicBool = monitor.cancel().flag();
-        let told = &mut |now| monitor.report(Progress::Training { now, samples });
-        let report = finetune::finetune(&mut executor, &opened, &training, options.checkpoint.as_deref(), stop, told)?;
-        if !report.completed {
-            return Err(Error::Stopped {
-                step: report.steps,
-                resumed_from: report.resumed_from,
-                checkpoint: options.checkpoint.clone(),
-            });
-        }
-        package.inner.denoisers = package.inner.denoisers.union(&executor.trained()?);
-        record_sigma(&mut package, &executor, &opened)?;
+        let run = Run { executor, data: opened, training, samples, skipped, compiled_for };
+        Ok(Ready { package, parent_sha256: parent, run: Some(run) })
+    }
+
+    /// Puts what was trained into the package.
+    fn finished(&self, package: &mut Package, run: &Run, report: &FinetuneReport) -> Result<(), Error> {
+        package.inner.denoisers = package.inner.denoisers.union(&run.executor.trained()?);
+        record_sigma(package, &run.executor, &run.data)?;
         let noise = self.options.noise.clone();
-        let trained_under =
-            compiled_for.map(|compiled| LayerNoise { spec: noise.unwrap_or(compiled.spec), ..compiled });
+        let compiled = run.compiled_for.clone();
+        let trained_under = compiled.map(|compiled| LayerNoise { spec: noise.unwrap_or(compiled.spec), ..compiled });
         package.inner.manifest.training = Some(Training {
-            recipe: training.recipe.to_string(),
+            recipe: run.training.recipe.to_string(),
             learning_rate: report.learning_rate,
-            epochs: training.epochs,
-            batch: training.batch as u32,
-            seed: training.seed,
+            epochs: run.training.epochs,
+            batch: run.training.batch as u32,
+            seed: run.training.seed,
             samples: report.samples as u64,
             noise: trained_under.as_ref().map(Into::into),
             losses: report.losses.clone(),
-            loss: training.loss.to_string(),
+            loss: run.training.loss.to_string(),
             judged: report.judged.clone(),
-            features: training.features,
+            features: run.training.features,
         });
-        Ok(Finetuned { package: descendant(package), report: Some(report), skipped })
+        Ok(())
     }
 
     /// Measures a package's layers anew on real data: it was calibrated on synthetic inputs. Placement stays as compiled.
@@ -197,6 +236,27 @@ impl Session {
         }
         package.set_module(&module)
     }
+}
+
+/// What training starts from.
+struct Ready {
+    package: Package,
+    /// The SHA-256 of the package's file.
+    parent_sha256: String,
+    /// `None` where there is nothing to train.
+    run: Option<Run>,
+}
+
+/// What a package is trained with.
+struct Run {
+    executor: Executor,
+    data: Dataset,
+    training: finetune::FinetuneOptions,
+    /// Of an epoch, at most.
+    samples: usize,
+    skipped: Option<usize>,
+    /// The noise that the package was compiled for.
+    compiled_for: Option<LayerNoise>,
 }
 
 /// A package that is no longer what its file holds.

@@ -111,6 +111,7 @@ pub use mxc_runtime::{
     law::{LawFailure, NoiseLaw, RegisterError, register as register_noise},
     package::Manifest,
     program::Execution,
+    ranks::{Ranks, RanksError},
     store::{Bytes, Weight, WeightStore},
 };
 pub use mxc_spec::noise::{LayerNoise, NoiseError, NoiseSpec, Reference, Scale};

@@ -24,6 +24,7 @@ pub(crate) mod worker;
 
 use crate::{
     error::ExecError,
+    kernels::elementwise,
     measure::{
         Measured, Probe,
         calibration::{Calibrate, Statistics},
@@ -63,7 +64,7 @@ use std::{
 use worker::Worker;
 
 /// Weight gradients are summed over shards of this many samples, each on one thread, then over the shards in order.
-const SHARD: usize = 16;
+pub const SHARD: usize = 16;
 
 /// What runs programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,6 +133,20 @@ pub struct Gradients {
     pub correct: usize,
     /// ∂(mean loss)/∂w of every trainable constant.
     pub weights: BTreeMap<ValueId, Vec<f32>>,
+}
+
+impl Gradients {
+    /// The sum of a batch's shards, in the order that they are in. `None` of none.
+    pub fn sum(shards: impl IntoIterator<Item = Self>) -> Option<Self> {
+        shards.into_iter().reduce(|mut total, shard| {
+            total.loss += shard.loss;
+            total.correct += shard.correct;
+            for (total, shard) in total.weights.values_mut().zip(shard.weights.values()) {
+                elementwise::add_assign(total, shard);
+            }
+            total
+        })
+    }
 }
 
 /// Runs a program.
@@ -256,15 +271,29 @@ impl Executor {
         batch: Batch<'_>,
         targets: Targets<'_>,
         key: Key,
-        Objective { levels, features }: Objective<'_>,
+        objective: Objective<'_>,
     ) -> Result<Gradients, ExecError> {
+        let shards = self.gradients_by_shard(mode, batch, batch.samples.len(), targets, key, objective)?;
+        Gradients::sum(shards).ok_or_else(|| ExecError::Input("the batch is empty".to_owned()))
+    }
+
+    /// The same of a part of a batch of `count` samples, by shard of [`SHARD`] samples. All parts' shards, where every part but the last
+    /// is of whole ones, are those of the batch, and their [sum](Gradients::sum) in its order is its gradients to the bit.
+    pub fn gradients_by_shard(
+        &self,
+        mode: Mode,
+        batch: Batch<'_>,
+        count: usize,
+        targets: Targets<'_>,
+        key: Key,
+        Objective { levels, features }: Objective<'_>,
+    ) -> Result<Vec<Gradients>, ExecError> {
         self.check_targets(batch, targets)?;
         let prepared = self.prepared(mode, Goal::Train)?;
         let clean = (features > 0.0).then(|| self.prepared(Mode::CLEAN, Goal::Logits)).transpose()?;
         let layers = self.program.layers().len();
-        let count = batch.samples.len();
         let weight = 1.0 / count.max(1) as f64;
-        let shards = self.run_shards(batch, SHARD, |worker, range| {
+        self.run_shards(batch, SHARD, |worker, range| {
             let mut weights: WeightGradients =
                 self.constants.trainable().map(|(id, values)| (id, vec![0.0; values.len()])).collect();
             let (mut loss, mut correct) = (0.0, 0);
@@ -300,21 +329,8 @@ impl Executor {
                 correct += usize::from(right);
                 prepared.backward(run, worker, seed, &mut weights, None)?;
             }
-            Ok((loss, correct, weights))
-        })?;
-        let mut shards = shards.into_iter();
-        let Some((loss, correct, weights)) = shards.next() else {
-            return Err(ExecError::Input("the batch is empty".to_owned()));
-        };
-        let mut total = Gradients { loss, correct, weights };
-        for (loss, correct, weights) in shards {
-            total.loss += loss;
-            total.correct += correct;
-            for (total, shard) in total.weights.values_mut().zip(weights.values()) {
-                crate::kernels::elementwise::add_assign(total, shard);
-            }
-        }
-        Ok(total)
+            Ok(Gradients { loss, correct, weights })
+        })
     }
 
     /// Measures the batches' samples, the first of which is at the place `first` of the measurement.

@@ -49,6 +49,11 @@ pub enum CheckpointError {
     },
 }
 
+/// The bytes of a checkpoint's file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
+}
+
 impl CheckpointError {
     pub(super) fn corrupt(path: &Path, reason: impl Into<String>) -> Self {
         Self::Corrupt { path: path.to_owned(), reason: reason.into() }
@@ -113,9 +118,8 @@ impl Checkpoint {
         write_atomically(path, &bytes).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
     }
 
-    /// Reads a state and checks that it is whole.
-    pub(super) fn read(path: &Path) -> Result<Self, CheckpointError> {
-        let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+    /// A state from its file's bytes, which are checked to be whole.
+    pub(super) fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
         let (Some(magic), Some(hash), Some(message)) =
             (bytes.get(..MAGIC.len()), bytes.get(MAGIC.len()..MAGIC.len() + HASH), bytes.get(MAGIC.len() + HASH..))
         else {

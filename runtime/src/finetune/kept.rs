@@ -1,11 +1,20 @@
 //! The best weights of a run, by samples that are not trained on: training may leave what the closed form has found and never come
 //! back, or wear few images out.
 
-use super::{FinetuneError, Trainee};
-use crate::{data::Source, error::ExecError, exec::Batch, program::ValueId};
+use super::{FinetuneError, Trainee, shared};
+use crate::{
+    data::Source,
+    error::ExecError,
+    exec::Batch,
+    program::ValueId,
+    ranks::{self, Ranks},
+    search,
+};
 
-/// Samples that judge.
+/// Samples that judge: this rank's part of them.
 pub(super) struct Held {
+    /// How many there are on all ranks.
+    count: usize,
     inputs: Vec<f32>,
     ids: Vec<u64>,
     /// The clean network's logits of them.
@@ -29,16 +38,21 @@ impl Held {
         data: &dyn Source,
         places: std::ops::Range<usize>,
         seed: u64,
+        ranks: &dyn Ranks,
     ) -> Result<Option<Self>, FinetuneError> {
-        if places.is_empty() {
+        let count = places.len();
+        if count == 0 {
             return Ok(None);
         }
-        let indices: Vec<usize> = places.collect();
+        let own = ranks::part(ranks, ranks.rank(), count);
+        let indices: Vec<usize> = places.skip(own.start).take(own.len()).collect();
         let mut inputs = Vec::new();
-        data.load(&indices, &mut inputs)?;
+        if !indices.is_empty() {
+            data.load(&indices, &mut inputs)?;
+        }
         let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
         let clean = trainee.clean_logits(Batch { inputs: &[&inputs], samples: &ids })?;
-        Ok(Some(Self { inputs, ids, clean, seed }))
+        Ok(Some(Self { count, inputs, ids, clean, seed }))
     }
 }
 
@@ -49,8 +63,12 @@ impl Kept {
         trainee: &T,
         parameters: &[(ValueId, String)],
         held: &Held,
-    ) -> Result<(), ExecError> {
-        let loss = trainee.judged(Batch { inputs: &[&held.inputs], samples: &held.ids }, &held.clean, held.seed)?;
+        ranks: &dyn Ranks,
+    ) -> Result<(), FinetuneError> {
+        let own = trainee.judged(Batch { inputs: &[&held.inputs], samples: &held.ids }, &held.clean, held.seed);
+        let said = own.map(|losses| shared::encode_losses(&losses)).map_err(FinetuneError::from);
+        let losses = shared::decode_losses(&ranks::gather_all(ranks, said)?, held.count, ranks)?;
+        let loss = [0, 1].map(|mode| search::mean(losses.iter().map(|loss| loss[mode]))).iter().sum();
         // Of equals the latest, which has seen most.
         if self.losses.iter().all(|&before| loss <= before) {
             self.best = parameters.iter().map(|&(id, _)| trainee.weight(id).to_vec()).collect();

@@ -1,11 +1,14 @@
 //! Fine-tuning: trains the denoisers with the noise simulated while the backbone stays as it is.
 //!
 //! Every random choice is keyed by the seed, the epoch and the step, and the state is written to a checkpoint after
-//! every epoch and when the run is stopped, so that a resumed run ends in the same bytes as an uninterrupted one.
+//! every epoch and when the run is stopped, so that a resumed run ends in the same bytes as an uninterrupted one. [`Ranks`] may share a
+//! run: each computes its part of every step and of what is judged, and all of them add up the same and change the same weights. The
+//! first reads and writes the checkpoint.
 
 mod adam;
 mod checkpoint;
 mod kept;
+mod shared;
 mod step;
 
 pub use adam::Adam;
@@ -16,7 +19,9 @@ use crate::{
     error::ExecError,
     evaluate,
     exec::{Batch, Executor, Gradients, Key, Mode, Objective, Purpose, samples::Samples},
+    onednn,
     program::{DType, Layer, Op, Program, ValueId},
+    ranks::{self, Alone, Ranks, RanksError},
     search::Judge,
     task::Targets,
 };
@@ -25,6 +30,7 @@ use kept::{Held, Kept};
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::Range,
     path::Path,
     str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
@@ -338,6 +344,9 @@ pub enum FinetuneError {
     /// The checkpoint cannot be read, written or used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Ranks cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] RanksError),
     /// The loss is no number any more.
     #[error("the loss became {loss} at step {step}: training diverged; use a smaller --lr")]
     Diverged {
@@ -355,16 +364,17 @@ trait Trainee {
     fn set_weight(&mut self, value: ValueId, values: &[f32]) -> Result<(), ExecError>;
     /// The clean network's logits.
     fn clean_logits(&self, batch: Batch<'_>) -> Result<Vec<f32>, ExecError>;
-    /// The gradients of an objective.
+    /// The gradients of an objective over a part of a batch of `count` samples, by shard: see [`Executor::gradients_by_shard`].
     fn gradients(
         &self,
         batch: Batch<'_>,
+        count: usize,
         targets: Targets<'_>,
         key: Key,
         objective: Objective<'_>,
-    ) -> Result<Gradients, ExecError>;
-    /// How far samples' results are from the clean network's logits: the distillation loss, with noise and without.
-    fn judged(&self, batch: Batch<'_>, clean: &[f32], seed: u64) -> Result<f64, ExecError>;
+    ) -> Result<Vec<Gradients>, ExecError>;
+    /// How far each sample's result is from the clean network's logits: the distillation loss, with noise and without.
+    fn judged(&self, batch: Batch<'_>, clean: &[f32], seed: u64) -> Result<Vec<[f64; 2]>, ExecError>;
 }
 
 impl Trainee for Executor {
@@ -388,18 +398,20 @@ impl Trainee for Executor {
     fn gradients(
         &self,
         batch: Batch<'_>,
+        count: usize,
         targets: Targets<'_>,
         key: Key,
         objective: Objective<'_>,
-    ) -> Result<Gradients, ExecError> {
-        self.gradients_of(Mode::DENOISED, batch, targets, key, objective)
+    ) -> Result<Vec<Gradients>, ExecError> {
+        self.gradients_by_shard(Mode::DENOISED, batch, count, targets, key, objective)
     }
 
-    fn judged(&self, batch: Batch<'_>, clean: &[f32], seed: u64) -> Result<f64, ExecError> {
+    fn judged(&self, batch: Batch<'_>, clean: &[f32], seed: u64) -> Result<Vec<[f64; 2]>, ExecError> {
         let samples = Samples::new(batch, 0..batch.samples.len());
         let judge = Judge::taught(samples, clean.to_vec(), seed, &|| false);
-        let losses = [Mode::DENOISED, Mode::CLEAN_DENOISED].map(|mode| judge.loss_in(self, mode));
-        losses.into_iter().sum()
+        let noisy = judge.losses_in(self, Mode::DENOISED)?;
+        let quiet = judge.losses_in(self, Mode::CLEAN_DENOISED)?;
+        Ok(noisy.into_iter().zip(quiet).map(|(noisy, quiet)| [noisy, quiet]).collect())
     }
 }
 
@@ -416,7 +428,23 @@ pub fn finetune(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<FinetuneReport, FinetuneError> {
-    train(executor, data, options, checkpoint, stop, progress)
+    finetune_on(executor, data, options, checkpoint, stop, progress, &Alone)
+}
+
+/// The same, shared among ranks: every one calls this with the same program, data and options, which is checked, and is left with the
+/// same weights, those of one process to the bit. Only the first rank's `checkpoint` is read and written. When `stop` becomes true on any
+/// rank all end after the same step; one that waits for others meanwhile writes the checkpoint at once, for it may not live
+/// long enough to see them. An error on one ends all: see [`ranks::agree`].
+pub fn finetune_on(
+    executor: &mut Executor,
+    data: &dyn Source,
+    options: &FinetuneOptions,
+    checkpoint: Option<&Path>,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress),
+    ranks: &dyn Ranks,
+) -> Result<FinetuneReport, FinetuneError> {
+    train(executor, data, options, checkpoint, stop, progress, ranks)
 }
 
 /// The trainable weights: value and name, in the order of values.
@@ -457,6 +485,20 @@ fn identity(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> 
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     )
+}
+
+/// What ranks must have been given alike: what checkpoints are known by, and what the bits of results depend on besides.
+fn common(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> BTreeMap<String, String> {
+    let mut common = identity(program, data, options);
+    common.extend(
+        [
+            ("--resume", options.resume.to_string()),
+            ("instruction set", onednn::instruction_sets()),
+            ("version of mxc", env!("CARGO_PKG_VERSION").to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    common
 }
 
 /// The clean network's logits of samples met before: the backbone is frozen, so that they are computed once.
@@ -577,11 +619,11 @@ impl State {
     fn resume<T: Trainee>(
         &mut self,
         trainee: &mut T,
-        path: &Path,
+        (path, file): (&Path, &[u8]),
         (steps, steps_per_epoch): (u64, u64),
         judges: bool,
     ) -> Result<(), FinetuneError> {
-        let saved = Checkpoint::read(path)?;
+        let saved = Checkpoint::from_bytes(path, file)?;
         saved.check_options(path, &self.identity)?;
         let fits = saved.tensors.len() == self.parameters.len()
             && saved.step <= steps
@@ -674,6 +716,63 @@ impl State {
     }
 }
 
+/// A rank's part of steps.
+struct Part<'a> {
+    data: &'a dyn Source,
+    options: &'a FinetuneOptions,
+    /// Whether samples are blended, for which all of a step's are needed.
+    mixes: bool,
+    teacher: Teacher,
+    inputs: Vec<f32>,
+}
+
+impl Part<'_> {
+    /// Which of a step's samples are loaded.
+    fn loaded<'i>(&self, indices: &'i [usize], own: &Range<usize>) -> &'i [usize] {
+        if self.mixes && !own.is_empty() { indices } else { &indices[own.clone()] }
+    }
+
+    /// The gradients of the samples `own` of a step, by shard.
+    fn gradients<T: Trainee>(
+        &mut self,
+        trainee: &T,
+        indices: &[usize],
+        own: Range<usize>,
+        key: Key,
+    ) -> Result<Vec<Gradients>, FinetuneError> {
+        if own.is_empty() {
+            return Ok(Vec::new());
+        }
+        let loaded = self.loaded(indices, &own);
+        self.data.load(loaded, &mut self.inputs)?;
+        let mut ids: Vec<u64> = loaded.iter().map(|&index| self.data.id(index)).collect();
+        let mut inputs = self.inputs.as_mut_slice();
+        if self.mixes {
+            mix(inputs, &ids, key);
+            let len = inputs.len() / ids.len();
+            inputs = &mut inputs[own.start * len..own.end * len];
+            ids = ids[own.clone()].to_vec();
+        }
+        let batch = Batch { inputs: &[inputs], samples: &ids };
+        let mixed;
+        let labels;
+        let targets = match self.options.loss {
+            Loss::CrossEntropy => {
+                labels = self.data.labels(&indices[own]).unwrap_or_default();
+                Targets::Labels(&labels)
+            }
+            Loss::Distill if self.mixes => {
+                mixed = trainee.clean_logits(batch)?;
+                Targets::Logits(&mixed)
+            }
+            Loss::Distill => Targets::Logits(self.teacher.logits(trainee, batch)?),
+        };
+        let levels = self.options.levels(&ids, key);
+        let objective = Objective { levels: &levels, features: self.options.features };
+        Ok(trainee.gradients(batch, indices.len(), targets, key, objective)?)
+    }
+}
+
 fn train<T: Trainee>(
     trainee: &mut T,
     data: &dyn Source,
@@ -681,8 +780,10 @@ fn train<T: Trainee>(
     checkpoint: Option<&Path>,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress),
+    ranks: &dyn Ranks,
 ) -> Result<FinetuneReport, FinetuneError> {
-    check(trainee.program(), data, options)?;
+    let checked = check(trainee.program(), data, options);
+    ranks::agree(ranks, checked, |()| common(trainee.program(), data, options))?;
     let all = options.limit.unwrap_or(usize::MAX).min(data.len());
     let samples = all - if options.judge { options.recipe.judging(all) } else { 0 };
     let steps_per_epoch = samples.div_ceil(options.batch) as u64;
@@ -691,56 +792,71 @@ fn train<T: Trainee>(
     if state.parameters.is_empty() {
         return Ok(state.report);
     }
-    if let Some(path) = checkpoint.filter(|path| options.resume && path.exists()) {
-        state.resume(trainee, path, (steps, steps_per_epoch), samples < all)?;
+    let lens: Vec<usize> = state.parameters.iter().map(|&(id, _)| trainee.weight(id).len()).collect();
+    let checkpoint = checkpoint.filter(|_| ranks.rank() == 0);
+    if options.resume {
+        let file = checkpoint.filter(|path| path.exists()).map(checkpoint::read).transpose();
+        // One that is there has a byte in front of it.
+        let sent = file.map(|file| file.map_or_else(Vec::new, |file| [&[1], file.as_slice()].concat()));
+        let sent = ranks::gather_all(ranks, sent.map_err(FinetuneError::from))?;
+        if let Some((_, file)) = sent.first().and_then(|file| file.split_first()) {
+            let path = checkpoint.unwrap_or(Path::new("the checkpoint"));
+            state.resume(trainee, (path, file), (steps, steps_per_epoch), samples < all)?;
+        }
     }
-    let held = Held::load(trainee, data, samples..all, options.seed)?;
+    let held = Held::load(trainee, data, samples..all, options.seed, ranks);
+    let held = ranks::agree(ranks, held, |_| BTreeMap::new())?;
     if let Some(held) = held.as_ref().filter(|_| state.kept.losses.is_empty()) {
-        state.kept.judge(trainee, &state.parameters, held)?;
+        state.kept.judge(trainee, &state.parameters, held, ranks)?;
     }
-    let save = |state: &State, trainee: &T| checkpoint.map_or(Ok(()), |path| state.save(trainee, path));
+    let write = |state: &State, trainee: &T| checkpoint.map_or(Ok(()), |path| state.save(trainee, path));
+    let save = |state: &State, trainee: &T| {
+        let written = write(state, trainee).map_err(FinetuneError::from);
+        ranks::agree(ranks, written, |()| BTreeMap::new())
+    };
 
     let start = Instant::now();
     let mut trained = 0;
-    let mut inputs = Vec::new();
-    let mut teacher = Teacher::default();
+    let mut spent = shared::Spent::default();
     let mixes = options.mixes(trainee.program());
+    let mut part = Part { data, options, mixes, teacher: Teacher::default(), inputs: Vec::new() };
+    let own = |indices: &[usize]| shared::places(ranks, ranks.rank(), indices.len());
     while state.report.steps < steps {
         let epoch = state.report.steps / steps_per_epoch;
         let order = data::permutation(samples, options.seed, "train", epoch);
         let done = (state.report.steps % steps_per_epoch) as usize;
-        data.announce(order.chunks(options.batch).skip(done).map(<[usize]>::to_vec).collect());
+        let coming = order.chunks(options.batch).skip(done).map(|indices| part.loaded(indices, &own(indices)).to_vec());
+        data.announce(coming.filter(|indices| !indices.is_empty()).collect());
         for indices in order.chunks(options.batch).skip(done) {
-            if stop.load(Ordering::Relaxed) {
+            let step = state.report.steps;
+            // A new chip every step.
+            let key = Key { seed: options.seed, purpose: Purpose::Train, pass: epoch as u32, chip: step as u32 };
+            let begun = Instant::now();
+            let own = if stop.load(Ordering::Relaxed) {
+                Ok(None)
+            } else {
+                let shards = part.gradients(trainee, indices, own(indices), key);
+                shards.and_then(|shards| Ok(Some(shared::encode(&shards, &state.parameters)?)))
+            };
+            let computed = Instant::now();
+            let mut written = false;
+            let mut waiting = || {
+                if !written && stop.load(Ordering::Relaxed) {
+                    written = true;
+                    // Where this fails it fails again, and is told of, if the others come.
+                    let _ = write(&state, trainee);
+                }
+            };
+            let Some(said) = ranks::gather(ranks, own, &mut waiting)? else {
                 state.report.completed = false;
                 save(&state, trainee)?;
                 return Ok(state.report);
-            }
-            let step = state.report.steps;
-            data.load(indices, &mut inputs)?;
-            let ids: Vec<u64> = indices.iter().map(|&index| data.id(index)).collect();
-            // A new chip every step.
-            let key = Key { seed: options.seed, purpose: Purpose::Train, pass: epoch as u32, chip: step as u32 };
-            if mixes {
-                mix(&mut inputs, &ids, key);
-            }
-            let batch = Batch { inputs: &[&inputs], samples: &ids };
-            let mixed;
-            let labels;
-            let targets = match options.loss {
-                Loss::CrossEntropy => {
-                    labels = data.labels(indices).unwrap_or_default();
-                    Targets::Labels(&labels)
-                }
-                Loss::Distill if mixes => {
-                    mixed = trainee.clean_logits(batch)?;
-                    Targets::Logits(&mixed)
-                }
-                Loss::Distill => Targets::Logits(teacher.logits(trainee, batch)?),
             };
-            let levels = options.levels(&ids, key);
-            let objective = Objective { levels: &levels, features: options.features };
-            let gradients = trainee.gradients(batch, targets, key, objective)?;
+            let gathered = Instant::now();
+            let shards = shared::decode(&said, indices.len(), &state.parameters, &lens, ranks)?;
+            let gradients =
+                Gradients::sum(shards).ok_or_else(|| FinetuneError::Options("a step has no samples".to_owned()))?;
+            spent.count([begun, computed, gathered, Instant::now()], &said);
             if !gradients.loss.is_finite() {
                 return Err(FinetuneError::Diverged { step, loss: gradients.loss });
             }
@@ -762,13 +878,14 @@ fn train<T: Trainee>(
         state.report.accuracies.push(100.0 * state.correct as f64 / samples as f64);
         (state.loss, state.correct) = (0.0, 0);
         if let Some(held) = &held {
-            state.kept.judge(trainee, &state.parameters, held)?;
+            state.kept.judge(trainee, &state.parameters, held, ranks)?;
             if epoch == 0 && state.kept.is_astray() && state.report.steps >= SETTLED {
                 state.restart(trainee)?;
             }
         }
         save(&state, trainee)?;
     }
+    spent.tell(ranks);
     state.kept.restore(trainee, &state.parameters)?;
     state.report.judged = state.kept.losses;
     Ok(state.report)

@@ -57,19 +57,21 @@ impl Trainee for Fake {
         Ok(Vec::new())
     }
 
-    /// The distance from where the loss of all samples is least, or so.
-    fn judged(&self, batch: Batch<'_>, _: &[f32], _: u64) -> Result<f64, ExecError> {
-        let inputs = batch.inputs[0].iter().sum::<f32>();
-        Ok(f64::from(self.weights[&1].iter().sum::<f32>() - 0.4 * inputs / batch.samples.len() as f32).abs())
+    /// The distance from where each sample's loss is least, or so.
+    fn judged(&self, batch: Batch<'_>, _: &[f32], _: u64) -> Result<Vec<[f64; 2]>, ExecError> {
+        let weights = self.weights[&1].iter().sum::<f32>();
+        let samples = batch.inputs[0].chunks(3).map(|sample| 0.4 * sample.iter().sum::<f32>());
+        Ok(samples.map(|sample| [f64::from(weights - sample).abs(), 0.0]).collect())
     }
 
     fn gradients(
         &self,
         batch: Batch<'_>,
+        count: usize,
         targets: Targets<'_>,
         key: Key,
         _: Objective<'_>,
-    ) -> Result<Gradients, ExecError> {
+    ) -> Result<Vec<Gradients>, ExecError> {
         let Targets::Labels(labels) = targets else { panic!("the fake is trained on labels") };
         self.calls.set(self.calls.get() + 1);
         if self.kill_at == Some(self.calls.get()) {
@@ -84,12 +86,12 @@ impl Trainee for Fake {
             let noise = (id as f32 * 0.01 + key.pass as f32 * 0.1 + key.chip as f32 * 0.001).sin();
             let error = output + noise - label as f32;
             loss += f64::from(error * error);
-            bias += 2.0 * error / labels.len() as f32;
+            bias += 2.0 * error / count as f32;
             for (slot, x) in gradient.iter_mut().zip(sample) {
-                *slot += 2.0 * error * x / labels.len() as f32;
+                *slot += 2.0 * error * x / count as f32;
             }
         }
-        Ok(Gradients { loss, correct: 1, weights: BTreeMap::from([(1, gradient), (3, vec![bias])]) })
+        Ok(vec![Gradients { loss, correct: 1, weights: BTreeMap::from([(1, gradient), (3, vec![bias])]) }])
     }
 }
 
@@ -131,7 +133,7 @@ fn options() -> FinetuneOptions {
 }
 
 fn run(fake: &mut Fake, options: &FinetuneOptions, checkpoint: Option<&Path>) -> Result<FinetuneReport, FinetuneError> {
-    train(fake, &Numbers(10), options, checkpoint, &AtomicBool::new(false), &mut |_| {})
+    train(fake, &Numbers(10), options, checkpoint, &AtomicBool::new(false), &mut |_| {}, &Alone)
 }
 
 #[test]
@@ -140,10 +142,8 @@ fn trains_all_samples_every_epoch() {
     let mut seen = Vec::new();
     let stop = AtomicBool::new(false);
     let options = || FinetuneOptions { learning_rate: 0.2, ..options() };
-    let report = train(&mut fake, &Numbers(10), &options(), None, &stop, &mut |progress| {
-        seen.push((progress.epoch, progress.step, progress.steps));
-    })
-    .unwrap();
+    let told = &mut |progress: Progress| seen.push((progress.epoch, progress.step, progress.steps));
+    let report = train(&mut fake, &Numbers(10), &options(), None, &stop, told, &Alone).unwrap();
     assert!(report.completed);
     assert_eq!((report.steps, report.samples, report.losses.len()), (9, 10, 3));
     assert_eq!(seen.len(), 9);
@@ -179,10 +179,8 @@ fn resuming_gives_the_same_bytes() {
         let _ = std::fs::remove_file(&path);
         let mut fake = Fake::new();
         let stop = AtomicBool::new(false);
-        let report = train(&mut fake, &Numbers(10), &options(), Some(&path), &stop, &mut |progress| {
-            stop.store(progress.step == last, Ordering::Relaxed);
-        })
-        .unwrap();
+        let told = &mut |progress: Progress| stop.store(progress.step == last, Ordering::Relaxed);
+        let report = train(&mut fake, &Numbers(10), &options(), Some(&path), &stop, told, &Alone).unwrap();
         assert!(!report.completed);
         assert_eq!(report.steps, last);
         let resume = FinetuneOptions { resume: true, ..options() };
@@ -214,10 +212,8 @@ fn judging() -> FinetuneOptions {
 fn held_out_samples_decide_what_is_kept() {
     let train_on = |fake: &mut Fake, options: &FinetuneOptions, path: Option<&Path>, stop_at: Option<u64>| {
         let stop = AtomicBool::new(false);
-        train(fake, &Numbers(16), options, path, &stop, &mut |progress| {
-            stop.store(Some(progress.step) == stop_at, Ordering::Relaxed);
-        })
-        .unwrap()
+        let told = &mut |progress: Progress| stop.store(Some(progress.step) == stop_at, Ordering::Relaxed);
+        train(fake, &Numbers(16), options, path, &stop, told, &Alone).unwrap()
     };
     let mut kept = Vec::new();
     for rate in [1e-3, 0.02, 1e4] {
@@ -229,9 +225,9 @@ fn held_out_samples_decide_what_is_kept() {
         let epoch = report.judged.iter().rposition(|&loss| loss == least).unwrap();
         kept.push(epoch);
         // What is left in the trainee is what was judged so.
-        let held = Held::load(&fake, &Numbers(16), 14..16, 7).unwrap().unwrap();
+        let held = Held::load(&fake, &Numbers(16), 14..16, 7, &Alone).unwrap().unwrap();
         let mut again = Kept::default();
-        again.judge(&fake, &trainable(fake.program()), &held).unwrap();
+        again.judge(&fake, &trainable(fake.program()), &held, &Alone).unwrap();
         assert_eq!(again.losses, [least]);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.mxa.ckpt");
@@ -252,7 +248,7 @@ fn a_run_that_goes_astray_begins_again() {
     let options = FinetuneOptions { learning_rate: 30.0, batch: 1, epochs: 2, ..judging() };
     let run = |fake: &mut Fake, options: &FinetuneOptions, path: Option<&Path>, calls: Option<u64>| {
         fake.kill_at = calls;
-        train(fake, &Numbers(24), options, path, &AtomicBool::new(false), &mut |_| {})
+        train(fake, &Numbers(24), options, path, &AtomicBool::new(false), &mut |_| {}, &Alone)
     };
     let mut whole = Fake::new();
     let report = run(&mut whole, &options, None, None).unwrap();
@@ -287,7 +283,7 @@ fn other_options_do_not_resume() {
     refused(FinetuneOptions { batch: 5, ..resume.clone() }, "another --batch (4, now 5)");
     refused(FinetuneOptions { parent_sha256: "def".into(), ..resume.clone() }, "another the package (abc, now def)");
     let stop = AtomicBool::new(false);
-    let error = train(&mut Fake::new(), &Numbers(9), &resume, Some(&path), &stop, &mut |_| {});
+    let error = train(&mut Fake::new(), &Numbers(9), &resume, Some(&path), &stop, &mut |_| {}, &Alone);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("--data or --holdout"), "{error}");
     // Without --resume the old checkpoint is overwritten.
@@ -318,7 +314,7 @@ fn bad_input_is_refused() {
     refused(FinetuneOptions { learning_rate: 1e30, ..options() }, "training diverged; use a smaller --lr");
     let stop = AtomicBool::new(false);
     let synthetic = data::Synthetic::new(&[3], 8, 0);
-    let error = train(&mut Fake::new(), &synthetic, &options(), None, &stop, &mut |_| {}).unwrap_err();
+    let error = train(&mut Fake::new(), &synthetic, &options(), None, &stop, &mut |_| {}, &Alone).unwrap_err();
     assert!(error.to_string().contains("cross-entropy needs labels"), "{error}");
     // Nothing to train.
     let mut fake = Fake::new();
@@ -478,6 +474,207 @@ fn a_real_network_trains_to_the_same_bytes() {
         assert_eq!(trained(loss, 2, None), expected);
         assert_eq!(trained(loss, 2, Some(4)), expected);
         assert_eq!(trained(loss, 1, Some(6)), expected);
+    }
+}
+
+/// Runs that ranks share: batches of 40 are 3 shards, the last of an epoch is one, so that some ranks have more to do than others
+/// and seven have nothing most of the time.
+mod on_ranks {
+    use super::*;
+    use crate::ranks::testing::{Thread, on};
+    use std::sync::Mutex;
+
+    /// The recipe that has everything: samples that judge, blends, levels of noise, features.
+    fn best() -> FinetuneOptions {
+        FinetuneOptions {
+            epochs: 3,
+            batch: 40,
+            seed: 7,
+            mix: true,
+            features: 0.5,
+            learning_rate: 1e-3,
+            ..FinetuneOptions::new(Recipe::Best)
+        }
+    }
+
+    fn cosine(loss: Loss) -> FinetuneOptions {
+        FinetuneOptions { loss, batch: 40, ..options() }
+    }
+
+    fn weights(executor: &Executor) -> Vec<Vec<f32>> {
+        trainable(executor.program()).iter().map(|&(id, _)| executor.weight(id).to_vec()).collect()
+    }
+
+    /// A run's end and the weights that it leaves.
+    type End = (Result<FinetuneReport, FinetuneError>, Vec<Vec<f32>>);
+
+    fn run(
+        data: &dyn Source,
+        options: &FinetuneOptions,
+        path: Option<&Path>,
+        stop: &AtomicBool,
+        told: &mut dyn FnMut(Progress),
+        ranks: &dyn Ranks,
+    ) -> End {
+        let mut executor = Executor::new(network(), 1).unwrap();
+        let end = finetune_on(&mut executor, data, options, path, stop, told, ranks);
+        (end, weights(&executor))
+    }
+
+    fn undisturbed(options: &FinetuneOptions, ranks: &dyn Ranks) -> (FinetuneReport, Vec<Vec<f32>>) {
+        let (report, weights) = run(&Patterns::new(90), options, None, &AtomicBool::new(false), &mut |_| {}, ranks);
+        (report.unwrap(), weights)
+    }
+
+    #[test]
+    fn bytes_are_those_of_one_process() {
+        for options in [cosine(Loss::CrossEntropy), cosine(Loss::Distill), best()] {
+            let alone = undisturbed(&options, &Alone);
+            assert!(alone.1 != weights(&Executor::new(network(), 1).unwrap()) && alone.0.completed);
+            for count in [1, 2, 3, 4, 7] {
+                for found in on(count, |ranks| undisturbed(&options, ranks)) {
+                    assert!(found == alone, "{count} ranks: {:?} is not {:?}", found.0, alone.0);
+                }
+            }
+        }
+    }
+
+    /// Wherever one rank is asked to stop, all do; another number of them goes on, and ends as if nobody had stopped.
+    #[test]
+    fn a_stop_on_one_stops_all() {
+        let folder = tempfile::tempdir().unwrap();
+        for options in [cosine(Loss::CrossEntropy), best()] {
+            let alone = undisturbed(&options, &Alone);
+            for (last, from, to) in [(1, 3, 2), (2, 2, 4), (4, 4, 1), (5, 7, 3)] {
+                // What is not the first rank's is not there.
+                let path = |rank: usize| folder.path().join(if rank == 0 { "here" } else { "nowhere/there" });
+                let stopped = on(from, |ranks| {
+                    let stop = AtomicBool::new(false);
+                    let told = &mut |progress: Progress| {
+                        stop.store(progress.step == last && ranks.rank() == from - 1, Ordering::Relaxed);
+                    };
+                    run(&Patterns::new(90), &options, Some(&path(ranks.rank())), &stop, told, ranks).0.unwrap()
+                });
+                assert!(stopped.iter().all(|report| !report.completed && report.steps == last), "{stopped:?}");
+                let resume = FinetuneOptions { resume: true, ..options.clone() };
+                let go = AtomicBool::new(false);
+                let ended = on(to, |ranks| {
+                    run(&Patterns::new(90), &resume, Some(&path(ranks.rank())), &go, &mut |_| {}, ranks)
+                });
+                for (report, weights) in ended {
+                    let report = report.unwrap();
+                    assert_eq!(report.resumed_from, Some(last));
+                    assert_eq!((report.losses, report.judged), (alone.0.losses.clone(), alone.0.judged.clone()));
+                    assert!(weights == alone.1, "stopped after {last} on {from}, resumed on {to}");
+                }
+            }
+        }
+    }
+
+    /// Dies in the middle of the run, as if killed.
+    struct Dying<'a> {
+        ranks: &'a Thread,
+        left: Mutex<u32>,
+        stop: &'a AtomicBool,
+    }
+
+    impl Ranks for Dying<'_> {
+        fn rank(&self) -> usize {
+            self.ranks.rank()
+        }
+
+        fn count(&self) -> usize {
+            self.ranks.count()
+        }
+
+        fn all_gather(&self, message: &[u8], waiting: &mut dyn FnMut()) -> Result<Vec<Vec<u8>>, RanksError> {
+            let mut left = self.left.lock().unwrap();
+            if self.rank() == 1 && *left == 0 {
+                // The launcher sees it and tells the others to end; they wait in vain.
+                self.stop.store(true, Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                return Err(RanksError::Lost("killed".to_owned()));
+            }
+            *left = left.saturating_sub(1);
+            self.ranks.all_gather(message, waiting)
+        }
+    }
+
+    #[test]
+    fn what_a_lost_rank_leaves_is_resumed() {
+        let alone = undisturbed(&best(), &Alone);
+        let folder = tempfile::tempdir().unwrap();
+        // Three things are gathered before the first step, and after an epoch's two steps what judges and whether the checkpoint stands.
+        for (gathered, step) in [(3, 0), (4, 1), (6, 2), (7, 2), (8, 3)] {
+            let path = folder.path().join(format!("{gathered}.ckpt"));
+            let stop = AtomicBool::new(false);
+            let ends = on(3, |ranks| {
+                let ranks = Dying { ranks, left: Mutex::new(gathered), stop: &stop };
+                run(&Patterns::new(90), &best(), Some(&path), &stop, &mut |_| {}, &ranks).0
+            });
+            assert!(ends.iter().all(|end| matches!(end, Err(FinetuneError::Ranks(RanksError::Lost(_))))), "{ends:?}");
+            let resume = FinetuneOptions { resume: true, ..best() };
+            let go = AtomicBool::new(false);
+            let (report, weights) = run(&Patterns::new(90), &resume, Some(&path), &go, &mut |_| {}, &Alone);
+            assert_eq!(report.unwrap().resumed_from, Some(step), "{gathered}");
+            assert!(weights == alone.1, "{gathered}");
+        }
+    }
+
+    /// Patterns of which one cannot be read.
+    struct Broken(bool);
+
+    impl Source for Broken {
+        fn len(&self) -> usize {
+            90
+        }
+
+        fn sample_len(&self) -> usize {
+            36
+        }
+
+        fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
+            if self.0 {
+                return Err(DataError::Mismatch("the disk is gone".to_owned()));
+            }
+            Patterns::new(90).load(indices, out)
+        }
+
+        fn labels(&self, indices: &[usize]) -> Option<Vec<u32>> {
+            Patterns::new(90).labels(indices)
+        }
+
+        fn fingerprint(&self) -> String {
+            "patterns".to_owned()
+        }
+    }
+
+    #[test]
+    fn an_error_on_one_ends_all() {
+        let ends = |options: &(dyn Fn(usize) -> FinetuneOptions + Sync), broken: usize, file: Option<&Path>| {
+            let ends = on(3, |ranks| {
+                let data = Broken(ranks.rank() == broken);
+                let path = file.filter(|_| ranks.rank() == 0);
+                let end = run(&data, &options(ranks.rank()), path, &AtomicBool::new(false), &mut |_| {}, ranks);
+                end.0.unwrap_err().to_string()
+            });
+            <[String; 3]>::try_from(ends).unwrap()
+        };
+        let [first, second, third] = ends(&|_| best(), 1, None);
+        assert_eq!(first, "rank 1: the disk is gone");
+        assert_eq!((second.as_str(), third), ("the disk is gone", first.clone()));
+        // In the first step.
+        assert_eq!(ends(&|_| cosine(Loss::CrossEntropy), 1, None)[2], first);
+        let seeds = |rank: usize| FinetuneOptions { seed: u64::from(rank == 2), ..best() };
+        for message in ends(&seeds, 9, None) {
+            assert_eq!(message, "rank 2 was started with another --seed than rank 0: 1, not 0");
+        }
+        let [first, second, _] = ends(&|_| best(), 9, Some("nowhere/there".as_ref()));
+        assert!(first.contains("nowhere/there") && second == format!("rank 0: {first}"), "{first} {second}");
+        let wild = FinetuneOptions { learning_rate: 1e30, recipe: Recipe::Cosine, judge: false, ..best() };
+        for message in ends(&|_| wild.clone(), 9, None) {
+            assert!(message.contains("training diverged"), "{message}");
+        }
     }
 }
 
