@@ -55,11 +55,8 @@ PROFILE ?= release
 LIBRARY := target/$(if $(RUNTIME),shared/)$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/libmxc_c
 LIBRARY_FLAGS = --profile $(PROFILE) --locked -p mxc-capi $(if $(RUNTIME),--no-default-features --target-dir target/shared)
 .PHONY: library archive install-library wheel
-library: setup
-	$(if $(RUNTIME),$(WHOLE)) cargo rustc $(LIBRARY_FLAGS) --crate-type cdylib
-
-archive: setup
-	$(if $(RUNTIME),$(WHOLE)) cargo rustc $(LIBRARY_FLAGS) --crate-type staticlib
+library archive: setup
+	$(if $(RUNTIME),$(WHOLE)) cargo rustc $(LIBRARY_FLAGS) --crate-type $(if $(filter archive,$@),staticlib,cdylib)
 
 install-library: library $(if $(STATIC),archive)
 	scripts/install-library.sh $(LIBRARY).so "$(DESTDIR)$(PREFIX)" $(if $(STATIC),$(LIBRARY).a)

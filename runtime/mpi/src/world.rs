@@ -5,7 +5,7 @@ use mpi::{
     Count, Threading,
     datatype::PartitionMut,
     environment::Universe,
-    request,
+    request::{self, Request, Scope},
     topology::SimpleCommunicator,
     traits::{Communicator, CommunicatorCollectives},
 };
@@ -60,12 +60,7 @@ impl Ranks for World {
         let mut lens = vec![0u64; self.count()];
         let own = [message.len() as u64];
         request::scope(|scope| {
-            let mut left = self.communicator.immediate_all_gather_into(scope, &own[..], &mut lens[..]);
-            let start = Instant::now();
-            while let Err(again) = left.test() {
-                left = again;
-                rest(start, waiting);
-            }
+            finish(self.communicator.immediate_all_gather_into(scope, &own[..], &mut lens[..]), waiting);
         });
         // MPI counts in C's int. All ranks see the same lengths.
         let total: u64 = lens.iter().sum();
@@ -84,12 +79,7 @@ impl Ranks for World {
         let mut all = vec![0u8; total as usize];
         let mut parts = PartitionMut::new(&mut all[..], &counts[..], &places[..]);
         request::scope(|scope| {
-            let mut left = self.communicator.immediate_all_gather_varcount_into(scope, message, &mut parts);
-            let start = Instant::now();
-            while let Err(again) = left.test() {
-                left = again;
-                rest(start, waiting);
-            }
+            finish(self.communicator.immediate_all_gather_varcount_into(scope, message, &mut parts), waiting);
         });
         let mut rest = all.as_slice();
         let messages = lens.iter().map(|&len| {
@@ -101,8 +91,12 @@ impl Ranks for World {
     }
 }
 
-/// A moment of waiting.
-fn rest(start: Instant, waiting: &mut dyn FnMut()) {
-    waiting();
-    if start.elapsed() < PATIENCE { thread::yield_now() } else { thread::sleep(NAP) }
+/// Waits until it is done.
+fn finish<'a, D: ?Sized, S: Scope<'a>>(mut left: Request<'a, D, S>, waiting: &mut dyn FnMut()) {
+    let start = Instant::now();
+    while let Err(again) = left.test() {
+        left = again;
+        waiting();
+        if start.elapsed() < PATIENCE { thread::yield_now() } else { thread::sleep(NAP) }
+    }
 }
