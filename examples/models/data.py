@@ -14,8 +14,8 @@ HOLDOUT = 5000  # the last training images, used for choices only
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads one gzipped IDX file of unsigned bytes."""
-    with gzip.open(path) as file:
+    """Reads one IDX file of unsigned bytes, gzipped or not."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         raw = file.read()
     zeros, kind, rank = struct.unpack(">HBB", raw[:4])
     if zeros != 0 or kind != 8:

@@ -40,6 +40,16 @@ pub(crate) fn mean(losses: impl IntoIterator<Item = f64>) -> f64 {
     total / count.max(1) as f64
 }
 
+/// What the loss without noise counts against that under the noise that a network is compiled for: on a chip with less noise it should
+/// not lose what it has gained.
+const QUIET: f64 = 0.25;
+
+/// The mean of samples' losses under noise, and a quarter of the mean of those without it.
+pub(crate) fn both(losses: &[[f64; 2]]) -> f64 {
+    let [noisy, quiet] = [0, 1].map(|mode| mean(losses.iter().map(|loss| loss[mode])));
+    noisy + QUIET * quiet
+}
+
 impl<'a> Judge<'a> {
     /// Runs the samples on the clean network. Judging draws the noise of the seed's first calibration pass; `stopped` says when the
     /// caller wants no more of it.
@@ -82,6 +92,17 @@ impl<'a> Judge<'a> {
     /// When the network cannot be run.
     pub fn loss(&self, executor: &Executor) -> Result<f64, ExecError> {
         Ok(mean(self.losses_in(executor, Mode::DENOISED)?))
+    }
+
+    /// Every sample's loss with denoisers, under noise and without: what judges denoisers, which change the network without noise, too.
+    ///
+    /// # Errors
+    ///
+    /// When the network cannot be run.
+    pub(crate) fn losses(&self, executor: &Executor) -> Result<Vec<[f64; 2]>, ExecError> {
+        let noisy = self.losses_in(executor, Mode::DENOISED)?;
+        let quiet = self.losses_in(executor, Mode::CLEAN_DENOISED)?;
+        Ok(noisy.into_iter().zip(quiet).map(|(noisy, quiet)| [noisy, quiet]).collect())
     }
 
     /// Every sample's loss, in any mode.

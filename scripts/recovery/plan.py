@@ -48,9 +48,13 @@ class Method:
     script: str | None = None
 
 
+# Layers by gradient until the budget is full: other than the paper's own placement it skips what no longer fits.
+_FILLED = ("--placement", "greedy-fill")
+
+
 def _alone(kind: str) -> Method:
     """A kind of denoiser by itself: converters' ranges as they are, trained from the identity."""
-    options = ("--denoiser", kind, "--equalize", "no", "--init", "identity")
+    options = (*_FILLED, "--denoiser", kind, "--equalize", "no", "--init", "identity")
     return Method(kind, f"`{kind}` alone, trained", options, ("--recipe", "best"))
 
 
@@ -61,14 +65,14 @@ METHODS = (
     Method(
         "moments",
         "affines from moments, no training",
-        ("--denoiser", "affine", "--equalize", "no", "--init", "closed-form"),
+        (*_FILLED, "--denoiser", "affine", "--equalize", "no", "--init", "closed-form"),
     ),
     _alone("affine"),
     _alone("depthwise"),
     _alone("lowrank"),
     _alone("mean"),
     _alone("mean+affine"),
-    Method("paper", "the paper's block and training, with labels", ("--recipe", "paper"), ("--recipe", "paper")),
+    Method("paper", "the paper's block and training, with labels", ("--recipe", "paper", *_FILLED), ("--recipe", "paper")),
     Method("best, untrained", "`compile` by default, without `finetune`"),
     Method("best, affine", "`best` with affines only", ("--denoiser", "affine"), ("--recipe", "best")),
     Method("best", "`compile` and `finetune` by default", (), ("--recipe", "best")),

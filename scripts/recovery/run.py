@@ -19,7 +19,7 @@ from plan import BUDGET, DROP, Network, Noise, Row
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples/noise_aware.py"
 # Version of what this file does with a row.
-FORMAT = 1
+FORMAT = 2
 
 
 @functools.cache
@@ -183,8 +183,6 @@ class Runner:
             "compile",
             *common,
             *budget,
-            "--placement",
-            "greedy-fill",
             *method.compile,
             "--seed",
             row.seed,

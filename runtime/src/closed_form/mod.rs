@@ -8,8 +8,11 @@
 //! channels, which are added to the noisy input, take the weights that bring it closest to the clean output, in the mean square
 //! (`filter.rs`, `wiener.rs`), as far as the weights of one half of the samples do on the other half.
 //!
-//! The gain, whether blocks are fitted, and whether a fit is taken at all is chosen by the distillation loss of samples that were not
-//! fitted.
+//! Noise that a ReLU has passed has a mean, which denoisers take away again, and which is missing where there is no noise: what is
+//! fitted under the noise alone bends the network without noise. Where half of the samples have less of it, it is bent less.
+//!
+//! These levels of noise, the gain, whether blocks are fitted, and whether a fit is taken at all are chosen by samples that were not
+//! fitted: by their distillation loss under noise, and a quarter of that without it.
 
 mod filter;
 pub(crate) mod form;
@@ -27,7 +30,7 @@ use crate::{
     },
     measure::{Part, channels::ChannelSums, curvature::Slopes},
     program::{LayerId, Op, Program, ValueId},
-    search::Judge,
+    search::{Judge, both},
 };
 use form::{Bottleneck, Form};
 use mxc_spec::{denoise::expression::Site, noise::Scale};
@@ -39,7 +42,10 @@ use std::collections::BTreeSet;
 pub struct Fitted {
     /// The gain γ; `None` where no fit was better than the denoisers as they were, which are then left alone.
     pub gain: Option<f64>,
-    /// The distillation loss of the judging samples before.
+    /// The levels of noise that it was fitted under, half of the samples each, as shares of the noise as it is: all of it, and as much
+    /// or less.
+    pub levels: [f64; 2],
+    /// The judging samples' distillation loss under noise, and a quarter of that without it added, before.
     pub before: f64,
     /// And after, with the denoisers that were fitted on the other samples.
     pub after: f64,
@@ -48,12 +54,15 @@ pub struct Fitted {
 /// The most channels of a layer whose bottleneck is fitted: the moments of all pairs of channels take memory and time.
 const WIDEST: usize = 1024;
 
+/// The levels of noise that are tried.
+const LEVELS: [[f64; 2]; 3] = [[1.0, 1.0], [1.0, 0.5], [1.0, 0.0]];
+
 /// The gains that are tried where the range limits them.
 const GAINS: [f64; 4] = [1.25, 1.5, 2.0, 3.0];
 
-/// Fits a calibrated program's denoisers on samples without labels: on half of them with every gain, judged on the other half, then
-/// as was best on all. Denoisers of other forms, and bottlenecks of more than
-/// 1,024 channels, stay as they are. Of more samples than fit 2 GiB of values the first are taken.
+/// Fits a calibrated program's denoisers on samples without labels: on half of them under all levels of noise and with
+/// all gains, judged on the other half, then as was best on all. Denoisers of other forms, and bottlenecks of more than 1,024 channels,
+/// stay as they are. Of more samples than fit 2 GiB of values the first are taken.
 ///
 /// # Errors
 ///
@@ -73,7 +82,7 @@ pub fn fit(
         false => Vec::new(),
     };
     let judge = Judge::new(executor, Samples::new(batch, judging), seed, stopped)?;
-    let before = judge.loss(executor)?;
+    let before = both(&judge.losses(executor)?);
     let start = weights(executor);
     let layers = executor.program().layers().len();
     let [half, all] = [fitted, 0..count].map(|places| Samples::whole(batch, places));
@@ -83,21 +92,28 @@ pub fn fit(
             return Ok(());
         };
         let fit = Estimator { choice, curvature: &curvature, scaled: &forms.scaled };
-        samples.batches().try_for_each(|batch| executor.fit_denoisers(batch, key, &fit, stopped))
+        samples.batches().try_for_each(|batch| executor.fit_denoisers(batch, key, choice.levels, &fit, stopped))
     };
     let (mut best, mut after) = (None, before);
     let mut attempt = |executor: &mut Executor, choice: Choice, best: &mut Option<Choice>| {
         judge.unless_stopped()?;
         run(executor, &half, key(1), Some(&choice))?;
-        let loss = judge.loss(executor)?;
+        let loss = both(&judge.losses(executor)?);
         if loss < after {
             (*best, after) = (Some(choice), loss);
         }
         Ok::<f64, ExecError>(loss)
     };
-    let plain = Choice { gains: vec![1.0; layers], blocks: false, rescaled: false };
-    let mut gains = |executor: &mut Executor, plain: &Choice, best: &mut Option<Choice>| {
-        let alone = attempt(executor, plain.clone(), best)?;
+    let plain = Choice::plain(layers);
+    let mut search = |executor: &mut Executor, plain: Choice, best: &mut Option<Choice>| {
+        let (mut plain, mut alone) = (plain, f64::INFINITY);
+        for levels in LEVELS {
+            let choice = Choice { levels, ..plain.clone() };
+            let loss = attempt(executor, choice.clone(), best)?;
+            if loss < alone {
+                (plain, alone) = (choice, loss);
+            }
+        }
         let scales = plain.rescaled || !forms.scaled.is_empty();
         for reach in if scales { reaches(executor.program(), plain.rescaled) } else { Vec::new() } {
             let mut last = alone;
@@ -114,10 +130,10 @@ pub fn fit(
         Ok::<(), ExecError>(())
     };
     if forms.affines {
-        gains(executor, &plain, &mut best)?;
+        search(executor, plain.clone(), &mut best)?;
     }
     if forms.filters {
-        gains(executor, &Choice { blocks: true, rescaled: true, ..plain.clone() }, &mut best)?;
+        search(executor, Choice { blocks: true, rescaled: true, ..plain.clone() }, &mut best)?;
     }
     if forms.blocks {
         // Only what is rescaled takes a gain.
@@ -125,12 +141,15 @@ pub fn fit(
         attempt(executor, Choice { blocks: true, ..choice }, &mut best)?;
     }
     run(executor, &all, key(2), best.as_ref())?;
-    Ok(Fitted { gain: best.map(|choice| choice.gain()), before, after })
+    let levels = best.as_ref().map_or([1.0; 2], |choice| choice.levels);
+    Ok(Fitted { gain: best.map(|choice| choice.gain()), levels, before, after })
 }
 
 /// What is fitted, and how.
 #[derive(Clone, Debug)]
 struct Choice {
+    /// Of noise, half of the samples each.
+    levels: [f64; 2],
     /// By layer, the gain of its output.
     gains: Vec<f64>,
     blocks: bool,
@@ -139,6 +158,11 @@ struct Choice {
 }
 
 impl Choice {
+    /// Affines alone, under the noise as it is.
+    fn plain(layers: usize) -> Self {
+        Self { levels: [1.0; 2], gains: vec![1.0; layers], blocks: false, rescaled: false }
+    }
+
     /// The gain where there is one.
     fn gain(&self) -> f64 {
         self.gains.iter().copied().fold(1.0, f64::max)
@@ -464,18 +488,19 @@ mod tests {
             let errors = |executor: &mut Executor| {
                 let errors = Errors::default();
                 let batch = Batch { inputs: &[others.0], samples: others.1 };
-                executor.fit_denoisers(batch, key, &errors, &|| false).unwrap();
+                executor.fit_denoisers(batch, key, [1.0; 2], &errors, &|| false).unwrap();
                 errors.0.into_inner().unwrap()
             };
             let before = errors(&mut executor);
             let batch = Batch { inputs: &[fitted.0], samples: fitted.1 };
             let curvature = vec![flat(); executor.program().layers().len()];
-            let choice = Choice { gains: vec![1.0; curvature.len()], blocks: true, rescaled: false };
+            let choice = Choice { blocks: true, ..Choice::plain(curvature.len()) };
             let start = weights(&executor);
             executor
                 .fit_denoisers(
                     batch,
                     key,
+                    choice.levels,
                     &Estimator { choice: &choice, curvature: &curvature, scaled: &BTreeSet::new() },
                     &|| false,
                 )
@@ -516,6 +541,45 @@ mod tests {
         assert!(found == fitted(3));
     }
 
+    /// Whether a sample was noisy behind the first layer, by its place.
+    #[derive(Default)]
+    struct Noisy(Mutex<std::collections::BTreeMap<usize, bool>>);
+
+    impl Fit for Noisy {
+        type Sums = ();
+
+        fn start(&self, denoiser: &Denoiser) -> Option<()> {
+            (denoiser.layer == 0).then_some(())
+        }
+
+        fn add(&self, _: &Denoiser, (): &mut (), place: usize, clean: &[f32], noisy: &[f32]) {
+            self.0.lock().unwrap().insert(place, clean != noisy);
+        }
+
+        fn solve(&self, _: &Denoiser, _: Vec<()>) -> Vec<(usize, Vec<f32>)> {
+            Vec::new()
+        }
+    }
+
+    /// Pairs of samples see the two levels of noise by turns, so that both halves that judge each other see both.
+    #[test]
+    fn pairs_of_samples_see_the_levels_by_turns() {
+        let (images, ids) = samples(10);
+        let mut executor = Executor::new(network(Kind::named("mean").unwrap(), false), 3).unwrap();
+        // Without saturation, which there is without noise, too.
+        executor.change_layers(|layers| layers.iter_mut().for_each(|layer| layer.noise.scale = Scale::Constant));
+        let noisy = |executor: &mut Executor, levels: [f64; 2]| -> Vec<bool> {
+            let noisy = Noisy::default();
+            let batch = Batch { inputs: &[&images], samples: &ids };
+            executor.fit_denoisers(batch, Key::calibration(1, 0), levels, &noisy, &|| false).unwrap();
+            noisy.0.into_inner().unwrap().into_values().collect()
+        };
+        let [with, without] = [true, false];
+        let expected = [with, with, without, without, with, with, without, without, with, with];
+        assert_eq!(noisy(&mut executor, [1.0, 0.0]), expected);
+        assert_eq!(noisy(&mut executor, [1.0, 1.0]), [with; 10]);
+    }
+
     /// What signals pass is the straight line: LeakyReLUs lift nothing off, and the paper's random part stays silent.
     #[test]
     fn a_bottleneck_is_linear() {
@@ -523,7 +587,7 @@ mod tests {
         let (images, ids) = samples(32);
         let mut executor = Executor::new(network(paper, false), 1).unwrap();
         let layers = executor.program().layers().len();
-        let choice = Choice { gains: vec![1.0; layers], blocks: true, rescaled: false };
+        let choice = Choice { blocks: true, ..Choice::plain(layers) };
         let curvature = vec![flat(); layers];
         let key = Key::calibration(1, 0);
         let batch = Batch { inputs: &[&images], samples: &ids };
@@ -531,6 +595,7 @@ mod tests {
             .fit_denoisers(
                 batch,
                 key,
+                choice.levels,
                 &Estimator { choice: &choice, curvature: &curvature, scaled: &BTreeSet::new() },
                 &|| false,
             )

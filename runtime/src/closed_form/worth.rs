@@ -65,7 +65,7 @@ pub fn measure(
         Survey { choices, most, curvature: &curvature, worths: Mutex::new(vec![Vec::new(); program.layers().len()]) };
     let mut trial = Executor::new(trial, executor.threads())?;
     for whole in Samples::whole(batch, 0..count).batches() {
-        trial.fit_denoisers(whole, Key::calibration(seed, 2), &survey, stopped)?;
+        trial.fit_denoisers(whole, Key::calibration(seed, 2), [1.0; 2], &survey, stopped)?;
     }
     Ok(survey.worths.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
@@ -282,12 +282,12 @@ mod tests {
         let judge = Judge::new(&executor, Samples::new(batch, 256..512), 7, &|| false).unwrap();
         let before = judge.loss(&executor).unwrap();
         let layers = trial.layers().len();
-        let choice = Choice { gains: vec![1.0; layers], blocks: true, rescaled: false };
+        let choice = Choice { blocks: true, ..Choice::plain(layers) };
         let half = Samples::new(batch, 0..256);
         let curvature = executor.curvature(&mut half.batches(), Key::calibration(7, 3)).unwrap();
         let fit = Estimator { choice: &choice, curvature: &curvature, scaled: &BTreeSet::new() };
         for half in Samples::whole(batch, 0..256).batches() {
-            executor.fit_denoisers(half, Key::calibration(7, 1), &fit, &|| false).unwrap();
+            executor.fit_denoisers(half, Key::calibration(7, 1), [1.0; 2], &fit, &|| false).unwrap();
         }
         // The first layer's alone.
         let others: Vec<ValueId> = (0..trial.values().len())

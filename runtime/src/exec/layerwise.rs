@@ -95,7 +95,8 @@ impl Executor {
     }
 
     /// Runs a batch on the clean and on the noisy, denoised network side by side; at every denoiser that `fit` wants all samples wait
-    /// until its weights are set. All samples' values of a layer are in memory at once.
+    /// until its weights are set. All samples' values of a layer are in memory at once. Pairs of samples see noise of the two levels,
+    /// shares of the noise as it is, by turns: both among the even and among the odd places.
     ///
     /// # Errors
     ///
@@ -104,6 +105,7 @@ impl Executor {
         &mut self,
         batch: Batch<'_>,
         key: Key,
+        levels: [f64; 2],
         fit: &F,
         stopped: &dyn Fn() -> bool,
     ) -> Result<(), ExecError> {
@@ -131,12 +133,13 @@ impl Executor {
             let parts = self.run_shards(batch, batch.samples.len().div_ceil(PARTS), |worker, range| {
                 let mut sums = fit.start(denoiser);
                 for place in range {
+                    let level = levels[place / 2 % 2];
                     let inputs = self.sample_inputs(batch, place);
                     let run = Inputs { constants: &self.constants, inputs: &inputs };
                     let mut states = lock(&states[place]);
                     for (which, (plan, mode)) in plans.iter().enumerate() {
                         let index = batch.samples[place];
-                        let sample = Sample { mode: *mode, key, index, tape: false, level: 1.0 };
+                        let sample = Sample { mode: *mode, key, index, tape: false, level };
                         std::mem::swap(&mut worker.values, &mut states[which]);
                         let result = plan.advance(run, worker, &sample, done[which]..next[which], None);
                         std::mem::swap(&mut worker.values, &mut states[which]);

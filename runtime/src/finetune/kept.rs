@@ -68,7 +68,7 @@ impl Kept {
         let own = trainee.judged(Batch { inputs: &[&held.inputs], samples: &held.ids }, &held.clean, held.seed);
         let said = own.map(|losses| shared::encode_losses(&losses)).map_err(FinetuneError::from);
         let losses = shared::decode_losses(&ranks::gather_all(ranks, said)?, held.count, ranks)?;
-        let loss = [0, 1].map(|mode| search::mean(losses.iter().map(|loss| loss[mode]))).iter().sum();
+        let loss = search::both(&losses);
         // Of equals the latest, which has seen most.
         if self.losses.iter().all(|&before| loss <= before) {
             self.best = parameters.iter().map(|&(id, _)| trainee.weight(id).to_vec()).collect();

@@ -408,10 +408,7 @@ impl Trainee for Executor {
 
     fn judged(&self, batch: Batch<'_>, clean: &[f32], seed: u64) -> Result<Vec<[f64; 2]>, ExecError> {
         let samples = Samples::new(batch, 0..batch.samples.len());
-        let judge = Judge::taught(samples, clean.to_vec(), seed, &|| false);
-        let noisy = judge.losses_in(self, Mode::DENOISED)?;
-        let quiet = judge.losses_in(self, Mode::CLEAN_DENOISED)?;
-        Ok(noisy.into_iter().zip(quiet).map(|(noisy, quiet)| [noisy, quiet]).collect())
+        Judge::taught(samples, clean.to_vec(), seed, &|| false).losses(self)
     }
 }
 
