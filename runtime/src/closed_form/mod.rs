@@ -92,7 +92,7 @@ pub fn fit(
             return Ok(());
         };
         let fit = Estimator { choice, curvature: &curvature, scaled: &forms.scaled };
-        samples.batches().try_for_each(|batch| executor.fit_denoisers(batch, key, choice.levels, &fit, stopped))
+        samples.batches().try_for_each(|batch| executor.fit_denoisers(batch, key, &fit, stopped))
     };
     let (mut best, mut after) = (None, before);
     let mut attempt = |executor: &mut Executor, choice: Choice, best: &mut Option<Choice>| {
@@ -293,6 +293,11 @@ impl Estimator<'_> {
 impl Fit for Estimator<'_> {
     type Sums = Sums;
 
+    /// Pairs of samples by turns, so that both halves that judge each other see both levels.
+    fn level(&self, place: usize) -> f64 {
+        self.choice.levels[place / 2 % 2]
+    }
+
     fn start(&self, denoiser: &Denoiser) -> Option<Sums> {
         let Site { channels, .. } = denoiser.site;
         let taps = denoiser.site.taps().pow(2);
@@ -418,7 +423,7 @@ mod tests {
         denoise::{KINDS, Kind, Stage},
         noise::LayerNoise,
     };
-    use std::sync::Mutex;
+    use std::{collections::BTreeMap, sync::Mutex};
 
     /// A residual network with one kind of denoiser, or with affines behind it, as they start: of heads that are zero.
     fn network(kind: &'static Kind, affines: bool) -> Program {
@@ -488,7 +493,7 @@ mod tests {
             let errors = |executor: &mut Executor| {
                 let errors = Errors::default();
                 let batch = Batch { inputs: &[others.0], samples: others.1 };
-                executor.fit_denoisers(batch, key, [1.0; 2], &errors, &|| false).unwrap();
+                executor.fit_denoisers(batch, key, &errors, &|| false).unwrap();
                 errors.0.into_inner().unwrap()
             };
             let before = errors(&mut executor);
@@ -500,7 +505,6 @@ mod tests {
                 .fit_denoisers(
                     batch,
                     key,
-                    choice.levels,
                     &Estimator { choice: &choice, curvature: &curvature, scaled: &BTreeSet::new() },
                     &|| false,
                 )
@@ -541,19 +545,25 @@ mod tests {
         assert!(found == fitted(3));
     }
 
-    /// Whether a sample was noisy behind the first layer, by its place.
-    #[derive(Default)]
-    struct Noisy(Mutex<std::collections::BTreeMap<usize, bool>>);
+    /// Whether a sample was noisy behind the first layer, by its place, under the levels of a fit.
+    struct Noisy<'a> {
+        fit: Estimator<'a>,
+        seen: Mutex<BTreeMap<usize, bool>>,
+    }
 
-    impl Fit for Noisy {
+    impl Fit for Noisy<'_> {
         type Sums = ();
+
+        fn level(&self, place: usize) -> f64 {
+            self.fit.level(place)
+        }
 
         fn start(&self, denoiser: &Denoiser) -> Option<()> {
             (denoiser.layer == 0).then_some(())
         }
 
         fn add(&self, _: &Denoiser, (): &mut (), place: usize, clean: &[f32], noisy: &[f32]) {
-            self.0.lock().unwrap().insert(place, clean != noisy);
+            self.seen.lock().unwrap().insert(place, clean != noisy);
         }
 
         fn solve(&self, _: &Denoiser, _: Vec<()>) -> Vec<(usize, Vec<f32>)> {
@@ -561,7 +571,7 @@ mod tests {
         }
     }
 
-    /// Pairs of samples see the two levels of noise by turns, so that both halves that judge each other see both.
+    /// Pairs of samples see the two levels of noise by turns.
     #[test]
     fn pairs_of_samples_see_the_levels_by_turns() {
         let (images, ids) = samples(10);
@@ -569,10 +579,12 @@ mod tests {
         // Without saturation, which there is without noise, too.
         executor.change_layers(|layers| layers.iter_mut().for_each(|layer| layer.noise.scale = Scale::Constant));
         let noisy = |executor: &mut Executor, levels: [f64; 2]| -> Vec<bool> {
-            let noisy = Noisy::default();
+            let choice = Choice { levels, ..Choice::plain(executor.program().layers().len()) };
+            let fit = Estimator { choice: &choice, curvature: &[], scaled: &BTreeSet::new() };
+            let noisy = Noisy { fit, seen: Mutex::default() };
             let batch = Batch { inputs: &[&images], samples: &ids };
-            executor.fit_denoisers(batch, Key::calibration(1, 0), levels, &noisy, &|| false).unwrap();
-            noisy.0.into_inner().unwrap().into_values().collect()
+            executor.fit_denoisers(batch, Key::calibration(1, 0), &noisy, &|| false).unwrap();
+            noisy.seen.into_inner().unwrap().into_values().collect()
         };
         let [with, without] = [true, false];
         let expected = [with, with, without, without, with, with, without, without, with, with];
@@ -595,7 +607,6 @@ mod tests {
             .fit_denoisers(
                 batch,
                 key,
-                choice.levels,
                 &Estimator { choice: &choice, curvature: &curvature, scaled: &BTreeSet::new() },
                 &|| false,
             )

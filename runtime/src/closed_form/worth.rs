@@ -65,7 +65,7 @@ pub fn measure(
         Survey { choices, most, curvature: &curvature, worths: Mutex::new(vec![Vec::new(); program.layers().len()]) };
     let mut trial = Executor::new(trial, executor.threads())?;
     for whole in Samples::whole(batch, 0..count).batches() {
-        trial.fit_denoisers(whole, Key::calibration(seed, 2), [1.0; 2], &survey, stopped)?;
+        trial.fit_denoisers(whole, Key::calibration(seed, 2), &survey, stopped)?;
     }
     Ok(survey.worths.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
@@ -287,7 +287,7 @@ mod tests {
         let curvature = executor.curvature(&mut half.batches(), Key::calibration(7, 3)).unwrap();
         let fit = Estimator { choice: &choice, curvature: &curvature, scaled: &BTreeSet::new() };
         for half in Samples::whole(batch, 0..256).batches() {
-            executor.fit_denoisers(half, Key::calibration(7, 1), [1.0; 2], &fit, &|| false).unwrap();
+            executor.fit_denoisers(half, Key::calibration(7, 1), &fit, &|| false).unwrap();
         }
         // The first layer's alone.
         let others: Vec<ValueId> = (0..trial.values().len())

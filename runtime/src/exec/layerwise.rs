@@ -39,6 +39,11 @@ pub trait Fit: Sync {
     /// What it needs of the samples.
     type Sums: Send;
 
+    /// The share of the noise as it is that the sample at a place of the batch sees.
+    fn level(&self, _place: usize) -> f64 {
+        1.0
+    }
+
     /// Of no samples; `None` for a denoiser that it leaves as it is.
     fn start(&self, denoiser: &Denoiser) -> Option<Self::Sums>;
 
@@ -95,8 +100,7 @@ impl Executor {
     }
 
     /// Runs a batch on the clean and on the noisy, denoised network side by side; at every denoiser that `fit` wants all samples wait
-    /// until its weights are set. All samples' values of a layer are in memory at once. Pairs of samples see noise of the two levels,
-    /// shares of the noise as it is, by turns: both among the even and among the odd places.
+    /// until its weights are set. All samples' values of a layer are in memory at once.
     ///
     /// # Errors
     ///
@@ -105,7 +109,6 @@ impl Executor {
         &mut self,
         batch: Batch<'_>,
         key: Key,
-        levels: [f64; 2],
         fit: &F,
         stopped: &dyn Fn() -> bool,
     ) -> Result<(), ExecError> {
@@ -133,7 +136,7 @@ impl Executor {
             let parts = self.run_shards(batch, batch.samples.len().div_ceil(PARTS), |worker, range| {
                 let mut sums = fit.start(denoiser);
                 for place in range {
-                    let level = levels[place / 2 % 2];
+                    let level = fit.level(place);
                     let inputs = self.sample_inputs(batch, place);
                     let run = Inputs { constants: &self.constants, inputs: &inputs };
                     let mut states = lock(&states[place]);
