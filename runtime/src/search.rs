@@ -105,6 +105,19 @@ impl<'a> Judge<'a> {
         Ok(noisy.into_iter().zip(quiet).map(|(noisy, quiet)| [noisy, quiet]).collect())
     }
 
+    /// [`both`] of the samples' losses with denoisers; where those under noise alone reach `limit`, their mean.
+    ///
+    /// # Errors
+    ///
+    /// When the network cannot be run.
+    pub(crate) fn both(&self, executor: &Executor, limit: f64) -> Result<f64, ExecError> {
+        let noisy = self.loss(executor)?;
+        if noisy >= limit {
+            return Ok(noisy);
+        }
+        Ok(noisy + QUIET * mean(self.losses_in(executor, Mode::CLEAN_DENOISED)?))
+    }
+
     /// Every sample's loss, in any mode.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ pub fn told(ranges: Option<Ranges>, fitted: Option<&Fitted>) -> String {
     if let Some(Fitted { gain, levels: [_, less], before, after }) = fitted {
         let fit = gain.map_or("no fit was better".to_owned(), |gain| match *less {
             1.0 => format!("gain {gain}"),
-            less => format!("gain {gain}, half of the samples under {} % of the noise", 100.0 * less),
+            less => format!("gain {gain}, samples under {} % of the noise, too", 100.0 * less),
         });
         text += &format!("closed form: {fit}; distillation loss with noise and ¼ without {before:.4} → {after:.4}\n");
     }

@@ -82,10 +82,10 @@ fn finish(tuned: &Finetuned, output: &Path, global: &Global) -> Result<(), Failu
     }
     if let Some(training) = training {
         if let Some(judged) = training.judged.first() {
-            super::print(&format!("start: held out {judged:.4}\n"))?;
+            super::print(&format!("start: judged {judged:.4}\n"))?;
         }
         for (epoch, loss) in training.losses.iter().enumerate() {
-            let judged = training.judged.get(epoch + 1).map(|judged| format!(", held out {judged:.4}"));
+            let judged = training.judged.get(epoch + 1).map(|judged| format!(", judged {judged:.4}"));
             super::print(&format!("epoch {}: loss {loss:.4}{}\n", epoch + 1, judged.unwrap_or_default()))?;
         }
         super::print(&training.kept().map(told).unwrap_or_default())?;

@@ -2,6 +2,7 @@
 
 use super::shrink;
 use crate::exec::layerwise::Denoiser;
+use multiversion::multiversion;
 use mxc_spec::denoise::expression::Site;
 use nalgebra::{DMatrix, DVector};
 
@@ -36,16 +37,7 @@ impl Products {
 
     /// Adds the products of one pixel, or image: by feature a value of every channel.
     fn add<T: Copy + Into<f64>>(&mut self, features: &[&[T]], target: &[T]) {
-        let channels = target.len();
-        let mut pairs = self.pairs.chunks_exact_mut(channels.max(1));
-        for (i, a) in features.iter().enumerate() {
-            for (b, sums) in features[i..].iter().zip(pairs.by_ref()) {
-                accumulate(sums, a, b);
-            }
-        }
-        for (feature, sums) in features.iter().zip(self.targets.chunks_exact_mut(channels.max(1))) {
-            accumulate(sums, feature, target);
-        }
+        add_products(&mut self.pairs, &mut self.targets, features, target);
     }
 
     fn merge(&mut self, other: &Self) {
@@ -154,6 +146,22 @@ impl Sums {
     }
 }
 
+/// [`Products::add`]. Without fused multiplications, so that the sums are the same on every processor.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn add_products<T: Copy + Into<f64>>(pairs: &mut [f64], targets: &mut [f64], features: &[&[T]], target: &[T]) {
+    let channels = target.len();
+    let mut pairs = pairs.chunks_exact_mut(channels.max(1));
+    for (i, a) in features.iter().enumerate() {
+        for (b, sums) in features[i..].iter().zip(pairs.by_ref()) {
+            accumulate(sums, a, b);
+        }
+    }
+    for (feature, sums) in features.iter().zip(targets.chunks_exact_mut(channels.max(1))) {
+        accumulate(sums, feature, target);
+    }
+}
+
+#[inline(always)]
 fn accumulate<T: Copy + Into<f64>>(sums: &mut [f64], a: &[T], b: &[T]) {
     for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
         *sum += a.into() * b.into();

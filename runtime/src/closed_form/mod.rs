@@ -9,7 +9,7 @@
 //! (`filter.rs`, `wiener.rs`), as far as the weights of one half of the samples do on the other half.
 //!
 //! Noise that a ReLU has passed has a mean, which denoisers take away again, and which is missing where there is no noise: what is
-//! fitted under the noise alone bends the network without noise. Where half of the samples have less of it, it is bent less.
+//! fitted under the noise alone bends the network without noise. Where every sample runs under less of it, too, it is bent less.
 //!
 //! These levels of noise, the gain, whether blocks are fitted, and whether a fit is taken at all are chosen by samples that were not
 //! fitted: by their distillation loss under noise, and a quarter of that without it.
@@ -30,7 +30,7 @@ use crate::{
     },
     measure::{Part, channels::ChannelSums, curvature::Slopes},
     program::{LayerId, Op, Program, ValueId},
-    search::{Judge, both},
+    search::Judge,
 };
 use form::{Bottleneck, Form};
 use mxc_spec::{denoise::expression::Site, noise::Scale};
@@ -42,7 +42,7 @@ use std::collections::BTreeSet;
 pub struct Fitted {
     /// The gain γ; `None` where no fit was better than the denoisers as they were, which are then left alone.
     pub gain: Option<f64>,
-    /// The levels of noise that it was fitted under, half of the samples each, as shares of the noise as it is: all of it, and as much
+    /// The levels of noise that it was fitted under, every sample under both, as shares of the noise as it is: all of it, and as much
     /// or less.
     pub levels: [f64; 2],
     /// The judging samples' distillation loss under noise, and a quarter of that without it added, before.
@@ -73,7 +73,7 @@ pub fn fit(
     seed: u64,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Fitted, ExecError> {
-    let count = batch.samples.len().min(fitting(executor.program()));
+    let count = batch.samples.len().min(fitting(executor)?);
     let [fitted, judging] = halves(count);
     let key = |pass: u32| Key::calibration(seed, pass);
     let forms = Forms::of(executor.program());
@@ -82,7 +82,7 @@ pub fn fit(
         false => Vec::new(),
     };
     let judge = Judge::new(executor, Samples::new(batch, judging), seed, stopped)?;
-    let before = both(&judge.losses(executor)?);
+    let before = judge.both(executor, f64::INFINITY)?;
     let start = weights(executor);
     let layers = executor.program().layers().len();
     let [half, all] = [fitted, 0..count].map(|places| Samples::whole(batch, places));
@@ -95,21 +95,23 @@ pub fn fit(
         samples.batches().try_for_each(|batch| executor.fit_denoisers(batch, key, &fit, stopped))
     };
     let (mut best, mut after) = (None, before);
-    let mut attempt = |executor: &mut Executor, choice: Choice, best: &mut Option<Choice>| {
+    // What already loses under noise need not be run without it: `limit` is what the caller compares with.
+    let mut attempt = |executor: &mut Executor, choice: Choice, limit: f64, best: &mut Option<Choice>| {
         judge.unless_stopped()?;
         run(executor, &half, key(1), Some(&choice))?;
-        let loss = both(&judge.losses(executor)?);
+        let loss = judge.both(executor, limit.max(after))?;
         if loss < after {
             (*best, after) = (Some(choice), loss);
         }
         Ok::<f64, ExecError>(loss)
     };
     let plain = Choice::plain(layers);
-    let mut search = |executor: &mut Executor, plain: Choice, best: &mut Option<Choice>| {
+    // The levels that are best without a gain serve with it, and come back.
+    let mut search = |executor: &mut Executor, plain: Choice, levels: &[[f64; 2]], best: &mut Option<Choice>| {
         let (mut plain, mut alone) = (plain, f64::INFINITY);
-        for levels in LEVELS {
+        for &levels in levels {
             let choice = Choice { levels, ..plain.clone() };
-            let loss = attempt(executor, choice.clone(), best)?;
+            let loss = attempt(executor, choice.clone(), alone, best)?;
             if loss < alone {
                 (plain, alone) = (choice, loss);
             }
@@ -119,7 +121,7 @@ pub fn fit(
             let mut last = alone;
             for gain in GAINS {
                 let gains = reach.iter().map(|&gains| if gains { gain } else { 1.0 }).collect();
-                let loss = attempt(executor, Choice { gains, ..plain.clone() }, best)?;
+                let loss = attempt(executor, Choice { gains, ..plain.clone() }, last, best)?;
                 // It falls as far as the range lets it, and then rises.
                 if loss >= last {
                     break;
@@ -127,18 +129,20 @@ pub fn fit(
                 last = loss;
             }
         }
-        Ok::<(), ExecError>(())
+        Ok::<[f64; 2], ExecError>(plain.levels)
     };
-    if forms.affines {
-        search(executor, plain.clone(), &mut best)?;
-    }
+    let mut levels = LEVELS.to_vec();
     if forms.filters {
-        search(executor, Choice { blocks: true, rescaled: true, ..plain.clone() }, &mut best)?;
+        let choice = Choice { blocks: true, rescaled: true, ..plain.clone() };
+        levels = vec![search(executor, choice, &levels, &mut best)?];
+    }
+    if forms.affines {
+        search(executor, plain.clone(), &levels, &mut best)?;
     }
     if forms.blocks {
         // Only what is rescaled takes a gain.
         let choice = best.clone().filter(|choice| !choice.rescaled).unwrap_or(plain);
-        attempt(executor, Choice { blocks: true, ..choice }, &mut best)?;
+        attempt(executor, Choice { blocks: true, ..choice }, 0.0, &mut best)?;
     }
     run(executor, &all, key(2), best.as_ref())?;
     let levels = best.as_ref().map_or([1.0; 2], |choice| choice.levels);
@@ -148,7 +152,7 @@ pub fn fit(
 /// What is fitted, and how.
 #[derive(Clone, Debug)]
 struct Choice {
-    /// Of noise, half of the samples each.
+    /// Of noise: every sample runs under both.
     levels: [f64; 2],
     /// By layer, the gain of its output.
     gains: Vec<f64>,
@@ -225,12 +229,10 @@ impl Forms {
     }
 }
 
-/// How many samples' values fit the memory at a time: those that a layer reads, computes and adds to, clean and noisy.
-fn fitting(program: &Program) -> usize {
+/// How many samples' values fit the memory at a time.
+fn fitting(executor: &Executor) -> Result<usize, ExecError> {
     const BYTES: usize = 2 << 30;
-    let values = program.values().iter().filter(|value| value.constant.is_none());
-    let largest = values.map(|value| value.words() * size_of::<f32>()).max().unwrap_or(0);
-    (BYTES / (2 * 3 * largest).max(1)).max(2)
+    Ok(executor.fitting(BYTES, LEVELS[0].len())?.max(2))
 }
 
 /// The denoisers' weights.
@@ -293,9 +295,8 @@ impl Estimator<'_> {
 impl Fit for Estimator<'_> {
     type Sums = Sums;
 
-    /// Pairs of samples by turns, so that both halves that judge each other see both levels.
-    fn level(&self, place: usize) -> f64 {
-        self.choice.levels[place / 2 % 2]
+    fn levels(&self) -> &[f64] {
+        &self.choice.levels
     }
 
     fn start(&self, denoiser: &Denoiser) -> Option<Sums> {
@@ -545,17 +546,17 @@ mod tests {
         assert!(found == fitted(3));
     }
 
-    /// Whether a sample was noisy behind the first layer, by its place, under the levels of a fit.
-    struct Noisy<'a> {
+    /// How far every sample was from the clean network behind the first layer, run by run.
+    struct Runs<'a> {
         fit: Estimator<'a>,
-        seen: Mutex<BTreeMap<usize, bool>>,
+        seen: Mutex<BTreeMap<usize, Vec<f64>>>,
     }
 
-    impl Fit for Noisy<'_> {
+    impl Fit for Runs<'_> {
         type Sums = ();
 
-        fn level(&self, place: usize) -> f64 {
-            self.fit.level(place)
+        fn levels(&self) -> &[f64] {
+            self.fit.levels()
         }
 
         fn start(&self, denoiser: &Denoiser) -> Option<()> {
@@ -563,7 +564,8 @@ mod tests {
         }
 
         fn add(&self, _: &Denoiser, (): &mut (), place: usize, clean: &[f32], noisy: &[f32]) {
-            self.seen.lock().unwrap().insert(place, clean != noisy);
+            let distance = clean.iter().zip(noisy).map(|(clean, noisy)| f64::from(clean - noisy).powi(2)).sum();
+            self.seen.lock().unwrap().entry(place).or_default().push(distance);
         }
 
         fn solve(&self, _: &Denoiser, _: Vec<()>) -> Vec<(usize, Vec<f32>)> {
@@ -571,25 +573,25 @@ mod tests {
         }
     }
 
-    /// Pairs of samples see the two levels of noise by turns.
+    /// Every sample runs under both levels of noise, and under two draws of it where they are the same.
     #[test]
-    fn pairs_of_samples_see_the_levels_by_turns() {
+    fn samples_see_both_levels() {
         let (images, ids) = samples(10);
         let mut executor = Executor::new(network(Kind::named("mean").unwrap(), false), 3).unwrap();
         // Without saturation, which there is without noise, too.
         executor.change_layers(|layers| layers.iter_mut().for_each(|layer| layer.noise.scale = Scale::Constant));
-        let noisy = |executor: &mut Executor, levels: [f64; 2]| -> Vec<bool> {
+        let runs = |executor: &mut Executor, levels: [f64; 2]| -> Vec<Vec<f64>> {
             let choice = Choice { levels, ..Choice::plain(executor.program().layers().len()) };
             let fit = Estimator { choice: &choice, curvature: &[], scaled: &BTreeSet::new() };
-            let noisy = Noisy { fit, seen: Mutex::default() };
+            let runs = Runs { fit, seen: Mutex::default() };
             let batch = Batch { inputs: &[&images], samples: &ids };
-            executor.fit_denoisers(batch, Key::calibration(1, 0), &noisy, &|| false).unwrap();
-            noisy.seen.into_inner().unwrap().into_values().collect()
+            executor.fit_denoisers(batch, Key::calibration(1, 0), &runs, &|| false).unwrap();
+            runs.seen.into_inner().unwrap().into_values().collect()
         };
-        let [with, without] = [true, false];
-        let expected = [with, with, without, without, with, with, without, without, with, with];
-        assert_eq!(noisy(&mut executor, [1.0, 0.0]), expected);
-        assert_eq!(noisy(&mut executor, [1.0, 1.0]), [with; 10]);
+        let [same, quiet] = [[1.0, 1.0], [1.0, 0.0]].map(|levels| runs(&mut executor, levels));
+        assert_eq!([same.len(), quiet.len()], [10, 10]);
+        assert!(same.iter().all(|run| run.len() == 2 && run[0] > 0.0 && run[1] > 0.0 && run[0] != run[1]), "{same:?}");
+        assert!(quiet.iter().zip(&same).all(|(quiet, same)| *quiet == [same[0], 0.0]), "{quiet:?}");
     }
 
     /// What signals pass is the straight line: LeakyReLUs lift nothing off, and the paper's random part stays silent.

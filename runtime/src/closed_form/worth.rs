@@ -58,12 +58,12 @@ pub fn measure(
     let program = executor.program();
     let affine = Kind::named("affine").ok_or_else(|| ExecError::Program("there is no kind affine".to_owned()))?;
     let trial = program.cleaned(affine).map_err(|error| ExecError::Program(error.to_string()))?;
-    let count = batch.samples.len().min(super::fitting(&trial));
+    let mut trial = Executor::new(trial, executor.threads())?;
+    let count = batch.samples.len().min(super::fitting(&trial)?);
     let samples = Samples::new(batch, 0..count);
     let curvature = executor.curvature(&mut samples.batches(), Key::calibration(seed, 3))?;
     let survey =
         Survey { choices, most, curvature: &curvature, worths: Mutex::new(vec![Vec::new(); program.layers().len()]) };
-    let mut trial = Executor::new(trial, executor.threads())?;
     for whole in Samples::whole(batch, 0..count).batches() {
         trial.fit_denoisers(whole, Key::calibration(seed, 2), &survey, stopped)?;
     }

@@ -64,6 +64,11 @@ impl Pool {
         buffer
     }
 
+    /// Lets go of all.
+    pub fn clear(&mut self) {
+        self.free.clear();
+    }
+
     pub fn give(&mut self, buffer: Buffer) {
         self.free.entry(buffer.len).or_default().push(buffer);
     }

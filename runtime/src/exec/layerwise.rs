@@ -39,15 +39,16 @@ pub trait Fit: Sync {
     /// What it needs of the samples.
     type Sums: Send;
 
-    /// The share of the noise as it is that the sample at a place of the batch sees.
-    fn level(&self, _place: usize) -> f64 {
-        1.0
+    /// Every sample runs on the noisy network once for each, on a chip of its own: shares of the noise as it is.
+    fn levels(&self) -> &[f64] {
+        &[1.0]
     }
 
     /// Of no samples; `None` for a denoiser that it leaves as it is.
     fn start(&self, denoiser: &Denoiser) -> Option<Self::Sums>;
 
-    /// Adds the sample at a place of the batch: the layer's output on the clean network, and what the denoiser reads on the noisy one.
+    /// Adds a run of the sample at a place of the batch: the layer's output on the clean network, and what the denoiser reads on the
+    /// noisy one.
     fn add(&self, denoiser: &Denoiser, sums: &mut Self::Sums, place: usize, clean: &[f32], noisy: &[f32]);
 
     /// The denoiser's weights that it sets, by their places among the kind's parameters, of the sums of all samples' parts in order.
@@ -56,6 +57,16 @@ pub trait Fit: Sync {
 
 /// The most parts that a batch's samples are added up in, each on one thread.
 const PARTS: usize = 16;
+
+/// A network that samples run on.
+struct Run<'a> {
+    plan: &'a Plan,
+    mode: Mode,
+    key: Key,
+    level: f64,
+    /// The next step.
+    next: usize,
+}
 
 /// Where plans pause: the step that comes next, and the value that is looked at.
 #[derive(Clone, Copy)]
@@ -99,6 +110,20 @@ impl Executor {
         Ok(denoisers)
     }
 
+    /// The plans of the clean and of the noisy, denoised network.
+    fn side_by_side(&self) -> Result<[Plan; 2], ExecError> {
+        let clean = PlanKey { noise: false, denoise: false, goal: Goal::Logits };
+        let noisy = PlanKey { noise: true, denoise: true, goal: Goal::Logits };
+        Ok([Plan::ready(&self.program, clean, &self.constants)?, Plan::ready(&self.program, noisy, &self.constants)?])
+    }
+
+    /// How many of a batch's samples [`Executor::fit_denoisers`] takes so many bytes for, if every one runs on the noisy network so
+    /// many times.
+    pub fn fitting(&self, bytes: usize, runs: usize) -> Result<usize, ExecError> {
+        let [clean, noisy] = self.side_by_side()?.map(|plan| plan.held());
+        Ok(bytes / (size_of::<f32>() * (clean + runs * noisy)).max(1))
+    }
+
     /// Runs a batch on the clean and on the noisy, denoised network side by side; at every denoiser that `fit` wants all samples wait
     /// until its weights are set. All samples' values of a layer are in memory at once.
     ///
@@ -113,53 +138,57 @@ impl Executor {
         stopped: &dyn Fn() -> bool,
     ) -> Result<(), ExecError> {
         self.check_batch(batch)?;
-        let clean = PlanKey { noise: false, denoise: false, goal: Goal::Logits };
-        let noisy = PlanKey { noise: true, denoise: true, goal: Goal::Logits };
-        let clean = Plan::ready(&self.program, clean, &self.constants)?;
-        let plans = [(clean, Mode::CLEAN), (Plan::ready(&self.program, noisy, &self.constants)?, Mode::DENOISED)];
-        let states: Vec<Mutex<[Vec<Option<Buffer>>; 2]>> = batch.samples.iter().map(|_| Mutex::default()).collect();
-        let mut done = [0, 0];
+        let [clean, noisy] = &self.side_by_side()?;
+        let mut runs = vec![Run { plan: clean, mode: Mode::CLEAN, key, level: 1.0, next: 0 }];
+        runs.extend(fit.levels().iter().zip(key.chip..).map(|(&level, chip)| Run {
+            plan: noisy,
+            mode: Mode::DENOISED,
+            key: Key { chip, ..key },
+            level,
+            next: 0,
+        }));
+        let states: Vec<Mutex<Vec<Vec<Option<Buffer>>>>> =
+            batch.samples.iter().map(|_| Mutex::new(runs.iter().map(|_| Vec::new()).collect())).collect();
         for denoiser in &self.denoisers()? {
             if stopped() {
                 return Err(ExecError::Stopped);
             }
             // One that the logits do not depend on has no step; every other value is there until it is read.
-            let (Some(target), Some(input)) = (behind(&plans[0].0, denoiser.layer), before(&plans[1].0, denoiser))
-            else {
+            let (Some(target), Some(input)) = (behind(clean, denoiser.layer), before(noisy, denoiser)) else {
                 continue;
             };
             if fit.start(denoiser).is_none() {
                 continue;
             }
-            // A layer's second denoiser finds the clean network where the first has left it.
-            let next = [target.step.max(done[0]), input.step.max(done[1])];
+            let pauses: Vec<Pause> = (0..runs.len()).map(|run| if run == 0 { target } else { input }).collect();
             let parts = self.run_shards(batch, batch.samples.len().div_ceil(PARTS), |worker, range| {
                 let mut sums = fit.start(denoiser);
                 for place in range {
-                    let level = fit.level(place);
                     let inputs = self.sample_inputs(batch, place);
-                    let run = Inputs { constants: &self.constants, inputs: &inputs };
+                    let from = Inputs { constants: &self.constants, inputs: &inputs };
                     let mut states = lock(&states[place]);
-                    for (which, (plan, mode)) in plans.iter().enumerate() {
-                        let index = batch.samples[place];
-                        let sample = Sample { mode: *mode, key, index, tape: false, level };
-                        std::mem::swap(&mut worker.values, &mut states[which]);
-                        let result = plan.advance(run, worker, &sample, done[which]..next[which], None);
-                        std::mem::swap(&mut worker.values, &mut states[which]);
+                    for ((run, pause), state) in runs.iter().zip(&pauses).zip(states.iter_mut()) {
+                        let &Run { plan, mode, key, level, next } = run;
+                        let sample = Sample { mode, key, index: batch.samples[place], tape: false, level };
+                        std::mem::swap(&mut worker.values, state);
+                        let result = plan.advance(from, worker, &sample, next..pause.step.max(next), None);
+                        std::mem::swap(&mut worker.values, state);
                         result?;
                     }
-                    let value = |which: usize, id: Id| {
-                        let (plan, _) = &plans[which];
-                        let (plan, buffers) = (&plan.values, &states[which]);
-                        Values { constants: run.constants, inputs: run.inputs, plan, buffers }.get(id)
-                    };
-                    if let Some(sums) = &mut sums {
-                        fit.add(denoiser, sums, place, value(0, target.value), value(1, input.value));
+                    let mut values = runs.iter().zip(&pauses).zip(states.iter()).map(|((run, pause), buffers)| {
+                        let (constants, inputs, plan) = (from.constants, from.inputs, &run.plan.values);
+                        Values { constants, inputs, plan, buffers }.get(pause.value)
+                    });
+                    if let (Some(sums), Some(clean)) = (&mut sums, values.next()) {
+                        values.for_each(|noisy| fit.add(denoiser, sums, place, clean, noisy));
                     }
                 }
+                // Of another layer's lengths there would be as many again for every one of these samples.
+                worker.tools.pool.clear();
                 Ok(sums)
             })?;
-            done = next;
+            // A layer's second denoiser finds the clean network where the first has left it.
+            runs.iter_mut().zip(&pauses).for_each(|(run, pause)| run.next = pause.step.max(run.next));
             for (parameter, values) in fit.solve(denoiser, parts.into_iter().flatten().collect()) {
                 self.set_weight(denoiser.weights[parameter], &values)?;
             }

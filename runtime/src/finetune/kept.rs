@@ -1,5 +1,4 @@
-//! The best weights of a run, by samples that are not trained on: training may leave what the closed form has found and never come
-//! back, or wear few images out.
+//! The best weights of a run: training may leave what the closed form has found and never come back.
 
 use super::{FinetuneError, Trainee, shared};
 use crate::{
@@ -12,7 +11,7 @@ use crate::{
 };
 
 /// Samples that judge: this rank's part of them.
-pub(super) struct Held {
+pub(super) struct Jury {
     /// How many there are on all ranks.
     count: usize,
     inputs: Vec<f32>,
@@ -31,7 +30,7 @@ pub(super) struct Kept {
     pub best: Vec<Vec<f32>>,
 }
 
-impl Held {
+impl Jury {
     /// The samples of these places. `None` if there are none.
     pub fn load<T: Trainee>(
         trainee: &T,
@@ -62,12 +61,12 @@ impl Kept {
         &mut self,
         trainee: &T,
         parameters: &[(ValueId, String)],
-        held: &Held,
+        jury: &Jury,
         ranks: &dyn Ranks,
     ) -> Result<(), FinetuneError> {
-        let own = trainee.judged(Batch { inputs: &[&held.inputs], samples: &held.ids }, &held.clean, held.seed);
+        let own = trainee.judged(Batch { inputs: &[&jury.inputs], samples: &jury.ids }, &jury.clean, jury.seed);
         let said = own.map(|losses| shared::encode_losses(&losses)).map_err(FinetuneError::from);
-        let losses = shared::decode_losses(&ranks::gather_all(ranks, said)?, held.count, ranks)?;
+        let losses = shared::decode_losses(&ranks::gather_all(ranks, said)?, jury.count, ranks)?;
         let loss = search::both(&losses);
         // Of equals the latest, which has seen most.
         if self.losses.iter().all(|&before| loss <= before) {

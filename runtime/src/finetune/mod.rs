@@ -26,7 +26,7 @@ use crate::{
     task::Targets,
 };
 use checkpoint::{Checkpoint, Tensor};
-use kept::{Held, Kept};
+use kept::{Jury, Kept};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -92,11 +92,12 @@ impl Recipe {
         }
     }
 
-    /// How many of so many samples are not trained on but judge what is kept.
+    /// How many of so many samples judge what is kept. They are trained on as well: denoisers are small beside what even a few dozen
+    /// samples under ever new noise say, while an eighth of them kept back is missed in training and judges badly.
     pub fn judging(self, samples: usize) -> usize {
         match self {
             Self::Paper | Self::Cosine => 0,
-            Self::Best => (samples / 8).min(512),
+            Self::Best => samples.min(512),
         }
     }
 
@@ -214,8 +215,8 @@ pub struct FinetuneOptions {
     /// How much matching the clean network's features counts beside the loss: see [`Objective::features`]. Costs a run of the clean
     /// network a step.
     pub features: f64,
-    /// Whether the last samples are not trained on but judge what is kept: the weights of the epoch, or those of the start, under
-    /// which the network is closest to the clean one, with noise and without ([`Recipe::judging`]).
+    /// Whether the first samples judge what is kept: the weights of the epoch, or those of the start, under which the network is
+    /// closest to the clean one, with noise of its own and without ([`Recipe::judging`]).
     pub judge: bool,
     /// Keys the order of samples and the noise.
     pub seed: u64,
@@ -781,8 +782,8 @@ fn train<T: Trainee>(
 ) -> Result<FinetuneReport, FinetuneError> {
     let checked = check(trainee.program(), data, options);
     ranks::agree(ranks, checked, |()| common(trainee.program(), data, options))?;
-    let all = options.limit.unwrap_or(usize::MAX).min(data.len());
-    let samples = all - if options.judge { options.recipe.judging(all) } else { 0 };
+    let samples = options.limit.unwrap_or(usize::MAX).min(data.len());
+    let judging = if options.judge { options.recipe.judging(samples) } else { 0 };
     let steps_per_epoch = samples.div_ceil(options.batch) as u64;
     let steps = steps_per_epoch * u64::from(options.epochs);
     let mut state = State::new(trainee, data, options, samples);
@@ -798,13 +799,13 @@ fn train<T: Trainee>(
         let sent = ranks::gather_all(ranks, sent.map_err(FinetuneError::from))?;
         if let Some((_, file)) = sent.first().and_then(|file| file.split_first()) {
             let path = checkpoint.unwrap_or(Path::new("the checkpoint"));
-            state.resume(trainee, (path, file), (steps, steps_per_epoch), samples < all)?;
+            state.resume(trainee, (path, file), (steps, steps_per_epoch), judging > 0)?;
         }
     }
-    let held = Held::load(trainee, data, samples..all, options.seed, ranks);
-    let held = ranks::agree(ranks, held, |_| BTreeMap::new())?;
-    if let Some(held) = held.as_ref().filter(|_| state.kept.losses.is_empty()) {
-        state.kept.judge(trainee, &state.parameters, held, ranks)?;
+    let jury = Jury::load(trainee, data, 0..judging, options.seed, ranks);
+    let jury = ranks::agree(ranks, jury, |_| BTreeMap::new())?;
+    if let Some(jury) = jury.as_ref().filter(|_| state.kept.losses.is_empty()) {
+        state.kept.judge(trainee, &state.parameters, jury, ranks)?;
     }
     let write = |state: &State, trainee: &T| checkpoint.map_or(Ok(()), |path| state.save(trainee, path));
     let save = |state: &State, trainee: &T| {
@@ -874,8 +875,8 @@ fn train<T: Trainee>(
         state.report.losses.push(state.loss / samples as f64);
         state.report.accuracies.push(100.0 * state.correct as f64 / samples as f64);
         (state.loss, state.correct) = (0.0, 0);
-        if let Some(held) = &held {
-            state.kept.judge(trainee, &state.parameters, held, ranks)?;
+        if let Some(jury) = &jury {
+            state.kept.judge(trainee, &state.parameters, jury, ranks)?;
             if epoch == 0 && state.kept.is_astray() && state.report.steps >= SETTLED {
                 state.restart(trainee)?;
             }

@@ -243,8 +243,8 @@ pub struct Training {
     /// `cross-entropy` or `distill`.
     #[prost(string, tag = "9")]
     pub loss: String,
-    /// The loss of samples that were not trained on, at the start and after each epoch, if there were such: the weights of the least
-    /// were kept, of equals the last.
+    /// The loss of the samples that judge, at the start and after each epoch, if there were such: the weights of the least were kept, of
+    /// equals the last.
     #[prost(double, repeated, tag = "10")]
     pub judged: Vec<f64>,
     /// How much matching the clean network's features counted.

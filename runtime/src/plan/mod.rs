@@ -55,6 +55,17 @@ impl Plan {
         buffers::assign(&mut steps, &targets);
         Ok(Self { steps: steps.steps, values: steps.values, targets, logits })
     }
+
+    /// The most words that one sample's run without a tape holds behind a step.
+    pub fn held(&self) -> usize {
+        let (mut held, mut most) = (0, 0);
+        for step in &self.steps {
+            held += if step.takes_buffer { 0 } else { self.values[step.output].len };
+            held -= step.frees.iter().map(|&id| self.values[id].len).sum::<usize>();
+            most = most.max(held);
+        }
+        most
+    }
 }
 
 struct Builder<'a> {
