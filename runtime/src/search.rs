@@ -44,10 +44,14 @@ pub(crate) fn mean(losses: impl IntoIterator<Item = f64>) -> f64 {
 /// not lose what it has gained.
 const QUIET: f64 = 0.25;
 
+/// A loss under noise, and a quarter of that without it.
+fn weighed([noisy, quiet]: [f64; 2]) -> f64 {
+    noisy + QUIET * quiet
+}
+
 /// The mean of samples' losses under noise, and a quarter of the mean of those without it.
 pub(crate) fn both(losses: &[[f64; 2]]) -> f64 {
-    let [noisy, quiet] = [0, 1].map(|mode| mean(losses.iter().map(|loss| loss[mode])));
-    noisy + QUIET * quiet
+    weighed([0, 1].map(|mode| mean(losses.iter().map(|loss| loss[mode]))))
 }
 
 impl<'a> Judge<'a> {
@@ -115,7 +119,7 @@ impl<'a> Judge<'a> {
         if noisy >= limit {
             return Ok(noisy);
         }
-        Ok(noisy + QUIET * mean(self.losses_in(executor, Mode::CLEAN_DENOISED)?))
+        Ok(weighed([noisy, mean(self.losses_in(executor, Mode::CLEAN_DENOISED)?)]))
     }
 
     /// Every sample's loss, in any mode.

@@ -35,11 +35,6 @@ impl Products {
         Self { pairs: vec![0.0; features * (features + 1) / 2 * channels], targets: vec![0.0; features * channels] }
     }
 
-    /// Adds the products of one pixel, or image: by feature a value of every channel.
-    fn add<T: Copy + Into<f64>>(&mut self, features: &[&[T]], target: &[T]) {
-        add_products(&mut self.pairs, &mut self.targets, features, target);
-    }
-
     fn merge(&mut self, other: &Self) {
         let pairs = self.pairs.iter_mut().zip(&other.pairs).chain(self.targets.iter_mut().zip(&other.targets));
         pairs.for_each(|(sum, other)| *sum += other);
@@ -91,7 +86,7 @@ impl Sums {
             let features: Vec<&[f32]> =
                 (0..self.features).map(|feature| if feature < side * side { tap(feature) } else { &ones }).collect();
             let target = &targets[pixel * channels..][..channels];
-            self.pixels.add(&features, target);
+            add_products(&mut self.pixels, &features, target);
             accumulate(&mut self.squares, target, target);
             for (sums, values) in sums.chunks_exact_mut(channels.max(1)).zip(features.iter().chain([&target])) {
                 sums.iter_mut().zip(*values).for_each(|(sum, &value)| *sum += f64::from(value));
@@ -100,7 +95,7 @@ impl Sums {
         let pixels = (rows * columns) as f64;
         sums.iter_mut().for_each(|sum| *sum /= pixels.sqrt());
         let (features, target) = sums.split_at(self.features * channels);
-        self.images.add(&features.chunks_exact(channels.max(1)).collect::<Vec<_>>(), target);
+        add_products(&mut self.images, &features.chunks_exact(channels.max(1)).collect::<Vec<_>>(), target);
         self.count += pixels;
     }
 
@@ -146,17 +141,18 @@ impl Sums {
     }
 }
 
-/// [`Products::add`]. Without fused multiplications, so that the sums are the same on every processor.
+/// Adds the products of one pixel, or image: by feature a value of every channel. Without fused multiplications, so that the sums are
+/// the same on every processor.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn add_products<T: Copy + Into<f64>>(pairs: &mut [f64], targets: &mut [f64], features: &[&[T]], target: &[T]) {
+fn add_products<T: Copy + Into<f64>>(to: &mut Products, features: &[&[T]], target: &[T]) {
     let channels = target.len();
-    let mut pairs = pairs.chunks_exact_mut(channels.max(1));
+    let mut pairs = to.pairs.chunks_exact_mut(channels.max(1));
     for (i, a) in features.iter().enumerate() {
         for (b, sums) in features[i..].iter().zip(pairs.by_ref()) {
             accumulate(sums, a, b);
         }
     }
-    for (feature, sums) in features.iter().zip(targets.chunks_exact_mut(channels.max(1))) {
+    for (feature, sums) in features.iter().zip(to.targets.chunks_exact_mut(channels.max(1))) {
         accumulate(sums, feature, target);
     }
 }

@@ -58,6 +58,12 @@ pub trait Fit: Sync {
 /// The most parts that a batch's samples are added up in, each on one thread.
 const PARTS: usize = 16;
 
+/// The clean network's plan.
+const CLEAN: PlanKey = PlanKey { noise: false, denoise: false, goal: Goal::Logits };
+
+/// The noisy, denoised network's plan.
+const NOISY: PlanKey = PlanKey { noise: true, denoise: true, goal: Goal::Logits };
+
 /// A network that samples run on.
 struct Run<'a> {
     plan: &'a Plan,
@@ -110,17 +116,14 @@ impl Executor {
         Ok(denoisers)
     }
 
-    /// The plans of the clean and of the noisy, denoised network.
-    fn side_by_side(&self) -> Result<[Plan; 2], ExecError> {
-        let clean = PlanKey { noise: false, denoise: false, goal: Goal::Logits };
-        let noisy = PlanKey { noise: true, denoise: true, goal: Goal::Logits };
-        Ok([Plan::ready(&self.program, clean, &self.constants)?, Plan::ready(&self.program, noisy, &self.constants)?])
-    }
-
     /// How many of a batch's samples [`Executor::fit_denoisers`] takes so many bytes for, if every one runs on the noisy network so
     /// many times.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be run.
     pub fn fitting(&self, bytes: usize, runs: usize) -> Result<usize, ExecError> {
-        let [clean, noisy] = self.side_by_side()?.map(|plan| plan.held());
+        let (clean, noisy) = (Plan::new(&self.program, CLEAN)?.held(), Plan::new(&self.program, NOISY)?.held());
         Ok(bytes / (size_of::<f32>() * (clean + runs * noisy)).max(1))
     }
 
@@ -138,7 +141,8 @@ impl Executor {
         stopped: &dyn Fn() -> bool,
     ) -> Result<(), ExecError> {
         self.check_batch(batch)?;
-        let [clean, noisy] = &self.side_by_side()?;
+        let clean = &Plan::ready(&self.program, CLEAN, &self.constants)?;
+        let noisy = &Plan::ready(&self.program, NOISY, &self.constants)?;
         let mut runs = vec![Run { plan: clean, mode: Mode::CLEAN, key, level: 1.0, next: 0 }];
         runs.extend(fit.levels().iter().zip(key.chip..).map(|(&level, chip)| Run {
             plan: noisy,

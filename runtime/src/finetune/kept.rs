@@ -31,20 +31,18 @@ pub(super) struct Kept {
 }
 
 impl Jury {
-    /// The samples of these places. `None` if there are none.
+    /// The first `count` samples. `None` if there are none.
     pub fn load<T: Trainee>(
         trainee: &T,
         data: &dyn Source,
-        places: std::ops::Range<usize>,
+        count: usize,
         seed: u64,
         ranks: &dyn Ranks,
     ) -> Result<Option<Self>, FinetuneError> {
-        let count = places.len();
         if count == 0 {
             return Ok(None);
         }
-        let own = ranks::part(ranks, ranks.rank(), count);
-        let indices: Vec<usize> = places.skip(own.start).take(own.len()).collect();
+        let indices: Vec<usize> = ranks::part(ranks, ranks.rank(), count).collect();
         let mut inputs = Vec::new();
         if !indices.is_empty() {
             data.load(&indices, &mut inputs)?;

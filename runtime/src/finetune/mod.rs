@@ -802,7 +802,7 @@ fn train<T: Trainee>(
             state.resume(trainee, (path, file), (steps, steps_per_epoch), judging > 0)?;
         }
     }
-    let jury = Jury::load(trainee, data, 0..judging, options.seed, ranks);
+    let jury = Jury::load(trainee, data, judging, options.seed, ranks);
     let jury = ranks::agree(ranks, jury, |_| BTreeMap::new())?;
     if let Some(jury) = jury.as_ref().filter(|_| state.kept.losses.is_empty()) {
         state.kept.judge(trainee, &state.parameters, jury, ranks)?;

@@ -225,7 +225,7 @@ fn samples_decide_what_is_kept() {
         let epoch = report.judged.iter().rposition(|&loss| loss == least).unwrap();
         kept.push(epoch);
         // What is left in the trainee is what was judged so.
-        let jury = Jury::load(&fake, &Numbers(16), 0..16, 7, &Alone).unwrap().unwrap();
+        let jury = Jury::load(&fake, &Numbers(16), 16, 7, &Alone).unwrap().unwrap();
         let mut again = Kept::default();
         again.judge(&fake, &trainable(fake.program()), &jury, &Alone).unwrap();
         assert_eq!(again.losses, [least]);
