@@ -91,14 +91,9 @@ fn denoisers_in_integers() {
     };
     let (float, fixed) = (eval("float", "1"), eval("fixed", "1"));
     assert_eq!(fixed, eval("fixed", "2"));
-    for same in ["noisy", "clean", "samples"] {
+    for same in ["noisy", "clean", "samples", "parameters"] {
         assert_eq!(float[same], fixed[same], "{same}");
     }
-    // What `drop-sigma` finds too small for the tile's words is not there any more.
-    let parameters = |report: &serde_json::Value, of: &str| report["parameters"][of].as_u64().unwrap();
-    assert_eq!(parameters(&float, "backbone"), parameters(&fixed, "backbone"));
-    let denoisers = [&fixed, &float].map(|report| parameters(report, "denoisers"));
-    assert!(0 < denoisers[0] && denoisers[0] <= denoisers[1], "{denoisers:?}");
     let top1 = |report: &serde_json::Value| report["denoised"]["top1"].as_f64().unwrap();
     assert!((top1(&float) - top1(&fixed)).abs() <= 6.0, "{} and {}", top1(&float), top1(&fixed));
 

@@ -21,8 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let data = Dataset::open(Path::new(data), Split::Test, 0, &preprocessing)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let executor = Executor::new(package.program(path)?, threads)?;
-    let backbone_parameters = package.manifest.placement.as_ref().map_or(0, |placed| placed.backbone_parameters);
-    let options = EvalOptions { runs, backbone_parameters, ..EvalOptions::default() };
+    let parameters = package.manifest.placement.as_ref().map(Into::into);
+    let options = EvalOptions { runs, parameters, ..EvalOptions::default() };
     println!("{}", serde_json::to_string(&evaluate(&executor, &data, &options, &mut |_| {})?)?);
     Ok(())
 }

@@ -96,7 +96,7 @@ fn default_output(model: &Path) -> PathBuf {
 
 /// The denoisers' share of the backbone's parameters, in percent.
 fn overhead(placement: &Placement) -> f64 {
-    Parameters::new(placement.backbone_parameters, placement.denoiser_parameters).overhead_percent
+    Parameters::from(placement).overhead_percent
 }
 
 /// What energy was spent on, in words.

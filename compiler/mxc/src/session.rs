@@ -253,7 +253,7 @@ impl Session {
             seed: options.seed,
             limit: options.limit,
             batch: options.batch,
-            backbone_parameters: placement.map_or(0, |placement| placement.backbone_parameters),
+            parameters: placement.map(Into::into),
             chips: options.chips,
         };
         Ok((opened, skipped, options))

@@ -9,6 +9,7 @@ use crate::{
     data::{self, DataError, Source},
     error::ExecError,
     exec::{Batch, Executor, Key, Mode, Purpose},
+    package::Placement,
     program::{Calibration, Layer, Program},
     task::Scores,
 };
@@ -45,8 +46,9 @@ pub struct EvalOptions {
     pub limit: Option<usize>,
     /// Samples per executor call; does not change the result.
     pub batch: usize,
-    /// The backbone's parameters, as the manifest counts them.
-    pub backbone_parameters: u64,
+    /// Backbone and denoisers as their package counts them, whatever is left of them in a lowered program; without it the program's
+    /// own denoisers are counted, on a backbone of unknown size.
+    pub parameters: Option<Parameters>,
     /// Also evaluates a population of chips, for the yield.
     pub chips: Option<ChipOptions>,
 }
@@ -62,7 +64,7 @@ pub struct ChipOptions {
 
 impl Default for EvalOptions {
     fn default() -> Self {
-        Self { runs: 5, seed: 0, limit: None, batch: 100, backbone_parameters: 0, chips: None }
+        Self { runs: 5, seed: 0, limit: None, batch: 100, parameters: None, chips: None }
     }
 }
 
@@ -120,7 +122,7 @@ pub struct Accuracies {
 }
 
 /// The sizes of backbone and denoisers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Parameters {
     /// Weights and biases after folding.
     pub backbone: u64,
@@ -128,6 +130,12 @@ pub struct Parameters {
     pub denoisers: u64,
     /// Their ratio, in percent.
     pub overhead_percent: f64,
+}
+
+impl From<&Placement> for Parameters {
+    fn from(placement: &Placement) -> Self {
+        Self::new(placement.backbone_parameters, placement.denoiser_parameters)
+    }
 }
 
 impl Parameters {
@@ -251,8 +259,7 @@ pub struct EvalPlan {
     samples: u64,
     skipped: Option<usize>,
     noise: NoiseLabel,
-    backbone_parameters: u64,
-    denoiser_parameters: u64,
+    parameters: Parameters,
     /// Whether there are layers that may be noisy; else the noisy network is the clean one.
     noisy_layers: bool,
     denoisers: bool,
@@ -279,8 +286,7 @@ impl EvalPlan {
             samples,
             skipped: None,
             noise: NoiseLabel::of(program),
-            backbone_parameters: options.backbone_parameters,
-            denoiser_parameters: program.denoiser_parameters(),
+            parameters: options.parameters.unwrap_or_else(|| Parameters::new(0, program.denoiser_parameters())),
             noisy_layers,
             denoisers,
             // Converter ranges and reads change what noise does, and nothing without it.
@@ -386,7 +392,7 @@ impl EvalPlan {
             noisy,
             denoised,
             clean_denoised,
-            parameters: Parameters::new(self.backbone_parameters, self.denoiser_parameters),
+            parameters: self.parameters,
             chips,
         }
     }
@@ -852,7 +858,8 @@ mod tests {
     #[test]
     fn evaluates_every_mode_over_the_runs() {
         let model = fake(2, true);
-        let options = EvalOptions { runs: 2, batch: 5, backbone_parameters: 300, ..Default::default() };
+        let options =
+            EvalOptions { runs: 2, batch: 5, parameters: Some(Parameters::new(300, 6)), ..Default::default() };
         let mut last = None;
         let report = evaluate_model(&model, &Numbers, &options, &mut |progress| last = Some(progress)).unwrap();
         assert_eq!(report.samples, 12);
@@ -867,10 +874,12 @@ mod tests {
         let noisy = (75.0 + 100.0 * 8.0 / 12.0) / 2.0;
         let recovered = 100.0 * (100.0 * 11.0 / 12.0 - noisy) / (100.0 - noisy);
         assert!((report.recovered_percent.unwrap() - recovered).abs() < 1e-9);
-        assert_eq!(report.parameters, Parameters { backbone: 300, denoisers: 3, overhead_percent: 1.0 });
+        assert_eq!(report.parameters, Parameters { backbone: 300, denoisers: 6, overhead_percent: 2.0 });
         let last = last.unwrap();
         assert_eq!((last.done, last.total), (72, 72));
         assert_eq!(model.calls.borrow().len(), 6 * 3);
+        let own = evaluate_model(&model, &Numbers, &EvalOptions { parameters: None, ..options }, &mut |_| {}).unwrap();
+        assert_eq!(own.parameters, Parameters { backbone: 0, denoisers: 3, overhead_percent: 0.0 });
     }
 
     #[test]

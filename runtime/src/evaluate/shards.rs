@@ -244,14 +244,20 @@ pub fn merge(parts: &[(String, Part)]) -> Result<EvalReport, PartError> {
 mod tests {
     use super::*;
     use crate::evaluate::{
-        ChipOptions, evaluate_model,
+        ChipOptions, Parameters, evaluate_model,
         tests::{Fake, Numbers, fake},
     };
 
     const CHIPS: ChipOptions = ChipOptions { count: 3, floor: 70.3 };
 
     fn options() -> EvalOptions {
-        EvalOptions { runs: 4, batch: 5, chips: Some(CHIPS), backbone_parameters: 7, ..EvalOptions::default() }
+        EvalOptions {
+            runs: 4,
+            batch: 5,
+            chips: Some(CHIPS),
+            parameters: Some(Parameters::new(7, 3)),
+            ..EvalOptions::default()
+        }
     }
 
     fn part(model: &Fake, options: &EvalOptions, shard: &str, seed: &str) -> Part {
