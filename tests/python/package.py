@@ -134,7 +134,8 @@ def fails(told: mxc.Progress) -> None:
 
 raises(ZeroDivisionError, "in the callback", tuned.evaluate, DATA, callback=fails, **EVALUATE)
 
-# Ctrl-C ends a call soon, and other threads run meanwhile.
+# Ctrl-C ends a call soon, and other threads run meanwhile. A shell's background jobs inherit an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 turns = 0
 ended = threading.Event()
 
@@ -151,7 +152,7 @@ def interrupt(told: mxc.Progress) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-other = threading.Thread(target=turn)
+other = threading.Thread(target=turn, daemon=True)
 other.start()
 raises(KeyboardInterrupt, "", tuned.evaluate, DATA, seeds=200, callback=interrupt)
 before = turns
