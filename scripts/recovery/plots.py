@@ -1,5 +1,6 @@
 """Plots of what was run, as PNG files: recovered against overhead, against sigma, against images."""
 
+import collections
 import math
 import pathlib
 import statistics
@@ -29,7 +30,11 @@ def draw(results: Results, out: pathlib.Path, order: Sequence[str]) -> list[path
     settings = [("overhead", against_overhead), ("images", against_images), ("sigma", against_sigma)]
     for name, function in settings:
         kept = [cell for cell in found if (cell.row.sigma is None) == (name != "sigma") and cell.recovered()]
-        panels = list(dict.fromkeys((cell.row.network.name, cell.row.noise.name) for cell in kept))
+        if name == "images":
+            kept = lines_of(kept)
+        panels = dict.fromkeys((cell.row.network.name, cell.row.noise.name) for cell in kept)
+        noises = list(dict.fromkeys(noise for _, noise in panels))
+        panels = sorted(panels, key=lambda panel: noises.index(panel[1]))
         if not panels:
             continue
         across = 2 if len(panels) in (2, 4) else min(len(panels), 3)
@@ -54,6 +59,12 @@ def draw(results: Results, out: pathlib.Path, order: Sequence[str]) -> list[path
         plt.close(figure)
         written.append(path)
     return written
+
+
+def lines_of(found: Sequence[Cell]) -> list[Cell]:
+    """Those of methods that were run with several numbers of images."""
+    counts = collections.Counter((*cell.row.cell[:2], cell.label) for cell in found)
+    return [cell for cell in found if counts[*cell.row.cell[:2], cell.label] > 1]
 
 
 def point(axis, x: float, cell: Cell, style: dict) -> None:
