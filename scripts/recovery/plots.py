@@ -32,6 +32,8 @@ def draw(results: Results, out: pathlib.Path, order: Sequence[str]) -> list[path
         kept = [cell for cell in found if (cell.row.sigma is None) == (name != "sigma") and cell.recovered()]
         if name == "images":
             kept = lines_of(kept)
+        if name == "sigma":
+            kept = [cell for cell in kept if lost(cell) >= 1]
         panels = dict.fromkeys((cell.row.network.name, cell.row.noise.name) for cell in kept)
         noises = list(dict.fromkeys(noise for _, noise in panels))
         panels = sorted(panels, key=lambda panel: noises.index(panel[1]))
@@ -65,6 +67,11 @@ def lines_of(found: Sequence[Cell]) -> list[Cell]:
     """Those of methods that were run with several numbers of images."""
     counts = collections.Counter((*cell.row.cell[:2], cell.label) for cell in found)
     return [cell for cell in found if counts[*cell.row.cell[:2], cell.label] > 1]
+
+
+def lost(cell: Cell) -> float:
+    """Points. Of next to nothing a share says nothing."""
+    return statistics.fmean(cell.top1("clean")) - statistics.fmean(cell.top1("noisy"))
 
 
 def point(axis, x: float, cell: Cell, style: dict) -> None:
