@@ -122,7 +122,7 @@ pub struct Accuracies {
 }
 
 /// The sizes of backbone and denoisers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Parameters {
     /// Weights and biases after folding.
     pub backbone: u64,
@@ -259,7 +259,8 @@ pub struct EvalPlan {
     samples: u64,
     skipped: Option<usize>,
     noise: NoiseLabel,
-    parameters: Parameters,
+    backbone_parameters: u64,
+    denoiser_parameters: u64,
     /// Whether there are layers that may be noisy; else the noisy network is the clean one.
     noisy_layers: bool,
     denoisers: bool,
@@ -282,11 +283,13 @@ impl EvalPlan {
     fn new(program: &Program, data: &dyn Source, options: &EvalOptions) -> Result<Self, EvalError> {
         let samples = check(program, data, options)? as u64;
         let (noisy_layers, denoisers) = (!program.layers().is_empty(), program.has_denoisers());
+        let parameters = options.parameters.unwrap_or_else(|| Parameters::new(0, program.denoiser_parameters()));
         Ok(Self {
             samples,
             skipped: None,
             noise: NoiseLabel::of(program),
-            parameters: options.parameters.unwrap_or_else(|| Parameters::new(0, program.denoiser_parameters())),
+            backbone_parameters: parameters.backbone,
+            denoiser_parameters: parameters.denoisers,
             noisy_layers,
             denoisers,
             // Converter ranges and reads change what noise does, and nothing without it.
@@ -392,7 +395,7 @@ impl EvalPlan {
             noisy,
             denoised,
             clean_denoised,
-            parameters: self.parameters,
+            parameters: Parameters::new(self.backbone_parameters, self.denoiser_parameters),
             chips,
         }
     }
