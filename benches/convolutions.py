@@ -89,13 +89,12 @@ def main() -> None:
     best = max(peak(), *rates.values())
     print(f"peak {best:.1f} GFLOP/s; {100:.0f} % are {total / 1e3:.2f} s")
     print(ROW.format("in", "out", "k", "s", "pixels", "time %", "GFLOP/s", "peak %"))
-    done = spent = 0.0
     for problem, times in sorted(found.items(), key=lambda item: -sum(item[1])):
         n, rate = sizes(problem), rates[problem]
-        done, spent = done + flops(problem) * len(times) / 1e9, spent + sum(times) / 1e3
-        share, speed, of = f"{sum(times) / 10 / total * 1e3:.1f}", f"{rate:.1f}", f"{100 * rate / best:.0f}"
+        share, speed, of = f"{100 * sum(times) / total:.1f}", f"{rate:.1f}", f"{100 * rate / best:.0f}"
         print(ROW.format(n["ic"], n["oc"], n["kh"], n["sh"], f"{n['oh']}x{n['ow']}", share, speed, of))
-    print(f"all: {done / spent:.1f} GFLOP/s, {100 * done / spent / best:.0f} % of the peak")
+    overall = sum(rates[problem] * sum(times) for problem, times in found.items()) / total
+    print(f"all: {overall:.1f} GFLOP/s, {100 * overall / best:.0f} % of the peak")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from plan import IMAGES  # noqa: E402
+from plan import IMAGES, NOISES  # noqa: E402
 from table import Cell, Results, cells, interval  # noqa: E402
 
 MARKERS = "os^vD<>pP*Xhd8Hs^vD"
@@ -27,15 +27,17 @@ def draw(results: Results, out: pathlib.Path, order: Sequence[str]) -> list[path
         label: {"color": plt.cm.tab20(i % 20), "marker": MARKERS[i % len(MARKERS)]} for i, label in enumerate(labels)
     }
     written = []
-    settings = [("overhead", against_overhead), ("images", against_images), ("sigma", against_sigma)]
-    for name, function in settings:
-        kept = [cell for cell in found if (cell.row.sigma is None) == (name != "sigma") and cell.recovered()]
-        if name == "images":
-            kept = lines_of(kept)
-        if name == "sigma":
-            kept = [cell for cell in kept if lost(cell) >= 1]
+    shown = [cell for cell in found if cell.recovered()]
+    own = [cell for cell in shown if cell.row.sigma is None]
+    swept = [cell for cell in shown if cell.row.sigma is not None and lost(cell) >= 1]
+    noises = [noise.name for noise in NOISES]
+    settings = [
+        ("overhead", against_overhead, own),
+        ("images", against_images, lines_of(own)),
+        ("sigma", against_sigma, swept),
+    ]
+    for name, function, kept in settings:
         panels = dict.fromkeys((cell.row.network.name, cell.row.noise.name) for cell in kept)
-        noises = list(dict.fromkeys(noise for _, noise in panels))
         panels = sorted(panels, key=lambda panel: noises.index(panel[1]))
         if not panels:
             continue

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from plan import IMAGES, Row
+from run import recovered
 
 # t(0.975, n − 1) by n.
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -62,12 +63,9 @@ def cells(results: Results) -> list[Cell]:
     for row, record in results:
         groups.setdefault((*row.cell, ""), []).append((row, record))
         if scaled := record.get("with_scales"):
-            lost = record["clean"]["top1"] - record["noisy"]["top1"]
-            gained = scaled["denoised"]["top1"] - record["noisy"]["top1"]
-            share = 100 * gained / lost if lost > 0 else None
-            groups.setdefault((*row.cell, "+ scales"), []).append(
-                (row, {**record, **scaled, "recovered_percent": share})
-            )
+            both = {**record, **scaled}
+            both["recovered_percent"] = recovered(both)
+            groups.setdefault((*row.cell, "+ scales"), []).append((row, both))
     found = []
     for (*_, more), group in groups.items():
         cell = Cell([row for row, _ in group], [record for _, record in group])
