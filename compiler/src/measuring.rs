@@ -19,12 +19,19 @@ use std::{collections::BTreeMap, path::PathBuf};
 const SYNTHETIC_SAMPLES: usize = 64;
 
 /// How many samples a pass takes that runs the whole network for every choice: enough to tell channels apart, and few enough
-/// that a network of ImageNet's size takes seconds.
+/// that a network of ImageNet's size takes seconds. Of fewer images some come several times, moved about.
 pub const FEW_SAMPLES: usize = 128;
 
 /// The options of such a pass, and what each is.
-pub const FEW_OPTIONS: &[(&str, &str)] =
-    &[("samples", "samples to run, half of them to judge by (default 128)"), OPTIONS[0], OPTIONS[1], OPTIONS[2]];
+pub const FEW_OPTIONS: &[(&str, &str)] = &[
+    (
+        "samples",
+        "samples to run, half of them to judge by; of fewer images some come again, shifted and mirrored (default 128)",
+    ),
+    OPTIONS[0],
+    OPTIONS[1],
+    OPTIONS[2],
+];
 
 /// The options of any pass that runs the network, besides `samples`, and what each is.
 pub const OPTIONS: [(&str, &str); 3] = [
@@ -38,6 +45,7 @@ pub const OPTIONS: [(&str, &str); 3] = [
 pub struct Measuring {
     /// How many samples; `None` leaves it to the caller.
     pub samples: Option<usize>,
+    moved: bool,
     seed: Option<u64>,
     data: Option<PathBuf>,
     weights: Option<PathBuf>,
@@ -64,6 +72,7 @@ impl Measuring {
         }
         Ok(Self {
             samples,
+            moved: false,
             seed: options.take_parsed("seed", "a number")?,
             data: options.take("data").map(PathBuf::from),
             weights: options.take("weights").map(PathBuf::from),
@@ -74,6 +83,7 @@ impl Measuring {
     pub fn few(options: &mut Options) -> Result<Self, OptionError> {
         let mut measuring = Self::from_options(options)?;
         measuring.samples.get_or_insert(FEW_SAMPLES);
+        measuring.moved = true;
         Ok(measuring)
     }
 
@@ -104,7 +114,8 @@ impl Measuring {
         let executor = Executor::new(program, threads).map_err(|error| PassError::new(error.to_string()))?;
         let seed = self.seed.unwrap_or(cx.seed);
         let bytes = matches!(dtypes[..], [DType::I32]);
-        let request = SampleRequest { data: self.data.clone(), count: self.samples, seed, shapes, classes, bytes };
+        let (data, count, moved) = (self.data.clone(), self.samples, self.moved);
+        let request = SampleRequest { data, count, moved, seed, shapes, classes, bytes };
         let samples = match &cx.samples {
             Some(source) => source(&request).map_err(PassError::new)?,
             None if self.data.is_some() => {

@@ -4,7 +4,7 @@ use crate::{Error, Monitor};
 #[cfg(feature = "compiler")]
 use mxc_compiler::pass::{SampleRequest, SampleSource, Samples};
 use mxc_runtime::{
-    data::{self, DataError, Dataset, Memory, Source, Split},
+    data::{self, DataError, Dataset, Memory, Moved, Source, Split},
     package::Preprocessing,
 };
 #[cfg(feature = "compiler")]
@@ -110,12 +110,14 @@ impl Data {
             dataset.check_classes(request.classes).map_err(text)?;
             let drawn = data::sample(dataset.len(), request.count.unwrap_or(CALIBRATION_SAMPLES), request.seed);
             let drawn = told.borrow_mut().sift(&dataset, drawn).map_err(text)?;
+            let samples = Moved::filled(&dataset, &drawn, request.count.filter(|_| request.moved).unwrap_or(0));
+            let all: Vec<usize> = (0..samples.len()).collect();
             let mut inputs = Vec::new();
-            dataset.load(&drawn, &mut inputs).map_err(text)?;
+            samples.load(&all, &mut inputs).map_err(text)?;
             Ok(Some(Samples {
                 inputs: vec![inputs],
-                labels: dataset.labels(&drawn),
-                indices: drawn.iter().map(|&index| dataset.id(index)).collect(),
+                labels: samples.labels(&all),
+                indices: all.iter().map(|&index| samples.id(index)).collect(),
             }))
         });
         Ok((source, left_out))

@@ -113,7 +113,8 @@ impl Session {
         let Some(mut run) = ready.run else {
             return Ok(Finetuned { package: descendant(package), report: None, skipped: None });
         };
-        let samples = run.samples as u64;
+        let images = run.training.limit.unwrap_or(usize::MAX).min(run.data.len());
+        let samples = (images * run.training.copies) as u64;
         let stop: &AtomicBool = monitor.cancel().flag();
         let told = &mut |now| monitor.report(Progress::Training { now, samples });
         let checkpoint = options.checkpoint.as_deref();
@@ -160,12 +161,11 @@ impl Session {
             override_noise(&mut program, self.options.noise.as_ref());
         }
         let executor = Executor::on(self.options.backend, program, self.threads())?;
-        let samples = options.limit.unwrap_or(usize::MAX).min(opened.len());
-        let training = training(options, &package, samples, parent.clone());
+        let training = training(options, &package, &opened, parent.clone());
         if let Some(path) = options.checkpoint.as_ref().filter(|path| !options.resume && path.exists()) {
             monitor.note(format!("starting anew; {} is replaced (--resume goes on from it)", path.display()));
         }
-        let run = Run { executor, data: opened, training, samples, skipped, compiled_for };
+        let run = Run { executor, data: opened, training, skipped, compiled_for };
         Ok(Ready { package, parent_sha256: parent, run: Some(run) })
     }
 
@@ -252,8 +252,6 @@ struct Run {
     executor: Executor,
     data: Dataset,
     training: finetune::FinetuneOptions,
-    /// Of an epoch, at most.
-    samples: usize,
     skipped: Option<usize>,
     /// The noise that the package was compiled for.
     compiled_for: Option<LayerNoise>,
@@ -275,19 +273,24 @@ fn ranking(module: &Module<'_>) -> Vec<String> {
 fn training(
     options: &FinetuneOptions,
     package: &Package,
-    samples: usize,
+    data: &Dataset,
     parent_sha256: String,
 ) -> finetune::FinetuneOptions {
     let placement = package.inner.manifest.placement.as_ref();
     let kind = placement.map_or("paper", |placement| placement.denoiser.as_str());
     let recipe = options.recipe.unwrap_or(if kind == "paper" { Recipe::Paper } else { Recipe::Best });
     let default = finetune::FinetuneOptions::new(recipe);
-    let batch = options.batch.unwrap_or(default.batch);
+    let (loss, batch) = (options.loss.unwrap_or(default.loss), options.batch.unwrap_or(default.batch));
+    let images = options.limit.unwrap_or(usize::MAX).min(data.len());
+    // A label need not hold for an image that is mirrored; what the clean network makes of it does.
+    let copies = if loss == Loss::Distill && data.image().is_some() { recipe.copies(images) } else { 1 };
+    let samples = images * copies;
     finetune::FinetuneOptions {
-        loss: options.loss.unwrap_or(default.loss),
+        loss,
         learning_rate: options.learning_rate.unwrap_or(default.learning_rate),
         epochs: options.epochs.unwrap_or_else(|| recipe.epochs(samples, batch)),
         batch,
+        copies,
         mix: recipe.mixes(samples),
         features: options.features,
         limit: options.limit,

@@ -4,7 +4,7 @@ use crate::Error;
 #[cfg(feature = "compiler")]
 use mxc_compiler::pass::RunOptions;
 use mxc_runtime::{
-    data::{DataError, Source},
+    data::{DataError, Layout, Source},
     evaluate::EvalProgress,
     finetune,
 };
@@ -180,6 +180,10 @@ impl Source for Stoppable<'_> {
 
     fn sample_len(&self) -> usize {
         self.data.sample_len()
+    }
+
+    fn image(&self) -> Option<Layout> {
+        self.data.image()
     }
 
     fn id(&self, index: usize) -> u64 {

@@ -197,6 +197,9 @@ pub struct SampleRequest {
     pub data: Option<PathBuf>,
     /// The number of samples wanted; `None` leaves it to the caller.
     pub count: Option<usize>,
+    /// Whether images moved about serve where there are fewer: what is fitted takes more of them than what measures the noise, which
+    /// must be images as they are.
+    pub moved: bool,
     /// The seed that keys their drawing.
     pub seed: u64,
     /// The shape of one sample per program input, in the source model's layout.

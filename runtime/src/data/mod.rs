@@ -17,6 +17,7 @@ mod cifar;
 mod folder;
 mod idx;
 mod memory;
+mod moved;
 mod npz;
 mod picture;
 mod resize;
@@ -25,6 +26,7 @@ use crate::{files::identity, package::Preprocessing, sync::lock};
 use folder::ImageFolder;
 pub use folder::read_classes;
 pub use memory::Memory;
+pub use moved::Moved;
 pub use npz::check_npz;
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal};
@@ -136,6 +138,9 @@ pub trait Source: Sync {
     /// The number of values of one sample.
     fn sample_len(&self) -> usize;
 
+    /// How a sample's values are laid out where it is an image; `None` of numbers.
+    fn image(&self) -> Option<Layout>;
+
     /// A sample's index in the whole data set: what its random draws are keyed by.
     fn id(&self, index: usize) -> u64 {
         index as u64
@@ -173,18 +178,18 @@ pub trait Source: Sync {
     fn fingerprint(&self) -> String;
 }
 
-/// How a data set's bytes are laid out.
-#[derive(Clone, Copy, Debug)]
-struct Layout {
+/// How an image's bytes or values are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
     /// Height, width, channels.
-    shape: [usize; 3],
+    pub shape: [usize; 3],
     /// Whether a pixel's channels are adjacent (HWC) or planes (CHW).
-    channels_last: bool,
+    pub channels_last: bool,
 }
 
 impl Layout {
-    /// The bytes of one image.
-    fn len(&self) -> usize {
+    /// The bytes or values of one image.
+    pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
     }
 }
@@ -284,8 +289,10 @@ impl Input {
     fn shape(&self) -> Vec<usize> {
         match self {
             Self::Values(shape) => shape.clone(),
-            Self::Image(Preprocess { channels_last: true, shape, .. }) => shape.to_vec(),
-            Self::Image(Preprocess { shape: [height, width, channels], .. }) => vec![*channels, *height, *width],
+            Self::Image(Preprocess { layout: Layout { shape, channels_last: true }, .. }) => shape.to_vec(),
+            Self::Image(Preprocess { layout: Layout { shape: [height, width, channels], .. }, .. }) => {
+                vec![*channels, *height, *width]
+            }
         }
     }
 
@@ -293,7 +300,7 @@ impl Input {
     fn len(&self) -> usize {
         match self {
             Self::Values(shape) => shape.iter().product(),
-            Self::Image(image) => image.len(),
+            Self::Image(image) => image.layout.len(),
         }
     }
 
@@ -310,8 +317,8 @@ impl Input {
             (Pixels::Floats(..), _) => None,
             (Pixels::Bytes(_, layout), Self::Image(image)) => image.misfit(layout),
             // Every file has its own size.
-            (Pixels::Files(_), Self::Image(image)) => (![1, 3].contains(&image.shape[2]))
-                .then(|| format!("images are grey or RGB where the model takes {} channels", image.shape[2])),
+            (Pixels::Files(_), Self::Image(image)) => (![1, 3].contains(&image.layout.shape[2]))
+                .then(|| format!("images are grey or RGB where the model takes {} channels", image.layout.shape[2])),
             (Pixels::Bytes(..) | Pixels::Files(_), Self::Values(shape)) => Some(format!(
                 "it holds images where the model takes numbers of shape {shape:?}; give an .npz of floats"
             )),
@@ -327,9 +334,8 @@ struct Preprocess {
     /// The model takes bytes, which the executor keeps as words of i32.
     bytes: bool,
     sizing: Sizing,
-    channels_last: bool,
-    /// The model's input: height, width, channels.
-    shape: [usize; 3],
+    /// The model's input.
+    layout: Layout,
 }
 
 /// A byte as an element of an integer input.
@@ -386,12 +392,7 @@ impl Preprocess {
         };
         let sizing =
             Sizing { resize: side("resize", options.resize)?, crop: side("crop", options.crop)?, interpolation };
-        Ok(Self { tables, bytes: options.bytes, sizing, channels_last, shape })
-    }
-
-    /// The number of values of one sample.
-    fn len(&self) -> usize {
-        self.shape.iter().product()
+        Ok(Self { tables, bytes: options.bytes, sizing, layout: Layout { shape, channels_last } })
     }
 
     /// Why images of a layout do not fit the model, if so.
@@ -400,15 +401,15 @@ impl Preprocess {
         if height == 0 || width == 0 {
             return Some(format!("its images are {height}×{width}: there are no pixels"));
         }
-        if channels != self.shape[2] && channels != 1 {
-            return Some(format!("its images have {channels} channels where the model takes {}", self.shape[2]));
+        if channels != self.layout.shape[2] && channels != 1 {
+            return Some(format!("its images have {channels} channels where the model takes {}", self.layout.shape[2]));
         }
         let sized = self.sizing.size([height, width]);
-        (sized != self.shape[..2]).then(|| {
+        (sized != self.layout.shape[..2]).then(|| {
             format!(
                 "its images are {}×{} where the model takes {}×{}; compile with --resize or --crop, or with \
                  another --input-shape",
-                sized[0], sized[1], self.shape[0], self.shape[1]
+                sized[0], sized[1], self.layout.shape[0], self.layout.shape[1]
             )
         })
     }
@@ -427,8 +428,8 @@ impl Preprocess {
             };
             (sized.as_slice(), true)
         };
-        let area = self.shape[0] * self.shape[1];
-        let outputs = self.shape[2];
+        let area = self.layout.shape[0] * self.layout.shape[1];
+        let outputs = self.layout.shape[2];
         // Grey is replicated over the model's channels.
         let at = |pixel: usize, channel: usize| {
             let channel = if channels == 1 { 0 } else { channel };
@@ -436,7 +437,7 @@ impl Preprocess {
         };
         for (c, table) in self.tables.iter().enumerate() {
             for pixel in 0..area {
-                let slot = if self.channels_last { pixel * outputs + c } else { c * area + pixel };
+                let slot = if self.layout.channels_last { pixel * outputs + c } else { c * area + pixel };
                 out[slot] = table[usize::from(at(pixel, c))];
             }
         }
@@ -455,7 +456,7 @@ impl Loader {
 
     /// The bytes of the image file `index` and their layout.
     fn decode(&self, folder: &ImageFolder, index: usize) -> Result<(Vec<u8>, Layout), DataError> {
-        let grey = matches!(&self.input, Input::Image(image) if image.shape[2] == 1);
+        let grey = matches!(&self.input, Input::Image(image) if image.layout.shape[2] == 1);
         let channels = if grey { 1 } else { 3 };
         let (pixels, [height, width]) = folder.decode(index, channels)?;
         Ok((pixels, Layout { shape: [height, width, channels], channels_last: true }))
@@ -746,6 +747,13 @@ impl Source for Dataset {
         self.loader.input.len()
     }
 
+    fn image(&self) -> Option<Layout> {
+        match &self.loader.input {
+            Input::Image(image) => Some(image.layout),
+            Input::Values(_) => None,
+        }
+    }
+
     fn id(&self, index: usize) -> u64 {
         self.selected[index] as u64
     }
@@ -850,6 +858,10 @@ impl Source for Synthetic {
         self.sample_len
     }
 
+    fn image(&self) -> Option<Layout> {
+        None
+    }
+
     fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
         out.clear();
         for &index in indices {
@@ -882,14 +894,17 @@ fn generator(seed: u64, purpose: &str, counter: u64) -> Xoshiro256PlusPlus {
     Xoshiro256PlusPlus::from_seed(state)
 }
 
+/// A number below `count`: by multiply-shift, whose bias is below count / 2⁶⁴.
+fn below(count: usize, generator: &mut impl Rng) -> usize {
+    ((u128::from(generator.next_u64()) * count as u128) >> 64) as usize
+}
+
 /// The numbers `0..len` in an order keyed by the arguments (Fisher-Yates).
 pub fn permutation(len: usize, seed: u64, purpose: &str, counter: u64) -> Vec<usize> {
     let mut generator = generator(seed, purpose, counter);
     let mut order: Vec<usize> = (0..len).collect();
     for last in (1..len).rev() {
-        // Multiply-shift; its bias is below len / 2⁶⁴.
-        let pick = ((u128::from(generator.next_u64()) * (last as u128 + 1)) >> 64) as usize;
-        order.swap(last, pick);
+        order.swap(last, below(last + 1, &mut generator));
     }
     order
 }

@@ -804,6 +804,10 @@ mod tests {
             2
         }
 
+        fn image(&self) -> Option<crate::data::Layout> {
+            None
+        }
+
         fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
             out.clear();
             out.resize(indices.len() * 2, 0.0);

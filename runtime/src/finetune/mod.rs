@@ -15,7 +15,7 @@ pub use adam::Adam;
 pub use checkpoint::CheckpointError;
 
 use crate::{
-    data::{self, DataError, Source},
+    data::{self, DataError, Moved, Source},
     error::ExecError,
     evaluate,
     exec::{Batch, Executor, Gradients, Key, Mode, Objective, Purpose, samples::Samples},
@@ -106,6 +106,16 @@ impl Recipe {
         match self {
             Self::Paper | Self::Cosine => false,
             Self::Best => true,
+        }
+    }
+
+    /// How often an epoch passes every image of so many, each time moved about: see [`Moved`]. Without that, what is learned of ten images
+    /// can be worse than nothing, and they cannot judge it.
+    pub fn copies(self, samples: usize) -> usize {
+        const ENOUGH: usize = 256;
+        match self {
+            Self::Paper | Self::Cosine => 1,
+            Self::Best => ENOUGH.checked_div(samples).unwrap_or(1).max(1),
         }
     }
 
@@ -208,6 +218,8 @@ pub struct FinetuneOptions {
     pub limit: Option<usize>,
     /// The share of the noise that samples are trained under: each draws its own, uniformly between the two; 1 is the noise as it is.
     pub levels: [f64; 2],
+    /// How often an epoch passes every image: first as it is, then moved about ([`Moved`]). What is no image is passed once.
+    pub copies: usize,
     /// Whether every sample is blended with another of its step before it is trained on: the clean network's outputs are known for
     /// any input, so that few images serve as many (mixup with a consistent teacher; Beyer et al., CVPR 2022). Only by
     /// [`Loss::Distill`] and on inputs of floats.
@@ -237,6 +249,7 @@ impl FinetuneOptions {
             batch: recipe.batch(),
             limit: None,
             levels: recipe.levels(),
+            copies: recipe.copies(usize::MAX),
             mix: recipe.mixes(usize::MAX),
             features: 0.0,
             judge: recipe.judging(usize::MAX) > 0,
@@ -317,7 +330,7 @@ pub struct FinetuneReport {
     pub resumed_from: Option<u64>,
     /// Steps done, over all epochs.
     pub steps: u64,
-    /// The number of samples per epoch.
+    /// The number of samples that were trained on, each counted once.
     pub samples: usize,
     /// The (first) learning rate: a part of the one asked for where that led away from the clean network.
     pub learning_rate: f64,
@@ -782,11 +795,13 @@ fn train<T: Trainee>(
 ) -> Result<FinetuneReport, FinetuneError> {
     let checked = check(trainee.program(), data, options);
     ranks::agree(ranks, checked, |()| common(trainee.program(), data, options))?;
-    let samples = options.limit.unwrap_or(usize::MAX).min(data.len());
+    let images = options.limit.unwrap_or(usize::MAX).min(data.len());
+    let data: &dyn Source = &Moved::times(data, images, options.copies.max(1));
+    let samples = data.len();
     let judging = if options.judge { options.recipe.judging(samples) } else { 0 };
     let steps_per_epoch = samples.div_ceil(options.batch) as u64;
     let steps = steps_per_epoch * u64::from(options.epochs);
-    let mut state = State::new(trainee, data, options, samples);
+    let mut state = State::new(trainee, data, options, images);
     if state.parameters.is_empty() {
         return Ok(state.report);
     }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    data::Layout,
     program::{Builder, Conv2d, DType, Denoise, Execution, FullyConnected, Pool, Pooling, Reshape, Unary, Window},
     store::Weight,
 };
@@ -105,6 +106,10 @@ impl Source for Numbers {
 
     fn sample_len(&self) -> usize {
         3
+    }
+
+    fn image(&self) -> Option<Layout> {
+        None
     }
 
     fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
@@ -354,6 +359,10 @@ impl Source for Patterns {
         36
     }
 
+    fn image(&self) -> Option<Layout> {
+        Some(Layout { shape: [6, 6, 1], channels_last: false })
+    }
+
     fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
         out.clear();
         for &index in indices {
@@ -484,12 +493,14 @@ mod on_ranks {
     use crate::ranks::testing::{Thread, on};
     use std::sync::Mutex;
 
-    /// The recipe that has everything: samples that judge, blends, levels of noise, features.
+    /// The recipe that has everything: samples that judge, images moved and blended, levels of noise, features.
     fn best() -> FinetuneOptions {
         FinetuneOptions {
             epochs: 3,
             batch: 40,
             seed: 7,
+            limit: Some(45),
+            copies: 2,
             mix: true,
             features: 0.5,
             learning_rate: 1e-3,
@@ -633,6 +644,10 @@ mod on_ranks {
             36
         }
 
+        fn image(&self) -> Option<Layout> {
+            Patterns::new(90).image()
+        }
+
         fn load(&self, indices: &[usize], out: &mut Vec<f32>) -> Result<(), DataError> {
             if self.0 {
                 return Err(DataError::Mismatch("the disk is gone".to_owned()));
@@ -749,6 +764,14 @@ fn steps_have_units() {
     assert_eq!(unit(&executor, "conv.mean.weight"), f64::from(0.1f32));
     assert_eq!(unit(&executor, "conv.reduce.weight"), f64::from(0.3f32));
     assert_eq!(unit(&executor, "conv.reduce.bias"), 1.0);
+}
+
+/// Few images come several times, moved about; of many, and by other recipes, each comes once.
+#[test]
+fn few_images_come_again() {
+    let copies = |images| Recipe::Best.copies(images);
+    assert_eq!([1, 10, 64, 100, 128, 129, 1000].map(copies), [256, 25, 4, 2, 2, 1, 1]);
+    assert_eq!([copies(0), copies(usize::MAX), Recipe::Paper.copies(10), Recipe::Cosine.copies(10)], [1; 4]);
 }
 
 /// Few samples are seen more often; many five times, as by the other recipes.

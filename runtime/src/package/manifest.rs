@@ -231,7 +231,7 @@ pub struct Training {
     /// `--seed`.
     #[prost(uint64, tag = "5")]
     pub seed: u64,
-    /// The number of training samples per epoch.
+    /// The number of training samples, each counted once.
     #[prost(uint64, tag = "6")]
     pub samples: u64,
     /// The noise trained under.
