@@ -178,7 +178,7 @@ class Runner:
         """Compile, train, evaluate."""
         method, package = row.method, work / "package.mxa"
         budget = () if "--budget" in method.compile else ("--budget", BUDGET)
-        common = (row.network.model, *data, *row.network.preprocess, *self.noise(row.noise, sigma), *self.samples(row))
+        common = (row.network.model, *data, *row.network.preprocess, *self.noise(row.noise, sigma))
         compiled = self.mxc(
             "compile",
             *common,
@@ -220,7 +220,8 @@ class Runner:
             row.noise.scale,
             "--noise-reference",
             row.noise.reference,
-            *self.samples(row),
+            "--samples",
+            min(row.images or 512, 512),
             "--seed",
             row.seed,
             "--seeds",
@@ -236,7 +237,7 @@ class Runner:
         reports = []
         for model, equalize in ((row.network.model, "no"), (trained, "yes")):
             package = work / "plain.mxa"
-            common = (model, *data, *row.network.preprocess, *self.noise(row.noise, sigma), *self.samples(row))
+            common = (model, *data, *row.network.preprocess, *self.noise(row.noise, sigma))
             compiled = self.mxc(
                 "compile", *common, "--budget", "0%", "--equalize", equalize, "--seed", row.seed, "-o", package
             )
@@ -255,10 +256,6 @@ class Runner:
     def evaluate(self, row: Row, package: pathlib.Path) -> dict:
         """On the test split; the draws are the same for every row."""
         return self.mxc("eval", package, "--data", row.network.data, "--seeds", row.network.draws)
-
-    @staticmethod
-    def samples(row: Row) -> tuple:
-        return ("--samples", min(row.images or 512, 512))
 
     @contextlib.contextmanager
     def images(self, row: Row) -> Iterator[tuple]:

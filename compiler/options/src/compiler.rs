@@ -249,7 +249,7 @@ impl Calibrate {
 /// How to fine-tune.
 #[derive(Clone, Debug, Args)]
 pub struct Finetune {
-    /// best: distill, few images blended, Adam 1e-2 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
+    /// best: distill, few images moved and blended, Adam 1e-2 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant;
     /// cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else best]
     #[arg(long, value_name = "NAME", value_parser = recipes())]
     recipe: Option<Recipe>,

@@ -88,7 +88,7 @@ class CalibrateOptions(TypedDict, total=False):
 
 class FinetuneOptions(TypedDict, total=False):
     recipe: Literal["best", "paper", "cosine"]
-    """best: distill, few images blended, Adam 1e-2 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant; cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else best]"""
+    """best: distill, few images moved and blended, Adam 1e-2 decaying to 0, batches of 32, noise of any level up to 1.5 times; paper: Adam 1e-3, constant; cosine: Adam 1e-2 decaying to 0 [default: paper for the denoiser paper, else best]"""
     loss: Literal["cross-entropy", "distill"]
     """What to train towards: cross-entropy with the labels, or distill, the clean model's own outputs (no labels needed) [default: the recipe's]"""
     match_features: float | str
