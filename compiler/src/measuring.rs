@@ -19,14 +19,14 @@ use std::{collections::BTreeMap, path::PathBuf};
 const SYNTHETIC_SAMPLES: usize = 64;
 
 /// How many samples a pass takes that runs the whole network for every choice: enough to tell channels apart, and few enough
-/// that a network of ImageNet's size takes seconds. Of fewer images some come several times, moved about.
+/// that a network of ImageNet's size takes seconds. Of fewer than half as many images all come several times, moved about.
 pub const FEW_SAMPLES: usize = 128;
 
 /// The options of such a pass, and what each is.
 pub const FEW_OPTIONS: &[(&str, &str)] = &[
     (
         "samples",
-        "samples to run, half of them to judge by; of fewer images some come again, shifted and mirrored (default 128)",
+        "samples to run, half of them to judge by; of fewer than half as many images all come again, shifted and mirrored (default 128)",
     ),
     OPTIONS[0],
     OPTIONS[1],

@@ -197,7 +197,7 @@ pub struct SampleRequest {
     pub data: Option<PathBuf>,
     /// The number of samples wanted; `None` leaves it to the caller.
     pub count: Option<usize>,
-    /// Whether images moved about serve where there are fewer: what is fitted takes more of them than what measures the noise, which
+    /// Whether images moved about serve where there are too few: what is fitted takes more of them than what measures the noise, which
     /// must be images as they are.
     pub moved: bool,
     /// The seed that keys their drawing.

@@ -110,12 +110,13 @@ impl Recipe {
     }
 
     /// How often an epoch passes every image of so many, each time moved about: see [`Moved`]. Without that, what is learned of ten images
-    /// can be worse than nothing, and they cannot judge it.
+    /// can be worse than nothing, and they cannot judge it; 64 gain nothing by it.
     pub fn copies(self, samples: usize) -> usize {
+        const FEW: usize = 64;
         const ENOUGH: usize = 256;
         match self {
-            Self::Paper | Self::Cosine => 1,
-            Self::Best => ENOUGH.checked_div(samples).unwrap_or(1).max(1),
+            Self::Best if (1..FEW).contains(&samples) => ENOUGH / samples,
+            Self::Best | Self::Paper | Self::Cosine => 1,
         }
     }
 

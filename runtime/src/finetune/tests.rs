@@ -770,7 +770,7 @@ fn steps_have_units() {
 #[test]
 fn few_images_come_again() {
     let copies = |images| Recipe::Best.copies(images);
-    assert_eq!([1, 10, 64, 100, 128, 129, 1000].map(copies), [256, 25, 4, 2, 2, 1, 1]);
+    assert_eq!([1, 10, 31, 63, 64, 1000].map(copies), [256, 25, 8, 4, 1, 1]);
     assert_eq!([copies(0), copies(usize::MAX), Recipe::Paper.copies(10), Recipe::Cosine.copies(10)], [1; 4]);
 }
 
