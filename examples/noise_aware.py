@@ -14,7 +14,7 @@ Adapters go on layers by the norm of the loss's gradient, as mxc places denoiser
 lasts. Depthwise layers get none, except a magnitude.
 
 Training is mxc's recipe `best`: towards the clean network's outputs, few images blended in pairs, batches of 32, Adam decaying to 0,
-every sample under its own level of noise from 0 to 1.5.
+every sample under its own level of noise from 0 to 1.5. Other than by mxc, fewer than 64 images are not shifted and mirrored.
 """
 
 import argparse
