@@ -113,8 +113,7 @@ impl Session {
         let Some(mut run) = ready.run else {
             return Ok(Finetuned { package: descendant(package), report: None, skipped: None });
         };
-        let images = run.training.limit.unwrap_or(usize::MAX).min(run.data.len());
-        let samples = (images * run.training.copies) as u64;
+        let samples = (run.training.images(&run.data) * run.training.copies) as u64;
         let stop: &AtomicBool = monitor.cancel().flag();
         let told = &mut |now| monitor.report(Progress::Training { now, samples });
         let checkpoint = options.checkpoint.as_deref();
@@ -279,9 +278,9 @@ fn training(
     let placement = package.inner.manifest.placement.as_ref();
     let kind = placement.map_or("paper", |placement| placement.denoiser.as_str());
     let recipe = options.recipe.unwrap_or(if kind == "paper" { Recipe::Paper } else { Recipe::Best });
-    let default = finetune::FinetuneOptions::new(recipe);
+    let default = finetune::FinetuneOptions { limit: options.limit, ..finetune::FinetuneOptions::new(recipe) };
     let (loss, batch) = (options.loss.unwrap_or(default.loss), options.batch.unwrap_or(default.batch));
-    let images = options.limit.unwrap_or(usize::MAX).min(data.len());
+    let images = default.images(data);
     // A label need not hold for an image that is mirrored; what the clean network makes of it does.
     let copies = if loss == Loss::Distill && data.image().is_some() { recipe.copies(images) } else { 1 };
     let samples = images * copies;
@@ -293,7 +292,6 @@ fn training(
         copies,
         mix: recipe.mixes(samples),
         features: options.features,
-        limit: options.limit,
         seed: options.seed,
         parent_sha256,
         resume: options.resume,

@@ -286,6 +286,11 @@ fn mix(inputs: &mut [f32], samples: &[u64], key: Key) {
 }
 
 impl FinetuneOptions {
+    /// How many samples of `data` are trained on.
+    pub fn images(&self, data: &dyn Source) -> usize {
+        self.limit.unwrap_or(usize::MAX).min(data.len())
+    }
+
     /// Whether samples are blended: see [`FinetuneOptions::mix`].
     fn mixes(&self, program: &Program) -> bool {
         let floats = program.inputs().iter().all(|&input| program.values()[input].dtype == DType::F32);
@@ -548,7 +553,7 @@ impl Teacher {
 
 /// Checks that there is something to train, and that the options, the data and the network go together.
 fn check(program: &Program, data: &dyn Source, options: &FinetuneOptions) -> Result<(), FinetuneError> {
-    if data.len().min(options.limit.unwrap_or(usize::MAX)) == 0 || options.batch == 0 {
+    if options.images(data) == 0 || options.batch == 0 {
         return Err(FinetuneError::Options(
             "there is nothing to train on: the data, --limit and --batch must not be 0".into(),
         ));
@@ -796,7 +801,7 @@ fn train<T: Trainee>(
 ) -> Result<FinetuneReport, FinetuneError> {
     let checked = check(trainee.program(), data, options);
     ranks::agree(ranks, checked, |()| common(trainee.program(), data, options))?;
-    let images = options.limit.unwrap_or(usize::MAX).min(data.len());
+    let images = options.images(data);
     let data: &dyn Source = &Moved::times(data, images, options.copies.max(1));
     let samples = data.len();
     let judging = if options.judge { options.recipe.judging(samples) } else { 0 };
