@@ -43,7 +43,10 @@ fn ranges_and_closed_form_recover_without_training() {
     assert!(loaded.layers().iter().any(|layer| layer.columns.is_some()));
     assert_eq!(package.manifest.required_features, ["column-shift"], "who does not know them must refuse");
     let manifest = json(mxc(folder).args(["inspect", "one.mxa", "--json"]));
-    assert_eq!(manifest["closed_form"]["gain"], report["closed_form"]["gain"]);
+    for of in ["gain", "samples"] {
+        assert_eq!(manifest["closed_form"][of], report["closed_form"][of]);
+    }
+    assert_eq!(report["closed_form"]["samples"], 256, "images are small");
 }
 
 /// Scales of columns are exact: without noise a network with them computes the same bits.

@@ -55,7 +55,7 @@ fn the_library_gives_the_programs_bytes() {
     assert!(tuned.to_bytes().unwrap() == fs::read(folder.join("model.tuned.mxa")).unwrap(), "finetune");
 
     succeed(program(folder).args(["calibrate", "model.mxa", "--samples", "32", "--data"]).arg(&data.path));
-    let calibration = CalibrateOptions { samples: 32, ..CalibrateOptions::default() };
+    let calibration = CalibrateOptions { samples: Some(32), ..CalibrateOptions::default() };
     let calibrated = session.calibrate(&data, &calibration, &monitor).unwrap().package;
     assert!(calibrated.to_bytes().unwrap() == fs::read(folder.join("model.calibrated.mxa")).unwrap(), "calibrate");
 

@@ -7,7 +7,7 @@
 
 use crate::{
     import::{self, ImportOptions, Imported},
-    measuring::FEW_SAMPLES,
+    measuring::Few,
     pass::{
         CalibrationRun, Options, PassContext, Pipeline, Placement, Ranges, RunOptions, SampleSource, SpentEnergy,
         run::print_module, run_pipeline,
@@ -269,10 +269,9 @@ pub fn pipeline(options: &CompileOptions, level: Level) -> Pipeline {
         let seed = options.seed.to_string();
         let budget = share::show(options.budget);
         let placement = options.placement.to_string();
-        // A loss decides by these, each time for the whole network: few must do.
-        let few = options.samples.min(FEW_SAMPLES).to_string();
-        let deciding = pairs(&[("samples", few.as_str()), ("seed", seed.as_str())]);
         let measured = pairs(&[("samples", samples.as_str()), ("seed", seed.as_str())]);
+        // A loss decides by these, each time for the whole network: few must do, and how many, the passes know.
+        let deciding = if options.samples < Few::MOST { measured.clone() } else { pairs(&[("seed", seed.as_str())]) };
         pipeline = pipeline.then("rank-sensitivity", measured);
         if options.equalize {
             pipeline = pipeline.then("equalize-ranges", deciding.clone());
@@ -398,7 +397,7 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
             }),
             training: None,
             closed_form: compiled.fitted.as_ref().map(|fitted| package::ClosedForm {
-                samples: options.samples.min(FEW_SAMPLES) as u64,
+                samples: fitted.samples as u64,
                 seed: options.seed,
                 gain: fitted.gain,
             }),

@@ -18,20 +18,51 @@ use std::{collections::BTreeMap, path::PathBuf};
 /// Samples without data.
 const SYNTHETIC_SAMPLES: usize = 64;
 
-/// How many samples a pass takes that runs the whole network for every choice: enough to tell channels apart, and few enough
-/// that a network of ImageNet's size takes seconds. Of fewer than half as many images all come several times, moved about.
-pub const FEW_SAMPLES: usize = 128;
+/// How many samples a pass takes that runs the whole network for every choice, of fewer than half as many images all several times,
+/// moved about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Few {
+    /// [`Few::LEAST`].
+    Choosing,
+    /// Up to [`Few::MOST`], as many as have small inputs.
+    Fitting,
+}
 
-/// The options of such a pass, and what each is.
-pub const FEW_OPTIONS: &[(&str, &str)] = &[
-    (
-        "samples",
-        "samples to run, half of them to judge by; of fewer than half as many images all come again, shifted and mirrored (default 128)",
-    ),
-    OPTIONS[0],
-    OPTIONS[1],
-    OPTIONS[2],
-];
+impl Few {
+    /// Enough to tell channels apart, and few enough that a network of ImageNet's size takes seconds.
+    pub const LEAST: usize = 128;
+    /// What is fitted to samples gains by more than the least, but no more by more than these.
+    pub const MOST: usize = 256;
+    /// The values that the inputs of [`Few::MOST`] may have.
+    const VALUES: usize = 1 << 22;
+
+    /// How many, of inputs of so many values a sample.
+    fn samples(self, values: usize) -> usize {
+        match self {
+            Self::Choosing => Self::LEAST,
+            Self::Fitting => (Self::VALUES / values.max(1)).clamp(Self::LEAST, Self::MOST),
+        }
+    }
+
+    /// The options of such a pass, and what each is.
+    pub const fn options(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Choosing => &[CHOOSING, OPTIONS[0], OPTIONS[1], OPTIONS[2]],
+            Self::Fitting => &[FITTING, OPTIONS[0], OPTIONS[1], OPTIONS[2]],
+        }
+    }
+}
+
+const CHOOSING: (&str, &str) = (
+    "samples",
+    "samples to run, half of them to judge by; of fewer than half as many images all come again, shifted and mirrored (default 128)",
+);
+
+const FITTING: (&str, &str) = (
+    "samples",
+    "samples to run, half of them to judge by; of fewer than half as many images all come again, shifted and mirrored (default 256, of \
+     inputs of more than 16,384 values fewer, down to 128)",
+);
 
 /// The options of any pass that runs the network, besides `samples`, and what each is.
 pub const OPTIONS: [(&str, &str); 3] = [
@@ -43,9 +74,8 @@ pub const OPTIONS: [(&str, &str); 3] = [
 /// What such a pass is told.
 #[derive(Clone, Debug, Default)]
 pub struct Measuring {
-    /// How many samples; `None` leaves it to the caller.
-    pub samples: Option<usize>,
-    moved: bool,
+    samples: Option<usize>,
+    few: Option<Few>,
     seed: Option<u64>,
     data: Option<PathBuf>,
     weights: Option<PathBuf>,
@@ -72,19 +102,16 @@ impl Measuring {
         }
         Ok(Self {
             samples,
-            moved: false,
+            few: None,
             seed: options.take_parsed("seed", "a number")?,
             data: options.take("data").map(PathBuf::from),
             weights: options.take("weights").map(PathBuf::from),
         })
     }
 
-    /// Takes [`FEW_OPTIONS`].
-    pub fn few(options: &mut Options) -> Result<Self, OptionError> {
-        let mut measuring = Self::from_options(options)?;
-        measuring.samples.get_or_insert(FEW_SAMPLES);
-        measuring.moved = true;
-        Ok(measuring)
+    /// Takes [`Few::options`].
+    pub fn few(few: Few, options: &mut Options) -> Result<Self, OptionError> {
+        Ok(Self { few: Some(few), ..Self::from_options(options)? })
     }
 
     /// Makes the module's network and its samples ready.
@@ -114,7 +141,9 @@ impl Measuring {
         let executor = Executor::new(program, threads).map_err(|error| PassError::new(error.to_string()))?;
         let seed = self.seed.unwrap_or(cx.seed);
         let bytes = matches!(dtypes[..], [DType::I32]);
-        let (data, count, moved) = (self.data.clone(), self.samples, self.moved);
+        let values = shapes.iter().map(|shape| shape.iter().product::<usize>()).sum();
+        let count = self.samples.or_else(|| self.few.map(|few| few.samples(values)));
+        let (data, moved) = (self.data.clone(), self.few.is_some());
         let request = SampleRequest { data, count, moved, seed, shapes, classes, bytes };
         let samples = match &cx.samples {
             Some(source) => source(&request).map_err(PassError::new)?,
@@ -235,5 +264,21 @@ fn check(samples: &Samples, shapes: &[Vec<usize>]) -> Result<(), PassError> {
             "the samples do not fit the model's inputs: {count} samples, inputs of {:?} values for shapes {shapes:?}",
             samples.inputs.iter().map(Vec::len).collect::<Vec<_>>()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the options say: small images 256, photographs 128, and what lies between as many as have the same values together.
+    #[test]
+    fn how_many_samples_goes_by_their_size() {
+        let sizes = [0, 28 * 28, 3 * 64 * 64, 16_384, 16_385, 3 * 96 * 96, 32_768, 3 * 224 * 224, usize::MAX];
+        assert_eq!(sizes.map(|values| Few::Fitting.samples(values)), [256, 256, 256, 256, 255, 151, 128, 128, 128]);
+        assert_eq!(sizes.map(|values| Few::Choosing.samples(values)), [128; 9]);
+        let says = |few: Few, text: &str| few.options()[0].1.contains(text);
+        assert!(says(Few::Choosing, "(default 128)"));
+        assert!(says(Few::Fitting, "(default 256, of inputs of more than 16,384 values fewer, down to 128)"));
     }
 }

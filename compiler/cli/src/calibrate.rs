@@ -32,12 +32,14 @@ pub fn told(ranges: Option<Ranges>, fitted: Option<&Fitted>) -> String {
             if inputs > 0 { format!(", {inputs} layers clip their inputs") } else { String::new() }
         );
     }
-    if let Some(Fitted { gain, levels: [_, less], before, after }) = fitted {
+    if let Some(Fitted { samples, gain, levels: [_, less], before, after }) = fitted {
         let fit = gain.map_or("no fit was better".to_owned(), |gain| match *less {
             1.0 => format!("gain {gain}"),
             less => format!("gain {gain}, samples under {} % of the noise, too", 100.0 * less),
         });
-        text += &format!("closed form: {fit}; distillation loss with noise and ¼ without {before:.4} → {after:.4}\n");
+        text += &format!(
+            "closed form of {samples} samples: {fit}; distillation loss with noise and ½ without {before:.4} → {after:.4}\n"
+        );
     }
     text
 }

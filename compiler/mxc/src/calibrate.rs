@@ -2,7 +2,6 @@
 
 use crate::{Arithmetic, Data, Error, Monitor, Package, Session};
 use mxc_compiler::{
-    measuring::FEW_SAMPLES,
     pass::{Options, PassContext, Pipeline, Ranges, run_pipeline},
     passes::REGISTRY,
 };
@@ -10,14 +9,11 @@ use mxc_runtime::{closed_form::Fitted, package, store::WeightStore};
 use std::path::PathBuf;
 
 /// How to calibrate.
-///
-/// ```
-/// assert_eq!(mxc::CalibrateOptions::default().samples, 128);
-/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CalibrateOptions {
-    /// Samples, half of them to judge by.
-    pub samples: usize,
+    /// Samples, half of them to judge by; `None` is 256, and fewer, down to 128, where an input has more than 16,384 values. Of fewer than
+    /// half as many images all come again, shifted and mirrored.
+    pub samples: Option<usize>,
     /// Whether the converters' ranges are equalized anew.
     pub equalize: bool,
     /// The last so many training samples are kept out; `None` is as compiled.
@@ -28,7 +24,7 @@ pub struct CalibrateOptions {
 
 impl Default for CalibrateOptions {
     fn default() -> Self {
-        Self { samples: FEW_SAMPLES, equalize: true, holdout: None, seed: 0 }
+        Self { samples: None, equalize: true, holdout: None, seed: 0 }
     }
 }
 
@@ -55,7 +51,7 @@ impl Session {
     /// let package = mxc::Package::open("model.mxa".as_ref())?;
     /// let session = package.session(&Default::default(), &monitor)?;
     /// let data = mxc::Data::new("/usr/share/datasets/fashion-mnist");
-    /// let calibrated = session.calibrate(&data, &mxc::CalibrateOptions { samples: 64, ..Default::default() }, &monitor)?;
+    /// let calibrated = session.calibrate(&data, &mxc::CalibrateOptions { samples: Some(64), ..Default::default() }, &monitor)?;
     /// calibrated.package.write("model.calibrated.mxa".as_ref())?;
     /// # Ok(()) }
     /// ```
@@ -93,7 +89,7 @@ impl Session {
         let context = mxc_dialects::new_context();
         let mut module = package.module(&context)?;
         let mut samples = Options::default();
-        samples.push("samples", options.samples.to_string());
+        options.samples.iter().for_each(|count| samples.push("samples", count.to_string()));
         let mut pipeline = Pipeline::new(&REGISTRY);
         if options.equalize {
             pipeline = pipeline.then("equalize-ranges", samples.clone());
@@ -109,7 +105,7 @@ impl Session {
             provenance.parent_sha256 = Some(parent);
         }
         package.inner.manifest.closed_form = fitted.as_ref().map(|fitted| package::ClosedForm {
-            samples: options.samples as u64,
+            samples: fitted.samples as u64,
             seed: options.seed,
             gain: fitted.gain,
         });

@@ -76,8 +76,8 @@ fn measured(ranges: Option<Ranges>, fitted: Option<&Fitted>, skipped: Option<usi
         "ranges": ranges.map(|Ranges { channels, inputs, before, after }| {
             json!({ "column_shifts": channels, "input_ranges": inputs, "loss_before": before, "loss_after": after })
         }),
-        "closed_form": fitted.map(|Fitted { gain, levels, before, after }| {
-            json!({ "gain": gain, "levels": levels, "loss_before": before, "loss_after": after })
+        "closed_form": fitted.map(|Fitted { samples, gain, levels, before, after }| {
+            json!({ "samples": samples, "gain": gain, "levels": levels, "loss_before": before, "loss_after": after })
         }),
     });
     if let Some(skipped) = skipped {

@@ -218,9 +218,9 @@ impl Compile {
 /// How to calibrate.
 #[derive(Clone, Debug, Args)]
 pub struct Calibrate {
-    /// Samples, half of which judge what the others propose
-    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(1..))]
-    samples: u32,
+    /// Samples, half of which judge what the others propose [default: 256, fewer of large images]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    samples: Option<u32>,
     /// Whether the converters' ranges are equalized anew
     #[arg(long, value_name = "YES", default_value = "yes", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
     equalize: bool,
@@ -238,7 +238,7 @@ impl Calibrate {
     /// The options of the calibration.
     pub fn options(&self, common: &Common) -> CalibrateOptions {
         CalibrateOptions {
-            samples: self.samples as usize,
+            samples: self.samples.map(|samples| samples as usize),
             equalize: self.equalize,
             holdout: self.holdout,
             seed: common.seed,

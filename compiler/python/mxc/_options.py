@@ -71,7 +71,7 @@ class CompileOptions(TypedDict, total=False):
 
 class CalibrateOptions(TypedDict, total=False):
     samples: int
-    """Samples, half of which judge what the others propose [default: 128]"""
+    """Samples, half of which judge what the others propose [default: 256, fewer of large images]"""
     equalize: bool
     """Whether the converters' ranges are equalized anew [default: yes]"""
     holdout: int

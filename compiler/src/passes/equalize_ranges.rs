@@ -16,7 +16,7 @@
 //! `annotate-noise` and `rank-sensitivity`; layers whose noise follows no converter's range (another scale than `range`) get none.
 
 use crate::{
-    measuring::{self, Measuring},
+    measuring::{self, Few, Measuring},
     pass::{OptionError, Options, Pass, PassContext, PassError, Ranges},
 };
 use melior::Context;
@@ -29,10 +29,10 @@ pub struct EqualizeRanges(Measuring);
 impl Pass for EqualizeRanges {
     const NAME: &'static str = "equalize-ranges";
     const DESCRIPTION: &'static str = "scales every layer's output channels towards its converters' full scale";
-    const OPTIONS: &'static [(&'static str, &'static str)] = measuring::FEW_OPTIONS;
+    const OPTIONS: &'static [(&'static str, &'static str)] = Few::Fitting.options();
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        Measuring::few(options).map(Self)
+        Measuring::few(Few::Fitting, options).map(Self)
     }
 
     fn run<'c>(

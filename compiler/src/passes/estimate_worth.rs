@@ -12,7 +12,7 @@
 //! more parameters than `budget` are left out.
 
 use crate::{
-    measuring::{self, Measuring},
+    measuring::{self, Few, Measuring},
     pass::{OptionError, Options, Pass, PassContext, PassError, constants::backbone_parameters},
     placement::{self, Kinds},
 };
@@ -37,7 +37,7 @@ impl Pass for EstimateWorth {
     const OPTIONS: &'static [(&'static str, &'static str)] = &[
         ("budget", "parameters allowed, of the backbone's (default 4%): choices of more are not measured"),
         ("kind", "the kinds to measure: any (default), or as for insert-denoisers"),
-        measuring::FEW_OPTIONS[0],
+        Few::Choosing.options()[0],
         measuring::OPTIONS[0],
         measuring::OPTIONS[1],
         measuring::OPTIONS[2],
@@ -47,7 +47,7 @@ impl Pass for EstimateWorth {
         Ok(Self {
             budget: placement::take_budget(options)?,
             kinds: placement::take_kinds(options, Kinds::ANY)?,
-            measuring: Measuring::few(options)?,
+            measuring: Measuring::few(Few::Choosing, options)?,
         })
     }
 

@@ -10,7 +10,7 @@
 //! moments, blocks to its values.
 
 use crate::{
-    measuring::{self, Measuring},
+    measuring::{Few, Measuring},
     pass::{OptionError, Options, Pass, PassContext, PassError},
 };
 use melior::Context;
@@ -23,10 +23,10 @@ pub struct FitDenoisers(Measuring);
 impl Pass for FitDenoisers {
     const NAME: &'static str = "fit-denoisers";
     const DESCRIPTION: &'static str = "fits denoisers to the clean network's outputs in closed form";
-    const OPTIONS: &'static [(&'static str, &'static str)] = measuring::FEW_OPTIONS;
+    const OPTIONS: &'static [(&'static str, &'static str)] = Few::Fitting.options();
 
     fn from_options(options: &mut Options) -> Result<Self, OptionError> {
-        Measuring::few(options).map(Self)
+        Measuring::few(Few::Fitting, options).map(Self)
     }
 
     fn run<'c>(

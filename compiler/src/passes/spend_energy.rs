@@ -16,7 +16,7 @@
 //! ranges are equalized, `equalize-ranges`.
 
 use crate::{
-    measuring::{self, Measuring},
+    measuring::{self, Few, Measuring},
     pass::{OptionError, Options, Pass, PassContext, PassError, SpentEnergy},
     tile::placed::{HARDWARE_OPTION, hardware},
 };
@@ -43,7 +43,7 @@ impl Pass for SpendEnergy {
         "reads layers more than once or computes them digitally where that helps most, within a budget of energy";
     const OPTIONS: &'static [(&'static str, &'static str)] = &[
         ("energy-budget", "energy allowed for it, as a share of the analog layers' with one read each (default 5%)"),
-        measuring::FEW_OPTIONS[0],
+        Few::Choosing.options()[0],
         measuring::OPTIONS[0],
         measuring::OPTIONS[1],
         measuring::OPTIONS[2],
@@ -56,7 +56,7 @@ impl Pass for SpendEnergy {
         Ok(Self {
             budget: share::parse_positive(&budget).map_err(wrong)?,
             hardware: options.take("hardware").map(PathBuf::from),
-            measuring: Measuring::few(options)?,
+            measuring: Measuring::few(Few::Choosing, options)?,
         })
     }
 

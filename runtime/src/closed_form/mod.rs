@@ -12,7 +12,7 @@
 //! fitted under the noise alone bends the network without noise. Where every sample runs under less of it, too, it is bent less.
 //!
 //! These levels of noise, the gain, whether blocks are fitted, and whether a fit is taken at all are chosen by samples that were not
-//! fitted: by their distillation loss under noise, and a quarter of that without it.
+//! fitted: by their distillation loss under noise, and half of that without it.
 
 mod filter;
 pub(crate) mod form;
@@ -26,7 +26,7 @@ use crate::{
     exec::{
         Batch, Executor, Key,
         layerwise::{Denoiser, Fit},
-        samples::{Samples, halves},
+        samples::{Samples, first_of_halves, halves},
     },
     measure::{Part, channels::ChannelSums, curvature::Slopes},
     program::{LayerId, Op, Program, ValueId},
@@ -40,12 +40,14 @@ use std::collections::BTreeSet;
 /// What was fitted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitted {
+    /// How many samples it was fitted on: half of them, judged by the others, then all.
+    pub samples: usize,
     /// The gain γ; `None` where no fit was better than the denoisers as they were, which are then left alone.
     pub gain: Option<f64>,
     /// The levels of noise that it was fitted under, every sample under both, as shares of the noise as it is: all of it, and as much
     /// or less.
     pub levels: [f64; 2],
-    /// The judging samples' distillation loss under noise, and a quarter of that without it added, before.
+    /// The judging samples' distillation loss under noise, and half of that without it added, before.
     pub before: f64,
     /// And after, with the denoisers that were fitted on the other samples.
     pub after: f64,
@@ -62,7 +64,7 @@ const GAINS: [f64; 4] = [1.25, 1.5, 2.0, 3.0];
 
 /// Fits a calibrated program's denoisers on samples without labels: on half of them under all levels of noise and with
 /// all gains, judged on the other half, then as was best on all. Denoisers of other forms, and bottlenecks of more than 1,024 channels,
-/// stay as they are. Of more samples than fit 2 GiB of values the first are taken.
+/// stay as they are. Of more samples than fit 2 GiB of values the first of either half are taken.
 ///
 /// # Errors
 ///
@@ -73,7 +75,11 @@ pub fn fit(
     seed: u64,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Fitted, ExecError> {
-    let count = batch.samples.len().min(fitting(executor)?);
+    let most = fitting(executor, LEVELS[0].len())?;
+    let cut = (batch.samples.len() > most).then(|| first_of_halves(batch, most));
+    let inputs: Vec<&[f32]> = cut.iter().flat_map(|(inputs, _)| inputs.iter().map(Vec::as_slice)).collect();
+    let batch = cut.as_ref().map_or(batch, |(_, samples)| Batch { inputs: &inputs, samples });
+    let count = batch.samples.len();
     let [fitted, judging] = halves(count);
     let key = |pass: u32| Key::calibration(seed, pass);
     let forms = Forms::of(executor.program());
@@ -146,7 +152,7 @@ pub fn fit(
     }
     run(executor, &all, key(2), best.as_ref())?;
     let levels = best.as_ref().map_or([1.0; 2], |choice| choice.levels);
-    Ok(Fitted { gain: best.map(|choice| choice.gain()), levels, before, after })
+    Ok(Fitted { samples: count, gain: best.map(|choice| choice.gain()), levels, before, after })
 }
 
 /// What is fitted, and how.
@@ -229,10 +235,10 @@ impl Forms {
     }
 }
 
-/// How many samples' values fit the memory at a time.
-fn fitting(executor: &Executor) -> Result<usize, ExecError> {
+/// How many samples' values fit the memory at a time, of the clean run and so many noisy ones.
+fn fitting(executor: &Executor, runs: usize) -> Result<usize, ExecError> {
     const BYTES: usize = 2 << 30;
-    Ok(executor.fitting(BYTES, LEVELS[0].len())?.max(2))
+    Ok(executor.fitting(BYTES, runs)?.max(2))
 }
 
 /// The denoisers' weights.

@@ -47,7 +47,7 @@ pub struct Manifest {
 /// How denoisers were fitted in closed form.
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
 pub struct ClosedForm {
-    /// The number of samples asked for.
+    /// The number of samples, moved images counted as often as they come.
     #[prost(uint64, tag = "1")]
     pub samples: u64,
     /// What keyed their drawing and the noise.
