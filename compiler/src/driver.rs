@@ -396,11 +396,7 @@ pub fn package(compiled: &Compiled<'_>, options: &CompileOptions, record: Record
                 parent_sha256: None,
             }),
             training: None,
-            closed_form: compiled.fitted.as_ref().map(|fitted| package::ClosedForm {
-                samples: fitted.samples as u64,
-                seed: options.seed,
-                gain: fitted.gain,
-            }),
+            closed_form: compiled.fitted.as_ref().map(|fitted| (fitted, options.seed).into()),
             holdout: record.holdout as u64,
             task: options.task.to_string(),
         },

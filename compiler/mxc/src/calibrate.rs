@@ -5,7 +5,7 @@ use mxc_compiler::{
     pass::{Options, PassContext, Pipeline, Ranges, run_pipeline},
     passes::REGISTRY,
 };
-use mxc_runtime::{closed_form::Fitted, package, store::WeightStore};
+use mxc_runtime::{closed_form::Fitted, store::WeightStore};
 use std::path::PathBuf;
 
 /// How to calibrate.
@@ -104,11 +104,7 @@ impl Session {
         if let Some(provenance) = &mut package.inner.manifest.provenance {
             provenance.parent_sha256 = Some(parent);
         }
-        package.inner.manifest.closed_form = fitted.as_ref().map(|fitted| package::ClosedForm {
-            samples: fitted.samples as u64,
-            seed: options.seed,
-            gain: fitted.gain,
-        });
+        package.inner.manifest.closed_form = fitted.as_ref().map(|fitted| (fitted, options.seed).into());
         package.set_module(&module)?;
         let package = Package::of(package.inner, PathBuf::from("the calibrated package"), None);
         Ok(Calibrated { package, ranges, fitted, skipped })

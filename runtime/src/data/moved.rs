@@ -21,9 +21,8 @@ impl<'a> Moved<'a> {
     }
 
     /// These samples of a data set, and where they are two or more images and fewer than half of `count`, so many of them: twice as many
-    /// are no better than as they are. Those of the first half
-    /// are the first of the [`halves`], so that who fits on one and judges on the other meets no image on both; and in either an image
-    /// keeps to even or to odd places, unless it is the only one.
+    /// are no better than as they are. Those of the first half are the first of the [`halves`], so that who fits on one and judges on the
+    /// other meets no image on both; and in either an image keeps to even or to odd places, unless it is the only one.
     pub fn filled(data: &'a dyn Source, samples: &[usize], count: usize) -> Self {
         if samples.len() < 2 || 2 * samples.len() >= count || data.image().is_none() {
             return Self { data, samples: samples.iter().map(|&sample| (sample, 0)).collect() };

@@ -1,5 +1,6 @@
 //! The messages of `runtime/proto/manifest.proto`, written out so that building needs no `protoc`.
 
+use crate::closed_form::Fitted;
 use mxc_spec::noise::{LayerNoise, NoiseError};
 use serde::Serialize;
 
@@ -56,6 +57,13 @@ pub struct ClosedForm {
     /// The gain; absent where no fit was better than fresh denoisers.
     #[prost(double, optional, tag = "3")]
     pub gain: Option<f64>,
+}
+
+/// What was fitted, and the seed that keyed it.
+impl From<(&Fitted, u64)> for ClosedForm {
+    fn from((fitted, seed): (&Fitted, u64)) -> Self {
+        Self { samples: fitted.samples as u64, seed, gain: fitted.gain }
+    }
 }
 
 /// A [`LayerNoise`] in its text form.
