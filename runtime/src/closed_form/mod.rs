@@ -64,7 +64,7 @@ const GAINS: [f64; 4] = [1.25, 1.5, 2.0, 3.0];
 
 /// Fits a calibrated program's denoisers on samples without labels: on half of them under all levels of noise and with
 /// all gains, judged on the other half, then as was best on all. Denoisers of other forms, and bottlenecks of more than 1,024 channels,
-/// stay as they are. Of more samples than fit 2 GiB of values the first of either half are taken.
+/// stay as they are. Of more samples than [`Executor::fitting`] allows the first of either half are taken.
 ///
 /// # Errors
 ///
@@ -75,7 +75,7 @@ pub fn fit(
     seed: u64,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Fitted, ExecError> {
-    let most = fitting(executor, LEVELS[0].len())?;
+    let most = executor.fitting(batch.samples.len(), LEVELS[0].len())?;
     let cut = (batch.samples.len() > most).then(|| first_of_halves(batch, most));
     let inputs: Vec<&[f32]> = cut.iter().flat_map(|(inputs, _)| inputs.iter().map(Vec::as_slice)).collect();
     let batch = cut.as_ref().map_or(batch, |(_, samples)| Batch { inputs: &inputs, samples });
@@ -233,12 +233,6 @@ impl Forms {
         forms.filters = !filtered.is_subset(&forms.scaled);
         forms
     }
-}
-
-/// How many samples' values fit the memory at a time, of the clean run and so many noisy ones.
-fn fitting(executor: &Executor, runs: usize) -> Result<usize, ExecError> {
-    const BYTES: usize = 2 << 30;
-    Ok(executor.fitting(BYTES, runs)?.max(2))
 }
 
 /// The denoisers' weights.
@@ -544,12 +538,14 @@ mod tests {
         let kind = Kind::named("mean").unwrap();
         let fitted = |threads: usize| {
             let mut executor = Executor::new(network(kind, true), threads).unwrap();
+            // Its ranges are made up, and no affine brings back what they cut off.
+            executor.change_layers(|layers| layers.iter_mut().for_each(|layer| layer.noise.scale = Scale::Constant));
             let fitted = fit(&mut executor, Batch { inputs: &[&images], samples: &ids }, 1, &|| false).unwrap();
             (fitted, weights(&executor))
         };
         let found = fitted(1);
         // Before there is no loss without noise, which counts half.
-        assert!(found.0.gain.is_some() && found.0.after < 0.95 * found.0.before, "{:?}", found.0);
+        assert!(found.0.gain.is_some() && found.0.after < 0.7 * found.0.before, "{:?}", found.0);
         assert!(found == fitted(3));
     }
 

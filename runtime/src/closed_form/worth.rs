@@ -59,7 +59,7 @@ pub fn measure(
     let affine = Kind::named("affine").ok_or_else(|| ExecError::Program("there is no kind affine".to_owned()))?;
     let trial = program.cleaned(affine).map_err(|error| ExecError::Program(error.to_string()))?;
     let mut trial = Executor::new(trial, executor.threads())?;
-    let count = batch.samples.len().min(super::fitting(&trial, 1)?);
+    let count = trial.fitting(batch.samples.len(), 1)?.max(2);
     let samples = Samples::new(batch, 0..count);
     let curvature = executor.curvature(&mut samples.batches(), Key::calibration(seed, 3))?;
     let survey =

@@ -64,13 +64,19 @@ const CLEAN: PlanKey = PlanKey { noise: false, denoise: false, goal: Goal::Logit
 /// The noisy, denoised network's plan.
 const NOISY: PlanKey = PlanKey { noise: true, denoise: true, goal: Goal::Logits };
 
+/// How much of samples' values is in memory at a time.
+const BYTES: usize = 2 << 30;
+
+/// Of samples that do not fit, steps run again, to at most so many times the work of running all once.
+const WORK: usize = 2;
+
 /// A network that samples run on.
 struct Run<'a> {
     plan: &'a Plan,
     mode: Mode,
     key: Key,
     level: f64,
-    /// The next step.
+    /// The step that comes next behind what is kept.
     next: usize,
 }
 
@@ -92,6 +98,66 @@ fn before(plan: &Plan, denoiser: &Denoiser) -> Option<Pause> {
 fn behind(plan: &Plan, layer: LayerId) -> Option<Pause> {
     let step = plan.steps.iter().position(|step| step.layer == Some(layer))?;
     Some(Pause { step: step + 1, value: plan.steps[step].output })
+}
+
+/// Where the clean and the noisy network pause for a denoiser.
+struct Stop {
+    denoiser: Denoiser,
+    pauses: [Pause; 2],
+}
+
+/// What a sample's runs are at a stop.
+struct Load {
+    /// The words that they hold there.
+    held: usize,
+    /// The words that they have computed since the stop before.
+    computed: usize,
+}
+
+/// By stop.
+struct Loads(Vec<Load>);
+
+impl Loads {
+    /// Of one run of the first plan, and so many of the second.
+    fn new(stops: &[Stop], plans: [&Plan; 2], runs: usize) -> Self {
+        let counted = plans.into_iter().zip([1, runs]);
+        let networks: Vec<_> = counted.map(|(plan, runs)| (plan, runs, plan.held())).collect();
+        let mut next = [0; 2];
+        let load = |stop: &Stop| {
+            let mut load = Load { held: 0, computed: 0 };
+            for (((plan, runs, held), pause), next) in networks.iter().zip(stop.pauses).zip(&mut next) {
+                let end = pause.step.max(*next);
+                load.held += runs * held[end];
+                load.computed +=
+                    runs * plan.steps[*next..end].iter().map(|step| plan.values[step.output].len).sum::<usize>();
+                *next = end;
+            }
+            load
+        };
+        Self(stops.iter().map(load).collect())
+    }
+
+    /// How many samples can be in memory at a time, for no more than [`WORK`].
+    fn most(&self) -> usize {
+        let once: usize = self.0.iter().map(|load| load.computed).sum();
+        let mut allowed: Vec<usize> = self.0.iter().map(|load| load.held).chain([0]).collect();
+        allowed.sort_unstable();
+        let least = allowed.into_iter().find(|&allowed| self.work(allowed) <= WORK * once);
+        BYTES / size_of::<f32>() / least.unwrap_or(0).max(1)
+    }
+
+    /// The words that a sample's runs compute where no more than `allowed` is kept.
+    fn work(&self, allowed: usize) -> usize {
+        let (mut since, mut work) = (0, 0);
+        for load in &self.0 {
+            since += load.computed;
+            work += since;
+            if load.held <= allowed {
+                since = 0;
+            }
+        }
+        work
+    }
 }
 
 impl Executor {
@@ -116,25 +182,49 @@ impl Executor {
         Ok(denoisers)
     }
 
-    /// How many of a batch's samples [`Executor::fit_denoisers`] takes so many bytes for, if every one runs on the noisy network so
-    /// many times.
+    /// Where the clean and the noisy network pause for the denoisers that `wanted` says. Left out are those that the logits do not depend
+    /// on, which have no step; every other value is there until it is read.
+    fn stops(&self, clean: &Plan, noisy: &Plan, wanted: impl Fn(&Denoiser) -> bool) -> Result<Vec<Stop>, ExecError> {
+        let wanted = self.denoisers()?.into_iter().filter(wanted);
+        let stop = |denoiser: Denoiser| {
+            let pauses = [behind(clean, denoiser.layer)?, before(noisy, &denoiser)?];
+            Some(Stop { denoiser, pauses })
+        };
+        Ok(wanted.filter_map(stop).collect())
+    }
+
+    /// How many of so many samples [`Executor::fit_denoisers`] should be given, if every one runs on the noisy network so many times: as
+    /// many as fit 2 GiB, at least two, without running more than twice as many steps, weighed by what they compute, as one run has.
     ///
     /// # Errors
     ///
     /// When the program cannot be run.
-    pub fn fitting(&self, bytes: usize, runs: usize) -> Result<usize, ExecError> {
-        let (clean, noisy) = (Plan::new(&self.program, CLEAN)?.held(), Plan::new(&self.program, NOISY)?.held());
-        Ok(bytes / (size_of::<f32>() * (clean + runs * noisy)).max(1))
+    pub fn fitting(&self, count: usize, runs: usize) -> Result<usize, ExecError> {
+        let (clean, noisy) = (Plan::new(&self.program, CLEAN)?, Plan::new(&self.program, NOISY)?);
+        let loads = Loads::new(&self.stops(&clean, &noisy, |_| true)?, [&clean, &noisy], runs);
+        Ok(loads.most().max(2).min(count))
     }
 
     /// Runs a batch on the clean and on the noisy, denoised network side by side; at every denoiser that `fit` wants all samples wait
-    /// until its weights are set. All samples' values of a layer are in memory at once.
+    /// until its weights are set. What they hold there is in memory at once, or, where that is more than 2 GiB, comes anew from where it
+    /// was less.
     ///
     /// # Errors
     ///
     /// When the batch does not fit the program or it cannot be run, or `stopped` says that the caller wants no more.
     pub fn fit_denoisers<F: Fit>(
         &mut self,
+        batch: Batch<'_>,
+        key: Key,
+        fit: &F,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<(), ExecError> {
+        self.fit_within(BYTES, batch, key, fit, stopped)
+    }
+
+    fn fit_within<F: Fit>(
+        &mut self,
+        bytes: usize,
         batch: Batch<'_>,
         key: Key,
         fit: &F,
@@ -153,38 +243,48 @@ impl Executor {
         }));
         let states: Vec<Mutex<Vec<Vec<Option<Buffer>>>>> =
             batch.samples.iter().map(|_| Mutex::new(runs.iter().map(|_| Vec::new()).collect())).collect();
-        for denoiser in &self.denoisers()? {
+        let stops = self.stops(clean, noisy, |denoiser| fit.start(denoiser).is_some())?;
+        let loads = Loads::new(&stops, [clean, noisy], runs.len() - 1);
+        let allowed = bytes / size_of::<f32>() / batch.samples.len().max(1);
+        for (Stop { denoiser, pauses: [target, input] }, load) in stops.iter().zip(&loads.0) {
             if stopped() {
                 return Err(ExecError::Stopped);
             }
-            // One that the logits do not depend on has no step; every other value is there until it is read.
-            let (Some(target), Some(input)) = (behind(clean, denoiser.layer), before(noisy, denoiser)) else {
-                continue;
-            };
-            if fit.start(denoiser).is_none() {
-                continue;
-            }
-            let pauses: Vec<Pause> = (0..runs.len()).map(|run| if run == 0 { target } else { input }).collect();
+            let kept = load.held <= allowed;
+            let pauses: Vec<Pause> = (0..runs.len()).map(|run| if run == 0 { *target } else { *input }).collect();
             let parts = self.run_shards(batch, batch.samples.len().div_ceil(PARTS), |worker, range| {
                 let mut sums = fit.start(denoiser);
                 for place in range {
                     let inputs = self.sample_inputs(batch, place);
                     let from = Inputs { constants: &self.constants, inputs: &inputs };
                     let mut states = lock(&states[place]);
+                    let mut reached = Vec::with_capacity(runs.len());
                     for ((run, pause), state) in runs.iter().zip(&pauses).zip(states.iter_mut()) {
                         let &Run { plan, mode, key, level, next } = run;
                         let sample = Sample { mode, key, index: batch.samples[place], tape: false, level };
-                        std::mem::swap(&mut worker.values, state);
+                        let pool = &mut worker.tools.pool;
+                        let own = match kept {
+                            true => std::mem::take(state),
+                            false => state.iter().map(|value| Some(pool.take_copy(value.as_deref()?))).collect(),
+                        };
+                        let before = std::mem::replace(&mut worker.values, own);
                         let result = plan.advance(from, worker, &sample, next..pause.step.max(next), None);
-                        std::mem::swap(&mut worker.values, state);
+                        reached.push(std::mem::replace(&mut worker.values, before));
                         result?;
                     }
-                    let mut values = runs.iter().zip(&pauses).zip(states.iter()).map(|((run, pause), buffers)| {
+                    let mut values = runs.iter().zip(&pauses).zip(&reached).map(|((run, pause), buffers)| {
                         let (constants, inputs, plan) = (from.constants, from.inputs, &run.plan.values);
                         Values { constants, inputs, plan, buffers }.get(pause.value)
                     });
                     if let (Some(sums), Some(clean)) = (&mut sums, values.next()) {
                         values.for_each(|noisy| fit.add(denoiser, sums, place, clean, noisy));
+                    }
+                    match kept {
+                        true => *states = reached,
+                        false => {
+                            let buffers = reached.into_iter().flatten().flatten();
+                            buffers.for_each(|buffer| worker.tools.pool.give(buffer));
+                        }
                     }
                 }
                 // Of another layer's lengths there would be as many again for every one of these samples.
@@ -192,11 +292,111 @@ impl Executor {
                 Ok(sums)
             })?;
             // A layer's second denoiser finds the clean network where the first has left it.
-            runs.iter_mut().zip(&pauses).for_each(|(run, pause)| run.next = pause.step.max(run.next));
+            if kept {
+                runs.iter_mut().zip(&pauses).for_each(|(run, pause)| run.next = pause.step.max(run.next));
+            }
             for (parameter, values) in fit.solve(denoiser, parts.into_iter().flatten().collect()) {
                 self.set_weight(denoiser.weights[parameter], &values)?;
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        exec::testing::Net,
+        program::{Binary, Program},
+    };
+    use mxc_spec::noise::LayerNoise;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A network that widens and narrows, with a bias behind every layer.
+    fn network() -> Program {
+        let mut net = Net::new();
+        net.noise = LayerNoise { spec: "30%".parse().unwrap(), ..LayerNoise::default() };
+        let bias = Kind::named("bias").unwrap();
+        let x = net.input(&[8, 8, 3]);
+        let mut x = net.conv(x, 4, 3, 1, 1);
+        for _ in 0..3 {
+            let wide = net.conv(x, 24, 1, 1, 1);
+            let wide = net.denoiser(bias, wide, true, 0.0);
+            let wide = net.relu(wide);
+            let narrow = net.conv(wide, 4, 3, 1, 1);
+            let narrow = net.denoiser(bias, narrow, true, 0.0);
+            x = net.binary(Binary::Add, x, narrow);
+        }
+        net.classify(x, 5)
+    }
+
+    /// Biases that give channels their clean means of 6 images of 64 pixels seen twice, and how often a run has come to a denoiser.
+    #[derive(Default)]
+    struct Means(AtomicUsize);
+
+    impl Fit for Means {
+        type Sums = Vec<f64>;
+
+        fn levels(&self) -> &[f64] {
+            &[1.0, 0.5]
+        }
+
+        fn start(&self, denoiser: &Denoiser) -> Option<Vec<f64>> {
+            Some(vec![0.0; denoiser.site.channels])
+        }
+
+        fn add(&self, denoiser: &Denoiser, sums: &mut Vec<f64>, _: usize, clean: &[f32], noisy: &[f32]) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            for (at, (clean, noisy)) in clean.iter().zip(noisy).enumerate() {
+                sums[at % denoiser.site.channels] += f64::from(clean - noisy);
+            }
+        }
+
+        fn solve(&self, denoiser: &Denoiser, parts: Vec<Vec<f64>>) -> Vec<(usize, Vec<f32>)> {
+            let channel = |channel: usize| (parts.iter().map(|part| part[channel]).sum::<f64>() / 768.0) as f32;
+            vec![(0, (0..denoiser.site.channels).map(channel).collect())]
+        }
+    }
+
+    /// What is not kept comes anew to the last bit, whatever part that is.
+    #[test]
+    fn memory_changes_nothing() {
+        let images = Net::new().randoms(6 * 8 * 8 * 3, 1.0);
+        let ids: Vec<u64> = (0..6).collect();
+        let fitted = |words: usize, threads: usize| {
+            let mut executor = Executor::new(network(), threads).unwrap();
+            let (batch, means) = (Batch { inputs: &[&images], samples: &ids }, Means::default());
+            let bytes = words * ids.len() * size_of::<f32>();
+            executor.fit_within(bytes, batch, Key::calibration(1, 0), &means, &|| false).unwrap();
+            assert_eq!(means.0.into_inner(), 6 * 2 * ids.len());
+            let values = executor.program().values().iter().enumerate();
+            values.filter(|(_, value)| value.trainable).map(|(id, _)| executor.weight(id).to_vec()).collect::<Vec<_>>()
+        };
+        let all = fitted(usize::MAX / 64, 2);
+        assert!(all.iter().flatten().all(|&bias| bias != 0.0));
+        // Three runs hold 24 channels of 64 pixels, with the 4 that are added, or 4 and 4.
+        for (words, threads) in [(3 * 64 * 24, 1), (3 * 64 * 8, 3), (0, 2)] {
+            assert_eq!(fitted(words, threads), all, "{words} words a sample");
+        }
+    }
+
+    /// Where memory is short, what is narrow is kept and what is wide comes anew.
+    #[test]
+    fn narrow_values_are_kept() {
+        let executor = Executor::new(network(), 1).unwrap();
+        let (clean, noisy) =
+            (Plan::new(&executor.program, CLEAN).unwrap(), Plan::new(&executor.program, NOISY).unwrap());
+        let loads = Loads::new(&executor.stops(&clean, &noisy, |_| true).unwrap(), [&clean, &noisy], 2);
+        let once: usize = loads.0.iter().map(|load| load.computed).sum();
+        let held: Vec<usize> = loads.0.iter().map(|load| load.held).collect();
+        assert_eq!(held, [28, 8, 28, 8, 28, 8].map(|channels| 3 * 64 * channels));
+        assert_eq!(loads.work(held[0]), once);
+        assert!((once + 1..WORK * once).contains(&loads.work(held[1])));
+        assert!(loads.work(0) > WORK * once);
+        assert_eq!(loads.most(), BYTES / size_of::<f32>() / held[1]);
+        assert_eq!(executor.fitting(10, 2).unwrap(), 10);
+        assert_eq!(executor.fitting(1, 2).unwrap(), 1);
+        assert_eq!(executor.fitting(usize::MAX, 2).unwrap(), loads.most());
     }
 }

@@ -56,15 +56,15 @@ impl Plan {
         Ok(Self { steps: steps.steps, values: steps.values, targets, logits })
     }
 
-    /// The most words that one sample's run without a tape holds behind a step.
-    pub fn held(&self) -> usize {
-        let (mut held, mut most) = (0, 0);
+    /// The words that one sample's run without a tape holds before every step, and behind the last.
+    pub fn held(&self) -> Vec<usize> {
+        let mut held = vec![0];
         for step in &self.steps {
-            held += if step.takes_buffer { 0 } else { self.values[step.output].len };
-            held -= step.frees.iter().map(|&id| self.values[id].len).sum::<usize>();
-            most = most.max(held);
+            let made = if step.takes_buffer { 0 } else { self.values[step.output].len };
+            let freed = step.frees.iter().map(|&id| self.values[id].len).sum::<usize>();
+            held.push(held[held.len() - 1] + made - freed);
         }
-        most
+        held
     }
 }
 
