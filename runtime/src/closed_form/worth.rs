@@ -59,7 +59,7 @@ pub fn measure(
     let affine = Kind::named("affine").ok_or_else(|| ExecError::Program("there is no kind affine".to_owned()))?;
     let trial = program.cleaned(affine).map_err(|error| ExecError::Program(error.to_string()))?;
     let mut trial = Executor::new(trial, executor.threads())?;
-    let count = trial.fitting(batch.samples.len(), 1)?.max(2);
+    let count = trial.fitting(batch.samples.len(), 1)?;
     let samples = Samples::new(batch, 0..count);
     let curvature = executor.curvature(&mut samples.batches(), Key::calibration(seed, 3))?;
     let survey =
@@ -313,6 +313,16 @@ mod tests {
         assert!(bias < affine && affine < depthwise && mean <= both && affine < both, "{:?}", found[0]);
         let quiet = worths(&network("ideal"), &choices, u64::MAX, 2);
         assert!(quiet.iter().flatten().all(|worth| worth.loss < 1e-9), "{quiet:?}");
+    }
+
+    /// One sample is all there is to measure on.
+    #[test]
+    fn one_sample_will_do() {
+        let (images, ids) = images(1);
+        let executor = Executor::new(network("40%"), 2).unwrap();
+        let batch = Batch { inputs: &[&images], samples: &ids };
+        let found = measure(&executor, batch, &[kinds("affine")], u64::MAX, 1, &|| false).unwrap();
+        assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
     }
 
     #[test]

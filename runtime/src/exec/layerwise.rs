@@ -64,8 +64,8 @@ const CLEAN: PlanKey = PlanKey { noise: false, denoise: false, goal: Goal::Logit
 /// The noisy, denoised network's plan.
 const NOISY: PlanKey = PlanKey { noise: true, denoise: true, goal: Goal::Logits };
 
-/// How much of samples' values is in memory at a time.
-const BYTES: usize = 2 << 30;
+/// How many words of samples' values are in memory at a time: 2 GiB.
+const WORDS: usize = (2 << 30) / size_of::<f32>();
 
 /// Of samples that do not fit, steps run again, to at most so many times the work of running all once.
 const WORK: usize = 2;
@@ -114,6 +114,13 @@ struct Load {
     computed: usize,
 }
 
+impl Load {
+    /// Whether a sample that may hold so many words is kept there.
+    fn is_kept(&self, allowed: usize) -> bool {
+        self.held <= allowed
+    }
+}
+
 /// By stop.
 struct Loads(Vec<Load>);
 
@@ -143,7 +150,7 @@ impl Loads {
         let mut allowed: Vec<usize> = self.0.iter().map(|load| load.held).chain([0]).collect();
         allowed.sort_unstable();
         let least = allowed.into_iter().find(|&allowed| self.work(allowed) <= WORK * once);
-        BYTES / size_of::<f32>() / least.unwrap_or(0).max(1)
+        WORDS / least.unwrap_or(0).max(1)
     }
 
     /// The words that a sample's runs compute where no more than `allowed` is kept.
@@ -152,7 +159,7 @@ impl Loads {
         for load in &self.0 {
             since += load.computed;
             work += since;
-            if load.held <= allowed {
+            if load.is_kept(allowed) {
                 since = 0;
             }
         }
@@ -219,12 +226,12 @@ impl Executor {
         fit: &F,
         stopped: &dyn Fn() -> bool,
     ) -> Result<(), ExecError> {
-        self.fit_within(BYTES, batch, key, fit, stopped)
+        self.fit_within(WORDS, batch, key, fit, stopped)
     }
 
     fn fit_within<F: Fit>(
         &mut self,
-        bytes: usize,
+        words: usize,
         batch: Batch<'_>,
         key: Key,
         fit: &F,
@@ -245,12 +252,12 @@ impl Executor {
             batch.samples.iter().map(|_| Mutex::new(runs.iter().map(|_| Vec::new()).collect())).collect();
         let stops = self.stops(clean, noisy, |denoiser| fit.start(denoiser).is_some())?;
         let loads = Loads::new(&stops, [clean, noisy], runs.len() - 1);
-        let allowed = bytes / size_of::<f32>() / batch.samples.len().max(1);
+        let allowed = words / batch.samples.len().max(1);
         for (Stop { denoiser, pauses: [target, input] }, load) in stops.iter().zip(&loads.0) {
             if stopped() {
                 return Err(ExecError::Stopped);
             }
-            let kept = load.held <= allowed;
+            let kept = load.is_kept(allowed);
             let pauses: Vec<Pause> = (0..runs.len()).map(|run| if run == 0 { *target } else { *input }).collect();
             let parts = self.run_shards(batch, batch.samples.len().div_ceil(PARTS), |worker, range| {
                 let mut sums = fit.start(denoiser);
@@ -367,8 +374,7 @@ mod tests {
         let fitted = |words: usize, threads: usize| {
             let mut executor = Executor::new(network(), threads).unwrap();
             let (batch, means) = (Batch { inputs: &[&images], samples: &ids }, Means::default());
-            let bytes = words * ids.len() * size_of::<f32>();
-            executor.fit_within(bytes, batch, Key::calibration(1, 0), &means, &|| false).unwrap();
+            executor.fit_within(words * ids.len(), batch, Key::calibration(1, 0), &means, &|| false).unwrap();
             assert_eq!(means.0.into_inner(), 6 * 2 * ids.len());
             let values = executor.program().values().iter().enumerate();
             values.filter(|(_, value)| value.trainable).map(|(id, _)| executor.weight(id).to_vec()).collect::<Vec<_>>()
@@ -394,7 +400,7 @@ mod tests {
         assert_eq!(loads.work(held[0]), once);
         assert!((once + 1..WORK * once).contains(&loads.work(held[1])));
         assert!(loads.work(0) > WORK * once);
-        assert_eq!(loads.most(), BYTES / size_of::<f32>() / held[1]);
+        assert_eq!(loads.most(), WORDS / held[1]);
         assert_eq!(executor.fitting(10, 2).unwrap(), 10);
         assert_eq!(executor.fitting(1, 2).unwrap(), 1);
         assert_eq!(executor.fitting(usize::MAX, 2).unwrap(), loads.most());
